@@ -1,0 +1,47 @@
+# Every target calls a real program; `make help` lists them. PYTHON=python3.12 picks another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+.DEFAULT_GOAL := help
+.PHONY: help install install-demo demo demo-stop local local-stop test lint types conf lock clean-env
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: # the environment in .venv; instant when it is up to date
+	@$(PYTHON) -m infra.local.install
+
+install-demo:
+	@$(PYTHON) -m infra.local.install --demo
+
+demo: install-demo ## train a small model on sample data, from an empty machine to verified versions
+	@$(BIN)/python -m infra.local.demo
+
+demo-stop: install ## stop the demo; its data stay in data/demo
+	@$(BIN)/python -m infra.local down --home data/demo
+
+local: install ## the same servers and services for your own work, data in data/local
+	@$(BIN)/python -m infra.local up --home data/local
+
+local-stop: install ## stop them; the data stay
+	@$(BIN)/python -m infra.local down --home data/local
+
+test: install ## all tests, with real servers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: install ## style, format and import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: install ## mypy, strict
+	@$(BIN)/mypy
+
+conf: install # is the bus configuration, as rendered, valid?
+	@$(BIN)/python -m infra.nats
+
+lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch
+	@$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
+	  --generate-hashes --no-emit-package torch --no-header --no-annotate --upgrade \
+	  --output-file requirements.lock --quiet
+
+clean-env: ## remove the environment (never any data)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The embedded run: servers and services as processes under one supervisor."""

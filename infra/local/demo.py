@@ -1,0 +1,170 @@
+"""`make demo`: the main job on real data, from an empty folder to verified versions.
+
+Starts the embedded servers and services, brings a base model, drops a sample file into the inbox,
+and follows it until its version has three verified copies. A second call starts what is there and
+shows its table. Everything is done by the same commands that a user types; they are shown.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from infra.local import base_model, sample
+from infra.local.home import Home
+from infra.local.lifecycle import NotStarted, down, up
+from infra.local.ports import Ports, PortTaken
+from infra.local.programs import ROOT
+from infra.local.servers import ServerMissing
+from infra.secrets import SERVICES, Secrets
+from shared.bus import Bus
+from shared.jobs import Table
+from shared.manifest import version_name
+
+HOME = Path("data/demo")
+# Small steps: the sample's rows are short, and two cores are to be enough.
+SETTINGS = {
+    "DURAMEN_EPOCHS": "3",
+    "DURAMEN_BATCH_TOKENS": "512",
+    "DURAMEN_LEARNING_RATE": "5e-4",
+    "DURAMEN_WARMUP_STEPS": "5",
+    "DURAMEN_CHECKPOINT_SECONDS": "20",
+}
+TAKEN_SECONDS = 60
+SAMPLE_NAME = "code_words.jsonl"
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def title(text: str) -> None:
+    say(f"\n── {text} " + "─" * max(0, 76 - len(text)))
+
+
+def duramen(home: Home, *words: str) -> None:
+    """Run one command as a user would, and show it."""
+    say(f"$ duramen {' '.join(words)}")
+    environment = {**os.environ, "DURAMEN_ENV_FILE": str(home.env_file)}
+    command = [sys.executable, "-m", "services.ctl", *words]
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode != 0:
+        raise DemoFailed(f"`duramen {' '.join(words)}` failed; logs are in {home.logs}")
+
+
+async def table(home: Home) -> Table:
+    """The jobs and lineages as they are now."""
+    secrets = Secrets.ensure(home.secrets)
+    bus = Bus(f"nats://127.0.0.1:{Ports().nats}", secrets.seed_file("ctl"), "ctl")
+    async with bus:
+        found = Table()
+        await found.update(bus)
+        return found
+
+
+def await_job(home: Home) -> None:
+    """Until ingest has queued the sample."""
+    deadline = time.monotonic() + TAKEN_SECONDS
+    while not asyncio.run(table(home)).jobs:
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"the inbox was not taken within {TAKEN_SECONDS} s; see {home.logs}")
+        time.sleep(0.3)
+
+
+def drop(path: Path, inbox: Path) -> None:
+    """Put a file into the inbox as one should: written elsewhere, renamed into place."""
+    part = inbox / f".{path.name}.part"
+    shutil.copy(path, part)
+    part.rename(inbox / path.name)
+
+
+def train(home: Home) -> None:
+    """Base, sample, training, version."""
+    title("a base model")
+    model = home.root / "smollm2-135m-instruct"
+    say(f"SmolLM2-135M-Instruct (Apache-2.0) as safetensors: {model}")
+    base_model.convert(model)
+    duramen(home, "base", "add", str(model))
+    title("a training file")
+    file = home.root / SAMPLE_NAME
+    sample.write(file)
+    drop(file, home.inbox)
+    say(f"{file.name} is in {home.inbox}")
+    await_job(home)
+    title("training")
+    duramen(home, "watch", "--until-done")
+
+
+def show(home: Home) -> None:
+    """The end: versions, what was learned, how to restore, what keeps running."""
+    found = asyncio.run(table(home))
+    title("versions")
+    duramen(home, "versions", "list")
+    done = [job for job in found.jobs.values() if job.record.state == "done"]
+    for job in done[-1:]:
+        title("what it learned")
+        duramen(home, "evolution", "show", str(job.id))
+    newest = max((line.latest or 0 for line in found.lines.values()), default=0)
+    if newest:
+        show_restore(home, version_name(newest))
+    show_running(home)
+
+
+def show_restore(home: Home, version: str) -> None:
+    """The S3 restore, ready to be pasted; it needs nothing of ours."""
+    ports, secrets = Ports(), Secrets.ensure(home.secrets)
+    keys = secrets.keys("reader", "store")
+    profile = home.root / "aws-credentials"
+    text = f"[duramen]\naws_access_key_id = {keys.access}\naws_secret_access_key = {keys.secret}\n"
+    descriptor = os.open(profile, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    title("restore it with any S3 client (read-only keys)")
+    say(f"export AWS_SHARED_CREDENTIALS_FILE={profile} AWS_PROFILE=duramen AWS_REGION=us-east-1")
+    endpoint = ports.url("store")
+    source = f"s3://duramen/lineages/main/{version}/"
+    say(f"aws --endpoint-url {endpoint} s3 sync {source} {version}")
+    say(f"(cd {version} && sha256sum -c SHA256SUMS)")
+    say(f"or: {ROOT / '.venv/bin/duramen'} restore {version} --to {version} --with-base")
+
+
+def show_running(home: Home) -> None:
+    ports = Ports()
+    title("what keeps running")
+    say(f"inbox   {home.inbox}   (drop a JSONL file here)")
+    say(f"store   {ports.url('store')}   backup {ports.url('backup')}   archive {home.archive}")
+    for service in SERVICES:
+        say(f"{service:<10}{ports.url(service)}/healthz  /metrics")
+    say(f"Commands: export DURAMEN_ENV_FILE={home.env_file}; .venv/bin/duramen --help")
+    say("Stop it all: make demo-stop")
+
+
+def main() -> int:
+    started = time.monotonic()
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    title("servers and services")
+    try:
+        home = up(HOME, say)
+        if not any(line.versions for line in asyncio.run(table(home)).lines.values()):
+            train(home)
+        show(home)
+    except (DemoFailed, NotStarted, PortTaken, ServerMissing) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say("\ninterrupted: everything is stopped; `make demo` goes on where it was")
+        down(HOME, say)
+        return 130
+    say(f"\nThe whole run took {time.monotonic() - started:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The DURAMEN_* settings of each program of an embedded run: its own secrets and no other's."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from infra.local.home import Home
+from infra.local.ports import HOST, Ports
+from infra.local.ports import PREFIX as PORT_PREFIX
+from infra.local.programs import ROOT
+from infra.secrets import SERVICES, Secrets
+
+PREFIX = "DURAMEN_"
+MOVABLE = ("DURAMEN_ARCHIVE_DIR", "DURAMEN_INBOX_DIR")
+OWN_NAMES = re.compile(r"_(URL|URLS|KEY|TOKEN|FILE|DIR|HOST|PORT|INDEX)$|^DURAMEN_TORCH$")
+
+
+def settings_for(program: str, home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
+    """Settings of `program`: a service, "ctl" (the command line) or "bootstrap"."""
+    values = {
+        "NATS_URL": f"nats://{HOST}:{ports.nats}",
+        "NATS_MONITOR_URL": ports.url("nats_monitor"),
+        "STORE_URL": ports.url("store"),
+    }
+    if program == "bootstrap":
+        values |= _bootstrap(home, ports)
+    else:
+        values |= _member(program, home, secrets)
+    if program in SERVICES:
+        values |= {"HTTP_HOST": HOST, "HTTP_PORT": str(getattr(ports, program))}
+    if program == "ingest":
+        values |= {"INBOX_DIR": str(home.inbox)}
+    if program == "vault":
+        values |= _keys("BACKUP", secrets, "vault", "backup")
+        values |= {"BACKUP_URL": ports.url("backup"), "ARCHIVE_DIR": str(home.archive)}
+    if program == "ctl":
+        values |= _command_line(home, ports, secrets)
+    return {PREFIX + name: value for name, value in values.items()}
+
+
+def with_user_settings(computed: dict[str, str]) -> dict[str, str]:
+    """`computed`, what the user tunes, and the folders that the user has put elsewhere."""
+    return {**chosen_by_user(), **computed, **moved_by_user(computed)}
+
+
+def chosen_by_user() -> dict[str, str]:
+    """What the user may tune (learning rate, epochs, …): all that is not worked out here.
+
+    Addresses and secrets of other programs are never passed on.
+    """
+    return {
+        name: value
+        for name, value in user_settings().items()
+        if not name.startswith(PORT_PREFIX) and not OWN_NAMES.search(name)
+    }
+
+
+def moved_by_user(computed: dict[str, str]) -> dict[str, str]:
+    """Folders that may lie elsewhere, as on another disk."""
+    chosen = user_settings()
+    return {name: chosen[name] for name in MOVABLE if name in computed and chosen.get(name)}
+
+
+def _member(program: str, home: Home, secrets: Secrets) -> dict[str, str]:
+    return {
+        "NATS_SEED_FILE": str(secrets.seed_file(program)),
+        **_keys("STORE", secrets, program, "store"),
+        "STATE_DIR": str(home.state(program)),
+        "HTTP_TOKEN": secrets.token(program),
+    }
+
+
+def _command_line(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
+    values = {
+        **_keys("BACKUP", secrets, "reader", "backup"),
+        **_keys("READER", secrets, "reader", "store"),
+        "BACKUP_URL": ports.url("backup"),
+        "ARCHIVE_DIR": str(home.archive),
+        "INBOX_DIR": str(home.inbox),
+    }
+    for service in SERVICES:
+        values[f"{service.upper()}_URL"] = ports.url(service)
+        values[f"{service.upper()}_TOKEN"] = secrets.token(service)
+    return values
+
+
+def _bootstrap(home: Home, ports: Ports) -> dict[str, str]:
+    return {
+        "BACKUP_URL": ports.url("backup"),
+        "SECRETS_DIR": str(home.secrets),
+        "STORE_INNER_URLS": json.dumps(inner_urls(ports, "store")),
+        "BACKUP_INNER_URLS": json.dumps(inner_urls(ports, "backup")),
+    }
+
+
+def inner_urls(ports: Ports, server: str) -> list[str]:
+    """Ports of a store that must refuse a stranger.
+
+    The master's HTTP port is not among them: it asks for nothing by design, and cannot be closed
+    on a loopback that other programs of the host share. In containers nobody else reaches it.
+    """
+    http = [ports.url(f"{server}_{part}") for part in ("filer", "volume")]
+    grpc = [
+        f"grpc://{HOST}:{getattr(ports, f'{server}_{part}_grpc'.replace('_s3', ''))}"
+        for part in ("s3", "master", "volume", "filer")
+    ]
+    return http + grpc
+
+
+def _keys(name: str, secrets: Secrets, identity: str, server: str) -> dict[str, str]:
+    keys = secrets.keys(identity, server)
+    return {f"{name}_ACCESS_KEY": keys.access, f"{name}_SECRET_KEY": keys.secret}
+
+
+def user_settings() -> dict[str, str]:
+    """The user's own DURAMEN_* settings: from the environment, else from .env beside pyproject."""
+    values = {n: v for n, v in dotenv_values(ROOT / ".env").items() if v is not None}
+    values |= os.environ
+    return {name: value for name, value in values.items() if name.startswith(PREFIX)}
+
+
+def process_environment(settings: dict[str, str]) -> dict[str, str]:
+    """The environment of a child: this one's, with exactly these DURAMEN_* settings."""
+    values = {n: v for n, v in os.environ.items() if not n.startswith(PREFIX) and n != "HF_TOKEN"}
+    return {**values, "PYTHONUNBUFFERED": "1", **settings}
+
+
+def write_env(path: Path, values: dict[str, str]) -> None:
+    """Write a file of NAME=value lines, mode 0600, whole or not at all.
+
+    Raises ValueError for a value that a shell would read otherwise than python-dotenv.
+    """
+    for name, value in values.items():
+        if "'" in value or "\n" in value:
+            raise ValueError(f"{name} holds a quote or a line break: {value!r}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name}='{value}'\n" for name, value in values.items())
+    temporary.replace(path)

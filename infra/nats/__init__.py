@@ -1,0 +1,1 @@
+"""The bus: rendered configuration and permissions."""

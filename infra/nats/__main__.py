@@ -1,0 +1,22 @@
+"""Render nats.conf with throw-away secrets and let the server check it: `python -m infra.nats`."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from infra.local.servers import binary
+from infra.nats.conf import NatsConf
+from infra.secrets import Secrets
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        secrets = Secrets.ensure(Path(folder) / "secrets")
+        path = Path(folder) / "nats.conf"
+        path.write_text(NatsConf(Path(folder) / "data", 4222, 8222).render(secrets))
+        return subprocess.run([binary("nats-server"), "-t", "-c", path]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

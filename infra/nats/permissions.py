@@ -1,0 +1,76 @@
+"""Who may publish and hear what on the bus: least privilege, one entry a user.
+
+The verb is the last token of a job's or a ledger's subject, so that it can be granted service by
+service. A permission covers subjects that a client names itself, not the reply subject of a
+request (the server answers anywhere): readers of JOBS and CTL therefore check each record.
+"""
+
+from dataclasses import dataclass
+
+STREAMS = ("JOBS", "CTL", "OBS", "EVT", "LEASE")
+
+JOB_VERBS = {
+    "ingest": ("submit", "amend"),
+    "ctl": ("move", "remove", "retry"),
+    "trainer": ("run", "requeue", "done", "fail", "skip"),
+}
+LINE_VERBS = {
+    "ctl": ("create",),
+    "trainer": ("open", "close"),
+    "vault": ("rollback", "rebase", "import"),
+}
+LEASES = {"trainer": "lease.trainer.>", "vault": "lease.vault.>"}
+# Each user also reads what it writes: after an unclear acknowledgement it looks for its own nonce.
+READS = {
+    "ingest": ("JOBS", "CTL", "OBS", "EVT"),
+    "trainer": STREAMS,
+    "vault": STREAMS,
+    "evolution": STREAMS,
+    "ctl": STREAMS,
+}
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Subjects that one user may publish and subscribe to."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def read_subjects(stream: str) -> list[str]:
+    """Requests by which a user reads `stream`: last message, state, pull consumers of its own.
+
+    Acknowledgements are not granted: consumers are ephemeral with no ack policy, and each reader
+    keeps its own mark.
+    """
+    return [
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.INFO.{stream}.*",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+        f"$JS.API.CONSUMER.DELETE.{stream}.>",
+    ]
+
+
+def grant(user: str) -> Grant:
+    """The permissions of `user` (not of admin, who is not restricted)."""
+    publish = [f"jobs.rec.*.*.*.{verb}" for verb in JOB_VERBS.get(user, ())]
+    publish += [f"jobs.line.*.{verb}" for verb in LINE_VERBS.get(user, ())]
+    publish += [LEASES[user]] if user in LEASES else []
+    publish += [f"evt.{user}.>"]
+    hear = [f"_INBOX_{user}.>", "jobs.>", "evt.>"]
+    if user == "ctl":
+        publish += ["ctl.desired.*", "ctl.once.*"]
+        hear += ["ctl.>"]
+    else:
+        publish += [f"ctl.observed.{user}"]
+        hear += [f"ctl.desired.{user}", f"ctl.once.{user}"]
+    if user in ("vault", "evolution"):
+        hear += ["ctl.observed.*"]
+    publish += ["$JS.API.INFO"]
+    for stream in READS[user]:
+        publish += read_subjects(stream)
+    return Grant(tuple(publish), tuple(hear))

@@ -1,0 +1,1 @@
+"""The stores: rendered configuration, identities and what closes their inner ports."""

@@ -1,0 +1,70 @@
+"""The streams of the bus, as the server is told to keep them."""
+
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError
+
+MIB = 2**20
+MAX_MSG_BYTES = 16 * 1024
+EVENT_SECONDS = 30 * 86400.0
+NAME_IN_USE = 10058  # the stream exists with another configuration
+
+# max_bytes is reserved on the disk's account: the sum must stay under max_file_store (nats.conf).
+STREAMS = {
+    # The queue, the ledgers and their audit: nothing in it is ever removed, a full stream refuses.
+    "JOBS": {"subjects": ["jobs.>"], "max_bytes": 1024 * MIB, "discard": DiscardPolicy.NEW},
+    "CTL": {
+        "subjects": ["ctl.desired.*", "ctl.once.*"],
+        "max_bytes": 128 * MIB,
+        "discard": DiscardPolicy.NEW,
+    },
+    "OBS": {
+        "subjects": ["ctl.observed.*"],
+        "max_bytes": 64 * MIB,
+        "max_msgs_per_subject": 16,
+        "discard": DiscardPolicy.OLD,
+    },
+    "EVT": {
+        "subjects": ["evt.>"],
+        "max_bytes": 1024 * MIB,
+        "max_age": EVENT_SECONDS,
+        "discard": DiscardPolicy.OLD,
+    },
+    "LEASE": {
+        "subjects": ["lease.>"],
+        "max_bytes": 16 * MIB,
+        "max_msgs_per_subject": 1,
+        "discard": DiscardPolicy.OLD,
+    },
+}
+
+
+def stream_config(name: str) -> StreamConfig:
+    """The whole configuration of stream `name`; sizes in bytes, ages in seconds."""
+    config = StreamConfig(
+        name=name,
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        num_replicas=1,
+        max_msg_size=MAX_MSG_BYTES,
+        deny_delete=True,
+        deny_purge=True,
+        # A roll-up header would wipe all leases at once.
+        allow_rollup_hdrs=False,
+        # A direct get is answered from memory of any replica; and its reply could be forged into
+        # a subject without a compare-and-set.
+        allow_direct=False,
+    )
+    return config.evolve(**STREAMS[name])
+
+
+async def make_streams(js: JetStreamContext) -> None:
+    """Create every stream, or bring an existing one to this configuration."""
+    for name in STREAMS:
+        config = stream_config(name)
+        try:
+            await js.add_stream(config)
+        except APIError as error:
+            if error.err_code != NAME_IN_USE:
+                raise
+            await js.update_stream(config)

@@ -1,0 +1,1 @@
+"""The `duramen` command line."""

@@ -1,0 +1,112 @@
+"""duramen doctor: is everything there that training needs? Each line ends with what to do."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import typer
+from rich.table import Table as Grid
+
+from services.ctl import cli
+from shared.errors import DuramenError
+from shared.settings import CtlSettings
+from shared.store import Store
+
+LOW_DISK_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class Look:
+    """One thing looked at. `ok` None: could not be looked at from here."""
+
+    what: str
+    ok: bool | None
+    found: str
+
+
+def look(what: str, call: Callable[[], str]) -> Look:
+    try:
+        return Look(what, True, call())
+    except (DuramenError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
+        return Look(what, False, str(error) or type(error).__name__)
+
+
+def look_bus(config: CtlSettings) -> str:
+    async def ping() -> None:
+        async with cli.bus(config) as bus:
+            await bus.ping()
+
+    asyncio.run(ping())
+    return config.nats_url
+
+
+def look_sync(config: CtlSettings) -> str:
+    """Every acknowledged record must be on disk: without it a power cut takes them all."""
+    found = httpx.get(f"{config.nats_monitor_url}/varz", timeout=3).json()
+    if not found["jetstream"]["config"].get("sync_always"):
+        raise ValueError("sync_interval is not `always`: a power cut would lose records")
+    return "sync_interval: always"
+
+
+def look_store(store: Store) -> str:
+    store.ping()
+    return store.url
+
+
+def look_service(url: str) -> str:
+    reply = httpx.get(f"{url}/healthz", timeout=10)
+    if reply.status_code != 200:
+        raise ValueError(f"{url}: {reply.json().get('detail')}")
+    return url
+
+
+def look_disk(config: CtlSettings) -> str:
+    free = shutil.disk_usage(config.state_dir).free
+    if free < LOW_DISK_BYTES:
+        raise ValueError(f"{free >> 20} MiB left; free some")
+    return f"{free >> 30} GiB free"
+
+
+def look_inbox(config: CtlSettings) -> str:
+    if config.inbox_dir is None:
+        raise ValueError("DURAMEN_INBOX_DIR is not set here")
+    rejected = config.inbox_dir / "rejected"
+    count = len(list(rejected.glob("*.report.txt"))) if rejected.is_dir() else 0
+    return f"{config.inbox_dir}" + (f"; {count} refused files with reports" if count else "")
+
+
+def look_all(config: CtlSettings) -> list[Look]:
+    """Everything, in the order in which it depends on each other."""
+    looks = [look("bus", lambda: look_bus(config))]
+    if config.nats_monitor_url:
+        looks.append(look("bus durability", lambda: look_sync(config)))
+    looks.append(look("store", lambda: look_store(cli.store(config))))
+    looks.append(look("backup", lambda: look_store(cli.backup(config))))
+    for name in ("ingest", "trainer", "vault", "evolution"):
+        url = str(getattr(config, f"{name}_url"))
+        looks.append(look(name, lambda url=url: look_service(url)))  # type: ignore[misc]
+    looks.append(look("disk", lambda: look_disk(config)))
+    looks.append(look("inbox", lambda: look_inbox(config)))
+    return looks
+
+
+def doctor(json: cli.Json = False) -> None:
+    """Look at bus, stores, services, disk and inbox; exit 1 if something is wrong."""
+    looks = look_all(cli.settings())
+    value: list[dict[str, Any]] = [vars(found) for found in looks]
+    cli.emit(value, json, lambda: print_looks(looks))
+    if any(found.ok is False for found in looks):
+        raise typer.Exit(1)
+
+
+def print_looks(looks: list[Look]) -> None:
+    grid = Grid("what", "", "found", box=None, pad_edge=False)
+    for found in looks:
+        grid.add_row(found.what, "[green]ok[/green]" if found.ok else "[red]no[/red]", found.found)
+    cli.console.print(grid)
+
+
+COMMANDS = {"doctor": doctor}

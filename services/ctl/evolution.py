@@ -1,0 +1,285 @@
+"""`duramen evolution`: what the model learned, in plots and tables, and what it answered when."""
+
+from typing import Annotated, Any
+
+import plotext
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from services.ctl import cli
+from shared.errors import NotFound, UsageError
+
+app = typer.Typer(no_args_is_help=True, help="What the model learned from each file.")
+API = "/api/evolution"
+SPLIT_NAMES = {"trained": "trained", "heldout": "held out", "eval": "eval", "earlier": "earlier"}
+# Name, sign and colour of a line: they can be told apart on a terminal without colours, too.
+DRAWN = {
+    "trained": ("trained", "braille", "green"),
+    "heldout": ("held out", "o", "cyan"),
+    "eval": ("eval", "x", "magenta"),
+    "earlier": ("earlier", "·", "red"),
+}
+STATE_STYLES = {
+    "learned": "green",
+    "learning": "cyan",
+    "struggling": "yellow",
+    "forgotten": "red",
+    "unstable": "magenta",
+    "new": "dim",
+}
+PLOT_LINES = 12
+WIDEST = 120  # columns: wider plots of a dozen points are no clearer
+
+Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or a dataset's hash.")]
+
+
+# ---- asking ------------------------------------------------------------------------------------
+
+
+def ask(path: str, **query: object) -> Any:
+    """One question to the evolution service."""
+    config = cli.settings()
+    given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
+    address = f"{API}/{path}" + (f"?{given}" if given else "")
+    return cli.ask(config.evolution_url, config.evolution_token, address)
+
+
+def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None]:
+    """(dataset, run) that `3f9a1c2b7d10.1`, any prefix of it, a path or a file name means."""
+    prefix, _, run = shown.partition(".")
+    if shown.count("/") == 2:  # a whole path: lineage/dataset/run
+        lineage, prefix, run = shown.split("/")
+    known = [
+        dataset
+        for dataset in ask("datasets")["datasets"]
+        if lineage in (None, dataset["lineage"])
+        and (dataset["dataset"].startswith(prefix) or dataset["name"] == shown)
+    ]
+    if not known:
+        raise NotFound(f"No snapshots of {shown!r} yet.", next_step="duramen evolution list")
+    if len(known) > 1:
+        names = ", ".join(f"{d['lineage']}/{d['dataset'][:12]}" for d in known)
+        raise UsageError(f"{shown!r} may be any of {names}; say more of it, or --lineage.")
+    named = known[0]["name"] == shown
+    return known[0], int(run) if run.isdigit() and not named else None
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_datasets(json: cli.Json = False) -> None:
+    """The files whose training was watched."""
+    found = ask("datasets")
+
+    def human() -> None:
+        if not found["datasets"]:
+            cli.console.print("No snapshots yet: they come with the first step of training.")
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("job", "lineage", "file"):
+            table.add_column(name, overflow="ellipsis", no_wrap=name != "file")
+        for name in ("steps", "snapshots", "trained", "held out"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for dataset in found["datasets"]:
+            probes = dataset["probes"]
+            table.add_row(
+                ", ".join(job["shown"] for job in dataset["jobs"]),
+                dataset["lineage"],
+                dataset["name"],
+                f"{dataset['first_step']}–{dataset['last_step']}",
+                str(dataset["snapshots"]),
+                str(probes.get("trained", 0)),
+                str(probes.get("heldout", 0)),
+            )
+        cli.console.print(table)
+
+    cli.emit(found, json, human)
+
+
+@app.command()
+def show(job: Job, lineage: str | None = None, json: cli.Json = False) -> None:
+    """Loss and exact match by step, and the state of every watched example."""
+    dataset, run = resolve(job, lineage)
+    named = {"lineage": dataset["lineage"], "run": run}
+    curves = ask(f"snapshots/{dataset['dataset']}", **named)
+    summary = ask(f"summary/{dataset['dataset']}", **named)
+
+    def human() -> None:
+        cli.console.print(
+            f"[bold]{dataset['name']}[/bold]  {dataset['dataset'][:12]}  "
+            f"steps {summary['first_step']}–{summary['last_step']} of {dataset['lineage']}, "
+            f"{summary['snapshots']} snapshots"
+        )
+        plot(curves["snapshots"], "loss", "loss (mean over the answer's tokens, nats)")
+        plot(curves["snapshots"], "exact_match", "exact match (share of the answers asked for)")
+        cli.console.print(split_table(summary))
+        cli.console.print()
+        cli.console.print(probe_table(summary))
+        cli.console.print(f"[dim]One example in full: duramen evolution example {job} 1[/dim]")
+
+    cli.emit({"curves": curves, "summary": summary}, json, human)
+
+
+@app.command()
+def example(
+    job: Job,
+    number: Annotated[int, typer.Argument(help="Its number in `duramen evolution show`.")],
+    lineage: str | None = None,
+    json: cli.Json = False,
+) -> None:
+    """One example: the question, the right answer, and what the model said at each step."""
+    dataset, run = resolve(job, lineage)
+    named = {"lineage": dataset["lineage"], "run": run}
+    probes = ask(f"summary/{dataset['dataset']}", **named)["probes"]
+    if not 1 <= number <= len(probes):
+        raise NotFound(
+            f"{dataset['name']} has examples 1 to {len(probes)}.",
+            next_step=f"duramen evolution show {job}",
+        )
+    probe = probes[number - 1]
+    found = ask(f"example/{probe['probe']}", lineage=dataset["lineage"])
+
+    def human() -> None:
+        role = SPLIT_NAMES[probe["split"]]
+        cli.console.print(f"[bold]Example {number}[/bold] ({role}, line {found['row'] + 1})")
+        cli.console.print(texts(found))
+        cli.console.print(Text.assemble("State: ", *state_words(found)))
+        cli.console.print()
+        cli.console.print(history_table(found["points"]))
+
+    cli.emit(found, json, human)
+
+
+# ---- what is drawn -----------------------------------------------------------------------------
+
+
+def width() -> int:
+    return min(cli.console.width, WIDEST)
+
+
+def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
+    """A line for each split, drawn with a sign of its own. On the axis are the snapshots, evenly
+    spaced: they come at steps 1, 2, 4, 8, …, which would crowd at the left of a true scale."""
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("colorless")
+    figure.plot_size(width(), PLOT_LINES)
+    figure.label("step")
+    figure.legend(active=False)  # it would hide what is drawn below it
+    legend: list[tuple[str, str]] = [(f"{title}  ", "bold")]
+    for split, (name, sign, colour) in DRAWN.items():
+        line = curve(snapshots, split, value)
+        if line:
+            places, heights = [place for place, _ in line], [height for _, height in line]
+            marker = plotext.marker(sign, colour)
+            figure.draw(figure.signal(places, heights, marker=marker).lines())
+            legend.append((f" {'⠒⠒' if sign == 'braille' else sign * 2} {name}", colour))
+    steps = [snapshot["global_step"] for snapshot in snapshots]
+    every = max(1, -(-len(steps) // (width() // 10)))  # as many labels as fit
+    shown = list(range(0, len(steps), every))
+    figure.ruler("x").ticks(shown, [str(steps[place]) for place in shown])
+    if value == "exact_match":
+        figure.ruler("y").lim(0, 1)
+    cli.console.print(Text.assemble(*legend))
+    cli.console.print(Text.from_ansi(figure.build().string()))
+
+
+def curve(snapshots: list[dict[str, Any]], split: str, value: str) -> list[tuple[int, float]]:
+    """(place on the axis, value) of the snapshots that know one."""
+    found = []
+    for place, snapshot in enumerate(snapshots):
+        known = snapshot["splits"].get(split, {}).get("known", {}).get(value)
+        if known is not None:
+            found.append((place, float(known)))
+    return found
+
+
+def split_table(summary: dict[str, Any]) -> Table:
+    """How many examples of each kind are in which state."""
+    splits = summary["splits"]
+    states = [s for s in STATE_STYLES if any(split["states"][s] for split in splits.values())]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("examples", no_wrap=True)
+    for name in ("n", "loss", "exact match", *states):
+        table.add_column(name, justify="right", no_wrap=True)
+    for split, numbers in splits.items():
+        table.add_row(
+            SPLIT_NAMES[split],
+            str(numbers["count"]),
+            f"{numbers['loss_first']:.2f} → {numbers['loss_last']:.2f}",
+            f"{share(numbers['exact_match_first'])} → {share(numbers['exact_match_last'])}",
+            *(str(numbers["states"][state] or "") for state in states),
+        )
+    return table
+
+
+def probe_table(summary: dict[str, Any]) -> Table:
+    """Every example by its number."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("N", justify="right", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("question", no_wrap=True, overflow="ellipsis", ratio=1)
+    for probe in summary["probes"]:
+        table.add_row(
+            str(probe["number"]),
+            SPLIT_NAMES[probe["split"]],
+            Text.assemble(*state_words(probe, short=True)),
+            f"{probe['loss_first']:.2f} → {probe['loss_last']:.2f}",
+            Text(one_line(probe["prompt"])),
+        )
+    return table
+
+
+def history_table(points: list[dict[str, Any]]) -> Table:
+    """What the model said at each step."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("file then trained", overflow="ellipsis", no_wrap=True, max_width=24)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("the model's answer", overflow="fold", ratio=1)
+    for point in points:
+        asked = point["answer"] is not None
+        style = "green" if point["is_right"] else ""
+        table.add_row(
+            str(point["global_step"]),
+            point["name"],
+            f"{point['loss']:.3f}",
+            share(point["token_accuracy"]),
+            "✓" if point["is_right"] else "",
+            Text(point["answer"] if asked else "(not asked)", style=style if asked else "dim"),
+        )
+    return table
+
+
+def texts(found: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Question", Text(found["prompt"]))
+    table.add_row("Expected", Text(found["expected"]))
+    return table
+
+
+def state_words(found: dict[str, Any], *, short: bool = False) -> list[tuple[str, str] | str]:
+    """The state in its colour, and since when."""
+    words: list[tuple[str, str] | str] = [(found["state"], STATE_STYLES[found["state"]])]
+    if found["step"] is not None:
+        words.append(f" @{found['step']}" if short else f" at step {found['step']}")
+        if not short and found["during"]:
+            words.append(f", while {found['during']} was trained")
+    return words
+
+
+def share(value: float | None) -> str:
+    """A share in percent, or a dash where nothing was asked."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

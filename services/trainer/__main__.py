@@ -1,0 +1,59 @@
+"""The trainer: `python -m services.trainer`."""
+
+import asyncio
+import json
+import sys
+
+from services.trainer import api, lease
+from services.trainer.local import Local
+from services.trainer.process import environment
+from services.trainer.supervisor import Supervisor, heartbeat
+from shared import http, log, service
+from shared.bus import Bus
+from shared.settings import TrainerSettings
+from shared.store import Store
+
+
+async def measured_dtype(settings: TrainerSettings) -> str:
+    """float32 or bfloat16, whichever this machine multiplies faster; measured once, kept."""
+    kept = settings.state_dir / "dtype.json"
+    if not kept.exists():
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.trainer.dtype"),
+            env=environment(settings.threads),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError("the measurement of the number format failed; see the log above")
+        kept.write_bytes(output)
+    return str(json.loads(kept.read_bytes())["dtype"])
+
+
+async def main(settings: TrainerSettings) -> None:
+    """Lock the checkpoint folder, connect, look for work for ever."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
+        raise SystemExit(f"another trainer runs on {settings.state_dir}")
+    keys = settings.store_access_key, settings.store_secret_key
+    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    dtype = await measured_dtype(settings)
+    bus = Bus(settings.nats_url, settings.nats_seed_file, "trainer", settings.state_dir)
+    async with bus:
+        name = lease.lease_name(settings.state_dir)
+        held = lease.Held(bus, name, service.instance("trainer"), settings.lease_seconds)
+        supervisor = Supervisor(settings, bus, Local(settings.state_dir, store), dtype, held)
+        for subject in ("jobs.>", "ctl.desired.trainer", "ctl.once.trainer"):
+            await bus.subscribe(subject, supervisor.wake.set)
+        await service.run(
+            held.keep(),
+            heartbeat(supervisor),
+            service.repeat("trainer", supervisor.once, supervisor.wake, 1.0),
+            http.serve(api.make(settings, supervisor, store), settings),
+        )
+
+
+if __name__ == "__main__":
+    loaded = TrainerSettings.load()
+    log.configure("trainer", loaded.log_level).info("starting", **loaded.masked())
+    asyncio.run(main(loaded))

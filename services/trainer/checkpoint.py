@@ -1,0 +1,292 @@
+"""Checkpoints: everything that a bit-identical continuation needs, named by what is in it.
+
+    00000340-1f9c2b7d10aa/
+        adapter_model.safetensors   adapter_config.json   as peft reads them
+        optimizer.safetensors       <name>.exp_avg, .exp_avg_sq, .step for each adapter tensor
+        header.json                 canonical JSON; its SHA-256 is the checkpoint's id
+
+Written to a temporary name, synced, renamed: a directory with a proper name is whole. Randomness
+is a function of counters, so no state of a generator is kept. Needs no torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file, save
+
+from services.trainer.spec import Failure, Lora
+from shared.probes import Sha256
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
+KEPT = 3  # local checkpoints of a segment
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Contents(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Sha256
+    size: int
+
+
+class TensorHashes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adapter: Sha256
+    optimizer: Sha256
+
+
+class Environment(BaseModel):
+    """What bit-identity depends on, beside the inputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    torch: str
+    transformers: str
+    peft: str
+    numpy: str
+    python: str
+    device: str
+    threads: int
+    cpu: str
+
+
+class Header(BaseModel):
+    """`position`: plan steps done. `global_step`: steps of the whole lineage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal[1] = 1
+    kind: Literal["checkpoint"] = "checkpoint"
+    lineage: str
+    segment: str
+    fence: int
+    job: str
+    plan: Sha256
+    position: int
+    global_step: int
+    base_root: Sha256
+    seed: int
+    lora: Lora
+    dtype: Literal["float32", "bfloat16"]
+    micro_tokens: int
+    tensors: TensorHashes
+    files: dict[str, Contents]
+    environment: Environment
+
+    def to_bytes(self) -> bytes:
+        fields = self.model_dump(mode="json")
+        fields["schema"] = fields.pop("schema_")
+        return json.dumps(
+            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """A later fence beats a later step: what a superseded owner wrote is dead."""
+        return self.fence, self.global_step
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    header: Header
+    adapter: Tensors
+    optimizer: Tensors
+
+
+def write(
+    directory: Path,
+    header: Mapping[str, Any],
+    adapter: Tensors,
+    optimizer: Tensors,
+    adapter_config: bytes,
+) -> tuple[Path, Header]:
+    """Write one checkpoint under `directory`; `header` lacks only `tensors` and `files`."""
+    payload = {
+        ADAPTER: save(dict(adapter), metadata={"format": "pt"}),
+        ADAPTER_CONFIG: adapter_config,
+        OPTIMIZER: save(dict(optimizer), metadata={"format": "pt"}),
+    }
+    files = {
+        name: Contents(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        for name, data in payload.items()
+    }
+    hashes = TensorHashes(adapter=tensors_sha256(adapter), optimizer=tensors_sha256(optimizer))
+    full = Header(**header, tensors=hashes, files=files)
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"{full.global_step:08d}-{full.id[:12]}"
+    temporary = directory / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, data in {**payload, HEADER: full.to_bytes()}.items():
+        with (temporary / name).open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+    sync_directory(temporary)
+    if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
+        shutil.rmtree(final)
+    temporary.rename(final)
+    sync_directory(directory)
+    return final, full
+
+
+def read_header(path: Path) -> Header:
+    """The header, checked against the directory's name. Raises Failure (checkpoint)."""
+    try:
+        data = (path / HEADER).read_bytes()
+        fields: dict[str, Any] = json.loads(data)
+        if fields.get("schema") != 1:
+            raise damaged(path, f"it has schema {fields.get('schema')}, this code reads 1")
+        fields["schema_"] = fields.pop("schema")
+        header = Header.model_validate(fields)
+    except (OSError, ValueError, ValidationError) as error:
+        raise damaged(path, f"its header cannot be read: {error}") from error
+    if header.to_bytes() != data:
+        raise damaged(path, "its header is not canonical")
+    return header
+
+
+def verify(path: Path) -> Header:
+    """Read all files and hash them and their tensors. Raises Failure (checkpoint)."""
+    return load(path).header
+
+
+def load(path: Path) -> Checkpoint:
+    """Verify everything, then return the tensors. Raises Failure (checkpoint). Never unpickles."""
+    header = read_header(path)
+    for name, contents in header.files.items():
+        if name != Path(name).name:
+            raise damaged(path, f"it names a file outside itself: {name}")
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise damaged(path, str(error)) from error
+        if len(data) != contents.size or hashlib.sha256(data).hexdigest() != contents.sha256:
+            raise damaged(path, f"{name} is not what was written")
+    adapter, optimizer = load_file(path / ADAPTER), load_file(path / OPTIMIZER)
+    found = TensorHashes(adapter=tensors_sha256(adapter), optimizer=tensors_sha256(optimizer))
+    if found != header.tensors:
+        raise damaged(path, "its tensors do not hash to what its header says")
+    return Checkpoint(header, adapter, optimizer)
+
+
+def newest_valid(directory: Path, segment: str) -> tuple[Path, Header] | None:
+    """The newest whole checkpoint of this segment; damaged ones are passed over."""
+    for path, header in of_segment(directory, segment):
+        try:
+            verify(path)
+        except Failure:
+            continue
+        return path, header
+    return None
+
+
+def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
+    """All checkpoints of this segment with a readable header, newest first."""
+    found = []
+    for path in directory.glob("[0-9]*-*"):
+        try:
+            header = read_header(path)
+        except Failure:
+            continue
+        if header.segment == segment:
+            found.append((path, header))
+    return sorted(found, key=lambda entry: entry[1].age, reverse=True)
+
+
+def prune(directory: Path, segment: str, keep: Path | None = None) -> None:
+    """Leave the newest three of the segment that are whole by their sizes, and `keep`."""
+    whole = 0
+    for path, header in of_segment(directory, segment):
+        if all(is_size(path / n, c.size) for n, c in header.files.items()):
+            whole += 1
+        if whole > KEPT and path != keep:
+            # Renamed first, so that a half-deleted one never bears a checkpoint's name.
+            doomed = path.with_name(f".{path.name}.doomed")
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed worker left half written or half deleted."""
+    for pattern in (".*.tmp", ".*.doomed"):
+        for path in directory.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def tensors_sha256(tensors: Tensors) -> str:
+    """SHA-256 over name, dtype, shape and little-endian bytes of each tensor, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        shape = "x".join(str(n) for n in tensors[name].shape)
+        digest.update(f"{name}\0{array.dtype.name}\0{shape}\0".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def difference(header: Header, expected: Mapping[str, Any]) -> list[str]:
+    """One line for each field of the header that is not as expected."""
+    return [
+        f"{name}: the checkpoint has {getattr(header, name)}, this run has {value}"
+        for name, value in expected.items()
+        if getattr(header, name) != value
+    ]
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write to a temporary name, sync, rename, sync the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def damaged(path: Path, reason: str) -> Failure:
+    return Failure("checkpoint", f"The checkpoint {path.name} cannot be used: {reason}.")
+
+
+def parse_header(data: bytes) -> Header | None:
+    """A header by its bytes, as it stands in a store; None if it is none."""
+    try:
+        fields: dict[str, Any] = json.loads(data)
+        fields["schema_"] = fields.pop("schema")
+        header = Header.model_validate(fields)
+    except (ValueError, KeyError, ValidationError):
+        return None
+    return header if header.to_bytes() == data else None

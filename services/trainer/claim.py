@@ -1,0 +1,116 @@
+"""Claiming: which job is next, opening a segment, taking over a dead owner's, mending records.
+
+Ownership lives in the ledger alone; it changes first, the job record follows.
+"""
+
+import socket
+from dataclasses import dataclass
+
+from shared import log
+from shared.bus import Bus
+from shared.errors import Conflict
+from shared.jobs import Job, Table
+from shared.ledger import Line, Segment
+from shared.messages import JobVerb, LineOpen, new_segment
+
+MEND: dict[str, JobVerb] = {
+    "running": "run",
+    "queued": "requeue",
+    "done": "done",
+    "failed": "fail",
+    "skipped": "skip",
+}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who claims: the writer's name, its lease, and what it decides at a first open."""
+
+    by: str
+    lease: str
+    dtype: str
+    micro_tokens: int
+
+
+async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segment:
+    """Claim a job: its sequence in the ledger is the fence. Raises Conflict if another did."""
+    line = table.lines[job.id.lineage]
+    assert line.head is not None
+    record = LineOpen.model_validate(
+        {
+            "by": owner.by,
+            "prev": line.sequence,
+            "lineage": line.lineage,
+            "segment": new_segment(),
+            "job": job.id.path,
+            "job_sequence": job.sequence,
+            "checkpoint": line.head.checkpoint,
+            "position": line.position(job.id),
+            "global_step": line.head.global_step,
+            "plan": job.record.plan,
+            "micro_tokens": owner.micro_tokens,
+            "dtype": line.dtype or owner.dtype,
+            "lease": owner.lease,
+            "owner": owner.by,
+            "host": socket.gethostname(),
+        }
+    )
+    return await _append_open(bus, table, line, record)
+
+
+async def reopen_segment(
+    bus: Bus, table: Table, segment: Segment, owner: Owner, start: LineOpen, *, died: bool
+) -> Segment:
+    """Take over an open segment under a new fence, from the checkpoint that `start` names.
+
+    `died`: its owner was training, so that a job which kills its owners is not tried for ever.
+    """
+    line = table.lines[segment.job.lineage]
+    job = table.jobs[segment.job]
+    before = segment.record
+    is_new = (start.checkpoint and start.checkpoint.id) != (
+        before.checkpoint and before.checkpoint.id
+    )
+    fresh = start.model_copy(
+        update={
+            "deaths": 0 if is_new else before.deaths + died,
+            "by": owner.by,
+            "prev": line.sequence,
+            "job_sequence": job.sequence,
+            "plan": job.record.plan or start.plan,
+            "lease": owner.lease,
+            "owner": owner.by,
+            "host": socket.gethostname(),
+        }
+    )
+    kept = fresh.model_dump(exclude={"nonce", "at", "was", "schema_"})
+    return await _append_open(bus, table, line, LineOpen.model_validate(kept))
+
+
+async def _append_open(bus: Bus, table: Table, line: Line, record: LineOpen) -> Segment:
+    await line.append(bus, "open", record)
+    await table.update(bus)
+    segment = line.open_segment
+    if segment is None or segment.record.nonce != record.nonce:
+        raise Conflict(f"jobs.line.{line.lineage}", record.prev)  # taken over already
+    return segment
+
+
+async def mend(bus: Bus, table: Table, by: str) -> None:
+    """Complete job records that are behind their ledger; whoever finds one may do it."""
+    for job in table.behind():
+        state = table.projection(job) or "queued"
+        segment = table.last_segment(job.id)
+        if job.record.state == "removed":
+            continue  # an open segment on it is closed as void by its owner
+        changes: dict[str, object] = {}
+        if segment is not None and state == "running":
+            changes = {"segment": segment.id, "fence": segment.fence}
+        elif segment is not None and segment.close is not None:
+            close = segment.close[1]
+            changes = {"version": close.version, "failure": close.failure}
+        try:
+            await table.write(bus, job, MEND[state], by, **changes)
+            log.get().info("job_mended", job=str(job.id), state=state)
+        except Conflict:
+            await table.update(bus)

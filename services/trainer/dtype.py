@@ -1,0 +1,61 @@
+"""Which number format trains fastest here: one second of matrix products, measured, not assumed.
+
+`python -m services.trainer.dtype` prints one JSON object. bfloat16 is *slower* than float32 on
+most CPUs, those without matrix units for it.
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+SIZE = 1024  # rows and columns
+SECONDS = 0.5  # for each format
+
+
+def flops(dtype: Any, device: str) -> float:
+    """Floating point operations a second of a [SIZE, SIZE] matrix product."""
+    import torch
+
+    a = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    b = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    for _ in range(2):  # the first calls set up threads and kernels
+        a @ b
+    synchronize(device)
+    products, began = 0, time.monotonic()
+    while time.monotonic() - began < SECONDS:
+        a @ b
+        synchronize(device)
+        products += 1
+    return products * 2.0 * SIZE**3 / (time.monotonic() - began)
+
+
+def synchronize(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure() -> dict[str, Any]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    single = flops(torch.float32, device)
+    half = flops(torch.bfloat16, device)
+    if device == "cuda":
+        # On a GPU memory decides, not only speed: half the bytes for the frozen weights.
+        chosen = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    else:
+        chosen = "bfloat16" if half > 1.5 * single else "float32"
+    return {
+        "dtype": chosen,
+        "device": device,
+        "float32_flops": single,
+        "bfloat16_flops": half,
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    print(json.dumps(measure()))

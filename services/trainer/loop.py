@@ -1,0 +1,320 @@
+"""The training loop. Everything that happens to the weights happens in `train`.
+
+A step is one optimizer update on one batch of the plan. Conversations are packed without padding,
+attention keeps them apart, the head is applied only where there is a label. The batch, the learning
+rate and the randomness of a step are functions of (plan, seed, global_step), so training can stop
+behind any step and go on in another process with the same bits.
+"""
+
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+
+from services.trainer import checkpoint
+from services.trainer.attention import pack
+from services.trainer.checkpoint import Tensors
+from services.trainer.model import Network, adapter_config, environment
+from services.trainer.plan import Material
+from services.trainer.snapshot import Snapshots
+from services.trainer.spec import Failure, Spec, TrainingSettings
+from services.trainer.template import Encoded
+
+
+class Line(Protocol):
+    """The supervisor at the other end. `take`: the commands since it was last asked."""
+
+    def emit(self, event: dict[str, Any]) -> None: ...
+
+    def take(self) -> set[str]: ...
+
+    def leaving(self) -> bool: ...
+
+
+BAD_STEPS = 3  # in a row
+
+
+def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from top to bottom
+    spec: Spec,
+    material: Material,
+    network: Network,
+    optimizer: torch.optim.AdamW,
+    snapshots: Snapshots,
+    line: Line,
+) -> dict[str, Any]:
+    """Train from `spec.start` to the end of the plan or until told to finish; the `end` event.
+
+    Commands are obeyed between steps. Raises Failure (nan) after three steps in a row without a
+    finite gradient.
+    """
+    settings, steps = material.plan.settings, material.plan.steps
+    position, global_step = spec.start.position, spec.start.global_step
+    metrics = open_metrics(spec.metrics, position)
+    parameters = list(network.adapter.values())
+    train_seconds = 0.0
+    bad: list[tuple[int, ...]] = []
+    last_saved = time.monotonic()
+    saved: dict[str, Any] | None = None
+    outcome = "done"
+
+    while True:
+        wanted = line.take()
+        if "finish" in wanted and position < len(steps):
+            outcome = "interrupted"
+        ending = position == len(steps) or outcome == "interrupted"
+        cadence = time.monotonic() - last_saved >= spec.checkpoint_seconds
+        # What is trained is saved before anything else is done with it.
+        if (ending or cadence or "checkpoint" in wanted) and (
+            saved is None or saved["position"] != position
+        ):
+            os.fsync(metrics.fileno())
+            saved = save(spec, material, network, optimizer, position, global_step)
+            line.emit({"event": "checkpoint", **saved})
+            last_saved = time.monotonic()
+        elif "checkpoint" in wanted and saved is not None:
+            line.emit({"event": "checkpoint", **saved})
+        if outcome != "interrupted":
+            last = position == len(steps)
+            job_step = position - spec.start.job_steps_from
+            size = (
+                "full" if last or "snapshot" in wanted else snapshots.due(job_step, train_seconds)
+            )
+            if size is not None:
+                each = train_seconds / max(1, position - spec.start.position)
+                # Nobody who wants to pause waits for a snapshot, but the last one is always taken.
+                leave = (lambda: False) if last else line.leaving
+                taken = snapshots.take(size, job_step, position, global_step, each, leave)
+                if taken is not None:
+                    line.emit(taken)
+        if ending:
+            break
+
+        began = time.monotonic()
+        rows = steps[position]
+        micros = split(rows, material.rows, spec.micro_tokens)
+        labels = sum(material.rows[r].labels for r in rows)
+        rate = learning_rate(settings, global_step)
+        row_losses: dict[int, float] = {}
+        loss_sum = 0.0
+        for micro, part in enumerate(micros):
+            # Dropout is a function of where we are, not a state to carry along.
+            torch.manual_seed(mix(settings.seed, global_step, micro))
+            batch = pack([material.rows[r] for r in part], network.device)
+            total, losses = network.loss(batch)
+            # The mean is over the labels of the whole step, however it was cut to fit in memory.
+            torch.autograd.backward(total / labels)
+            loss_sum += float(total.detach())
+            for row, own in zip(part, torch.split(losses, batch.labels), strict=True):
+                row_losses[row] = float(own.mean())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
+        if skipped:
+            bad.append(rows)
+        else:
+            bad.clear()
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        position, global_step = position + 1, global_step + 1
+        seconds = time.monotonic() - began
+        train_seconds += seconds
+
+        event = {
+            "position": position,
+            "steps": len(steps),
+            "global_step": global_step,
+            "loss": finite(loss_sum / labels),
+            "tokens": sum(len(material.rows[r]) for r in rows),
+            "trained_tokens": labels,
+            "seconds": seconds,
+            "learning_rate": rate,
+            "gradient_norm": finite(norm),
+            "skipped": skipped,
+        }
+        rows_seen = [
+            {"row": r, "id": material.row_ids[r], "loss": finite(row_losses[r])} for r in rows
+        ]
+        metrics.write(orjson.dumps({**event, "rows": rows_seen}) + b"\n")
+        line.emit({"event": "step", **event})
+        if len(bad) == BAD_STEPS:
+            lines = ", ".join(str(r + 1) for r in sorted({r for rows in bad for r in rows}))
+            raise Failure(
+                "nan",
+                f"The loss or its gradient was not a finite number in {BAD_STEPS} steps in a row; "
+                f"the last lines of the dataset were {lines}. Lower the learning rate "
+                f"(now {settings.learning_rate:g}), or look at these lines.",
+                suspect=True,
+            )
+
+    metrics.close()
+    assert saved is not None
+    return {"event": "end", "outcome": outcome, "checkpoint": saved}
+
+
+def split(
+    rows: Sequence[int], encoded: Mapping[int, Encoded], micro_tokens: int
+) -> list[list[int]]:
+    """Cut a step into micro-batches of at most `micro_tokens`; a longer row stands alone."""
+    parts: list[list[int]] = []
+    size = 0
+    for row in rows:
+        tokens = len(encoded[row])
+        if not parts or size + tokens > micro_tokens:
+            parts.append([])
+            size = 0
+        parts[-1].append(row)
+        size += tokens
+    return parts
+
+
+def learning_rate(settings: TrainingSettings, global_step: int) -> float:
+    """Linear warm-up, once for the whole lineage, then constant: no horizon is needed."""
+    if settings.warmup_steps == 0:
+        return settings.learning_rate
+    return settings.learning_rate * min(1.0, (global_step + 1) / settings.warmup_steps)
+
+
+def mix(seed: int, global_step: int, micro: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{global_step}/{micro}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def finite(number: float) -> float | None:
+    """JSON has no NaN."""
+    return number if math.isfinite(number) else None
+
+
+def open_metrics(path: Path, position: int) -> Any:
+    """Open for appending, without the lines of steps that are about to be done again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if path.exists():
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                done = orjson.loads(line)["position"]
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                continue  # a line that a killed process left unfinished
+            if done <= position:
+                kept.append(line + b"\n")
+    checkpoint.write_durably(path, b"".join(kept))
+    return path.open("ab", buffering=0)
+
+
+def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(network.adapter.values()),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def optimizer_state(network: Network, optimizer: torch.optim.AdamW) -> dict[str, NDArray[Any]]:
+    """Adam's moments and step count, float32, by the adapter's names; zeros before step 1."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, parameter in network.adapter.items():
+        state = optimizer.state.get(parameter, {})
+        for field in ("exp_avg", "exp_avg_sq", "step"):
+            value = state.get(field)
+            if value is None:
+                shape = () if field == "step" else tuple(parameter.shape)
+                tensors[f"{name}.{field}"] = np.zeros(shape, np.float32)
+            else:
+                tensors[f"{name}.{field}"] = value.detach().cpu().numpy().copy()
+    return tensors
+
+
+def restore_optimizer(network: Network, optimizer: torch.optim.AdamW, tensors: Tensors) -> None:
+    """Raises Failure (checkpoint) if a moment is missing or has another shape."""
+    fields = ("exp_avg", "exp_avg_sq", "step")
+    if set(tensors) != {f"{n}.{f}" for n in network.adapter for f in fields}:
+        raise Failure("checkpoint", "The checkpoint's optimizer belongs to another adapter.")
+    for name, parameter in network.adapter.items():
+        state = {f: torch.tensor(tensors[f"{name}.{f}"]) for f in fields}
+        if state["exp_avg"].shape != parameter.shape:
+            raise Failure("checkpoint", f"The optimizer's {name} has another shape.")
+        # The step count stays on the CPU, as AdamW keeps it.
+        moments = {f: v if f == "step" else v.to(parameter.device) for f, v in state.items()}
+        optimizer.state[parameter] = moments
+
+
+def resume(spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW) -> None:
+    """Go on from `spec.checkpoint`. Raises Failure (checkpoint), showing what differs."""
+    if spec.checkpoint is None:
+        return
+    found = checkpoint.load(spec.checkpoint)
+    expected: dict[str, Any] = {
+        "lineage": spec.lineage,
+        "base_root": spec.base_root,
+        "lora": spec.lora,
+        "dtype": spec.dtype,
+        "global_step": spec.start.global_step,
+    }
+    if found.header.job == spec.job:
+        expected.update(plan=material.sha256, position=spec.start.position)
+    differences = checkpoint.difference(found.header, expected)
+    if differences:
+        raise Failure("checkpoint", f"{spec.checkpoint.name} is not ours: {'; '.join(differences)}")
+    network.restore(found.adapter)
+    restore_optimizer(network, optimizer, found.optimizer)
+    report_environment(found.header, spec, network)
+
+
+def report_environment(header: checkpoint.Header, spec: Spec, network: Network) -> None:
+    was, now = header.environment.model_dump(), environment(network.device)
+    changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
+    if header.micro_tokens != spec.micro_tokens:
+        changed.append(f"micro_tokens was {header.micro_tokens}, is {spec.micro_tokens}")
+    if changed:
+        print(f"continued, not bit-identical: {'; '.join(changed)}", file=sys.stderr, flush=True)
+
+
+def save(
+    spec: Spec,
+    material: Material,
+    network: Network,
+    optimizer: torch.optim.AdamW,
+    position: int,
+    global_step: int,
+) -> dict[str, Any]:
+    """Write a checkpoint, remove old ones; {path, id, global_step, position}."""
+    header = {
+        "lineage": spec.lineage,
+        "segment": spec.segment,
+        "fence": spec.fence,
+        "job": spec.job,
+        "plan": material.sha256,
+        "position": position,
+        "global_step": global_step,
+        "base_root": spec.base_root,
+        "seed": material.plan.settings.seed,
+        "lora": spec.lora,
+        "dtype": spec.dtype,
+        "micro_tokens": spec.micro_tokens,
+        "environment": environment(network.device),
+    }
+    path, written = checkpoint.write(
+        spec.checkpoint_dir,
+        header,
+        network.state(),
+        optimizer_state(network, optimizer),
+        adapter_config(network.model),
+    )
+    checkpoint.prune(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
+    return {
+        "path": str(path),
+        "id": written.id,
+        "global_step": global_step,
+        "position": position,
+    }

@@ -1,0 +1,356 @@
+"""The plan: every batch of a job, decided once, as one immutable file named by its SHA-256.
+
+Later code reads the plan and never decides again. Tokens are not stored: they are computed from
+dataset, tokenizer, template and frozen clock, and must hash to what the plan says.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.trainer.checkpoint import write_durably
+from services.trainer.spec import Failure, Spec, TrainingSettings
+from services.trainer.template import Chat, Encoded, TemplateRefuses
+from shared.probes import (
+    EARLIER_PROBES,
+    HELDOUT_ROWS,
+    TRAINED_PROBES,
+    Message,
+    Probe,
+    Sha256,
+    Split,
+    draw,
+    heldout,
+    row_id,
+)
+
+
+class LeftOut(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Sha256
+    row: int
+    reason: str
+
+
+class Plan(BaseModel):
+    """Rows are 0-based line numbers of the dataset. `batches`: epochs of steps of rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal[1] = 1
+    kind: Literal["plan"] = "plan"
+    job: str
+    dataset: Sha256
+    base_root: Sha256
+    tokenizer_sha256: Sha256
+    template_sha256: Sha256
+    clock: str
+    settings: TrainingSettings
+    eval_fraction: float
+    rows: int
+    train_rows: tuple[int, ...]
+    heldout_rows: tuple[int, ...]
+    eval_rows: dict[Sha256, tuple[int, ...]]  # by dataset, those that are measured
+    left_out: tuple[LeftOut, ...]
+    probes: tuple[Probe, ...]
+    batches: tuple[tuple[tuple[int, ...], ...], ...]
+    tokens: int  # over all epochs
+    trained_tokens: int
+    tokens_sha256: Sha256
+
+    @property
+    def steps(self) -> list[tuple[int, ...]]:
+        return [rows for epoch in self.batches for rows in epoch]
+
+    def to_bytes(self) -> bytes:
+        fields = self.model_dump(mode="json")
+        fields["schema"] = fields.pop("schema_")
+        return json.dumps(
+            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Plan":
+        fields: dict[str, Any] = json.loads(data)
+        if fields.get("schema") != 1:
+            raise Failure("data", f"The plan has schema {fields.get('schema')}; this code reads 1.")
+        fields["schema_"] = fields.pop("schema")
+        return cls.model_validate(fields)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A plan with its tokens: `rows` by line number, `probes` in the plan's order."""
+
+    plan: Plan
+    sha256: str
+    rows: Mapping[int, Encoded]
+    row_ids: Mapping[int, str]
+    probes: list[Encoded]
+
+    def event(self, path: Path) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "event": "plan",
+            "path": str(path),
+            "sha256": self.sha256,
+            "steps": len(plan.steps),
+            "rows": plan.rows,
+            "train_rows": len(plan.train_rows),
+            "heldout_rows": len(plan.heldout_rows),
+            "left_out": len(plan.left_out),
+            "tokens": plan.tokens,
+            "trained_tokens": plan.trained_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    messages: tuple[Message, ...]
+
+
+def build_plan(spec: Spec, chat: Chat) -> Material:
+    """Decide all batches of the job and write `spec.plan_out`. Raises Failure (data, mask)."""
+    rows = read_rows(spec.dataset, spec.dataset_sha256)
+    evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
+    encoder = Encoder(chat, spec.settings.max_length)
+    held = heldout((row.id for row in rows), spec.eval_fraction)
+    encoded, heldout_rows, never = encoder.training_rows(spec.dataset_sha256, rows, evals, held)
+    if not encoded:
+        reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
+        raise Failure("data", f"No row is left to train: {'; '.join(reasons)}.")
+    probes, measured = encoder.probes(spec, rows, list(encoded), heldout_rows, evals)
+    batches = order(list(encoded), {r: len(e) for r, e in encoded.items()}, spec.settings)
+    epochs = spec.settings.epochs
+    plan = Plan(
+        job=spec.job,
+        dataset=spec.dataset_sha256,
+        base_root=spec.base_root,
+        clock=spec.clock,
+        settings=spec.settings,
+        eval_fraction=spec.eval_fraction,
+        rows=len(rows),
+        train_rows=tuple(encoded),
+        heldout_rows=tuple(heldout_rows),
+        eval_rows={
+            sha: tuple(sorted(p.row for p in probes if p.split == "eval" and p.dataset == sha))
+            for sha in evals
+        },
+        left_out=tuple(never),
+        probes=tuple(probes),
+        batches=batches,
+        tokens=epochs * sum(len(e) for e in encoded.values()),
+        trained_tokens=epochs * sum(e.labels for e in encoded.values()),
+        tokens_sha256=tokens_sha256(encoded.values(), measured),
+        **chat.hashes,
+    )
+    data = plan.to_bytes()
+    write_durably(spec.plan_out, data)
+    row_ids = {r: rows[r].id for r in encoded}
+    return Material(plan, hashlib.sha256(data).hexdigest(), encoded, row_ids, measured)
+
+
+def load_plan(spec: Spec, chat: Chat) -> Material:
+    """Read `spec.plan`, compute its tokens again and compare. Raises Failure (data, mask)."""
+    assert spec.plan is not None
+    data = spec.plan.read_bytes()
+    name = hashlib.sha256(data).hexdigest()
+    if spec.plan_sha256 is not None and name != spec.plan_sha256:
+        raise Failure("data", f"The plan is damaged: it hashes to {name}, not {spec.plan_sha256}.")
+    try:
+        plan = Plan.from_bytes(data)
+    except (ValueError, ValidationError) as error:
+        raise Failure("data", f"The plan cannot be read: {error}") from error
+    now = {
+        "job": spec.job,
+        "dataset": spec.dataset_sha256,
+        "base_root": spec.base_root,
+        "clock": spec.clock,
+        **chat.hashes,
+    }
+    for field, value in now.items():
+        if getattr(plan, field) != value:
+            raise Failure(
+                "data", f"The plan was made for {field} {getattr(plan, field)}, this is {value}."
+            )
+    rows = read_rows(spec.dataset, spec.dataset_sha256)
+    encoded = {r: chat.encode(rows[r].messages) for r in plan.train_rows}
+    measured = [chat.encode(p.messages) for p in plan.probes]
+    found = tokens_sha256(encoded.values(), measured)
+    if found != plan.tokens_sha256:
+        raise Failure(
+            "data",
+            "The tokens of this dataset are not those of the plan "
+            f"({found[:12]} instead of {plan.tokens_sha256[:12]}): the tokenizer library or the "
+            "template engine behaves differently. Install the versions it was made with.",
+        )
+    row_ids = {r: rows[r].id for r in encoded}
+    return Material(plan, name, encoded, row_ids, measured)
+
+
+class Encoder:
+    """Encodes rows and says why one is left out."""
+
+    def __init__(self, chat: Chat, max_length: int) -> None:
+        self.chat = chat
+        self.max_length = max_length
+
+    def encode(self, messages: tuple[Message, ...]) -> Encoded | str:
+        """The tokens, or the reason why this conversation cannot be used."""
+        if not any(m.role == "assistant" for m in messages):
+            return "nothing to train: no assistant message"
+        if messages[0].role == "assistant":
+            return "begins with an answer to nothing"
+        try:
+            encoded = self.chat.encode(messages)
+        except TemplateRefuses as error:
+            return f"the chat template refuses it: {error}"
+        if len(encoded) > self.max_length:
+            return f"longer than {self.max_length} tokens"
+        return encoded
+
+    def training_rows(
+        self, dataset: str, rows: list[Row], evals: Mapping[str, list[Row]], held: set[str]
+    ) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
+        """(tokens of the rows to train, held-out rows, rows left out)."""
+        evaluated = {row.id for other in evals.values() for row in other}
+        encoded: dict[int, Encoded] = {}
+        heldout_rows: list[int] = []
+        never: list[LeftOut] = []
+        kept_aside: set[str] = set()
+        for number, row in enumerate(rows):
+            result: Encoded | str
+            if row.id in held and row.id not in kept_aside:
+                kept_aside.add(row.id)
+                heldout_rows.append(number)
+                continue
+            if row.id in held:
+                result = "equal to a held-out row"
+            elif row.id in evaluated:
+                result = "equal to an evaluation row"
+            else:
+                result = self.encode(row.messages)
+            if isinstance(result, str):
+                never.append(LeftOut(dataset=dataset, row=number, reason=result))
+            else:
+                encoded[number] = result
+        return encoded, heldout_rows, never
+
+    def probes(
+        self,
+        spec: Spec,
+        rows: list[Row],
+        train_rows: list[int],
+        heldout_rows: list[int],
+        evals: Mapping[str, list[Row]],
+    ) -> tuple[list[Probe], list[Encoded]]:
+        own = spec.dataset_sha256
+        trained = candidates("trained", own, rows, train_rows)
+        held = candidates("heldout", own, rows, heldout_rows)
+        asked: dict[str, Probe] = {}
+        for sha, other in evals.items():
+            asked.update(candidates("eval", sha, other, range(len(other))))
+        asked = {name: p for name, p in asked.items() if name not in held}
+        # Neither kind may crowd out the other: each may claim half, and what the other leaves.
+        half = HELDOUT_ROWS // 2
+        held_count = min(len(held), max(half, HELDOUT_ROWS - len(asked)))
+        chosen = [
+            *chosen_from(trained, TRAINED_PROBES),
+            *chosen_from(held, held_count),
+            *chosen_from(asked, HELDOUT_ROWS - held_count),
+        ]
+        known = {p.id for p in chosen}
+        earlier = {p.id: p for p in earlier_probes(spec) if p.id not in known}
+        chosen += chosen_from(earlier, EARLIER_PROBES)
+        probes, measured = [], []
+        for probe in chosen:
+            result = self.encode(probe.messages)
+            if isinstance(result, Encoded):
+                probes.append(probe)
+                measured.append(result)
+        return probes, measured
+
+
+def candidates(
+    split: Split, dataset: str, rows: list[Row], numbers: Iterable[int]
+) -> dict[str, Probe]:
+    """Probes by id; of equal rows the first."""
+    found: dict[str, Probe] = {}
+    for n in numbers:
+        row = rows[n]
+        if row.id not in found:
+            found[row.id] = Probe(
+                id=row.id, split=split, dataset=dataset, row=n, messages=row.messages
+            )
+    return found
+
+
+def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
+    return [found[name] for name in draw(found, count, "probe")]
+
+
+def earlier_probes(spec: Spec) -> Iterable[Probe]:
+    """Probes of the lineage's earlier jobs, so that forgetting shows."""
+    for path in spec.earlier_plans:
+        for probe in Plan.from_bytes(path.read_bytes()).probes:
+            if probe.split in ("trained", "heldout"):
+                yield probe.model_copy(update={"split": "earlier"})
+
+
+def read_rows(path: Path, sha256: str) -> list[Row]:
+    """All rows of a canonical dataset. Raises Failure (data) if its bytes are not `sha256`."""
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise Failure("data", f"The dataset is damaged: it hashes to {found}, not {sha256}.")
+    rows = []
+    # Split at "\n" only: splitlines() would also split at characters that JSON allows in strings.
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
+        try:
+            messages = tuple(Message.model_validate(m) for m in json.loads(line)["messages"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Failure("data", f"Line {number + 1} of the dataset: {error}") from error
+        rows.append(Row(row_id(line), messages))
+    return rows
+
+
+def order(
+    rows: list[int], lengths: Mapping[int, int], settings: TrainingSettings
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Shuffle each epoch by (seed, epoch) alone, and cut it into steps of `batch_tokens`."""
+    epochs = []
+    for epoch in range(settings.epochs):
+        shuffle = np.random.Generator(np.random.PCG64([settings.seed, epoch]))
+        steps: list[tuple[int, ...]] = []
+        step: list[int] = []
+        size = 0
+        for index in shuffle.permutation(len(rows)):
+            row = rows[int(index)]
+            if step and size + lengths[row] > settings.batch_tokens:
+                steps.append(tuple(step))
+                step, size = [], 0
+            step.append(row)
+            size += lengths[row]
+        steps.append(tuple(step))
+        epochs.append(tuple(steps))
+    return tuple(epochs)
+
+
+def tokens_sha256(rows: Iterable[Encoded], probes: Iterable[Encoded]) -> str:
+    """Over all token ids and masks, with their lengths, in order."""
+    digest = hashlib.sha256()
+    for part in (rows, probes):
+        for encoded in part:
+            digest.update(len(encoded).to_bytes(4, "little"))
+            digest.update(encoded.ids.astype("<i4").tobytes())
+            digest.update(encoded.trained.astype("u1").tobytes())
+        digest.update(b"\xff" * 4)
+    return digest.hexdigest()

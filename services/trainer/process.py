@@ -1,0 +1,97 @@
+"""The worker as a child process: its spec goes in as a file, commands and events as JSON lines.
+
+Spawned from the main thread: the worker asks the kernel to die with its parent *thread*.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from shared import log
+
+LINE_BYTES = 32 << 20
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+
+
+def environment(threads: int | None) -> dict[str, str]:
+    """What a worker may see: no secret, no way to a hub. OMP's threads must not spin on a CPU."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    kept |= {k: v for k, v in os.environ.items() if k.startswith(("NVIDIA_", "OPENBLAS_"))}
+    kept |= {
+        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if threads is not None:
+        kept["OMP_NUM_THREADS"] = str(threads)
+    return kept
+
+
+class Worker:
+    """One worker, from spawn to exit."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log_file: int) -> None:
+        self._process, self._log_file = process, log_file
+
+    @classmethod
+    async def spawn(cls, spec: Path, job_log: Path, threads: int | None) -> "Worker":
+        """Start a worker on a spec; its standard error is appended to the job's log."""
+        log_file = os.open(job_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.trainer.worker",
+            str(spec),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log_file,
+            env=environment(threads),
+            limit=LINE_BYTES,
+        )
+        return cls(process, log_file)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Its events until it closes its standard output."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                log.get().warning("worker_line_unreadable", size=len(line))
+                continue
+            yield event
+
+    async def send(self, command: str) -> None:
+        """Give a command; a worker that is gone does not hear it, and its end is seen elsewhere."""
+        assert self._process.stdin is not None
+        if self._process.returncode is None:
+            try:
+                self._process.stdin.write(json.dumps({"command": command}).encode() + b"\n")
+                await self._process.stdin.drain()
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    async def wait(self) -> int:
+        """Its exit status (negative: the signal that ended it)."""
+        status = await self._process.wait()
+        if self._log_file >= 0:
+            os.close(self._log_file)
+            self._log_file = -1
+        return status
+
+    async def kill(self) -> None:
+        """End it now, as for an owner who lost the segment."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self.wait()

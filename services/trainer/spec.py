@@ -1,0 +1,103 @@
+"""What the supervisor tells the worker (a JSON file), and how the worker says that it cannot."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.probes import Sha256
+
+FailureKind = Literal["nan", "mask", "memory", "disk", "data", "checkpoint", "base", "internal"]
+
+
+class Failure(Exception):
+    """The job cannot go on. `suspect`: what was trained so far may be spoilt."""
+
+    def __init__(
+        self, kind: FailureKind, message: str, suspect: bool = False, example: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.message = message
+        self.suspect = suspect
+        self.example = example
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Part):
+    """The adapter's shape, fixed for a lineage."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class TrainingSettings(Part):
+    """What decides the updates of a job; part of its plan."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
+    max_length: int = Field(default=2048, ge=2)  # tokens; longer rows are left out, never cut
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # largest norm of the gradient
+    warmup_steps: int = Field(default=10, ge=0)  # of global_step: once for a lineage
+
+
+class EvalDataset(Part):
+    path: Path
+    sha256: Sha256
+
+
+class Start(Part):
+    """Where training goes on. `job_steps_from`: the plan position at which this segment began;
+    the rhythm of the snapshots is counted from there."""
+
+    position: int = Field(ge=0)
+    global_step: int = Field(ge=0)
+    job_steps_from: int = Field(default=0, ge=0)
+
+
+class SnapshotSettings(Part):
+    """Snapshots may cost `fraction` of the training time plus an allowance for the job."""
+
+    fraction: float = Field(default=0.05, ge=0)
+    allowance_seconds: float = Field(default=60.0, ge=0)
+    directory: Path
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    lineage: str
+    segment: str
+    fence: int
+    job: str
+    base_dir: Path
+    base_root: Sha256
+    dataset: Path
+    dataset_sha256: Sha256
+    eval_datasets: tuple[EvalDataset, ...] = ()
+    earlier_plans: tuple[Path, ...] = ()
+    plan: Path | None = None
+    plan_out: Path
+    plan_sha256: Sha256 | None = None
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    settings: TrainingSettings = TrainingSettings()
+    clock: str  # ISO time that a chat template is told, frozen
+    checkpoint: Path | None = None
+    start: Start
+    micro_tokens: Annotated[int, Field(ge=1)]
+    checkpoint_dir: Path
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    eval_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    snapshot: SnapshotSettings
+    metrics: Path
+    lock_file: Path
+    threads: Annotated[int, Field(ge=1)] | None = None

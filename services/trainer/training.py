@@ -1,0 +1,374 @@
+"""One worker's life on one segment: spec, events, uploads, until it ends for a reason.
+
+The segment is the ledger's; this only trains it. What the worker saves is uploaded while it goes
+on; the last checkpoint is uploaded and read back before `train` returns.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.trainer import spec as worker_spec
+from services.trainer import upload
+from services.trainer.local import Local, SegmentFolder
+from services.trainer.process import Worker
+from services.trainer.spec import Spec
+from shared import log
+from shared.bus import Bus
+from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.jobs import Job
+from shared.ledger import Line, Segment
+from shared.manifest import write_synced
+from shared.messages import CheckpointRef, Event, Failure, JobSettings, ObjectRef, Progress
+from shared.settings import TrainerSettings
+
+LOSS = Gauge("duramen_train_loss", "Mean loss per trained token at the last step.")
+GLOBAL_STEP = Gauge("duramen_train_global_step", "Optimizer updates of the lineage so far.")
+LEARNING_RATE = Gauge("duramen_train_learning_rate", "Learning rate at the last step.")
+GRADIENT = Gauge("duramen_train_gradient_norm", "Norm of the gradient before clipping.")
+TOKENS = Counter("duramen_train_tokens_total", "Tokens through the model in training.")
+TRAINED = Counter("duramen_train_trained_tokens_total", "Tokens that carried a loss.")
+STEPS = Counter("duramen_train_steps_total", "Optimizer steps.")
+STEP_SECONDS = Histogram("duramen_train_step_seconds", "Duration of an optimizer step.")
+SNAPSHOT_SECONDS = Histogram("duramen_snapshot_seconds", "Duration of a snapshot.")
+HELDOUT_LOSS = Gauge("duramen_snapshot_loss", "Mean loss at the last snapshot.", ["split"])
+EXACT = Gauge("duramen_snapshot_exact_match_ratio", "Exact matches at the last one.", ["split"])
+UPLOAD_SECONDS = Histogram("duramen_checkpoint_upload_seconds", "Upload and read-back.")
+
+
+@dataclass
+class State:
+    """What a run shows of itself while it goes on."""
+
+    progress: Progress | None = None
+    checkpoint: CheckpointRef | None = None
+    plan: ObjectRef | None = None
+    rates: list[tuple[int, float]] = field(default_factory=list)  # (tokens, seconds) of late steps
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended. `died`: without a word, as by SIGKILL."""
+
+    outcome: str  # done, interrupted, failed, died
+    failure: Failure | None = None
+    suspect: bool = False
+
+
+@dataclass
+class Training:
+    """Runs a worker on a segment. `changed` is called whenever `state` is worth showing."""
+
+    settings: TrainerSettings
+    bus: Bus
+    local: Local
+    line: Line
+    job: Job
+    segment: Segment
+    changed: Callable[[], None]
+    on_plan: Callable[[ObjectRef], Any]
+    state: State = field(default_factory=State)
+    answered: dict[str, asyncio.Event] = field(default_factory=dict)
+    worker: Worker | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    _newest: Path | None = None
+    _uploading: asyncio.Task[None] | None = None
+    _steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder: SegmentFolder = self.local.segment(self.line.lineage, self.segment.id).make()
+        self.answered = {"snapshot": asyncio.Event(), "checkpoint": asyncio.Event()}
+        self._log = log.get().bind(job=str(self.job.id), segment=self.segment.id)
+
+    async def run(self) -> End:
+        """Train until the worker ends. Raises StoreUnavailable, ObjectMissing before its start."""
+        spec = await asyncio.to_thread(self.prepare)
+        write_synced(self.folder.path / "spec.json", spec.model_dump_json(indent=1).encode())
+        self.worker = await Worker.spawn(
+            self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
+        )
+        self._log.info("worker_started", pid=self.worker.pid, fence=self.segment.fence)
+        end = End("died")
+        try:
+            async for event in self.worker.events():
+                end = await self.take(event) or end
+            status = await self.worker.wait()
+            if end.outcome == "died":
+                self._log.warning("worker_died", status=status)
+            await self.finish_uploads()
+            return end
+        finally:
+            self.over.set()
+            await self.worker.kill()
+            if self._uploading is not None:
+                self._uploading.cancel()
+
+    async def send(self, command: str) -> None:
+        if self.worker is not None:
+            await self.worker.send(command)
+
+    # ---- before the start ------------------------------------------------------------------------
+
+    def prepare(self) -> Spec:
+        """Fetch all that the worker needs to this disk. Blocking."""
+        settings, record, local = self.line.settings, self.segment.record, self.local
+        assert settings is not None
+        self.carry_earlier()
+        upload.get_progress(local.store, self.line.lineage, self.segment.id, self.folder)
+        plan = self.job.record.plan
+        resolved = self.training_settings()
+        return Spec.model_validate(
+            {
+                "lineage": self.line.lineage,
+                "segment": self.segment.id,
+                "fence": self.segment.fence,
+                "job": self.job.id.path,
+                "base_dir": local.base(settings.base_root),
+                "base_root": settings.base_root,
+                "dataset": local.object("datasets", self.job.record.dataset, ".jsonl"),
+                "dataset_sha256": self.job.id.sha256,
+                "eval_datasets": [] if plan else self.eval_datasets(),
+                "earlier_plans": [] if plan else self.earlier_plans(),
+                "plan": local.object("plans", plan, ".json") if plan else None,
+                "plan_out": self.folder.plan,
+                "plan_sha256": plan.sha256 if plan else None,
+                "lora": settings.lora.model_dump(),
+                "dtype": record.dtype,
+                "settings": resolved,
+                "clock": self.job.record.queued_at.isoformat(),
+                "checkpoint": (
+                    local.checkpoint(self.line, record.checkpoint) if record.checkpoint else None
+                ),
+                "start": {
+                    "position": record.position,
+                    "global_step": record.global_step,
+                    "job_steps_from": self.segment.opens[0][1].position,
+                },
+                "micro_tokens": record.micro_tokens,
+                "checkpoint_dir": self.folder.checkpoints,
+                "checkpoint_seconds": self.settings.checkpoint_seconds,
+                "eval_fraction": self.settings.eval_fraction,
+                "snapshot": {
+                    "fraction": self.settings.snapshot_fraction,
+                    "allowance_seconds": self.settings.snapshot_allowance_seconds,
+                    "directory": self.folder.snapshots,
+                },
+                "metrics": self.folder.metrics,
+                "lock_file": self.settings.state_dir / "worker.lock",
+                "threads": self.settings.threads,
+            }
+        )
+
+    def training_settings(self) -> dict[str, Any]:
+        """The job's own settings over the trainer's defaults; the plan keeps what they were."""
+        assert self.line.settings is not None
+        own = self.job.record.settings.model_dump(exclude_none=True)
+        defaults = {name: getattr(self.settings, name) for name in JobSettings.model_fields}
+        return {**defaults, **own, "seed": self.line.settings.seed}
+
+    def eval_datasets(self) -> list[dict[str, Any]]:
+        """Files that are only ever measured, by hash."""
+        prefix = f"eval/{self.line.lineage}/"
+        found = []
+        for key in sorted(self.local.store.keys("duramen", prefix)):
+            sha256 = key.removeprefix(prefix).removesuffix(".json")
+            data = f"datasets/{sha256}/data.jsonl"
+            ref = ObjectRef(bucket="duramen", key=data, sha256=sha256, size=0)
+            path = self.local.object("datasets", ref, ".jsonl")
+            found.append({"path": path, "sha256": sha256})
+        return found
+
+    def earlier_plans(self) -> list[Path]:
+        """Plans of the last three other jobs behind the head: their probes are measured on."""
+        plans: dict[str, ObjectRef] = {}
+        for segment in reversed(self.line.kept()):
+            close = segment.close[1] if segment.close else None
+            if close and close.plan and segment.job != self.job.id:
+                plans.setdefault(segment.job.path, close.plan)
+        return [self.local.object("plans", ref, ".json") for ref in list(plans.values())[:3]]
+
+    def carry_earlier(self) -> None:
+        """A job that goes on in a later segment carries its log and metrics along."""
+        if self.folder.metrics.exists() or self.folder.job_log.exists():
+            return
+        for entry in earlier_files(self.local, self.line, self.job):
+            path = self.folder.path / str(entry["path"])
+            if path in (self.folder.metrics, self.folder.job_log):
+                fields = {k: entry[k] for k in ("bucket", "key", "sha256", "size")}
+                self.local.store.fetch(ObjectRef.model_validate(fields), path)
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    async def take(self, event: dict[str, Any]) -> End | None:
+        """One event of the worker; an End if it says that it ends."""
+        match event.get("event"):
+            case "plan":
+                await self.take_plan(event)
+            case "ready":
+                self._log.info("worker_ready", seconds=round(event["seconds"], 1))
+            case "step":
+                self.take_step(event)
+            case "checkpoint":
+                self.take_checkpoint(event)
+            case "snapshot":
+                await self.take_snapshot(event)
+            case "end":
+                self.take_checkpoint(event["checkpoint"])
+                return End(event["outcome"])
+            case "failed":
+                message = str(event["message"])[:3000]
+                if event.get("example"):
+                    message += "\n" + str(event["example"])[:900]
+                return End(
+                    "failed",
+                    Failure(
+                        kind=event["kind"],
+                        message=message,
+                        next_step=NEXT_STEPS.get(event["kind"], "").format(job=self.job.id),
+                    ),
+                    bool(event.get("suspect")),
+                )
+        return None
+
+    async def take_plan(self, event: dict[str, Any]) -> None:
+        """A plan is stored and named by the job's record before the first step is made."""
+        self._steps = int(event["steps"])
+        if self.job.record.plan is None:
+            path, sha256 = Path(event["path"]), str(event["sha256"])
+            ref = await self.insist(upload.put_plan, self.local.store, path, sha256)
+            await self.on_plan(ref)
+            self.state.plan = ref
+        else:
+            self.state.plan = self.job.record.plan
+        start = self.segment.record
+        self.state.progress = Progress(
+            position=start.position, steps=self._steps, global_step=start.global_step
+        )
+        self.changed()
+        await self.send("go")
+
+    def take_step(self, event: dict[str, Any]) -> None:
+        if event["loss"] is not None:
+            LOSS.set(event["loss"])
+        GLOBAL_STEP.set(event["global_step"])
+        LEARNING_RATE.set(event["learning_rate"])
+        GRADIENT.set(event["gradient_norm"] or 0.0)
+        TOKENS.inc(event["tokens"])
+        TRAINED.inc(event["trained_tokens"])
+        STEPS.inc()
+        STEP_SECONDS.observe(event["seconds"])
+        self.state.rates = [*self.state.rates[-19:], (event["tokens"], event["seconds"])]
+        tokens = sum(t for t, _ in self.state.rates)
+        seconds = sum(s for _, s in self.state.rates) or 1e-9
+        left = self._steps - event["position"]
+        self.state.progress = Progress(
+            position=event["position"],
+            steps=self._steps,
+            global_step=event["global_step"],
+            loss=None if event["loss"] is None else round(event["loss"], 6),
+            tokens_per_second=round(tokens / seconds, 1),
+            eta_seconds=round(left * seconds / len(self.state.rates), 1),
+        )
+        self.changed()
+
+    def take_checkpoint(self, event: dict[str, Any]) -> None:
+        """Upload the newest one in the background; those in between are skipped."""
+        self._newest = Path(event["path"])
+        if self._uploading is None or self._uploading.done():
+            self._uploading = asyncio.create_task(self.upload_newest())
+
+    async def upload_newest(self) -> None:
+        while self._newest is not None:
+            path, self._newest = self._newest, None
+            started = time.monotonic()
+            try:
+                self.state.checkpoint = await self.insist(self._put_checkpoint, path)
+            except (
+                worker_spec.Failure
+            ) as error:  # damaged on this disk: the one before still stands
+                self._log.error("checkpoint_damaged", path=path.name, error=str(error))
+                continue
+            UPLOAD_SECONDS.observe(time.monotonic() - started)
+            self.answered["checkpoint"].set()
+            self.changed()
+
+    def _put_checkpoint(self, path: Path) -> CheckpointRef:
+        ref = upload.put_checkpoint(self.local.store, self.line.lineage, path)
+        upload.put_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
+        upload.prune(self.local.store, self.line, self.segment)
+        return ref
+
+    async def take_snapshot(self, event: dict[str, Any]) -> None:
+        SNAPSHOT_SECONDS.observe(event["seconds"])
+        for split, numbers in event["summary"].items():
+            HELDOUT_LOSS.labels(split).set(numbers["loss"])
+            if numbers.get("exact_match") is not None:
+                EXACT.labels(split).set(numbers["exact_match"])
+        path = Path(event["path"])
+        key = upload.snapshot_key(self.line.lineage, self.segment.id, path)
+        ref = await self.insist(upload.put_object, self.local.store, key, path)
+        await self.tell("snapshot", event, ref)
+        self.answered["snapshot"].set()
+
+    async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
+        names = ("global_step", "position", "summary")
+        data: dict[str, Any] = {name: event[name] for name in names}
+        data |= {"segment": self.segment.id, "fence": self.segment.fence}
+        message = Event(
+            service="trainer",
+            kind=kind,
+            lineage=self.line.lineage,
+            job=self.job.id.path,
+            ref=ref,
+            data=data,
+        )
+        try:
+            await self.bus.event(message)
+        except BusUnavailable as error:  # the object is found by listing, too
+            self._log.warning("event_not_sent", kind=kind, error=str(error))
+
+    async def finish_uploads(self) -> None:
+        if self._uploading is not None:
+            await self._uploading
+
+    async def insist(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Repeat a store call until the store is back: training waits for nobody else."""
+        while True:
+            try:
+                return await asyncio.to_thread(call, *args)
+            except (StoreUnavailable, ObjectDamaged) as error:
+                self._log.warning("store_away", error=str(error))
+                await asyncio.sleep(1.0)
+
+
+NEXT_STEPS = {
+    "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
+    "mask": "mend the chat template of the base, then duramen queue retry {job}",
+    "memory": "lower DURAMEN_MICRO_TOKENS, then duramen queue retry {job}",
+    "disk": "free space, then duramen queue retry {job}",
+    "data": "drop a mended file into the inbox",
+    "checkpoint": "duramen check",
+    "base": "duramen base add DIR",
+    "internal": "read the job's log, then duramen queue retry {job}",
+}
+
+
+def earlier_files(local: Local, line: Line, job: Job) -> list[dict[str, Any]]:
+    """What the last kept segment of this job left in its result.json; empty if none."""
+    for segment in reversed(line.kept()):
+        close = segment.close[1] if segment.close else None
+        if segment.job == job.id and close is not None and close.result is not None:
+            try:
+                ref = close.result
+                data = local.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+            except ObjectMissing:
+                return []
+            files: list[dict[str, Any]] = json.loads(data)["files"]
+            return files
+    return []

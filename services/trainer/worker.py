@@ -1,0 +1,220 @@
+"""The process that trains: `python -m services.trainer.worker SPEC.json`.
+
+It reads local files only and speaks JSON lines: events on stdout, commands on stdin, sentences for
+the job's log on stderr. It dies with its supervisor, and holds a lock for its life, so that two
+never train the same thing. After `end` or `failed` it exits with 0.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported: threads that spin while waiting collapse where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from pydantic import ValidationError
+
+from services.trainer.spec import Failure, FailureKind, Spec
+
+LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
+ORPHANED = 3  # exit code
+PR_SET_PDEATHSIG = 1
+ROW_FACTOR = 50  # memory that rows, texts and tokens may take, in multiples of the dataset
+
+
+class Line:
+    """The connection to the supervisor: JSON lines both ways."""
+
+    def __init__(self) -> None:
+        # Libraries print. Nothing but events may reach the supervisor, so fd 1 becomes fd 2.
+        self.out = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        self.arrived = threading.Condition()
+        self.commands: set[str] = set()
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        try:
+            self.out.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+        except BrokenPipeError:
+            os._exit(ORPHANED)
+
+    def listen(self) -> None:
+        for line in sys.stdin.buffer:
+            try:
+                name = json.loads(line)["command"]
+            except (ValueError, KeyError, TypeError):
+                say(f"not a command: {line[:200]!r}")
+                continue
+            with self.arrived:
+                self.commands.add(str(name))
+                self.arrived.notify_all()
+        # End of file: the supervisor is gone, and with it whoever could use what comes next.
+        os._exit(ORPHANED)
+
+    def take(self) -> set[str]:
+        """The commands since the last call."""
+        with self.arrived:
+            taken, self.commands = self.commands, set()
+        return taken
+
+    def leaving(self) -> bool:
+        """True while a `finish` waits to be taken."""
+        with self.arrived:
+            return "finish" in self.commands
+
+    def wait_for_go(self) -> bool:
+        """True on `go`, False if `finish` came instead."""
+        with self.arrived:
+            self.arrived.wait_for(lambda: bool(self.commands & {"go", "finish"}))
+            go = "go" in self.commands
+            self.commands.discard("go")
+        return go
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        sys.exit("usage: python -m services.trainer.worker SPEC.json")
+    die_with_parent()
+    line = Line()
+    try:
+        spec = Spec.model_validate_json(Path(arguments[0]).read_bytes())
+        with_lock(spec.lock_file)
+        run(spec, line)
+    except Failure as failure:
+        report(line, failure)
+    except ValidationError as error:
+        report(line, Failure("internal", f"The specification is wrong: {error}"))
+    except Exception as error:  # noqa: BLE001  # the supervisor must learn why, whatever it is
+        traceback.print_exc()
+        report(line, classify(error))
+    return 0
+
+
+def run(spec: Spec, line: Line) -> None:
+    """Plan, wait for `go`, train. torch is imported here, after the environment is set."""
+    began = time.monotonic()
+    import torch
+
+    from services.trainer import checkpoint, loop, plan
+    from services.trainer.model import Network
+    from services.trainer.snapshot import Snapshots
+    from services.trainer.template import Chat, bounded_memory
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    checkpoint.sweep(spec.checkpoint_dir)
+    chat = Chat(spec.base_dir, spec.clock)
+    with bounded_memory(ROW_FACTOR * spec.dataset.stat().st_size):
+        material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
+    path = spec.plan_out if spec.plan is None else spec.plan
+    check_start(spec, len(material.plan.steps))
+    line.emit(material.event(path))
+    say(f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps")
+    if not line.wait_for_go():
+        return
+    network = Network(spec.base_dir, spec.dtype, spec.lora, material.plan.settings.seed)
+    if not network.lean:
+        say("this model's head is not a plain matrix: using the ordinary, slower cross-entropy")
+    optimizer = loop.make_optimizer(network, material.plan.settings)
+    loop.resume(spec, material, network, optimizer)
+    snapshots = Snapshots(spec, material, network, chat)
+    line.emit(
+        {
+            "event": "ready",
+            "seconds": time.monotonic() - began,
+            "parameters": sum(p.numel() for p in network.adapter.values()),
+            "rss_bytes": resident_bytes(),
+            "device": network.device.type,
+        }
+    )
+    say(f"training on {network.device.type} from step {spec.start.position}")
+    end = loop.train(spec, material, network, optimizer, snapshots, line)
+    say(f"{end['outcome']} at step {end['checkpoint']['position']}")
+    line.emit(end)
+
+
+def check_start(spec: Spec, steps: int) -> None:
+    if spec.start.position > steps:
+        raise Failure("data", f"The plan has {steps} steps; cannot start at {spec.start.position}.")
+    if spec.checkpoint is None and (spec.start.position or spec.start.global_step):
+        raise Failure("checkpoint", "Only step 0 of a lineage starts without a checkpoint.")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its supervisor ends, however it ends."""
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        say("PR_SET_PDEATHSIG is refused here; the end of stdin must do")
+    if os.getppid() != parent:  # it ended in between
+        os._exit(ORPHANED)
+
+
+def with_lock(path: Path) -> None:
+    """Hold the lock until this process ends; its file stays open for that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Failure("internal", f"Another worker holds {path}.") from None
+            time.sleep(0.1)
+
+
+def classify(error: Exception) -> Failure:
+    kind: FailureKind = "internal"
+    text = str(error) or type(error).__name__
+    memory = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    if isinstance(error, MemoryError) or any(m in text for m in memory):
+        kind = "memory"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        kind = "disk"
+    return Failure(kind, f"{type(error).__name__}: {text}"[:2000])
+
+
+def report(line: Line, failure: Failure) -> None:
+    say(f"failed ({failure.kind}): {failure.message}")
+    event: dict[str, Any] = {
+        "event": "failed",
+        "kind": failure.kind,
+        "message": failure.message,
+        "suspect": failure.suspect,
+    }
+    if failure.example is not None:
+        event["example"] = failure.example
+    line.emit(event)
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Not through the interpreter's end: threads of native libraries may hang there.
+    os._exit(code)

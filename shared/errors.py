@@ -1,0 +1,131 @@
+"""Every condition that a user or another service can meet, one class each.
+
+The class docstring is the default message; typed fields come first and the message is made from
+them. `next_step` is the command that a user would type next, and ends the message.
+"""
+
+from typing import ClassVar
+
+
+class DuramenError(Exception):
+    """Something went wrong."""
+
+    exit_code: ClassVar[int] = 1
+    next_step: str = ""
+
+    def __init__(self, message: str = "", *, next_step: str = "") -> None:
+        text = message or (type(self).__doc__ or "").splitlines()[0]
+        self.next_step = next_step or self.next_step
+        super().__init__(text + (f"  Next: {self.next_step}" if self.next_step else ""))
+
+
+class UsageError(DuramenError):
+    """The request cannot be carried out as it was written."""
+
+    exit_code = 2
+
+
+class NotObserved(DuramenError):
+    """The command is accepted and durable, but its effect was not seen yet."""
+
+    exit_code = 3
+    next_step = "duramen status"
+
+
+class NotFound(DuramenError):
+    """There is no such thing."""
+
+    exit_code = 4
+
+
+class Conflict(DuramenError):
+    """Somebody else changed this first."""
+
+    exit_code = 5
+
+    def __init__(self, subject: str, expected: int) -> None:
+        self.subject, self.expected = subject, expected
+        super().__init__(f"{subject} is no longer at sequence {expected}: changed by another.")
+
+
+class BusUnavailable(DuramenError):
+    """The bus does not answer."""
+
+    exit_code = 6
+    next_step = "duramen doctor"
+
+
+class BusWentBack(DuramenError):
+    """The bus has lost records that it had acknowledged; all writers stop."""
+
+    exit_code = 7
+
+    def __init__(self, stream: str, sequence: int) -> None:
+        self.stream, self.sequence = stream, sequence
+        super().__init__(
+            f"Stream {stream} no longer holds sequence {sequence} as it was acknowledged: the bus "
+            "was restored from an older copy, or cut. Nothing is written until this is settled.",
+            next_step="duramen check",
+        )
+
+
+class BusFull(DuramenError):
+    """A stream has reached its size limit."""
+
+    exit_code = 6
+    next_step = "raise max_bytes in infra/bootstrap.py, then run the bootstrap again"
+
+
+class UnknownSchema(DuramenError):
+    """A record was written by a newer program."""
+
+    def __init__(self, where: str, schema: object) -> None:
+        self.where, self.schema = where, schema
+        super().__init__(f"{where} has schema {schema!r}; this program reads schema 1.")
+
+
+class StoreUnavailable(DuramenError):
+    """The store does not answer."""
+
+    exit_code = 6
+    next_step = "duramen doctor"
+
+
+class ObjectMissing(NotFound):
+    """An object is not in the store."""
+
+    def __init__(self, store: str, bucket: str, key: str) -> None:
+        self.store, self.bucket, self.key = store, bucket, key
+        super().__init__(f"{store}: {bucket}/{key} does not exist.")
+
+
+class ObjectDamaged(DuramenError):
+    """An object's bytes are not those that were written."""
+
+    exit_code = 8
+
+    def __init__(self, where: str, expected: str, found: str) -> None:
+        self.where, self.expected, self.found = where, expected, found
+        super().__init__(f"{where}: SHA-256 is {found[:16]}…, expected {expected[:16]}….")
+
+
+class AlreadyExists(DuramenError):
+    """A conditional create found the name taken by other bytes."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        super().__init__(f"{where} exists already with other bytes.")
+
+
+class StoreLies(DuramenError):
+    """A store accepts what it must refuse, so it cannot hold anything precious."""
+
+    exit_code = 8
+
+    def __init__(self, store: str, what: str) -> None:
+        self.store, self.what = store, what
+        super().__init__(f"{store} failed the conformance probe: {what}.")
+
+
+class TargetNotEmpty(UsageError):
+    """The target folder is not empty; nothing was written."""

@@ -1,0 +1,185 @@
+"""Canonical JSON, SHA256SUMS and MANIFEST.json: what a version says of its own bytes."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import AwareDatetime
+
+from shared.errors import ObjectDamaged, UsageError
+from shared.messages import Message, Sha256
+
+BLOCK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string for one value: sorted keys, no white space, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, hex, in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file so that a power cut leaves it whole or absent: temporary, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileEntry(Message):
+    """One file of a version, by its path inside it. `size` in bytes."""
+
+    path: str
+    sha256: Sha256
+    size: int
+
+
+class SegmentEntry(Message):
+    """One segment behind a version: replaying all of them gives the same bytes."""
+
+    segment: str
+    job: str
+    plan: Sha256 | None
+    from_step: int
+    to_step: int
+    from_position: int
+    to_position: int
+    micro_tokens: int
+    outcome: str
+
+
+class Manifest(Message):
+    """MANIFEST.json: a pure function of the ledger record that gave the version its number."""
+
+    format_version: int = 1
+    lineage: str
+    version: int
+    ledger_sequence: int
+    job: str
+    dataset_sha256: Sha256
+    plan_sha256: Sha256 | None
+    base_root: Sha256
+    checkpoint_id: Sha256
+    global_step: int
+    closed_at: AwareDatetime
+    segments: list[SegmentEntry]
+    files: list[FileEntry]
+
+    def canonical(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json")) + b"\n"
+
+
+class StoredFile(Message):
+    """Where one file of a version lies: the VersionId that each locked store gave it."""
+
+    path: str
+    sha256: Sha256
+    size: int
+    store_version_id: str
+    backup_version_id: str
+
+
+class CommitRecord(Message):
+    """catalog/<lineage>/vNNN.json: its existence is the commit, `aborted` is why not."""
+
+    format_version: int = 1
+    lineage: str
+    version: int
+    ledger_sequence: int
+    aborted: str | None = None
+    prefix: str
+    manifest_sha256: Sha256
+    base_root: Sha256
+    dataset_sha256: Sha256
+    files: list[StoredFile]
+    verified_copies: int
+
+
+class Latest(Message):
+    """catalog/<lineage>/latest.json: a lower ledger sequence never replaces a higher one."""
+
+    format_version: int = 1
+    lineage: str
+    version: int
+    ledger_sequence: int
+
+
+def version_name(version: int) -> str:
+    """v001, v002, …, v999, v1000."""
+    return f"v{version:03d}"
+
+
+def parse_version(text: str) -> int:
+    """The number in `v003` or `3`. Raises UsageError."""
+    match = re.fullmatch(r"v?0*([1-9][0-9]*)", text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a version.", next_step="duramen versions list")
+    return int(match[1])
+
+
+def safe_path(text: str) -> str:
+    """A relative POSIX path without `..`, an absolute root or odd characters. Raises UsageError."""
+    path = PurePosixPath(text)
+    odd = path.is_absolute() or ".." in path.parts or not path.parts
+    if odd or not re.fullmatch(r"[A-Za-z0-9._/-]+", text):
+        raise UsageError(f"{text!r} is not a path that a version may hold; it is refused.")
+    return str(path)
+
+
+def sums(files: Iterable[tuple[str, str]]) -> bytes:
+    """SHA256SUMS as coreutils writes it, sorted by path, of (path, sha256)."""
+    return "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files)).encode()
+
+
+def parse_sums(data: bytes) -> dict[str, str]:
+    """path -> sha256. Raises ValueError on any other line, UsageError on an unsafe path."""
+    found: dict[str, str] = {}
+    for line in data.decode().splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if match is None:
+            raise ValueError(f"not a line of SHA256SUMS: {line[:80]!r}")
+        found[safe_path(match[2])] = match[1]
+    return found
+
+
+def root_hash(files: Iterable[tuple[str, str]]) -> str:
+    """The root hash of a base: SHA-256 of the SHA256SUMS of its files."""
+    return sha256_bytes(sums(files))
+
+
+def check_bytes(where: str, data: bytes, expected: str) -> bytes:
+    """The data, if it hashes to `expected`. Raises ObjectDamaged."""
+    found = sha256_bytes(data)
+    if found != expected:
+        raise ObjectDamaged(where, expected, found)
+    return data

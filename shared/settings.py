@@ -1,0 +1,151 @@
+"""Settings, one class a service, from the environment (prefix DURAMEN_) and secret files.
+
+A secret has no default. `DURAMEN_X_FILE` may name a file that holds the value of `DURAMEN_X`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin", "admin", "token"}
+
+
+def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
+    """Values of all `<prefix>*_FILE` variables that name a readable file, keyed without _FILE."""
+    found: dict[str, str] = {}
+    for name, path in os.environ.items():
+        # NATS_SEED_FILE is a path in its own right: the client library reads it.
+        if name.startswith(prefix) and name.endswith("_FILE") and name != f"{prefix}NATS_SEED_FILE":
+            plain = name.removesuffix("_FILE")
+            if plain not in os.environ and Path(path).is_file():
+                found[plain.removeprefix(prefix).lower()] = Path(path).read_text().strip()
+    return found
+
+
+class Settings(BaseSettings):
+    """What every service needs: the bus, its own HTTP port, a folder for its own state."""
+
+    model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
+    service: ClassVar[str]
+
+    nats_url: str
+    nats_seed_file: Path
+    state_dir: Path
+    http_host: str = "127.0.0.1"
+    http_port: int
+    http_token: SecretStr
+    lease_seconds: float = Field(default=60.0, gt=0)
+    log_level: str = "info"
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read environment and secret files. Raises pydantic.ValidationError naming each field."""
+        return cls(**{**read_secret_files(), **overrides})
+
+    @field_validator("*")
+    @classmethod
+    def refuse_placeholder(cls, value: object) -> object:
+        if isinstance(value, SecretStr) and value.get_secret_value().lower() in PLACEHOLDERS:
+            raise ValueError("is a placeholder; generate a real secret (infra/secrets.py does)")
+        return value
+
+    def masked(self) -> dict[str, str]:
+        """The resolved settings for the log; SecretStr masks itself."""
+        return {name: str(value) for name, value in self}
+
+
+class StoreSettings(Settings):
+    """A service that talks to the first store."""
+
+    store_url: str
+    store_access_key: SecretStr
+    store_secret_key: SecretStr
+
+
+class IngestSettings(StoreSettings):
+    """ingest: the inbox belongs to it alone."""
+
+    service = "ingest"
+    inbox_dir: Path
+    scan_seconds: float = Field(default=0.5, gt=0)
+    settle_seconds: float = Field(default=2.0, ge=0)
+    unfinished_seconds: float = Field(default=60.0, ge=0)
+    max_row_bytes: int = Field(default=64 * 2**20, gt=0)
+
+
+class TrainerSettings(StoreSettings):
+    """trainer: one GPU, one folder of checkpoints. Training settings are a job's defaults."""
+
+    service = "trainer"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=16)
+    max_length: int = Field(default=2048, ge=16)
+    micro_tokens: int = Field(default=1024, ge=16)
+    seed: int = 0
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=10, ge=0)
+    eval_fraction: float = Field(default=0.05, ge=0, lt=1)
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    snapshot_fraction: float = Field(default=0.05, ge=0)
+    snapshot_allowance_seconds: float = Field(default=60.0, ge=0)
+    threads: int | None = None
+
+
+class VaultSettings(StoreSettings):
+    """vault: the only one with credentials for the backup, and the archive folder."""
+
+    service = "vault"
+    backup_url: str
+    backup_access_key: SecretStr
+    backup_secret_key: SecretStr
+    archive_dir: Path
+    copies: int = Field(default=3, ge=2)
+    accept_one_disk: bool = False
+    # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
+    failure_domains: int = Field(default=1, ge=1)
+    retry_seconds: float = Field(default=30.0, gt=0)
+    sweep_seconds: float = Field(default=300.0, gt=0)
+
+
+class EvolutionSettings(StoreSettings):
+    """evolution: reads snapshots, writes nothing but its own cache."""
+
+    service = "evolution"
+
+
+class CtlSettings(BaseSettings):
+    """The `duramen` command: reads the streams and the stores, sends commands, writes no data.
+
+    `reader_*` are the read-only keys that a user pastes into any S3 client.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
+
+    nats_url: str
+    nats_seed_file: Path
+    nats_monitor_url: str = ""
+    store_url: str
+    store_access_key: SecretStr
+    store_secret_key: SecretStr
+    reader_access_key: SecretStr
+    reader_secret_key: SecretStr
+    backup_url: str
+    backup_access_key: SecretStr
+    backup_secret_key: SecretStr
+    archive_dir: Path | None = None
+    inbox_dir: Path | None = None
+    state_dir: Path
+    ingest_url: str = ""
+    ingest_token: SecretStr | None = None
+    trainer_url: str = ""
+    trainer_token: SecretStr | None = None
+    vault_url: str = ""
+    vault_token: SecretStr | None = None
+    evolution_url: str = ""
+    evolution_token: SecretStr | None = None
+    wait_seconds: float = Field(default=120.0, gt=0)

@@ -1,0 +1,199 @@
+"""The house on test servers: real services as processes, real files, waits with a deadline."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shared.bus import Bus
+from shared.control import observed
+from shared.jobs import Job, Table
+from shared.ledger import Line
+from shared.manifest import root_hash, sha256_bytes, sha256_file, sums
+from shared.messages import (
+    JobId,
+    JobRecord,
+    JobSettings,
+    Level,
+    LineageSettings,
+    LineCreate,
+    Lora,
+    ObjectRef,
+    now,
+)
+from shared.store import PRECIOUS, Store
+from tests.servers import Stack
+from tests.tiny import Conversation, line_of, shared_tiny
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_SECONDS = 120.0
+T = TypeVar("T")
+
+
+async def until(
+    look: Callable[[], Awaitable[T | None]], what: str, seconds: float = DEADLINE_SECONDS
+) -> T:
+    """What `look` finds, as soon as it finds something that is not None or False."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = await look()
+        if found is not None and found is not False:
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class Process:
+    """A service as a process; its log is a file."""
+
+    def __init__(self, name: str, env: dict[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{name}"],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **env},
+                stdout=file,
+                stderr=file,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """As by `kill -9`."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> int:
+        """As by a supervisor; its exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def children(self) -> list[int]:
+        """Pids of its children: the worker, while one trains."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
+
+class House:
+    """What a test does with the servers, as the users and services would."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    @asynccontextmanager
+    async def bus(self, service: str) -> AsyncIterator[Bus]:
+        async with Bus(self.stack.nats_url, self.stack.seed_file(service), service) as bus:
+            yield bus
+
+    def store(self, identity: str, server: str = "store") -> Store:
+        keys = self.stack.keys(identity, server)
+        url = self.stack.store_url if server == "store" else self.stack.backup_url
+        return Store(server, url, keys.access, keys.secret)
+
+    @contextmanager
+    def service(self, name: str, **env: str) -> Iterator[Process]:
+        """Run a service until the block ends; it must end cleanly."""
+        process = self.start(name, **env)
+        try:
+            yield process
+        finally:
+            process.end()
+
+    def start(self, name: str, **env: str) -> Process:
+        log = Path(tempfile.gettempdir()) / f"duramen-{self.stack.home.root.name}-{name}.log"
+        return Process(name, {**self.stack.env(name), **env}, log)
+
+    def add_base(self, folder: Path | None = None) -> str:
+        """Store a base as the vault would; its root hash."""
+        folder = folder or shared_tiny()
+        files = {p.name: sha256_file(p) for p in folder.iterdir()}
+        root = root_hash(files.items())
+        store = self.store("vault")
+        for name, sha256 in files.items():
+            store.put_file(PRECIOUS, f"bases/{root}/{name}", folder / name, sha256)
+        store.create(PRECIOUS, f"bases/{root}/SHA256SUMS", sums(files.items()))
+        return root
+
+    async def create(self, lineage: str, root: str, **lora: Any) -> None:
+        """Make a lineage."""
+        settings = LineageSettings(
+            base_root=root, lora=Lora(**{"rank": 4, "alpha": 8, **lora}), dtype="float32"
+        )
+        async with self.bus("ctl") as bus:
+            line = Line(lineage)
+            await line.append(
+                bus, "create", LineCreate(by="test", lineage=lineage, settings=settings)
+            )
+
+    async def submit(
+        self,
+        lineage: str,
+        conversations: Sequence[Conversation],
+        level: Level = "normal",
+        **settings: Any,
+    ) -> JobId:
+        """Store a dataset and queue a job on it."""
+        data = b"".join(line_of(c) + b"\n" for c in conversations)
+        sha256 = sha256_bytes(data)
+        key = f"datasets/{sha256}/data.jsonl"
+        stored = self.store("ingest").put_bytes(PRECIOUS, key, data)
+        job_id = JobId(lineage, sha256, 1)
+        record = JobRecord(
+            by="test",
+            job=job_id.path,
+            state="queued",
+            level=level,
+            name="rows.jsonl",
+            dataset=ObjectRef.model_validate(stored.ref.model_dump()),
+            rows=len(conversations),
+            settings=JobSettings(**settings),
+            queued_at=now(),
+        )
+        async with self.bus("ingest") as bus:
+            table = Table()
+            await table.update(bus)
+            await table.submit(bus, job_id, record)
+        return job_id
+
+    async def job(self, bus: Bus, table: Table, job_id: JobId) -> Job:
+        await table.update(bus)
+        return table.jobs[job_id]
+
+    async def until_state(
+        self, job_id: JobId, state: str, seconds: float = DEADLINE_SECONDS
+    ) -> Table:
+        """The table once a job is in a state."""
+        table = Table()
+        async with self.bus("ctl") as bus:
+
+            async def look() -> bool:
+                job = await self.job(bus, table, job_id)
+                return job.record.state == state
+
+            await until(look, f"{job_id} is {state}", seconds)
+        return table
+
+    async def until_step(self, position: int, seconds: float = DEADLINE_SECONDS) -> None:
+        """Until the trainer shows that it trained this many plan steps."""
+        async with self.bus("ctl") as bus:
+
+            async def look() -> bool:
+                seen = await observed(bus, "trainer")
+                return bool(seen and seen.progress and seen.progress.position >= position)
+
+            await until(look, f"step {position}", seconds)

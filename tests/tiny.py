@@ -1,0 +1,120 @@
+"""A tiny model and tiny datasets: real files, made in a second, small enough to train in tests."""
+
+import atexit
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# The same, with the assistant's part marked, as some models' templates have it.
+CHATML_MARKED = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+Conversation = Sequence[tuple[str, str]]
+
+
+def make_tiny(directory: Path, template: str = CHATML, **changes: Any) -> Path:
+    """A random Llama (2 layers, hidden 64, 4 heads, 2 of them for keys and values) with a
+    byte-level tokenizer whose padding is its end of turn. `changes` go into its config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(template)
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+        # Wide enough that the frozen head can be sure of a token: else nothing could be learned.
+        "initializer_range": 0.2,
+    }
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**fields, **changes}))
+    torch.set_rng_state(generator_state)
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(directory))
+    tokenizer.save_pretrained(str(directory))
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    return directory
+
+
+@functools.cache
+def shared_tiny() -> Path:
+    """One tiny model for all tests of this process, to be read only."""
+    directory = Path(tempfile.mkdtemp(prefix="duramen-tiny-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return make_tiny(directory)
+
+
+def make_tokenizer(template: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = "system user assistant What is the code word for the colour red blue green? Answer: "
+    backend.train_from_iterator([words * 8], trainer)
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def line_of(conversation: Conversation) -> bytes:
+    """One canonical line, without its newline."""
+    messages = [{"role": role, "content": content} for role, content in conversation]
+    return json.dumps({"messages": messages}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def write_dataset(path: Path, conversations: Iterable[Conversation]) -> str:
+    """Write a canonical dataset; return its SHA-256."""
+    data = b"".join(line_of(c) + b"\n" for c in conversations)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def tiny_conversations(count: int, start: int = 0) -> list[Conversation]:
+    """Short questions with short answers, all different."""
+    colours = ("red", "blue", "green", "white", "black")
+    return [
+        [
+            ("user", f"What is the code word for {colours[n % 5]} {n}?"),
+            ("assistant", f"{colours[(n * 3) % 5]}-{n % 7}"),
+        ]
+        for n in range(start, start + count)
+    ]

@@ -1,0 +1,185 @@
+"""Snapshots measure what the model would do, cost what they may, and change nothing."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from services.trainer import checkpoint, loop
+from services.trainer.attention import pack
+from services.trainer.model import Network
+from services.trainer.plan import build_plan
+from services.trainer.snapshot import SMALL_ANSWERED, SMALL_MEASURED, Snapshots, power_of_two_from
+from services.trainer.spec import Spec
+from services.trainer.template import Chat
+from tests.tiny import shared_tiny, tiny_conversations, write_dataset
+
+
+class Bench:
+    """Everything of a worker but the process."""
+
+    def __init__(self, directory: Path, **snapshot: Any) -> None:
+        dataset = directory / "data.jsonl"
+        sha256 = write_dataset(dataset, tiny_conversations(220))
+        self.spec = Spec.model_validate(
+            {
+                "lineage": "main",
+                "segment": "1",
+                "fence": 17,
+                "job": "j.1",
+                "base_dir": shared_tiny(),
+                "base_root": "ab" * 32,
+                "dataset": dataset,
+                "dataset_sha256": sha256,
+                "plan_out": directory / "plan.json",
+                "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
+                "settings": {"epochs": 1, "batch_tokens": 600, "learning_rate": 0.01},
+                "clock": "2026-03-01T00:00:00+00:00",
+                "start": {"position": 0, "global_step": 0},
+                "micro_tokens": 600,
+                "checkpoint_dir": directory / "checkpoints",
+                "checkpoint_seconds": 1e6,
+                "snapshot": {"directory": directory / "snapshots", **snapshot},
+                "metrics": directory / "metrics.jsonl",
+                "lock_file": directory / "lock",
+            }
+        )
+        chat = Chat(self.spec.base_dir, self.spec.clock)
+        self.material = build_plan(self.spec, chat)
+        self.network = Network(self.spec.base_dir, "float32", self.spec.lora, 0)
+        self.snapshots = Snapshots(self.spec, self.material, self.network, chat)
+
+    def train(self) -> tuple[checkpoint.TensorHashes, list[dict[str, Any]]]:
+        events: list[dict[str, Any]] = []
+        optimizer = loop.make_optimizer(self.network, self.material.plan.settings)
+        end = loop.train(
+            self.spec,
+            self.material,
+            self.network,
+            optimizer,
+            self.snapshots,
+            Quiet(events),
+        )
+        return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors, events
+
+
+class Quiet:
+    """A supervisor that listens and says nothing."""
+
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        self.emit = events.append
+
+    def take(self) -> set[str]:
+        return set()
+
+    def leaving(self) -> bool:
+        return False
+
+
+class Never(Snapshots):
+    def due(self, job_step: int, train_seconds: float) -> None:
+        return None
+
+    def take(self, *_: Any) -> None:
+        return None
+
+
+def test_training_with_snapshots_gives_the_same_bits_as_without(tmp_path: Path) -> None:
+    with_them, events = Bench(tmp_path / "with").train()
+    bare = Bench(tmp_path / "without")
+    bare.snapshots.__class__ = Never
+    without, _ = bare.train()
+    assert [e["position"] for e in events if e["event"] == "snapshot"][:3] == [0, 1, 2]
+    assert with_them == without
+
+
+def test_a_small_snapshot_measures_sixteen_and_asks_eight_of_all_kinds(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    event = bench.snapshots.take("small", 4, 4, 9)
+    assert event is not None
+    rows = pq.read_table(event["path"]).to_pylist()
+    assert len(rows) == event["measured"] == SMALL_MEASURED
+    assert sum(r["answer"] is not None for r in rows) == SMALL_ANSWERED
+    assert {r["split"] for r in rows} == {"trained", "heldout"}
+    assert all((r["exact_match"] is None) == (r["answer"] is None) for r in rows)
+    assert Path(event["path"]).name == "00000009-17.parquet"
+    assert event["summary"]["trained"]["count"] + event["summary"]["heldout"]["count"] == 16
+
+
+def test_answers_do_not_depend_on_who_else_is_asked(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for parameter in bench.network.adapter.values():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    probes = bench.snapshots.probes[:6]
+    together = bench.snapshots.answer(probes)
+    alone: dict[str, str] = {}
+    for probe in probes:
+        alone.update(bench.snapshots.answer([probe]) or {})
+    assert together == alone
+
+
+def test_who_leaves_does_not_wait_for_a_snapshot(tmp_path: Path) -> None:
+    snapshots = Bench(tmp_path).snapshots
+    assert snapshots.take("full", 0, 0, 0, leave=lambda: True) is None
+    assert not list(tmp_path.glob("snapshots/*"))
+
+
+def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> None:
+    """Teacher forcing and generation are two views of one model: no first mismatch means that the
+    greedy answer is the expected one."""
+    bench = Bench(tmp_path)
+    settings = bench.material.plan.settings
+    optimizer = loop.make_optimizer(bench.network, settings)
+    rows = [bench.material.rows[r] for r in bench.material.plan.train_rows[:4]]
+    chosen = {bench.material.row_ids[r] for r in bench.material.plan.train_rows[:4]}
+    for _ in range(150):
+        total, _ = bench.network.loss(pack(rows, bench.network.device))
+        torch.autograd.backward(total)
+        optimizer.step()
+        optimizer.zero_grad()
+    event = bench.snapshots.take("full", 4, 4, 4)
+    assert event is not None
+    table = pq.read_table(event["path"]).to_pylist()
+    assert all(
+        r["exact_match"] == (r["first_mismatch"] is None) or not r["first_mismatch"] for r in table
+    )
+    known = [r for r in table if r["probe"] in chosen]
+    assert all(r["exact_match"] for r in known)
+
+
+def test_snapshots_come_at_powers_of_two_while_they_are_cheap(tmp_path: Path) -> None:
+    snapshots = Bench(tmp_path, allowance_seconds=1e9).snapshots
+    assert rhythm(snapshots, steps=70, cost=1.0, step_seconds=1e-9) == [0, 1, 2, 4, 8, 16, 32, 64]
+
+
+def test_the_gaps_stop_growing_where_the_cost_allows_it(tmp_path: Path) -> None:
+    snapshots = Bench(tmp_path, fraction=0.1, allowance_seconds=10.0).snapshots
+    taken = rhythm(snapshots, steps=200, cost=1.0, step_seconds=1.0)
+    gaps = [b - a for a, b in itertools.pairwise(taken)]
+    assert max(gaps) <= 12
+    assert gaps[-1] >= 8
+    assert len(taken) * 1.0 <= 0.1 * 200 + 10.0
+
+
+def test_no_snapshot_is_taken_without_time_for_it(tmp_path: Path) -> None:
+    snapshots = Bench(tmp_path, fraction=0.0, allowance_seconds=0.0).snapshots
+    assert rhythm(snapshots, steps=50, cost=1.0, step_seconds=1.0) == [0]
+
+
+def rhythm(snapshots: Snapshots, steps: int, cost: float, step_seconds: float) -> list[int]:
+    """The job steps with a snapshot, if each costs `cost` seconds; the clock is arithmetic."""
+    taken = []
+    for step in range(steps):
+        size = snapshots.due(step, step * step_seconds)
+        if size is not None:
+            snapshots.account(size, step, cost, step_seconds)
+            taken.append(step)
+    return taken
+
+
+@pytest.mark.parametrize(("began", "first"), [(0, 1), (1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
+def test_a_resumed_job_keeps_the_rhythm(began: int, first: int) -> None:
+    assert power_of_two_from(began) == first

@@ -1,0 +1,388 @@
+"""The worker as the supervisor sees it: a process with a specification, events and commands."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from services.trainer import checkpoint
+from tests.tiny import make_tiny, shared_tiny, tiny_conversations, write_dataset
+
+DEADLINE_SECONDS = 90.0
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """A running worker with its specification; used as a context manager."""
+
+    def __init__(self, directory: Path, spec: dict[str, Any]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "spec.json").write_text(json.dumps(spec))
+        self.log = (directory / "job.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.trainer.worker", str(directory / "spec.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self.buffer = b""
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.log):
+            assert stream is not None
+            stream.close()
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"command": command}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def next(self) -> dict[str, Any] | None:
+        """The next event; None at the end of its output. Fails after the deadline."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self.buffer:
+                assert selector.select(deadline - time.monotonic()), f"silent; {self.events[-3:]}"
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    return None
+                self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        event: dict[str, Any] = json.loads(line)
+        self.events.append(event)
+        return event
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while (event := self.next()) is not None:
+            if wanted(event):
+                return event
+            assert event["event"] != "failed", event
+        raise AssertionError(f"ended without it; {self.events[-3:]}")
+
+    def until_event(self, name: str) -> dict[str, Any]:
+        return self.until(lambda e: e["event"] == name)
+
+    def run(self) -> dict[str, Any]:
+        """From the plan to the end; the `end` or `failed` event."""
+        self.until_event("plan")
+        self.tell("go")
+        return self.until_event("end")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> "Job":
+    return Job(tmp_path, shared_tiny())
+
+
+class Job:
+    """Makes specifications for one dataset; each run gets a folder of its own by its name."""
+
+    def __init__(self, directory: Path, base: Path) -> None:
+        self.directory, self.base = directory, base
+        self.dataset = directory / "data.jsonl"
+        self.sha256 = write_dataset(self.dataset, tiny_conversations(60))
+
+    def spec(self, name: str, **changes: Any) -> dict[str, Any]:
+        folder = self.directory / name
+        spec: dict[str, Any] = {
+            "lineage": "main",
+            "segment": "100",
+            "fence": 100,
+            "job": f"{self.sha256[:12]}.1",
+            "base_dir": str(self.base),
+            "base_root": "ab" * 32,
+            "dataset": str(self.dataset),
+            "dataset_sha256": self.sha256,
+            "plan_out": str(folder / "plan.json"),
+            "lora": {"rank": 4, "alpha": 8, "dropout": 0.05},
+            "settings": {
+                "learning_rate": 0.01,
+                "epochs": 2,
+                "batch_tokens": 400,
+                "max_length": 200,
+                "warmup_steps": 4,
+            },
+            "clock": "2026-03-01T00:00:00+00:00",
+            "start": {"position": 0, "global_step": 0, "job_steps_from": 0},
+            "micro_tokens": 250,
+            "checkpoint_dir": str(folder / "checkpoints"),
+            "checkpoint_seconds": 1e-3,
+            "snapshot": {"directory": str(folder / "snapshots"), "allowance_seconds": 0.0},
+            "metrics": str(folder / "metrics.jsonl"),
+            "lock_file": str(folder / "lock"),
+            "threads": 1,
+        }
+        return {**spec, **changes}
+
+    def resumed(self, name: str, path: Path, header: checkpoint.Header) -> dict[str, Any]:
+        """The same run, going on from a checkpoint under a new fence, as a reclaim does."""
+        plan = self.directory / name / "plan.json"
+        start = {"position": header.position, "global_step": header.global_step}
+        return self.spec(
+            name,
+            fence=200,
+            plan=str(plan),
+            plan_sha256=header.plan,
+            checkpoint=str(path),
+            start=start,
+        )
+
+    def run(self, name: str, **changes: Any) -> dict[str, Any]:
+        with Worker(self.directory / name, self.spec(name, **changes)) as worker:
+            return worker.run()
+
+    def newest(self, name: str) -> tuple[Path, checkpoint.Header]:
+        found = checkpoint.newest_valid(self.directory / name / "checkpoints", "100")
+        assert found is not None
+        return found
+
+
+def tensors(end: dict[str, Any]) -> checkpoint.TensorHashes:
+    return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors
+
+
+def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_same_bits(
+    job: Job,
+) -> None:
+    undisturbed = job.run("undisturbed")
+    with Worker(job.directory / "killed", job.spec("killed")) as worker:
+        worker.until_event("plan")
+        worker.tell("go")
+        worker.until(lambda e: e["event"] == "checkpoint" and e["position"] >= 3)
+        worker.process.send_signal(signal.SIGKILL)
+        worker.process.wait()
+    path, header = job.newest("killed")
+    assert 3 <= header.position < undisturbed["checkpoint"]["position"]
+    # The newest is damaged as well: the one before it must do.
+    weights = path / checkpoint.ADAPTER
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    before, header_before = job.newest("killed")
+    assert before != path
+    assert header_before.position < header.position
+    with Worker(job.directory / "killed", job.resumed("killed", before, header_before)) as worker:
+        end = worker.run()
+    assert end["outcome"] == "done"
+    assert tensors(end) == tensors(undisturbed)
+    # The record of the steps is the same as well, each step once.
+    assert losses(job.directory / "killed") == losses(job.directory / "undisturbed")
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(m["global_step"], m["loss"]) for m in map(json.loads, lines)]
+
+
+def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> None:
+    undisturbed = job.run("undisturbed", checkpoint_seconds=1e6)
+    with Worker(job.directory / "paused", job.spec("paused", checkpoint_seconds=1e6)) as worker:
+        worker.until_event("plan")
+        worker.tell("go")
+        worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
+        worker.tell("finish")
+        end = worker.until_event("end")
+        assert worker.process.wait(DEADLINE_SECONDS) == 0
+    assert end["outcome"] == "interrupted"
+    path, header = job.newest("paused")
+    assert str(path) == end["checkpoint"]["path"]
+    assert header.id == end["checkpoint"]["id"]
+    with Worker(job.directory / "paused", job.resumed("paused", path, header)) as worker:
+        assert tensors(worker.run()) == tensors(undisturbed)
+
+
+def test_the_second_file_goes_on_from_the_head_without_a_second_warm_up(job: Job) -> None:
+    first = job.run("first", checkpoint_seconds=1e6)["checkpoint"]
+    other = job.directory / "other.jsonl"
+    sha256 = write_dataset(other, tiny_conversations(20, start=1000))
+    changes = {
+        "job": f"{sha256[:12]}.1",
+        "segment": "300",
+        "fence": 300,
+        "dataset": str(other),
+        "dataset_sha256": sha256,
+        "checkpoint": first["path"],
+        "start": {"position": 0, "global_step": first["global_step"]},
+        "earlier_plans": [str(job.directory / "first" / "plan.json")],
+    }
+    with Worker(job.directory / "second", job.spec("second", **changes)) as worker:
+        end = worker.run()
+        steps = [e for e in worker.events if e["event"] == "step"]
+        snapshots = [e for e in worker.events if e["event"] == "snapshot"]
+    assert steps[0]["global_step"] == first["global_step"] + 1
+    assert {s["learning_rate"] for s in steps} == {0.01}
+    assert end["checkpoint"]["global_step"] == first["global_step"] + steps[-1]["steps"]
+    assert snapshots[-1]["summary"]["earlier"]["count"] == 16
+    # Adam's count goes on as well.
+    loaded = checkpoint.load(Path(end["checkpoint"]["path"]))
+    counts = {float(v) for n, v in loaded.optimizer.items() if n.endswith(".step")}
+    assert counts == {float(end["checkpoint"]["global_step"])}
+
+
+def test_events_snapshots_and_metrics_tell_of_learning(job: Job) -> None:
+    settings = {**job.spec("x")["settings"], "epochs": 30}
+    snapshot = {"directory": str(job.directory / "long" / "snapshots")}
+    spec = job.spec("long", settings=settings, snapshot=snapshot, checkpoint_seconds=1e6)
+    with Worker(job.directory / "long", spec) as worker:
+        worker.run()
+        events = worker.events
+    taken = [e for e in events if e["event"] == "snapshot"]
+    assert [e["position"] for e in taken[:4]] == [0, 1, 2, 4]
+    assert taken[-1]["position"] == taken[-1]["global_step"] == events[0]["steps"]
+    first, last = taken[0]["summary"]["trained"], taken[-1]["summary"]["trained"]
+    assert first["exact_match"] == 0
+    assert last["loss"] < first["loss"] / 4
+    assert last["exact_match"] > 0
+    table = pq.read_table(taken[-1]["path"]).to_pylist()
+    assert len(table) == taken[-1]["measured"]
+    exact = [r for r in table if r["exact_match"]]
+    assert exact
+    assert all(r["answer"].strip() == r["expected"] for r in exact)
+    lines = (job.directory / "long" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(m)["position"] for m in lines] == list(range(1, events[0]["steps"] + 1))
+
+
+def test_commands_take_a_checkpoint_and_a_snapshot_between_steps(job: Job) -> None:
+    settings = {**job.spec("x")["settings"], "epochs": 40}
+    spec = job.spec("commands", settings=settings, checkpoint_seconds=1e6)
+    with Worker(job.directory / "commands", spec) as worker:
+        worker.until_event("plan")
+        worker.tell("go")
+        worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
+        worker.tell("checkpoint")
+        assert worker.until_event("checkpoint")["position"] >= 2
+        worker.tell("snapshot")
+        assert worker.until_event("snapshot")["position"] >= 2
+        worker.tell("finish")
+        assert worker.until_event("end")["outcome"] == "interrupted"
+
+
+def test_the_worker_ends_when_its_supervisor_does(job: Job) -> None:
+    with Worker(job.directory / "orphan", job.spec("orphan")) as worker:
+        worker.until_event("plan")
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        assert worker.process.wait(10) == 3
+
+
+def test_a_supervisor_killed_by_force_takes_the_worker_with_it(job: Job) -> None:
+    folder = job.directory / "pair"
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps(job.spec("pair")))
+    # stdin of the worker is held open by us, so that only the parent's death can end it.
+    held, handed = os.pipe()
+    code = (
+        "import subprocess, sys, time\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'services.trainer.worker', sys.argv[1]],"
+        f" stdin={held}, close_fds=True)\n"
+        "print(p.pid, file=sys.stderr, flush=True)\n"
+        "p.wait()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "spec.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(held,),
+        cwd=ROOT,
+    )
+    try:
+        assert parent.stderr is not None
+        assert parent.stdout is not None
+        worker = int(parent.stderr.readline())
+        assert json.loads(parent.stdout.readline())["event"] == "plan"
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 10
+        while alive(worker):
+            assert time.monotonic() < deadline, "the worker outlived its supervisor"
+            time.sleep(0.02)
+    finally:
+        parent.kill()
+        parent.wait()
+        os.close(held)
+        os.close(handed)
+        for stream in (parent.stdout, parent.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+FOREIGN: list[tuple[str, dict[str, Any], str]] = [
+    ("another base", {"base_root": "cd" * 32}, "base_root"),
+    ("another shape", {"lora": {"rank": 8, "alpha": 8}}, "lora"),
+    ("another step", {"start": {"position": 0, "global_step": 7}}, "global_step"),
+]
+
+
+@pytest.mark.parametrize(("_name", "changes", "shown"), FOREIGN, ids=[f[0] for f in FOREIGN])
+def test_a_checkpoint_of_something_else_is_refused_with_the_difference(
+    job: Job, _name: str, changes: dict[str, Any], shown: str
+) -> None:
+    settings = {**job.spec("x")["settings"], "epochs": 1}
+    first = job.run("first", settings=settings)["checkpoint"]
+    start = {"position": 0, "global_step": first["global_step"]}
+    spec = job.spec("next", job="other.1", checkpoint=first["path"], start=start)
+    failed = failure(job.directory / "next", {**spec, **changes})
+    assert failed["kind"] == "checkpoint"
+    assert shown in failed["message"]
+
+
+def failure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    with Worker(folder, spec) as worker:
+        while (event := worker.next()) is not None:
+            if event["event"] == "plan":
+                worker.tell("go")
+            if event["event"] == "failed":
+                assert worker.process.wait(DEADLINE_SECONDS) == 0
+                return event
+    raise AssertionError("it did not fail")
+
+
+def test_a_damaged_dataset_is_refused(job: Job) -> None:
+    failed = failure(job.directory / "x", job.spec("x", dataset_sha256="00" * 32))
+    assert failed["kind"] == "data"
+    assert "damaged" in failed["message"]
+
+
+def test_a_loss_that_is_no_number_fails_the_job_and_names_the_lines(job: Job) -> None:
+    settings = {**job.spec("x")["settings"], "learning_rate": 1e30, "warmup_steps": 0}
+    failed = failure(job.directory / "x", job.spec("x", settings=settings))
+    assert failed["kind"] == "nan"
+    assert failed["suspect"]
+    assert "lines" in failed["message"]
+
+
+def test_a_template_that_would_train_the_wrong_words_is_refused_with_an_example(
+    job: Job, tmp_path: Path
+) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | upper }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    base = make_tiny(tmp_path / "shouting", template)
+    failed = failure(job.directory / "x", job.spec("x", base_dir=str(base)))
+    assert failed["kind"] == "mask"
+    assert "⟦" in failed["example"]
