@@ -49,7 +49,9 @@ def make_tiny(directory: Path, template: str = CHATML, **changes: Any) -> Path:
         "max_position_embeddings": 512,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        # A padding token named here starts as zeros, and the end of turn is the padding: a frozen
+        # head that is tied to zeros could never say it.
+        "pad_token_id": None,
         "tie_word_embeddings": True,
         # Wide enough that the frozen head can be sure of a token: else nothing could be learned.
         "initializer_range": 0.2,

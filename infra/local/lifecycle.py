@@ -125,13 +125,20 @@ def _await_ready(home: Home, say: Say) -> None:
         if phase == "ready":
             return
         if phase in ("failed", "stopped") or supervisor_pid(home) is None:
-            reason = now.get("error") or last_line(home.log("supervisor"))
-            raise NotStarted(reason)
+            _await_gone(home)
+            raise NotStarted(now.get("error") or last_line(home.log("supervisor")))
         if waiting and waiting != said:
             say(f"waiting for {waiting}")
             said = waiting
         time.sleep(0.1)
     raise NotStarted(f"not ready after {START_SECONDS} s: still waiting for {said}")
+
+
+def _await_gone(home: Home) -> None:
+    """Let a supervisor that has failed end what it started, so that the next `up` finds it gone."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while supervisor_pid(home) is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _read_status(home: Home) -> dict[str, Any]:

@@ -12,7 +12,7 @@ SHELL_SECONDS = 30
 
 @dataclass(frozen=True)
 class WeedServer:
-    """One store: its folder of data, the folder of its security.toml, its S3 identities, its ports."""
+    """One store: its data, the folder of its security.toml, its S3 identities, its ports."""
 
     name: str
     data_dir: Path

@@ -7,7 +7,9 @@ import sys
 from services.trainer import api, lease
 from services.trainer.local import Local
 from services.trainer.process import environment
-from services.trainer.supervisor import Supervisor, heartbeat
+from services.trainer.show import heartbeat
+from services.trainer.state import Trainer
+from services.trainer.supervisor import look
 from shared import http, log, service
 from shared.bus import Bus
 from shared.settings import TrainerSettings
@@ -42,14 +44,14 @@ async def main(settings: TrainerSettings) -> None:
     async with bus:
         name = lease.lease_name(settings.state_dir)
         held = lease.Held(bus, name, service.instance("trainer"), settings.lease_seconds)
-        supervisor = Supervisor(settings, bus, Local(settings.state_dir, store), dtype, held)
+        trainer = Trainer(settings, bus, Local(settings.state_dir, store), dtype, held)
         for subject in ("jobs.>", "ctl.desired.trainer", "ctl.once.trainer"):
-            await bus.subscribe(subject, supervisor.wake.set)
+            await bus.subscribe(subject, trainer.wake.set)
         await service.run(
             held.keep(),
-            heartbeat(supervisor),
-            service.repeat("trainer", supervisor.once, supervisor.wake, 1.0),
-            http.serve(api.make(settings, supervisor, store), settings),
+            heartbeat(trainer),
+            service.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),
+            http.serve(api.make(settings, trainer, store), settings),
         )
 
 

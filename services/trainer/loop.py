@@ -288,7 +288,18 @@ def save(
     position: int,
     global_step: int,
 ) -> dict[str, Any]:
-    """Write a checkpoint, remove old ones; {path, id, global_step, position}."""
+    """Write a checkpoint, remove old ones; {path, id, global_step, position}.
+
+    Raises Failure (nan): weights that are no numbers are never saved.
+    """
+    adapter = network.state()
+    if not all(np.isfinite(values).all() for values in adapter.values()):
+        raise Failure(
+            "nan",
+            f"The adapter is not finite after step {position}. Lower the learning rate "
+            f"(now {material.plan.settings.learning_rate:g}).",
+            suspect=True,
+        )
     header = {
         "lineage": spec.lineage,
         "segment": spec.segment,
@@ -307,7 +318,7 @@ def save(
     path, written = checkpoint.write(
         spec.checkpoint_dir,
         header,
-        network.state(),
+        adapter,
         optimizer_state(network, optimizer),
         adapter_config(network.model),
     )

@@ -237,9 +237,15 @@ def test_the_second_file_goes_on_from_the_head_without_a_second_warm_up(job: Job
 
 
 def test_events_snapshots_and_metrics_tell_of_learning(job: Job) -> None:
-    settings = {**job.spec("x")["settings"], "epochs": 30}
-    snapshot = {"directory": str(job.directory / "long" / "snapshots")}
-    spec = job.spec("long", settings=settings, snapshot=snapshot, checkpoint_seconds=1e6)
+    sha256 = write_dataset(job.dataset, tiny_conversations(12))
+    spec = job.spec(
+        "long",
+        dataset_sha256=sha256,
+        settings={**job.spec("x")["settings"], "epochs": 100},
+        lora={"rank": 8, "alpha": 16},
+        snapshot={"directory": str(job.directory / "long" / "snapshots")},
+        checkpoint_seconds=1e6,
+    )
     with Worker(job.directory / "long", spec) as worker:
         worker.run()
         events = worker.events

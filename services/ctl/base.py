@@ -1,0 +1,295 @@
+"""duramen base, duramen lineage: the frozen weights under an adapter, and the lines on them."""
+
+from json import loads
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table as Grid
+
+from services.ctl import cli, versions
+from shared.bus import Bus
+from shared.errors import DuramenError, NotFound, ObjectMissing, UsageError
+from shared.jobs import Table
+from shared.manifest import parse_sums, root_hash, safe_path, sha256_bytes, sha256_file, sums
+from shared.messages import LineageSettings, LineCreate, Lora, Once
+from shared.settings import CtlSettings
+from shared.store import PRECIOUS, WORK, Store
+
+app = typer.Typer(no_args_is_help=True, help="Base models: add, list.")
+lineage_app = typer.Typer(no_args_is_help=True, help="Lines of training: new, list.")
+SUMS = "SHA256SUMS"
+SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
+NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
+BASE_WAIT_SECONDS = 3600.0  # tens of gigabytes, three times, read back
+
+
+# ---- base ----------------------------------------------------------------------------------------
+
+
+@app.command("add")
+def add(
+    source: Annotated[str, typer.Argument(help="A model directory, or a name on the hub.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Of a hub model: branch, tag or commit.")
+    ] = None,
+    json: cli.Json = False,
+) -> None:
+    """Keep a base model, in three verified copies; the first one becomes lineage `main`'s."""
+    folder = Path(source) if Path(source).is_dir() else from_hub(source, revision)
+    cli.run(_add(folder, json))
+
+
+def from_hub(name: str, revision: str | None) -> Path:
+    """Download a model at a pinned commit, text and safetensors only. Raises DuramenError."""
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise NotFound(f"{name} is neither a directory here nor a name such as owner/model.")
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise DuramenError(
+            "Fetching from the hub needs the package huggingface_hub.",
+            next_step="download the model elsewhere, then: duramen base add DIR",
+        ) from error
+    try:
+        commit = HfApi().model_info(name, revision=revision).sha
+        cli.console.print(f"{name} at commit {commit}", style="dim")
+        return Path(snapshot_download(name, revision=commit, allow_patterns=HUB_PATTERNS))
+    except HfHubHTTPError as error:
+        raise DuramenError(f"The hub refuses {name}: {error}") from error
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise DuramenError(
+            f"The hub cannot be reached for {name}: {error}",
+            next_step="download the model elsewhere, then: duramen base add DIR",
+        ) from error
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a model directory, by the path they will have. Raises UsageError.
+
+    Hidden files, and SHA256SUMS, which is made anew, are left out; anything else that is no part
+    of a model is refused by name: nothing pickled is kept, and no code.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+            continue
+        if relative.as_posix() == SUMS:
+            continue
+        if path.suffix not in SUFFIXES and not path.name.startswith(NAMES):
+            raise UsageError(
+                f"{relative} is refused: a base holds safetensors, JSON, tokenizer, template and "
+                "licence files; nothing pickled, no code.",
+                next_step="copy the model to a folder without it",
+            )
+        found[safe_path(relative.as_posix())] = path
+    if "config.json" not in found:
+        raise UsageError(f"{folder} holds no config.json: this is no model directory.")
+    return found
+
+
+async def _add(folder: Path, json: bool) -> None:
+    config = cli.settings()
+    files = files_of(folder)
+    hashes = {path: sha256_file(file) for path, file in files.items()}
+    root = root_hash(hashes.items())
+    store = cli.store(config)
+    if not is_stored(store, root):
+        upload(store, root, files, hashes, quiet=json)
+    command = Once(by=cli.who(), service="vault", command="base", base_root=root)
+    async with cli.bus(config) as bus:
+        wait = max(config.wait_seconds, BASE_WAIT_SECONDS)
+        answer = await versions.ask_vault(bus, command, wait)
+        made = await make_first_lineage(bus, root)
+    value = {"base_root": root, **answer["receipt"], "lineage_created": made}
+
+    def tell() -> None:
+        cli.console.print(f"base {root[:12]}: {answer['why']}")
+        if made:
+            cli.console.print(f"lineage {made} is made on it")
+
+    cli.emit(value, json, tell)
+
+
+def is_stored(store: Store, root: str) -> bool:
+    try:
+        return sha256_bytes(store.read(PRECIOUS, f"bases/{root}/{SUMS}")) == root
+    except ObjectMissing:
+        return False
+
+
+def upload(
+    store: Store, root: str, files: dict[str, Path], hashes: dict[str, str], *, quiet: bool
+) -> None:
+    """Into staging, from where the vault takes it; SHA256SUMS last."""
+    for path, file in files.items():
+        if not quiet:
+            cli.console.print(f"uploading {path} ({versions.human(file.stat().st_size)})")
+        store.put_file(WORK, f"staging/bases/{root}/{path}", file, hashes[path])
+    store.put_bytes(WORK, f"staging/bases/{root}/{SUMS}", sums(hashes.items()))
+
+
+@app.command("list")
+def list_bases(json: cli.Json = False) -> None:
+    """The bases that are stored, and the lineages on them."""
+    cli.run(_list_bases(json))
+
+
+async def _list_bases(json: bool) -> None:
+    config = cli.settings()
+    store = cli.store(config)
+    async with cli.bus(config) as bus:
+        table = Table()
+        await table.update(bus)
+    rows = [base_row(store, root, table) for root in roots(store)]
+
+    def human() -> None:
+        if not rows:
+            cli.console.print("There is no base yet.  Next: duramen base add DIR")
+            return
+        grid = Grid("base", "model", "files", "lineages", box=None, pad_edge=False)
+        for row in rows:
+            lines = ", ".join(row["lineages"])
+            grid.add_row(row["base_root"][:12], row["model"], str(row["files"]), lines)
+        cli.console.print(grid)
+
+    cli.emit(rows, json, human)
+
+
+def roots(store: Store) -> list[str]:
+    """Roots of all committed bases."""
+    keys = store.keys(PRECIOUS, "bases/")
+    return [key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(f"/{SUMS}")]
+
+
+def base_row(store: Store, root: str, table: Table) -> dict[str, Any]:
+    files = parse_sums(store.read(PRECIOUS, f"bases/{root}/{SUMS}", sha256=root))
+    on_it = [n for n, line in table.lines.items() if line.head and line.head.base_root == root]
+    return {
+        "base_root": root,
+        "model": model_name(store, root, files.get("config.json")),
+        "files": len(files),
+        "lineages": on_it,
+    }
+
+
+def model_name(store: Store, root: str, sha256: str | None) -> str:
+    """Type and size as config.json says them: `llama, 30 layers of 576`."""
+    try:
+        found = loads(store.read(PRECIOUS, f"bases/{root}/config.json", sha256=sha256))
+    except (DuramenError, ValueError):
+        return "?"
+    layers, width = found.get("num_hidden_layers"), found.get("hidden_size")
+    return f"{found.get('model_type', '?')}, {layers} layers of {width}"
+
+
+# ---- lineage -------------------------------------------------------------------------------------
+
+
+async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -> None:
+    """Write the first record of a lineage. Raises UsageError if it exists, Conflict."""
+    line = table.lines.get(name)
+    if line is not None and line.settings is not None:
+        raise UsageError(f"Lineage {name} exists already.", next_step="duramen lineage list")
+    prev, last = (line.sequence, line.last) if line else (0, 0)
+    record = LineCreate(by=cli.who(), prev=prev, lineage=name, settings=settings)
+    wildcard = f"jobs.line.{name}.*"
+    await bus.append("JOBS", f"jobs.line.{name}.create", wildcard, record, last)
+    await table.update(bus)
+
+
+async def make_first_lineage(bus: Bus, root: str) -> str | None:
+    """`main` on this base, if there is none yet."""
+    table = Table()
+    await table.update(bus)
+    line = table.lines.get("main")
+    if line is not None and line.settings is not None:
+        return None
+    await create(bus, table, "main", LineageSettings(base_root=root))
+    return "main"
+
+
+@lineage_app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Lower case letters, digits, - and _.")],
+    base: Annotated[str, typer.Option("--base", help="A base as shown by `duramen base list`.")],
+    rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
+    alpha: Annotated[int, typer.Option("--alpha", min=1)] = 32,
+    dropout: Annotated[float, typer.Option("--dropout", min=0, max=0.99)] = 0.0,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    json: cli.Json = False,
+) -> None:
+    """Make a lineage; base, shape and dtype are fixed from now on."""
+    config = cli.settings()
+    root = find_root(cli.store(config), base)
+    try:
+        settings = LineageSettings.model_validate(
+            {
+                "base_root": root,
+                "lora": Lora(rank=rank, alpha=alpha, dropout=dropout),
+                "dtype": dtype,
+                "seed": seed,
+            }
+        )
+        LineCreate(by=cli.who(), lineage=name, settings=settings)
+    except ValueError as error:
+        raise UsageError(f"That is no lineage: {error}") from error
+    cli.run(_new(config, name, settings, json))
+
+
+async def _new(config: CtlSettings, name: str, settings: LineageSettings, json: bool) -> None:
+    async with cli.bus(config) as bus:
+        table = Table()
+        await table.update(bus)
+        await create(bus, table, name, settings)
+    value = {"lineage": name, **settings.model_dump(mode="json")}
+    cli.emit(value, json, lambda: cli.console.print(f"lineage {name} on {settings.base_root[:12]}"))
+
+
+def find_root(store: Store, shown: str) -> str:
+    """The one base whose root begins so. Raises NotFound."""
+    found = [root for root in roots(store) if shown and root.startswith(shown)]
+    if len(found) != 1:
+        how = "no base" if not found else f"{len(found)} bases"
+        raise NotFound(f"{how} named {shown!r}.", next_step="duramen base list")
+    return found[0]
+
+
+@lineage_app.command("list")
+def list_lineages(json: cli.Json = False) -> None:
+    """All lineages: base, shape, steps, newest version."""
+    cli.run(_list_lineages(json))
+
+
+async def _list_lineages(json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        table = Table()
+        await table.update(bus)
+    rows = [
+        {
+            "lineage": name,
+            **line.settings.model_dump(mode="json"),
+            "dtype": line.dtype or line.settings.dtype,
+            "global_step": line.head.global_step,
+            "latest": line.latest,
+            "versions": sorted(line.versions),
+        }
+        for name, line in table.lines.items()
+        if line.settings and line.head
+    ]
+
+    def human() -> None:
+        grid = Grid("lineage", "base", "lora", "dtype", "steps", "latest", box=None, pad_edge=False)
+        for row in rows:
+            lora = f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}"
+            latest = f"v{row['latest']:03d}" if row["latest"] else "-"
+            shown = [row["lineage"], row["base_root"][:12], lora, row["dtype"]]
+            grid.add_row(*shown, str(row["global_step"]), latest)
+        cli.console.print(grid)
+
+    cli.emit(rows, json, human)

@@ -1,0 +1,86 @@
+"""One-time commands: each is answered once, `done` or `void` with the reason."""
+
+import asyncio
+
+from services.trainer.closing import close_segment
+from services.trainer.show import show
+from services.trainer.state import Trainer
+from services.trainer.training import Training
+from shared import log
+from shared.messages import Event, Once
+
+
+async def answer_live(trainer: Trainer, training: Training) -> None:
+    """Snapshot and checkpoint are asked of the worker; what means another segment is void."""
+    for at, once in trainer.control.pending(trainer.once_through):
+        if once.segment != training.segment.id:
+            await answer_missed(trainer, at, once)
+            continue
+        if once.command not in training.answered:
+            await answer(trainer, at, once, "void", f"{once.command} is not for the trainer")
+            continue
+        training.answered[once.command].clear()
+        await training.send(once.command)
+        await wait_answered(training, once.command)
+        await answer(trainer, at, once, "done", once.command)
+
+
+async def wait_answered(training: Training, command: str) -> None:
+    """Wait for what was asked, or for the worker's end, whose last checkpoint is as good."""
+    either = [training.answered[command], training.over]
+    waits = [asyncio.create_task(event.wait()) for event in either]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+async def answer_idle(trainer: Trainer) -> None:
+    """With no worker: skip closes the held segment, a paused one has its checkpoint."""
+    for at, once in trainer.control.pending(trainer.once_through):
+        if trainer.held is None or once.segment != trainer.held.id:
+            await answer_missed(trainer, at, once)
+        elif once.command == "skip":
+            await close_skipped(trainer, at, once)
+        elif trainer.control.state == "running":
+            return  # its worker is about to start and is asked then
+        elif once.command == "checkpoint":
+            await answer(trainer, at, once, "done", "paused: its checkpoint is stored")
+        else:
+            await answer(trainer, at, once, "void", "paused: duramen resume")
+
+
+async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
+    """A command for a segment that is not held: done before a crash, or too late."""
+    for line in trainer.table.lines.values():
+        segment = line.segments.get(once.segment or "")
+        if segment is None:
+            continue
+        if segment.close is None:
+            return  # open, but not taken over yet: it waits for its owner
+        if segment.close[1].cause == once.nonce:
+            await answer(trainer, at, once, "done", "before a restart")
+        else:
+            outcome = segment.close[1].outcome
+            await answer(trainer, at, once, "void", f"that segment is closed ({outcome})")
+        return
+    await answer(trainer, at, once, "void", "no such segment is open here")
+
+
+async def answer(trainer: Trainer, at: int, once: Once, outcome: str, why: str) -> None:
+    data = {
+        "command": once.nonce,
+        "sequence": at,
+        "name": once.command,
+        "outcome": outcome,
+        "why": why,
+        "segment": once.segment,
+    }
+    await trainer.bus.event(Event(service="trainer", kind="answered", data=data))
+    trainer.once_through = at
+    log.get().info("command_answered", **data)
+    await show(trainer)
+
+
+async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
+    await close_segment(trainer, "skipped", cause=once.nonce, keep=once.keep)
+    await answer(trainer, at, once, "done", "kept" if once.keep else "dropped")

@@ -1,0 +1,85 @@
+"""What the trainer shows of itself: `ctl.observed.trainer`."""
+
+import asyncio
+
+from services.trainer.state import Trainer
+from shared import log
+from shared.errors import BusUnavailable
+from shared.messages import Observed
+
+QUIET = {"at", "progress"}
+BEAT_SECONDS = 5.0
+PROGRESS_SECONDS = 0.5
+
+
+def view_of(trainer: Trainer) -> Observed:
+    """What this trainer is, now."""
+    segment, training = trainer.held, trainer.training
+    state = trainer.control.state
+    waiting = "; ".join(f"{k}: {v}" for k, v in trainer.waiting.items()) or None
+    if training is not None or (segment is not None and state == "running"):
+        shown = "running"
+    elif state != "running" and not (segment and state == "stopped"):
+        shown = state
+    else:
+        shown = "waiting" if waiting else "idle"
+    checkpoint = segment.record.checkpoint if segment else None
+    if training is not None and training.state.checkpoint is not None:
+        checkpoint = training.state.checkpoint
+    line = trainer.table.lines.get(segment.job.lineage) if segment else None
+    progress = training.state.progress if training else None
+    return Observed.model_validate(
+        {
+            "service": "trainer",
+            "instance": trainer.by,
+            "state": shown,
+            # while a worker still runs, a newer generation is seen but not obeyed yet
+            "generation": trainer.control.generation
+            if shown == state or (training is None)
+            else obeyed(trainer),
+            "once_through": max(trainer.once_through, 0),
+            "waiting": waiting,
+            "lineage": segment.job.lineage if segment else None,
+            "job": segment.job.path if segment else None,
+            "segment": segment.id if segment else None,
+            "fence": segment.fence if segment else None,
+            "ledger": line.sequence if line else 0,
+            "progress": progress,
+            "checkpoint": checkpoint,
+            "read_back": checkpoint is not None,
+        }
+    )
+
+
+def obeyed(trainer: Trainer) -> int:
+    return trainer.shown.generation if trainer.shown else 0
+
+
+async def show(trainer: Trainer) -> None:
+    """Publish the view if it changed, at most once a second for mere progress."""
+    view = view_of(trainer)
+    before, trainer.shown = trainer.shown, view
+    same = before is not None and before.model_dump(exclude=QUIET) == view.model_dump(exclude=QUIET)
+    if same and before is not None and not is_due(before, view):
+        trainer.shown = before
+        return
+    try:
+        await trainer.bus.observe(view)
+    except BusUnavailable as error:
+        log.get().warning("not_observed", error=str(error))
+        trainer.shown = before
+
+
+def is_due(before: Observed, view: Observed) -> bool:
+    seconds = (view.at - before.at).total_seconds()
+    return seconds >= BEAT_SECONDS or (
+        seconds >= PROGRESS_SECONDS and before.progress != view.progress
+    )
+
+
+async def heartbeat(trainer: Trainer) -> None:
+    """Show that the supervisor lives, also while a store makes it wait."""
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        if trainer.shown is not None:
+            await show(trainer)

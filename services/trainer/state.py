@@ -1,0 +1,98 @@
+"""What one trainer holds while it lives; the other rooms act on it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import Gauge
+
+from services.trainer import lease
+from services.trainer.claim import Owner
+from services.trainer.local import Local
+from services.trainer.training import Training
+from shared import log
+from shared.bus import Bus
+from shared.control import Control, observed
+from shared.errors import BusUnavailable
+from shared.jobs import Table
+from shared.ledger import Segment
+from shared.messages import LEVELS, Event, Observed
+from shared.service import instance
+from shared.settings import TrainerSettings
+
+QUEUE = Gauge("duramen_queue_jobs", "Queued jobs, by level.", ["level"])
+VOID = Gauge("duramen_bus_void_records", "Messages on JOBS and CTL that do not count.")
+
+
+@dataclass
+class Trainer:
+    """The streams as folded, the segment that is held (at most one), and who trains it.
+
+    `waiting`: lineage -> why it cannot train; `*` is what the trainer as a whole waits for.
+    """
+
+    settings: TrainerSettings
+    bus: Bus
+    local: Local
+    dtype: str
+    lease: lease.Held
+    table: Table = field(default_factory=Table)
+    control: Control = field(default_factory=lambda: Control("trainer"))
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    held: Segment | None = None
+    training: Training | None = None
+    waiting: dict[str, str] = field(default_factory=dict)
+    once_through: int = -1
+    shown: Observed | None = None
+    voids_seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.by = instance("trainer")
+        self.watch = lease.Watch(self.bus, self.settings.lease_seconds)
+
+    @property
+    def owner(self) -> Owner:
+        """How a record says who claims."""
+        return Owner(self.by, self.lease.name, self.dtype, self.settings.micro_tokens)
+
+    def is_mine(self, segment: Segment) -> bool:
+        line = self.table.lines[segment.job.lineage]
+        return line.open_segment is not None and line.open_segment.fence == segment.fence
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self.held, self.lease.fence = None, None
+
+    async def refresh(self) -> None:
+        """Fold what is new on the bus."""
+        await self.table.update(self.bus)
+        await self.control.update(self.bus)
+        if self.once_through < 0:
+            before = await observed(self.bus, "trainer")
+            self.once_through = before.once_through if before else 0
+        for level in LEVELS:
+            queued = [j for j in self.table.queue() if j.record.level == level]
+            QUEUE.labels(level).set(len(queued))
+        await self.alarm_voids()
+
+    async def alarm_voids(self) -> None:
+        voids = [*self.table.voids, *self.control.voids]
+        VOID.set(len(voids))
+        for void in voids[self.voids_seen :]:
+            log.get().error("void_record", sequence=void.sequence, why=void.why)
+            data = {"what": "void_record", "sequence": void.sequence, "subject": void.subject}
+            await self.bus.event(Event(service="trainer", kind="alarm", data=data))
+        self.voids_seen = len(voids)
+
+    async def tell(
+        self, kind: str, data: dict[str, Any], lineage: str | None = None, of: Segment | None = None
+    ) -> None:
+        segment = of or self.held
+        job = segment.job.path if segment else None
+        lineage = lineage or (segment.job.lineage if segment else None)
+        event = Event(service="trainer", kind=kind, lineage=lineage, job=job, data=data)
+        try:
+            await self.bus.event(event)
+        except BusUnavailable as error:
+            log.get().warning("event_not_sent", kind=kind, error=str(error))

@@ -1,0 +1,128 @@
+"""Finding work: the next job, and open segments whose owner is dead."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from services.trainer import claim, upload
+from services.trainer.closing import close_segment
+from services.trainer.state import Trainer
+from shared import log
+from shared.errors import Conflict
+from shared.jobs import Job
+from shared.ledger import Segment
+from shared.store import PRECIOUS
+
+DISK_RESERVE_BYTES = 1 << 30
+
+
+async def next_job(trainer: Trainer) -> Job | None:
+    """The first queued job whose lineage can train now; says of the others why not."""
+    trainer.waiting.clear()
+    free = trainer.local.free_bytes()
+    for job in trainer.table.queue():
+        lineage = job.id.lineage
+        if lineage in trainer.waiting:
+            continue
+        why = await why_not(trainer, lineage, free)
+        if why is None:
+            return job
+        trainer.waiting[lineage] = why
+    return None
+
+
+async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
+    """Why a lineage cannot train now, with the next command; None if it can."""
+    line = trainer.table.lines.get(lineage)
+    if line is None or line.settings is None:
+        return "it has no base yet: duramen base add DIR"
+    if line.open_segment is not None:
+        record = line.open_segment.record
+        silent = await trainer.watch.silent_seconds(record.lease, line.open_segment.fence)
+        return f"{record.owner} trains it (silent for {silent:.0f} s)"
+    if free_bytes < DISK_RESERVE_BYTES:
+        return f"the disk has {free_bytes >> 20} MiB left, {DISK_RESERVE_BYTES >> 20} are needed"
+    store = trainer.local.store
+    if not await asyncio.to_thread(trainer.local.has_head, line):
+        return "the checkpoint of its head is in no store: duramen check"
+    root = line.settings.base_root
+    has_base = await asyncio.to_thread(store.oldest, PRECIOUS, f"bases/{root}/SHA256SUMS")
+    if has_base is None:
+        return f"its base {root[:12]} is not in the store: duramen base add DIR"
+    if not line.versions:
+        catalog = await asyncio.to_thread(
+            lambda: next(iter(store.keys(PRECIOUS, f"catalog/{lineage}/")), None)
+        )
+        if catalog is not None:
+            return "its ledger is empty but versions are in the store: the bus was lost"
+    return None
+
+
+async def open_job(trainer: Trainer, job: Job) -> None:
+    """Claim a job; if another was first, nothing is held and the next look finds out."""
+    with suppress(Conflict):
+        trainer.held = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
+        await trainer.tell("opened", {"segment": trainer.held.id, "fence": trainer.held.fence})
+        await own(trainer, job)
+
+
+async def own(trainer: Trainer, job: Job) -> None:
+    """After the ledger's open record: the lease names the fence, the job's record follows."""
+    assert trainer.held is not None
+    trainer.lease.fence = trainer.held.fence
+    await trainer.lease.renew()
+    while job.record.state in ("queued", "running"):
+        try:
+            changes: dict[str, Any] = {"segment": trainer.held.id, "fence": trainer.held.fence}
+            await trainer.table.write(trainer.bus, job, "run", trainer.by, **changes, failure=None)
+            return
+        except Conflict:  # moved or removed meanwhile
+            await trainer.table.update(trainer.bus)
+            job = trainer.table.jobs[job.id]
+    await close_segment(trainer, "void")
+
+
+async def take_over_lost(trainer: Trainer) -> None:
+    """Reclaim an open segment whose owner is dead: mine from before, or a silent one's."""
+    for line in trainer.table.lines.values():
+        segment = line.open_segment
+        if segment is None:
+            continue
+        record = segment.record
+        if record.lease == trainer.lease.name or await trainer.watch.is_dead(
+            record.lease, segment.fence
+        ):
+            await reopen(trainer, segment, died=trainer.control.state == "running")
+            return
+
+
+async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
+    """A new fence on an open segment, from its newest valid checkpoint."""
+    line = trainer.table.lines[segment.job.lineage]
+    folder = trainer.local.segment(line.lineage, segment.id).make()
+    found = await asyncio.to_thread(upload.newest, trainer.local.store, segment, folder)
+    first = segment.opens[0][1]
+    start = first
+    if found is not None:
+        start = first.model_copy(
+            update={
+                "checkpoint": found.ref,
+                "position": found.ref.position,
+                "global_step": found.ref.global_step,
+            }
+        )
+    try:
+        trainer.held = await claim.reopen_segment(
+            trainer.bus, trainer.table, segment, trainer.owner, start, died=died
+        )
+    except Conflict:
+        trainer.held = None
+        return
+    log.get().info(
+        "segment_reclaimed",
+        segment=segment.id,
+        fence=trainer.held.fence,
+        global_step=start.global_step,
+        deaths=trainer.held.record.deaths,
+    )
+    await own(trainer, trainer.table.jobs[segment.job])
