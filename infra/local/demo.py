@@ -27,9 +27,9 @@ from shared.manifest import version_name
 HOME = Path("data/demo")
 # Small steps: the sample's rows are short, and two cores are to be enough.
 SETTINGS = {
-    "DURAMEN_EPOCHS": "3",
+    "DURAMEN_EPOCHS": "2",
     "DURAMEN_BATCH_TOKENS": "512",
-    "DURAMEN_LEARNING_RATE": "5e-4",
+    "DURAMEN_LEARNING_RATE": "1e-3",
     "DURAMEN_WARMUP_STEPS": "5",
     "DURAMEN_CHECKPOINT_SECONDS": "20",
 }

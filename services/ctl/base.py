@@ -12,7 +12,7 @@ from services.ctl import cli, versions
 from shared.bus import Bus
 from shared.errors import DuramenError, NotFound, ObjectMissing, UsageError
 from shared.jobs import Table
-from shared.manifest import parse_sums, root_hash, safe_path, sha256_bytes, sha256_file, sums
+from shared.manifest import check_base_file, parse_sums, root_hash, sha256_bytes, sha256_file, sums
 from shared.messages import LineageSettings, LineCreate, Lora, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
@@ -20,8 +20,6 @@ from shared.store import PRECIOUS, WORK, Store
 app = typer.Typer(no_args_is_help=True, help="Base models: add, list.")
 lineage_app = typer.Typer(no_args_is_help=True, help="Lines of training: new, list.")
 SUMS = "SHA256SUMS"
-SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
-NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 BASE_WAIT_SECONDS = 3600.0  # tens of gigabytes, three times, read back
 
@@ -80,13 +78,7 @@ def files_of(folder: Path) -> dict[str, Path]:
             continue
         if relative.as_posix() == SUMS:
             continue
-        if path.suffix not in SUFFIXES and not path.name.startswith(NAMES):
-            raise UsageError(
-                f"{relative} is refused: a base holds safetensors, JSON, tokenizer, template and "
-                "licence files; nothing pickled, no code.",
-                next_step="copy the model to a folder without it",
-            )
-        found[safe_path(relative.as_posix())] = path
+        found[check_base_file(relative.as_posix())] = path
     if "config.json" not in found:
         raise UsageError(f"{folder} holds no config.json: this is no model directory.")
     return found

@@ -41,12 +41,13 @@ CHECKS: dict[int, Callable[[World], list[Finding]]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One invariant's outcome. `not_checked` says why, or is None."""
+    """One invariant's outcome. `not_checked` says why, or is None; `is_outage`: try again."""
 
     invariant: int
     title: str
     findings: list[Finding] = field(default_factory=list)
     not_checked: str | None = None
+    is_outage: bool = False
 
 
 # ---- reading the system ------------------------------------------------------------------------
@@ -124,13 +125,14 @@ def run_one(number: int, check: Callable[[World], list[Finding]], world: World) 
     try:
         return Result(number, title, check(world))
     except NotChecked as error:
-        return Result(number, title, not_checked=str(error))
+        return Result(number, title, not_checked=str(error), is_outage=error.is_outage)
     except StoreUnavailable as error:
-        return Result(number, title, not_checked=str(error))
+        return Result(number, title, not_checked=str(error), is_outage=True)
 
 
 def check(json: cli.Json = False) -> None:
-    """Check the invariants on streams, stores and folders; exit 8 if one does not hold."""
+    """Check the invariants on streams, stores and folders; exit 8 if one does not hold, 6 if a
+    service or a store was away and not all could be checked."""
     config = cli.settings()
     world = asyncio.run(read_world(config))
     results = check_all(world)
@@ -145,7 +147,7 @@ def check(json: cli.Json = False) -> None:
     cli.emit(answer, json, lambda: show(results, world.pending))
     if broken:
         raise typer.Exit(ObjectDamaged.exit_code)
-    if any(result.not_checked and "does not answer" in result.not_checked for result in results):
+    if any(result.is_outage for result in results):
         raise typer.Exit(StoreUnavailable.exit_code)
 
 

@@ -28,9 +28,12 @@ STATE_STYLES = {
     "unstable": "magenta",
     "new": "dim",
 }
-PLOT_LINES = 12
+PLOT_LINES = 13
 WIDEST = 120  # columns: wider plots of a dozen points are no clearer
 
+Lineage = Annotated[
+    str | None, typer.Option("--lineage", "-l", help="Where several lineages trained this file.")
+]
 Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or a dataset's hash.")]
 
 
@@ -99,7 +102,7 @@ def list_datasets(json: cli.Json = False) -> None:
 
 
 @app.command()
-def show(job: Job, lineage: str | None = None, json: cli.Json = False) -> None:
+def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
     """Loss and exact match by step, and the state of every watched example."""
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset["lineage"], "run": run}
@@ -126,7 +129,7 @@ def show(job: Job, lineage: str | None = None, json: cli.Json = False) -> None:
 def example(
     job: Job,
     number: Annotated[int, typer.Argument(help="Its number in `duramen evolution show`.")],
-    lineage: str | None = None,
+    lineage: Lineage = None,
     json: cli.Json = False,
 ) -> None:
     """One example: the question, the right answer, and what the model said at each step."""
@@ -177,8 +180,9 @@ def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
             figure.draw(figure.signal(places, heights, marker=marker).lines())
             legend.append((f" {'⠒⠒' if sign == 'braille' else sign * 2} {name}", colour))
     steps = [snapshot["global_step"] for snapshot in snapshots]
-    every = max(1, -(-len(steps) // (width() // 10)))  # as many labels as fit
-    shown = list(range(0, len(steps), every))
+    labels = min(len(steps), width() // 10)
+    last = len(steps) - 1
+    shown = sorted({round(n * last / max(labels - 1, 1)) for n in range(labels)})
     figure.ruler("x").ticks(shown, [str(steps[place]) for place in shown])
     if value == "exact_match":
         figure.ruler("y").lim(0, 1)

@@ -32,7 +32,11 @@ class Finding:
 
 
 class NotChecked(Exception):
-    """This invariant cannot be checked here; the message says why."""
+    """This invariant cannot be checked here; the message says why. `is_outage`: only just now."""
+
+    def __init__(self, why: str, *, is_outage: bool = False) -> None:
+        super().__init__(why)
+        self.is_outage = is_outage
 
 
 @dataclass

@@ -14,6 +14,7 @@ from shared.manifest import sha256_file, version_name
 from shared.messages import CheckpointRef
 from shared.store import PRECIOUS, Store
 
+REPORTS = (".report.json", ".report.txt")  # beside a file in done/ or rejected/
 BROKEN = (ObjectMissing, ObjectDamaged, StoreUnavailable, ValueError)
 
 # ---- 9: checkpoints ----------------------------------------------------------------------------
@@ -174,12 +175,33 @@ def invariant_11(world: World) -> list[Finding]:
     found += [
         Finding(11, f"inbox/rejected/{path.name}", "it has no report")
         for path in data_files(world.inbox / "rejected")
-        if not any(path.parent.glob(f"{path.name}.report.*"))
+        if not any(path.with_name(path.name + end).exists() for end in REPORTS)
     ]
+    found += taken_twice(world.inbox)
     taken = [p for p in sorted((world.inbox / ".taken").glob("*")) if not p.name.startswith(".")]
     if taken:
         world.pending.append(f"11: {len(taken)} taken files are being worked on")
     return found
+
+
+def taken_twice(inbox: Path) -> Iterator[Finding]:
+    """A file has one id of taking, and lies in one place under it."""
+    places: dict[str, list[str]] = {}
+    for folder in (inbox / ".taken").glob("*"):
+        if (folder / "file").exists():
+            places.setdefault(folder.name, []).append(f"inbox/.taken/{folder.name}")
+    for name in ("done", "rejected"):
+        for path in (inbox / name).rglob(f"*{REPORTS[0]}"):
+            try:
+                taken = orjson.loads(path.read_bytes()).get("taken")
+            except (ValueError, AttributeError):
+                yield Finding(11, f"inbox/{name}/{path.name}", "cannot be read")
+                continue
+            if taken is not None:
+                places.setdefault(taken, []).append(f"inbox/{name}/{path.name}")
+    for where in places.values():
+        if len(where) > 1:
+            yield Finding(11, where[0], f"was taken once and lies also at {', '.join(where[1:])}")
 
 
 def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
@@ -197,11 +219,10 @@ def data_files(folder: Path) -> Iterable[Path]:
     """What a user dropped: all files but the reports beside them."""
     if not folder.is_dir():
         return []
-    report = re.compile(r".*\.report\.(json|txt)")
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and not report.fullmatch(path.name)
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REPORTS)
     ]
 
 
@@ -218,7 +239,7 @@ def invariant_15(world: World) -> list[Finding]:
             world.evolution(f"snapshots/{d['dataset']}?lineage={d['lineage']}") for d in datasets
         ]
     except DuramenError as error:
-        raise NotChecked(str(error)) from error
+        raise NotChecked(str(error), is_outage=True) from error
     found = []
     for curve in curves:
         living = world.table.lines[curve["lineage"]].living()

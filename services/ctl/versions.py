@@ -364,4 +364,4 @@ async def ask_vault(bus: Bus, command: Once, seconds: float) -> dict[str, Any]:
     return answer
 
 
-COMMANDS = {"restore": restore, "rollback": rollback}
+COMMANDS: dict[str, Callable[..., None]] = {"restore": restore, "rollback": rollback}

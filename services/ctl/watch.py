@@ -21,6 +21,7 @@ from shared.messages import Event, JobId
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, Store
 
+SPLITS = ("trained", "heldout", "eval", "earlier")
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redraw
 
 
@@ -56,7 +57,7 @@ class Watch:
             self.live.update(text)
         elif seen.progress and time.monotonic() - self.printed > LINE_SECONDS:
             self.printed = time.monotonic()
-            cli.console.print(text)
+            cli.console.print(text, soft_wrap=True)
 
     async def is_over(self) -> bool:
         """Nothing queued, nothing open, every numbered version committed."""
@@ -77,10 +78,10 @@ class Watch:
         text = describe_event(event)
         if text:
             at = event.at.astimezone().strftime("%H:%M:%S")
-            cli.console.print(f"[dim]{at}[/dim]  {text}")
+            cli.console.print(f"[dim]{at}[/dim]  {text}", soft_wrap=True)
 
 
-def describe_event(event: Event) -> str:  # noqa: PLR0911 - one line a kind
+def describe_event(event: Event) -> str:
     """One line for people, or nothing."""
     data = event.data
     job = str(JobId.parse(event.job)) if event.job else ""
@@ -112,7 +113,8 @@ def describe_event(event: Event) -> str:  # noqa: PLR0911 - one line a kind
 
 def summary(splits: dict[str, dict[str, Any]]) -> str:
     parts = []
-    for split, numbers in splits.items():
+    for split in sorted(splits, key=SPLITS.index):
+        numbers = splits[split]
         text = f"{split} loss {numbers['loss']:.3f}"
         if numbers.get("exact_match") is not None and numbers.get("answered"):
             right = round(numbers["exact_match"] * numbers["answered"])

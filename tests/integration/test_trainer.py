@@ -205,5 +205,3 @@ async def test_two_trainers_never_share_a_folder(house: House) -> None:
             await until(lambda: observed(bus, "trainer"), "the first one shows itself")
         second = house.start("trainer")
         assert second.end() != 0
-
-

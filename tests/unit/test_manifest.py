@@ -56,7 +56,7 @@ def test_canonical_json_is_read_back_and_written_the_same(value: Any) -> None:
 
 def test_canonical_json_sorts_keys_and_refuses_nan() -> None:
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
-    with pytest.raises(ValueError, match="NaN|nan|JSON"):
+    with pytest.raises(ValueError, match=r"NaN|nan|JSON"):
         canonical_json(float("nan"))
 
 

@@ -1,0 +1,1 @@
+"""Evolution: reads snapshots, keeps life lines, answers questions about learning."""

@@ -1,0 +1,37 @@
+"""Evolution: `python -m services.evolution`."""
+
+import asyncio
+
+from services.evolution import api
+from services.evolution.cache import Cache
+from services.evolution.reader import Reader
+from services.evolution.watch import Watch
+from shared import http, log, service
+from shared.bus import Bus
+from shared.settings import EvolutionSettings
+from shared.store import Store
+
+ROUND_SECONDS = 5.0
+
+
+async def main(settings: EvolutionSettings) -> None:
+    """Read what is there, then whatever comes, for ever."""
+    keys = settings.store_access_key, settings.store_secret_key
+    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    cache = Cache(settings.state_dir / "evolution.sqlite")
+    bus = Bus(settings.nats_url, settings.nats_seed_file, "evolution", settings.state_dir)
+    async with bus:
+        watch = Watch(bus, Reader(store, cache), cache)
+        for subject in ("jobs.line.>", "evt.trainer.snapshot", "evt.vault.version_published"):
+            await bus.subscribe(subject, watch.wake.set)
+        await service.run(
+            watch.heartbeat(),
+            service.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS),
+            http.serve(api.make(settings, watch, store), settings),
+        )
+
+
+if __name__ == "__main__":
+    loaded = EvolutionSettings.load()
+    log.configure("evolution", loaded.log_level).info("starting", **loaded.masked())
+    asyncio.run(main(loaded))

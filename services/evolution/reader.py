@@ -1,0 +1,184 @@
+"""Finds snapshots in the store and reads each once, comparing its hash with whoever named it.
+
+`work/snapshots/<lineage>/<segment>/<step>-<fence>.parquet` while training goes on, and the copies
+in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Blocking.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prometheus_client import Counter, Gauge
+from pydantic import ValidationError
+
+from services.evolution.cache import Cache, Found, Row
+from services.evolution.lifelines import SPLITS
+from shared import log
+from shared.errors import ObjectDamaged, ObjectMissing
+from shared.manifest import CommitRecord, sha256_bytes
+from shared.messages import ObjectRef
+from shared.store import PRECIOUS, WORK, Bucket, Store
+
+READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
+DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")
+KEY = re.compile(r"(?:.*/)?(\d{8,})-(\d+)\.parquet")
+COLUMNS = (
+    *("probe", "split", "dataset", "row", "global_step", "position", "fence", "segment", "job"),
+    *("prompt", "expected", "answer", "tokens", "loss", "token_accuracy", "first_mismatch"),
+    *("exact_match", "at"),
+)
+PER_FILE = ("global_step", "position", "fence", "segment", "job")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A snapshot object that exists: `etag` changes when it is written again."""
+
+    place: str
+    bucket: Bucket
+    key: str
+    etag: str
+    lineage: str
+    version_id: str | None = None
+
+
+class Reader:
+    """One round (`read_new`) brings the cache up to what the store holds now."""
+
+    def __init__(self, store: Store, cache: Cache) -> None:
+        self.store, self.cache = store, cache
+        self._commits: dict[str, CommitRecord] = {}
+        self._unreadable: set[str] = set()
+        self._log = log.get()
+
+    def read_new(self, results: list[ObjectRef]) -> bool:
+        """Read what is new or was written again; True if anything was. `results`: the
+        result.json of all closes, which name the final hash of each snapshot."""
+        self.read_results(results)
+        named = self.cache.named()
+        known = {found.key: found for found in self.cache.snapshots()}
+        changed = False
+        for wanted in self.in_work():
+            changed |= self.take(wanted, known.get(wanted.key), named.get(wanted.key))
+        # What was read from `work` before it was cleaned is in the cache; the rest is in versions.
+        usable = {identity(found) for found in self.cache.snapshots() if found.problem is None}
+        for wanted, sha256 in self.in_versions():
+            if identity(wanted) not in usable:
+                changed |= self.take(wanted, known.get(wanted.key), sha256)
+        DAMAGED.set(sum(found.problem is not None for found in self.cache.snapshots()))
+        return changed
+
+    def take(self, wanted: Wanted, known: Found | None, named: str | None) -> bool:
+        if known is not None and known.etag == wanted.etag:
+            if known.problem is None and named in (None, known.sha256):
+                return False
+            if known.problem is not None and known.judged_by == named:
+                return False
+        try:
+            data = self.store.read(wanted.bucket, wanted.key, wanted.version_id)
+        except ObjectMissing:
+            return False  # cleaned up between listing and reading
+        found, rows = parse(wanted, data, named)
+        self.cache.add(found, rows)
+        READ.labels(wanted.place).inc()
+        if found.problem is not None:
+            self._log.error("snapshot_unusable", key=wanted.key, why=found.problem)
+        else:
+            self._log.info("snapshot_read", key=wanted.key, rows=len(rows))
+        return True
+
+    # ---- where snapshots are ---------------------------------------------------------------------
+
+    def in_work(self) -> Iterator[Wanted]:
+        for version in self.store.versions(WORK, "snapshots/"):
+            parts = version.key.split("/")
+            if len(parts) == 4 and KEY.fullmatch(version.key) and not version.is_delete_marker:
+                yield Wanted("work", WORK, version.key, version.etag, parts[1])
+
+    def in_versions(self) -> Iterator[tuple[Wanted, str]]:
+        """Those of committed versions, with the hash that the commit record gives them."""
+        for key in self.store.keys(PRECIOUS, "catalog/"):
+            if re.fullmatch(r"catalog/[^/]+/v\d+\.json", key):
+                commit = self.commit(key)
+                if commit is None or commit.aborted:
+                    continue
+                for file in commit.files:
+                    if file.path.startswith("evolution/") and KEY.fullmatch(file.path):
+                        path = f"{commit.prefix.rstrip('/')}/{file.path}"
+                        etag = file.store_version_id
+                        wanted = Wanted("version", PRECIOUS, path, etag, commit.lineage, etag)
+                        yield wanted, file.sha256
+
+    def commit(self, key: str) -> CommitRecord | None:
+        """A commit record never changes, so it is read once."""
+        if key not in self._commits:
+            try:
+                data = self.store.read(PRECIOUS, key)
+                self._commits[key] = CommitRecord.model_validate_json(data)
+            except (ObjectMissing, ValidationError) as error:
+                self._log.error("commit_unreadable", key=key, error=str(error))
+                return None
+        return self._commits[key]
+
+    def read_results(self, results: list[ObjectRef]) -> None:
+        """Note the hashes in results that were not read yet."""
+        done = self.cache.named()
+        for ref in results:
+            if ref.key in done or ref.key in self._unreadable:
+                continue
+            try:
+                body = orjson.loads(self.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+            except (ObjectMissing, ObjectDamaged, ValueError) as error:
+                # Cleaned up once its version was committed, or damaged, which `check` reports.
+                self._unreadable.add(ref.key)
+                self._log.warning("result_unreadable", key=ref.key, error=str(error))
+                continue
+            for file in body.get("files", []):
+                if str(file.get("path", "")).startswith("evolution/"):
+                    self.cache.name_hash(file["key"], file["sha256"], by_result=True)
+            self.cache.name_hash(ref.key, ref.sha256, by_result=True)
+
+
+def identity(found: Wanted | Found) -> tuple[str, str]:
+    """Lineage and `<step>-<fence>`: a fence is unique, so the same snapshot has the same one."""
+    return found.lineage, found.key.rsplit("/", 1)[-1]
+
+
+def problem_of(sha256: str, named: str | None) -> str | None:
+    if named is not None and sha256 != named:
+        return f"SHA-256 is {sha256[:16]}…, expected {named[:16]}…"
+    return None
+
+
+def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[Row]]:
+    """The snapshot and its measurements; a problem instead where the file cannot be used."""
+    sha256 = sha256_bytes(data)
+
+    def unusable(problem: str) -> tuple[Found, list[Row]]:
+        found = Found(wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage)
+        return found, []
+
+    problem = problem_of(sha256, named)
+    if problem is not None:
+        return unusable(problem)
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(
+            pa.BufferReader(data), columns=list(COLUMNS)
+        ).to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        return unusable(f"not a snapshot: {error}")
+    if not rows or len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
+        return unusable("not one snapshot: rows of several steps or none")
+    if any(row["split"] not in SPLITS for row in rows):
+        return unusable("it has a split that this program does not know")
+    one = {name: rows[0][name] for name in (*PER_FILE, "at")}
+    match = KEY.fullmatch(wanted.key)
+    assert match is not None
+    if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):
+        return unusable("its name says another step or fence than its rows")
+    found = Found(wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage, **one)
+    return found, rows

@@ -1,0 +1,130 @@
+"""The one loop of evolution: fold the ledgers, read new snapshots, count life lines, say so."""
+
+import asyncio
+from collections import Counter
+
+from prometheus_client import Gauge
+
+from services.evolution.answers import Answers
+from services.evolution.cache import Cache
+from services.evolution.lifelines import SPLITS, STATES
+from services.evolution.reader import Reader
+from shared import log, service
+from shared.bus import Bus
+from shared.errors import BusUnavailable, StoreUnavailable
+from shared.jobs import Table
+from shared.messages import Event, ObjectRef, Observed
+
+LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
+SNAPSHOTS = Gauge("duramen_snapshots_counted", "Snapshots that life lines are made of.")
+OBSERVE_SECONDS = 10.0
+FIRST_SECONDS = 10.0
+EVENT_MARK = "EVT"
+
+
+class Watch:
+    """Keeps `answers` up to date."""
+
+    def __init__(self, bus: Bus, reader: Reader, cache: Cache) -> None:
+        self.bus, self.reader, self.cache = bus, reader, cache
+        self.table = Table()
+        self.wake = asyncio.Event()
+        self._answers: Answers | None = None
+        self._states: dict[tuple[str, str], tuple[str, str]] = {}
+        self._ready = asyncio.Event()
+        self._waiting: str | None = None
+        self._said = ""
+        self._log = log.get()
+
+    async def answers(self) -> Answers:
+        """The newest view. Raises StoreUnavailable while nothing was read since the start."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), FIRST_SECONDS)
+        except TimeoutError as error:
+            raise StoreUnavailable("The snapshots were not read yet.") from error
+        assert self._answers is not None
+        return self._answers
+
+    async def once(self) -> None:
+        """One round. Raises BusUnavailable, StoreUnavailable."""
+        try:
+            ledger_moved = await self.table.update(self.bus)
+            await self.read_events()
+            read = await asyncio.to_thread(self.reader.read_new, self.results())
+        except (BusUnavailable, StoreUnavailable) as error:
+            self._waiting = str(error)
+            raise
+        self._waiting = None
+        if read or ledger_moved or self._answers is None:
+            answers = await asyncio.to_thread(Answers.now, self.cache, self.table)
+            await asyncio.to_thread(self.count, answers)
+            self._answers = answers
+        self._ready.set()
+        await self.observe(only_changes=True)
+
+    async def read_events(self) -> None:
+        """Note the hashes that `snapshot` events name. What is lost here is found by listing."""
+        mark = self.cache.mark(EVENT_MARK)
+        _, last = await self.bus.bounds("EVT")
+        if last < mark:  # another bus: its sequences mean nothing to the old mark
+            mark = 0
+        async for entry in self.bus.read("EVT", mark, "evt.trainer.snapshot"):
+            try:
+                event = Event.model_validate_json(entry.data)
+            except ValueError:
+                self._log.warning("event_unreadable", sequence=entry.sequence)
+                continue
+            if event.ref is not None and not entry.copied:
+                await asyncio.to_thread(
+                    self.cache.name_hash, event.ref.key, event.ref.sha256, by_result=False
+                )
+        self.cache.set_mark(EVENT_MARK, last)
+
+    def results(self) -> list[ObjectRef]:
+        """The result.json of every close."""
+        return [
+            segment.close[1].result
+            for line in self.table.lines.values()
+            for segment in line.segments.values()
+            if segment.close is not None and segment.close[1].result is not None
+        ]
+
+    def count(self, answers: Answers) -> None:
+        """Set the metrics of a new view; only life lines that changed are judged again."""
+        before = self._answers.counted if self._answers else {}
+        now = answers.counted
+        moved = [key for key in {*before, *now} if before.get(key) != now.get(key)]
+        probes = {row["probe"] for row in self.cache.measurements(moved)}
+        kept = {key: state for key, state in self._states.items() if key[1] not in probes}
+        self._states = kept | answers.states(probes)
+        tally = Counter(self._states.values())
+        for split in SPLITS:
+            for state in STATES:
+                LIFE_LINES.labels(split, state).set(tally[split, state])
+        SNAPSHOTS.set(len(now))
+
+    # ---- saying so -------------------------------------------------------------------------------
+
+    async def observe(self, *, only_changes: bool = False) -> None:
+        state = "waiting" if self._waiting else "idle" if self._ready.is_set() else "starting"
+        said = f"{state} {self._waiting} {self.table.seen}"
+        if only_changes and said == self._said:
+            return
+        observed = {
+            "service": "evolution",
+            "instance": service.instance("evolution"),
+            "state": state,
+            "waiting": self._waiting,
+            "ledger": self.table.seen,
+        }
+        await self.bus.observe(Observed.model_validate(observed))
+        self._said = said
+
+    async def heartbeat(self) -> None:
+        """Observe every 10 s, whatever else happens."""
+        while True:
+            try:
+                await self.observe()
+            except BusUnavailable as error:
+                self._log.warning("outage", error=str(error))
+            await asyncio.sleep(OBSERVE_SECONDS)

@@ -1,0 +1,93 @@
+"""The evolution service and the command line, run as processes on a test's servers."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.local.programs import ROOT, spawn
+from tests.servers import Stack, wait_until
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """A running evolution service."""
+
+    url: str
+    token: str
+
+    def get(self, path: str, **query: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.get(f"{self.url}{path}", params=query, headers=headers, timeout=20)
+
+    def ask(self, path: str, **query: Any) -> Any:
+        reply = self.get(f"/api/evolution/{path}", **query)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+
+def without_settings() -> dict[str, str]:
+    """This process's environment without any setting of the developer's own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DURAMEN_")}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def evolution_service(stack: Stack, state: Path) -> Iterator[Evolution]:
+    """The service as a process of its own, with its cache in `state`; SIGKILL at the end."""
+    settings = stack.env("evolution")
+    port = free_port()
+    settings |= {"DURAMEN_HTTP_PORT": str(port), "DURAMEN_STATE_DIR": str(state)}
+    log = state.parent / "evolution.log"
+    process = spawn(
+        [sys.executable, "-m", "services.evolution"], log, {**without_settings(), **settings}
+    )
+    service = Evolution(f"http://127.0.0.1:{port}", settings["DURAMEN_HTTP_TOKEN"])
+
+    def is_up() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text()[-2000:])
+        try:
+            return httpx.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_until(is_up, 30, "evolution is healthy")
+        yield service
+    finally:
+        process.kill()
+        process.wait()
+
+
+def duramen(
+    stack: Stack, *words: str, columns: int = 100, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process, as a user of this stack."""
+    given = {f"DURAMEN_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "services.ctl", *words],
+        cwd=ROOT,
+        env={
+            **without_settings(),
+            **stack.env("ctl"),
+            **given,
+            "COLUMNS": str(columns),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

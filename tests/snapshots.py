@@ -1,0 +1,73 @@
+"""Snapshot files as the trainer writes them, with measurements that a test makes up."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.ledger import Segment
+from shared.messages import now
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One probe in a snapshot; `right` is None where the model was not asked."""
+
+    probe: str
+    loss: float
+    right: bool | None = None
+    answer: str | None = None
+    split: str = "trained"
+    token_accuracy: float = 0.5
+    row: int = 0
+
+
+SNAPSHOT = pa.schema(
+    [
+        *((name, pa.string()) for name in ("probe", "split", "dataset")),
+        *((name, pa.int64()) for name in ("row", "global_step", "position", "fence")),
+        *((name, pa.string()) for name in ("segment", "job", "prompt", "expected", "answer")),
+        ("tokens", pa.int64()),
+        ("loss", pa.float64()),
+        ("token_accuracy", pa.float64()),
+        ("first_mismatch", pa.int64()),
+        ("exact_match", pa.bool_()),
+        ("at", pa.string()),
+    ]
+)
+
+
+def parquet(
+    segment: Segment, fence: int, global_step: int, measurements: Sequence[Measurement]
+) -> bytes:
+    """The file of one snapshot."""
+    first = segment.opens[0][1]
+    rows = [
+        {
+            "probe": hashlib.sha256(m.probe.encode()).hexdigest(),
+            "split": m.split,
+            "dataset": segment.job.sha256,
+            "row": m.row,
+            "global_step": global_step,
+            "position": first.position + global_step - first.global_step,
+            "fence": fence,
+            "segment": segment.id,
+            "job": segment.job.path,
+            "prompt": f"What is {m.probe}?",
+            "expected": m.probe,
+            "answer": m.answer if m.right is not None else None,
+            "tokens": 3,
+            "loss": m.loss,
+            "token_accuracy": m.token_accuracy,
+            "first_mismatch": None,
+            "exact_match": m.right,
+            "at": now().isoformat(),
+        }
+        for m in measurements
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SNAPSHOT), sink)
+    return sink.getvalue()
