@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 SCHEMA = 1
 MAX_MESSAGE_BYTES = 16 * 1024
 
-Service = Literal["ingest", "trainer", "vault", "evolution", "ctl"]
+Service = Literal["ingest", "trainer", "vault", "evolution", "herald", "ctl"]
 Level = Literal["high", "normal", "low"]
 LEVELS: tuple[Level, ...] = ("high", "normal", "low")
 LEVEL_RANK = {level: rank for rank, level in enumerate(LEVELS)}

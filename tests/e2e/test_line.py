@@ -97,7 +97,7 @@ async def until_committed(line: Line, count: int) -> list[dict[str, Any]]:
     async def look() -> list[dict[str, Any]] | None:
         found = await asyncio.to_thread(line.duramen, "versions", "list")
         versions = found["versions"] if isinstance(found, dict) else found
-        ready = [v for v in versions if v.get("state", "committed") == "committed"]
+        ready = [v for v in versions if v["state"] == "published"]
         return ready if len(ready) >= count else None
 
     return await until(look, f"{count} versions", 180)

@@ -1,0 +1,34 @@
+"""ingest: `python -m services.ingest`."""
+
+import asyncio
+
+from services.ingest import api
+from services.ingest.inbox import Inbox
+from services.ingest.intake import Intake
+from shared import http, log, service
+from shared.bus import Bus
+from shared.settings import IngestSettings
+from shared.store import Store
+
+
+async def main(settings: IngestSettings) -> None:
+    """Watch the inbox, for ever."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    inbox = Inbox(settings.inbox_dir)
+    keys = settings.store_access_key, settings.store_secret_key
+    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    bus = Bus(settings.nats_url, settings.nats_seed_file, "ingest", settings.state_dir)
+    async with bus:
+        intake = Intake(settings, bus, store, inbox)
+        await bus.subscribe("ctl.desired.ingest", intake.wake.set)
+        await service.run(
+            service.repeat("inbox", intake.once, intake.wake, settings.scan_seconds),
+            intake.heartbeat(),
+            http.serve(api.make(intake), settings),
+        )
+
+
+if __name__ == "__main__":
+    loaded = IngestSettings.load()
+    log.configure("ingest", loaded.log_level).info("starting", **loaded.masked())
+    asyncio.run(main(loaded))

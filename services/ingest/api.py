@@ -1,0 +1,35 @@
+"""The HTTP side of ingest: what waits in the inbox and why, and what was refused lately."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+
+from services.ingest.intake import Intake
+from shared import http
+
+REFUSED_SHOWN = 50
+
+
+def make(intake: Intake) -> FastAPI:
+    """Routes under /api."""
+    checks: dict[str, http.Check] = {
+        "bus": intake.bus.ping,
+        "store": lambda: asyncio.to_thread(intake.store.ping),
+    }
+    app = http.make_app(intake.settings, checks)
+
+    @app.get("/api/inbox")
+    async def inbox() -> dict[str, Any]:
+        """`waiting`: not taken yet; `taken`: being worked on; `refused`: the newest first."""
+        refused = await asyncio.to_thread(intake.inbox.refused_lately, REFUSED_SHOWN)
+        taken = [{"name": held.name, "why": held.why} for held in intake.held.values()]
+        return {
+            "state": intake.control.state,
+            "waits_for": intake.reason(),
+            "waiting": intake.reasons,
+            "taken": taken,
+            "refused": refused,
+        }
+
+    return app

@@ -1,0 +1,211 @@
+"""The loop: scan the inbox, take what is complete, finish it, say what is waited for.
+
+Nothing is remembered that the inbox, the store and the streams do not hold; what was built of a
+taken file is kept until the file is finished, so that an outage does not read it again and again.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prometheus_client import Gauge
+
+from services.ingest.finishing import Changed, Finisher, Held
+from services.ingest.inbox import Entry, Inbox, Taken
+from services.ingest.moves import show_name
+from services.ingest.settle import Settling, is_partial
+from shared import log, service
+from shared.bus import Bus
+from shared.control import Control
+from shared.errors import (
+    AlreadyExists,
+    BusFull,
+    BusUnavailable,
+    ObjectDamaged,
+    StoreUnavailable,
+)
+from shared.messages import Event, Observed
+from shared.settings import IngestSettings
+from shared.store import Store
+
+WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")
+HEARTBEAT_SECONDS = 10.0
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 30.0
+ROUND_SECONDS = 2.0  # after this much work, look at the inbox again: a higher level may have come
+
+
+@dataclass
+class Intake:
+    """State of one process. `reasons`: why each file that lies in the inbox is not taken yet."""
+
+    settings: IngestSettings
+    bus: Bus
+    store: Store
+    inbox: Inbox
+    control: Control = field(default_factory=lambda: Control("ingest"))
+    held: dict[str, Held] = field(default_factory=dict)
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+    outage: str | None = None
+    busy: str | None = None
+
+    def __post_init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.settling = Settling(self.settings.settle_seconds, self.settings.unfinished_seconds)
+        self.finisher = Finisher(
+            self.bus,
+            self.store,
+            self.inbox,
+            self.settling,
+            self.settings.state_dir / "work",
+            self.settings.max_row_bytes,
+        )
+        self._told: set[Path] = set()
+        self._said: tuple[Any, ...] = ()
+        self._said_at = float("-inf")
+        self._log = log.get()
+
+    async def once(self) -> None:
+        """One look at the inbox. Raises BusUnavailable, BusFull, StoreUnavailable."""
+        try:
+            await self.control.update(self.bus)
+            taken = await asyncio.to_thread(self.scan)
+            if self.control.state == "running":
+                await self.finish_all(taken)
+            self.outage = None
+        except (BusUnavailable, BusFull, StoreUnavailable) as error:
+            self.outage = str(error)
+            raise
+        await self.observe()
+
+    # ---- taking ----------------------------------------------------------------------------------
+
+    def scan(self) -> list[Taken]:
+        """Take what is complete, note why the rest is not; all that is taken now. Blocking."""
+        held_back = None if self.control.state == "running" else f"ingest is {self.control.state}"
+        clock, reasons = time.monotonic(), []
+        entries = self.inbox.entries()
+        for entry in entries:
+            why = self.why_not(entry, clock) or held_back or self.take(entry)
+            if why is not None:
+                reasons.append(self.describe(entry, why))
+        taken = self.inbox.taken()
+        self.settling.keep_only({e.path for e in entries} | {t.path for t in taken})
+        self.reasons = reasons
+        WAITING.set(len(reasons) + len(taken))
+        for path in self.inbox.strangers():
+            if path not in self._told:
+                self._told.add(path)
+                self._log.warning("folder_left", path=show_name(str(path)))
+        return taken
+
+    def why_not(self, entry: Entry, clock: float) -> str | None:
+        if is_partial(entry.path.name):
+            return "by its name it is hidden, or still being written"
+        return self.settling.why_not(entry.path, entry.status, clock)
+
+    def take(self, entry: Entry) -> str | None:
+        """Take an entry; why not, if it cannot be taken."""
+        try:
+            taken = self.inbox.take(entry)
+        except OSError as error:
+            return f"it cannot be moved: {error.strerror}"
+        if taken is not None:
+            self.settling.move(entry.path, taken.path)
+        return None
+
+    def describe(self, entry: Entry, why: str) -> dict[str, Any]:
+        """A waiting file for people. `size` in bytes."""
+        where = entry.path.relative_to(self.inbox.root)
+        place = entry.place
+        return {
+            "file": show_name(str(where)),
+            "level": place.level,
+            "lineage": place.lineage,
+            "kind": place.kind,
+            "size": entry.status.st_size,
+            "why": why,
+        }
+
+    # ---- finishing -------------------------------------------------------------------------------
+
+    async def finish_all(self, taken: list[Taken]) -> None:
+        """Bring taken files to their end, for a while: a file of a higher level may have come."""
+        end = time.monotonic() + ROUND_SECONDS
+        for one in taken:
+            await self.try_finish(one)
+            if time.monotonic() > end:
+                self.wake.set()
+                return
+
+    async def try_finish(self, taken: Taken) -> None:
+        """Bring one taken file to its end, or note why that has to wait."""
+        held = self.held.setdefault(taken.origin.id, Held(show_name(taken.origin.name)))
+        if held.due > time.monotonic():
+            return
+        if held.why is None:
+            self.busy = held.name
+            await self.observe()
+        try:
+            held.why = await self.finisher.finish(taken, held)
+        except Changed:
+            self.settling.restart(taken.path)
+            self.held[taken.origin.id] = Held(held.name, why="it was still being written")
+        except (StoreUnavailable, ObjectDamaged, AlreadyExists, OSError) as error:
+            await self.put_off(held, error)
+        finally:
+            self.busy = None
+        if held.done:
+            del self.held[taken.origin.id]
+
+    async def put_off(self, held: Held, error: Exception) -> None:
+        """The store is away, or a disk is full: the file stays where it is, and is tried again."""
+        held.why = str(error)
+        held.delay = min(2 * held.delay or FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        held.due = time.monotonic() + held.delay
+        self._log.warning("waiting", name=held.name, why=held.why, retry_seconds=held.delay)
+        if isinstance(error, ObjectDamaged | AlreadyExists) and not held.alarmed:
+            data = {"what": "not_stored", "about": held.name, "detail": held.why[:2000]}
+            await self.bus.event(Event(service="ingest", kind="alarm", data=data))
+            held.alarmed = True
+
+    # ---- telling ---------------------------------------------------------------------------------
+
+    def reason(self) -> str | None:
+        """What ingest waits for, the first few reasons."""
+        stuck = [f"{held.name}: {held.why}" for held in self.held.values() if held.why]
+        return "; ".join([*([self.outage] if self.outage else []), *stuck][:3])[:2000] or None
+
+    async def observe(self) -> None:
+        """Say what ingest is: at once when it changed, else every 10 s."""
+        state: Literal["idle", "waiting", "running", "paused", "stopped"]
+        if self.control.state != "running":
+            state = self.control.state
+        else:
+            state = "running" if self.busy else "waiting" if self.reason() else "idle"
+        said = state, self.control.generation, self.reason() or self.busy
+        clock = time.monotonic()
+        if said == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
+            return
+        await self.bus.observe(
+            Observed(
+                service="ingest",
+                instance=service.instance("ingest"),
+                state=state,
+                generation=self.control.generation,
+                waiting=said[2],
+                ledger=self.finisher.table.seen,
+            )
+        )
+        self._said, self._said_at = said, clock
+
+    async def heartbeat(self) -> None:
+        """Observe also while a long file is read."""
+        while True:
+            try:
+                await self.observe()
+            except BusUnavailable as error:
+                self._log.warning("outage", error=str(error))
+            await asyncio.sleep(HEARTBEAT_SECONDS)

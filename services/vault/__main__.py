@@ -1,0 +1,56 @@
+"""The vault: `python -m services.vault`."""
+
+import asyncio
+
+from services.vault import api, vault
+from services.vault.archive import Archive
+from services.vault.commands import Commands
+from services.vault.copies import Copies
+from shared import http, log, service
+from shared.bus import Bus
+from shared.settings import VaultSettings
+from shared.store import Store
+
+
+def connect(settings: VaultSettings) -> Copies:
+    """The three places, with the vault's own credentials for each."""
+    keys = settings.store_access_key, settings.store_secret_key
+    backup_keys = settings.backup_access_key, settings.backup_secret_key
+    return Copies(
+        Store("store", settings.store_url, *(key.get_secret_value() for key in keys)),
+        Store("backup", settings.backup_url, *(key.get_secret_value() for key in backup_keys)),
+        Archive(settings.archive_dir, settings.state_dir / "archive-id"),
+    )
+
+
+async def main(settings: VaultSettings) -> None:
+    """Connect, publish, answer, watch, for ever."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    copies = connect(settings)
+    bus = Bus(settings.nats_url, settings.nats_seed_file, "vault", settings.state_dir)
+    async with bus:
+        keeper = vault.make(settings, bus, copies)
+        commands = Commands(keeper)
+        await bus.subscribe("jobs.line.>", keeper.wake.set)
+        await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
+        for subject in ("ctl.once.vault", "ctl.desired.vault"):
+            await bus.subscribe(subject, keeper.wake_commands.set)
+        await asyncio.to_thread(copies.archive.tidy)
+        try:
+            await service.run(
+                service.repeat("commands", commands.once, keeper.wake_commands, 1.0),
+                service.repeat("publish", keeper.once, keeper.wake, 2.0),
+                service.repeat(
+                    "inputs", keeper.keep_inputs, keeper.wake_inputs, settings.sweep_seconds
+                ),
+                service.repeat("sweep", keeper.sweep, asyncio.Event(), settings.sweep_seconds),
+                http.serve(api.make(keeper), settings),
+            )
+        finally:
+            copies.close()
+
+
+if __name__ == "__main__":
+    loaded = VaultSettings.load()
+    log.configure("vault", loaded.log_level).info("starting", **loaded.masked())
+    asyncio.run(main(loaded))

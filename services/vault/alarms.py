@@ -1,0 +1,44 @@
+"""Alarms: said once for each condition, until it is over; then it may be said again."""
+
+from prometheus_client import Counter, Gauge
+
+from shared import log
+from shared.bus import Bus
+from shared.errors import BusUnavailable
+from shared.messages import Event
+
+ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
+STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that stand now, by kind.", ["what"])
+DETAIL_LENGTH = 2000
+
+
+class Alarms:
+    """What is wrong now, as (what, about)."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.standing: dict[tuple[str, str], str] = {}
+
+    async def sound(self, what: str, about: str, detail: str, lineage: str | None = None) -> None:
+        """Raise an alarm, unless it stands already."""
+        if (what, about) in self.standing:
+            self.standing[what, about] = detail
+            return
+        self.standing[what, about] = detail
+        self._count(what)
+        ALARMS.labels(what).inc()
+        log.get().error("alarm", what=what, about=about, detail=detail)
+        data = {"what": what, "about": about, "detail": detail[:DETAIL_LENGTH]}
+        try:
+            await self.bus.event(Event(service="vault", kind="alarm", lineage=lineage, data=data))
+        except BusUnavailable:
+            del self.standing[what, about]  # said again when the bus is back
+            raise
+
+    def clear(self, what: str, about: str) -> None:
+        if self.standing.pop((what, about), None) is not None:
+            log.get().info("alarm_over", what=what, about=about)
+            self._count(what)
+
+    def _count(self, what: str) -> None:
+        STANDING.labels(what).set(sum(1 for kind, _ in self.standing if kind == what))

@@ -1,0 +1,182 @@
+"""GET /api/versions, GET and POST (verify) for one version, GET /api/bases, GET /api/alarms."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from fastapi import FastAPI
+
+from services.vault import checks, latest, publish
+from services.vault.copies import Place
+from services.vault.vault import Vault
+from shared import http
+from shared.errors import NotFound, StoreUnavailable
+from shared.ledger import Line
+from shared.manifest import CommitRecord, Latest, version_name
+from shared.store import PRECIOUS
+
+
+def make(vault: Vault) -> FastAPI:
+    async def stores() -> None:
+        await asyncio.to_thread(vault.copies.ping)
+
+    app = http.make_app(vault.settings, {"bus": vault.bus.ping, "stores": stores})
+
+    @app.get("/api/versions")
+    async def versions(lineage: str | None = None) -> list[dict[str, Any]]:
+        """Every version that the ledgers numbered, published or not; newest last."""
+        await vault.table.update(vault.bus)
+        lines = [line for name, line in vault.table.lines.items() if lineage in (None, name)]
+        found = [
+            await asyncio.to_thread(listing, vault, line, facts(vault, line)) for line in lines
+        ]
+        return [row for rows in found for row in rows]
+
+    @app.get("/api/versions/{lineage}/{number}")
+    async def version(lineage: str, number: int) -> dict[str, Any]:
+        """The commit record, and what is known of its copies."""
+        rows = [row for row in await versions(lineage) if row["version"] == number]
+        if not rows:
+            raise NotFound(f"{lineage} has no {version_name(number)}.")
+        row = rows[0]
+        if row["state"] == "pending":
+            return {**row, "commit": None, "checked": []}
+        commit = await asyncio.to_thread(
+            publish.read_commit_anywhere, vault.copies, lineage, number
+        )
+        checked = [f.as_json() for f in vault.checked.get((lineage, number), [])]
+        return {**row, "commit": commit.model_dump(mode="json"), "checked": checked}
+
+    @app.post("/api/versions/{lineage}/{number}/verify")
+    async def verify(lineage: str, number: int, with_base: bool = False) -> dict[str, Any]:
+        """Read all copies in full now."""
+        commit = await asyncio.to_thread(
+            publish.read_commit_anywhere, vault.copies, lineage, number
+        )
+        found = await asyncio.to_thread(
+            checks.verify, vault.copies, commit, publish.encode(commit), with_base=with_base
+        )
+        await remember(vault, lineage, number, found)
+        return {
+            "lineage": lineage,
+            "version": number,
+            "ok": all(place.ok for place in found),
+            "copies": [place.as_json() for place in found],
+        }
+
+    @app.get("/api/bases")
+    async def bases() -> list[dict[str, Any]]:
+        """Roots of the bases that are committed, with the places that hold them."""
+        return await asyncio.to_thread(base_rows, vault)
+
+    @app.get("/api/alarms")
+    async def alarms() -> list[dict[str, str]]:
+        """What is wrong now."""
+        standing = vault.alarms.standing.items()
+        return [{"what": w, "about": a, "detail": detail} for (w, a), detail in standing]
+
+    return app
+
+
+async def remember(vault: Vault, lineage: str, number: int, found: list[checks.Found]) -> None:
+    """What a full read found is shown until the next one."""
+    vault.checked[lineage, number] = found
+    for place in found:
+        about = f"{place.place}: {lineage}/{version_name(number)}"
+        if place.ok:
+            vault.alarms.clear("damaged", about)
+        else:
+            await vault.alarms.sound("damaged", about, "; ".join(place.problems[:5]), lineage)
+
+
+def facts(vault: Vault, line: Line) -> list[dict[str, Any]]:
+    """What the ledger says of each version, taken from the fold before it goes on."""
+    rows = []
+    for version in sorted(line.versions):
+        wanted = publish.wanted(vault.table, line, version)
+        steps = sum(s.to_step - s.from_step for s in wanted.segments if s.job == wanted.close.job)
+        retry = vault.pending.get((line.lineage, version))
+        rows.append(
+            {
+                "lineage": line.lineage,
+                "version": version,
+                "name": wanted.name,
+                "job": str(wanted.job),
+                "dataset": wanted.job.sha256,
+                "file": wanted.file_name,
+                "outcome": wanted.close.outcome,
+                "steps": steps,
+                "global_step": wanted.close.head.global_step,
+                "base_root": wanted.close.head.base_root,
+                "ledger_sequence": wanted.sequence,
+                "closed_at": wanted.close.at.isoformat(),
+                "in_ancestry": wanted.sequence in line.ancestry(),
+                "reason": retry.why if retry else None,
+            }
+        )
+    return rows
+
+
+def listing(vault: Vault, line: Line, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with what the places say: who holds the commit, since when, and `latest`."""
+    held = vault.copies.everywhere(lambda place: names_in(place, line.lineage))
+    current, dates = pointers(vault, line.lineage)
+    for row in rows:
+        places = sorted(place for place, names in held.items() if row["name"] in names)
+        commit = commit_of(vault, row) if places else None
+        checked = vault.checked.get((line.lineage, row["version"]))
+        sound = [f.place for f in checked if f.ok and f.place in places] if checked else places
+        at = dates.get(f"catalog/{line.lineage}/{row['name']}.json")
+        row |= {
+            "state": state_of(commit),
+            "places": places,
+            "copies": len(sound) if commit else 0,
+            "domains": vault.settings.failure_domains,
+            "size": sum(file.size for file in commit.files) if commit else None,
+            "published_at": at.isoformat() if at and commit else None,
+            "latest": bool(current and current.version == row["version"]),
+        }
+    return rows
+
+
+def names_in(place: Place, lineage: str) -> set[str]:
+    """A place that is away holds nothing that could be counted now."""
+    try:
+        return publish.committed_in(place, lineage)
+    except StoreUnavailable:
+        return set()
+
+
+def pointers(vault: Vault, lineage: str) -> tuple[Latest | None, dict[str, datetime | None]]:
+    """`latest` as users see it, and when each commit was written; nothing while store is away."""
+    store = vault.copies.store
+    try:
+        commits = store.versions(PRECIOUS, f"catalog/{lineage}/v")
+        dates = {version.key: version.modified for version in commits}  # the oldest comes last
+        return latest.read(store, lineage), dates
+    except StoreUnavailable:
+        return None, {}
+
+
+def commit_of(vault: Vault, row: dict[str, Any]) -> CommitRecord | None:
+    try:
+        return publish.read_commit_anywhere(vault.copies, row["lineage"], row["version"])
+    except (NotFound, StoreUnavailable):
+        return None
+
+
+def state_of(commit: CommitRecord | None) -> str:
+    """A commit record anywhere is a commit: it is written after the last copy was read back."""
+    if commit is None:
+        return "pending"
+    return "aborted" if commit.aborted else "published"
+
+
+def base_rows(vault: Vault) -> list[dict[str, Any]]:
+    found: dict[str, list[str]] = {}
+    held = vault.copies.everywhere(lambda place: list(place.keys(PRECIOUS, "bases/")))
+    for place, keys in held.items():
+        for key in keys:
+            if key.count("/") == 2 and key.endswith("/SHA256SUMS"):
+                found.setdefault(key.split("/")[1], []).append(place)
+    return [{"base_root": root, "places": sorted(places)} for root, places in found.items()]

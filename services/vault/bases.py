@@ -1,0 +1,172 @@
+"""Base weights: taken from staging, looked at, copied three times; SHA256SUMS commits them."""
+
+import json
+import struct
+from typing import Any
+
+from services.vault.copies import Copies, Origin, Place, Source
+from shared.errors import ObjectMissing, UsageError
+from shared.manifest import check_base_file, parse_sums, sha256_bytes
+from shared.store import PRECIOUS, WORK, Bucket
+
+SUMS = "SHA256SUMS"
+TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
+MAX_HEADER_BYTES = 100 * 2**20
+DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
+
+class BadBase(UsageError):
+    """The folder is not a base model that can be kept."""
+
+
+def staging(root: str) -> str:
+    return f"staging/bases/{root}/"
+
+
+def is_stored(copies: Copies, root: str) -> bool:
+    """Whether the commit of a base is in all three places. Raises StoreUnavailable."""
+
+    def held(place: Place) -> bool:
+        try:
+            return sha256_bytes(place.read(PRECIOUS, f"bases/{root}/{SUMS}")) == root
+        except ObjectMissing:
+            return False
+
+    return all(copies.everywhere(held).values())
+
+
+def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
+    """SHA256SUMS of a base, from staging or from any place. Raises ObjectMissing, BadBase."""
+    staged = copies.work(staging(root) + SUMS)
+    for origin in (*copies.precious(f"bases/{root}/{SUMS}"), staged):
+        try:
+            data = origin.place.read(origin.bucket, origin.key)
+        except ObjectMissing:
+            continue
+        if sha256_bytes(data) != root:
+            continue  # damaged here; another place may have it whole
+        try:
+            return data, parse_sums(data)
+        except ValueError as error:
+            raise BadBase(f"SHA256SUMS of base {root[:12]}: {error}") from error
+    raise ObjectMissing("store", PRECIOUS, f"bases/{root}/{SUMS}")
+
+
+def store(copies: Copies, root: str) -> dict[str, Any]:
+    """Make all three copies of a base, verify each, commit it, empty its staging.
+
+    Idempotent: files that lie in a place already are read again. Returns a receipt. Raises
+    UsageError, ObjectMissing, ObjectDamaged, AlreadyExists, StoreUnavailable.
+    """
+    copies.ping()
+    data, files = read_sums(copies, root)
+    refuse_names(files)
+    known = is_stored(copies, root)
+    total = 0
+    for path, sha256 in sorted(files.items()):
+        key = f"bases/{root}/{path}"
+        origins = [copies.work(staging(root) + path), *copies.precious(key)]
+        size = size_of(origins)
+        source = Source(sha256, size, *origins)
+        if path.endswith(".safetensors") and not known:
+            chosen = source.choose()
+            check_header(chosen.place.open(chosen.bucket, chosen.key), size, path)
+        copies.copy(key, source)
+        total += size
+    check_index(copies, root, files)
+    copies.commit(f"bases/{root}/{SUMS}", data)
+    for key in list(copies.store.keys(WORK, staging(root))):
+        copies.store.delete(WORK, key)
+    return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
+
+
+def size_of(origins: list[Origin]) -> int:
+    """Bytes of the first origin that exists. Raises ObjectMissing."""
+    failure: ObjectMissing | None = None
+    for origin in origins:
+        try:
+            return origin.place.size(origin.bucket, origin.key)
+        except ObjectMissing as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def refuse_names(files: dict[str, str]) -> None:
+    """Raise UsageError for what is no part of a model, or what a reader might execute."""
+    for path in sorted(files):
+        check_base_file(path)
+    names = set(files)
+    if "config.json" not in names:
+        raise BadBase("There is no config.json: this is not a transformers model directory.")
+    if not any(path.endswith(".safetensors") for path in names):
+        raise BadBase("There is no *.safetensors file: convert the weights first.")
+    if not names & TOKENIZERS:
+        raise BadBase(f"There is no tokenizer ({', '.join(sorted(TOKENIZERS))}).")
+
+
+def check_header(response: Any, size: int, path: str) -> None:
+    """Look at the header of a safetensors file only: sizes and offsets must cover the file."""
+    try:
+        (length,) = struct.unpack("<Q", read_exactly(response, 8))
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise BadBase(f"{path}: its header claims {length} bytes of {size}.")
+        header = json.loads(read_exactly(response, length))
+        check_offsets(header, size - 8 - length, path)
+    except (ValueError, struct.error, KeyError, TypeError) as error:
+        raise BadBase(f"{path} is no safetensors file: {error}") from error
+    finally:
+        response.close()
+        if hasattr(response, "release_conn"):
+            response.release_conn()
+
+
+def read_exactly(response: Any, count: int) -> bytes:
+    parts = []
+    while count > 0:
+        block = response.read(count)
+        if not block:
+            raise ValueError("it ends inside its header")
+        parts.append(block)
+        count -= len(block)
+    return b"".join(parts)
+
+
+def check_offsets(header: dict[str, Any], data_bytes: int, path: str) -> None:
+    """Tensors lie one after another, each as long as its type and shape say, to the end."""
+    spans = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        count = 1
+        for dimension in entry["shape"]:
+            count *= dimension
+        width = DTYPE_BYTES.get(entry["dtype"])
+        if width is not None and end - begin != count * width:
+            raise BadBase(f"{path}: {name} takes {end - begin} bytes, its shape {count * width}.")
+        spans.append((begin, end))
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at or end < begin:
+            raise BadBase(f"{path}: its tensors overlap or leave a gap at byte {at}.")
+        at = end
+    if at != data_bytes:
+        raise BadBase(f"{path} is cut off: tensors end at {at}, the file at {data_bytes}.")
+
+
+def check_index(copies: Copies, root: str, files: dict[str, str]) -> None:
+    """Every shard that the index names must be there."""
+    name = "model.safetensors.index.json"
+    if name not in files:
+        return
+    bucket: Bucket = PRECIOUS
+    index = json.loads(copies.store.read(bucket, f"bases/{root}/{name}", sha256=files[name]))
+    missing = sorted(set(index.get("weight_map", {}).values()) - set(files))
+    if missing:
+        raise BadBase(f"{name} names {missing[0]}, which is not there.")

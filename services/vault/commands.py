@@ -1,0 +1,225 @@
+"""One-time commands to the vault: `rollback` and `base`. Taken in sequence, each answered once.
+
+A command that was cut off is taken again: what it did already is found in the ledger and in the
+places, and answered as done.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from services.vault import bases, checks, publish
+from services.vault.copies import Stopping
+from services.vault.owner import Sign, Watch
+from services.vault.vault import Vault
+from shared import log
+from shared.errors import (
+    AlreadyExists,
+    Conflict,
+    NotFound,
+    ObjectDamaged,
+    StoreUnavailable,
+    UsageError,
+)
+from shared.ledger import Line
+from shared.manifest import version_name
+from shared.messages import Event, LineRollback, Once
+
+WHY_LENGTH = 2000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`outcome` is done or void; `receipt` says what was done."""
+
+    outcome: Literal["done", "void"]
+    why: str
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+class NotYet(Exception):
+    """The answer cannot be known yet; the message says what is waited for."""
+
+
+class Commands:
+    """The loop that takes them."""
+
+    def __init__(self, vault: Vault) -> None:
+        self.vault = vault
+        self.watch = Watch(vault.bus, vault.settings.lease_seconds)
+        self.signs: dict[str, Sign] = {}
+
+    async def once(self) -> None:
+        """Answer what is pending. Raises BusUnavailable, StoreUnavailable."""
+        vault = self.vault
+        await vault.recall()
+        await vault.control.update(vault.bus)
+        await vault.table.update(vault.bus)
+        await self.watch_owners()
+        for at, command in vault.control.pending(vault.once_through):
+            try:
+                answer = await self.take(command)
+            except NotYet as reason:
+                vault.waiting = str(reason)
+                break
+            except Stopping:
+                return
+            vault.waiting = None
+            await self.answer(at, command, answer)
+        await vault.observe()
+
+    async def watch_owners(self) -> None:
+        """Watched all the time, so that who asks needs not wait for a sign of life or death."""
+        for line in self.vault.table.lines.values():
+            segment = line.open_segment
+            if segment is not None:
+                self.signs[line.lineage] = await self.watch.look(segment)
+
+    async def take(self, command: Once) -> Answer:
+        """Carry it out. What is no outage ends in an answer."""
+        try:
+            match command.command:
+                case "rollback":
+                    return await self.roll_back(command)
+                case "base":
+                    return await self.store_base(command)
+        except StoreUnavailable as error:
+            self.vault.waiting = f"{command.command}: {error}"
+            await self.vault.observe()
+            raise
+        except (UsageError, NotFound, ObjectDamaged, AlreadyExists, ValueError) as error:
+            return Answer("void", str(error))
+        return Answer("void", f"the vault knows no command {command.command!r}")
+
+    async def answer(self, at: int, command: Once, answer: Answer) -> None:
+        """The event first, then the mark: killed in between, it gives the same answer again."""
+        vault = self.vault
+        data = {
+            "command": command.nonce,
+            "sequence": at,
+            "outcome": answer.outcome,
+            "why": answer.why[:WHY_LENGTH],
+            "receipt": answer.receipt,
+        }
+        event = Event(service="vault", kind="answered", lineage=command.lineage, data=data)
+        await vault.bus.event(event)
+        vault.once_through = at
+        await vault.observe()
+        log.get().info(
+            "answered",
+            command=command.command,
+            sequence=at,
+            by=command.by,
+            outcome=answer.outcome,
+            why=answer.why,
+        )
+
+    # ---- base ------------------------------------------------------------------------------------
+
+    async def store_base(self, command: Once) -> Answer:
+        root = command.base_root
+        if root is None:
+            return Answer("void", "the command names no base")
+        receipt = await asyncio.to_thread(bases.store, self.vault.copies, root)
+        self.vault.sound_bases.add(root)
+        await self.vault.bus.event(Event(service="vault", kind="base_stored", data=receipt))
+        self.vault.wake.set()  # a version may wait for it
+        return Answer(
+            "done", f"base {root[:12]} is in {receipt['copies']} places, read back", receipt
+        )
+
+    # ---- rollback --------------------------------------------------------------------------------
+
+    async def roll_back(self, command: Once) -> Answer:
+        """Head and `latest` go back to a version. Refused while a segment is open and owned."""
+        vault = self.vault
+        if command.lineage is None or command.version is None:
+            return Answer("void", "the command names no version")
+        while True:
+            line = vault.table.lines.get(command.lineage)
+            if line is None:
+                return Answer("void", f"there is no lineage {command.lineage}")
+            done = next((at for at, r in line.rollbacks if r.cause == command.nonce), None)
+            if done is not None:
+                return await self.rolled_back(line, command.version, done)
+            refusal = await self.refusal(line, command)
+            if refusal is not None:
+                return refusal
+            with suppress(Conflict):  # the ledger moved: look at it again
+                await line.append(vault.bus, "rollback", self.record(line, command))
+            await vault.table.update(vault.bus)
+            await self.watch_owners()
+
+    async def refusal(self, line: Line, command: Once) -> Answer | None:
+        """Why not, or None. Raises NotYet while the owner's state is not known."""
+        version = command.version
+        assert version is not None
+        name = version_name(version)
+        if version not in line.versions:
+            return Answer("void", f"{line.lineage} has no {name}")
+        segment = line.open_segment
+        if segment is not None:
+            if not command.force:
+                why = f"segment {segment.id} of job {segment.job} is open: `duramen stop` closes it"
+                return Answer("void", f"{why}; if its owner is dead, use --force")
+            sign = self.signs.get(line.lineage, "unknown")
+            if sign == "unknown":
+                raise NotYet(
+                    f"{line.lineage}: rollback to {name} waits until the owner of segment "
+                    f"{segment.id} has renewed its lease, or has not for "
+                    f"{self.watch.seconds:.0f} s"
+                )
+            if sign == "alive":
+                why = f"the owner of segment {segment.id} is alive: `duramen stop` closes it"
+                return Answer("void", why)
+        return await self.unsound(line, version)
+
+    async def unsound(self, line: Line, version: int) -> Answer | None:
+        """Nobody is sent back to what cannot be read."""
+        copies, name = self.vault.copies, version_name(version)
+        try:
+            commit = await asyncio.to_thread(
+                publish.read_commit_anywhere, copies, line.lineage, version
+            )
+        except NotFound as error:
+            return Answer("void", str(error))
+        if commit.aborted is not None:
+            return Answer("void", f"{name} was aborted: {commit.aborted}")
+        found = await asyncio.to_thread(checks.verify, copies, commit, publish.encode(commit))
+        if not any(place.ok for place in found):
+            return Answer("void", f"no copy of {name} is whole: {found[0].problems[0]}")
+        return None
+
+    def record(self, line: Line, command: Once) -> LineRollback:
+        assert command.version is not None
+        target = line.versions[command.version]
+        return LineRollback(
+            by=f"{self.vault.by} for {command.by}",
+            prev=line.sequence,
+            lineage=line.lineage,
+            version=command.version,
+            target=target,
+            head=line.heads[target],
+            void_segment=line.open_segment.id if line.open_segment else None,
+            cause=command.nonce,
+        )
+
+    async def rolled_back(self, line: Line, version: int, sequence: int) -> Answer:
+        """The ledger has it; `latest` follows before it is said."""
+        if (line.lineage, version) not in self.vault.settled:
+            await self.vault.read_catalogs(line)
+        await self.vault.move_latest(line)
+        head = line.heads[line.versions[version]]
+        receipt = {
+            "lineage": line.lineage,
+            "version": version,
+            "ledger_sequence": sequence,
+            "global_step": head.global_step,
+            "checkpoint": head.checkpoint.id if head.checkpoint else None,
+        }
+        await self.vault.bus.event(
+            Event(service="vault", kind="rolled_back", lineage=line.lineage, data=receipt)
+        )
+        name = version_name(version)
+        return Answer("done", f"head and latest of {line.lineage} are those of {name}", receipt)

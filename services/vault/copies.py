@@ -1,0 +1,197 @@
+"""The three places, and how one object comes to lie in all of them.
+
+Each place is streamed to from the source itself, never from another place's fresh copy, and checked
+against a SHA-256 that was known before. A place that holds the bytes already reads them again.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+from prometheus_client import Counter
+from urllib3.exceptions import HTTPError
+
+from services.vault.archive import Archive
+from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.store import PRECIOUS, WORK, Bucket, Store, Stored
+
+VERIFIED = Counter(
+    "duramen_vault_verified_bytes_total", "Bytes read back and found right, by place.", ["place"]
+)
+REFUSED = Counter(
+    "duramen_vault_copy_failures_total", "Copies that could not be made or verified.", ["place"]
+)
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """A store or the archive."""
+
+    @property
+    def name(self) -> str: ...
+    def ping(self) -> None: ...
+    def open(self, bucket: Bucket, key: str, version_id: str | None = None) -> Any: ...
+    def read(
+        self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
+    ) -> bytes: ...
+    def read_hash(
+        self, bucket: Bucket, key: str, version_id: str | None = None
+    ) -> tuple[str, int]: ...
+    def read_newest(self, bucket: Bucket, key: str) -> tuple[bytes, str] | None: ...
+    def size(self, bucket: Bucket, key: str) -> int: ...
+    def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]: ...
+    def put_bytes(self, bucket: Bucket, key: str, data: bytes) -> Stored: ...
+    def put_stream(
+        self, bucket: Bucket, key: str, source: BinaryIO | Any, size: int, sha256: str
+    ) -> Stored: ...
+    def create(self, bucket: Bucket, key: str, data: bytes) -> Stored: ...
+    def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where bytes may be found."""
+
+    place: Place
+    bucket: Bucket
+    key: str
+
+
+class Source:
+    """Bytes known by their hash. Read in full once before anything is written: what is written
+    once under a precious name stays, so a damaged source must not get there."""
+
+    def __init__(self, sha256: str, size: int, *origins: Origin) -> None:
+        self.sha256, self.size, self.origins = sha256, size, origins
+        self._lock, self._sound = threading.Lock(), False
+        self._chosen: Origin | None = None
+
+    def choose(self) -> Origin:
+        """The first origin that has the right bytes. Raises ObjectMissing, ObjectDamaged."""
+        with self._lock:
+            if self._chosen is None:
+                self._chosen = self._find()
+            return self._chosen
+
+    def _find(self) -> Origin:
+        failure: DuramenError | None = None
+        for origin in self.origins:
+            try:
+                found, size = origin.place.read_hash(origin.bucket, origin.key)
+            except DuramenError as error:
+                failure = failure or error
+                continue
+            if found == self.sha256 and size == self.size:
+                return origin
+            where = f"{origin.place.name}: {origin.bucket}/{origin.key}"
+            failure = failure or ObjectDamaged(where, self.sha256, found)
+        raise failure or ObjectMissing("nowhere", PRECIOUS, self.sha256)
+
+
+class SourceReader:
+    """A source that is opened by its first read: a place that has the bytes never opens it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._open: Any = None
+
+    def read(self, size: int = -1) -> bytes:
+        origin = self._source.choose()
+        if self._open is None:
+            self._open = origin.place.open(origin.bucket, origin.key)
+        try:
+            block: bytes = self._open.read(size if size >= 0 else None)
+        except (HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{origin.place.name}: {origin.key}: {error}") from error
+        return block
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            release = getattr(self._open, "release_conn", None)
+            if release is not None:
+                release()
+
+
+@contextmanager
+def reading(source: Source) -> Iterator[SourceReader]:
+    reader = SourceReader(source)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+class Stopping(StoreUnavailable):
+    """The vault is ending; what was begun is begun again at the next start."""
+
+
+class Copies:
+    """Backup, store and archive; in this order a commit is written. Blocking."""
+
+    def __init__(self, store: Store, backup: Store, archive: Archive) -> None:
+        self.store, self.backup, self.archive = store, backup, archive
+        self.places: tuple[Place, ...] = (backup, store, archive)
+        self.stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(2 * len(self.places), thread_name_prefix="copy")
+
+    def everywhere(self, work: Callable[[Place], T]) -> dict[str, T]:
+        """Do `work` in all places at once; wait for all, then raise the first failure if any."""
+        if self.stopping.is_set():
+            raise Stopping
+        futures = {place.name: self._pool.submit(work, place) for place in self.places}
+        failures = []
+        for name, future in futures.items():
+            error = future.exception()
+            if error is not None:
+                REFUSED.labels(name).inc()
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return {name: future.result() for name, future in futures.items()}
+
+    def copy(self, key: str, source: Source) -> dict[str, Stored]:
+        """One object into all places, each copy read back. Raises what a place or source does."""
+
+        def put(place: Place) -> Stored:
+            with reading(source) as reader:
+                stored = place.put_stream(PRECIOUS, key, reader, source.size, source.sha256)
+            VERIFIED.labels(place.name).inc(stored.size)
+            return stored
+
+        return self.everywhere(put)
+
+    def copy_bytes(self, key: str, data: bytes) -> dict[str, Stored]:
+        """A small object that the vault itself makes."""
+        return self.everywhere(lambda place: place.put_bytes(PRECIOUS, key, data))
+
+    def commit(self, key: str, data: bytes) -> dict[str, Stored]:
+        """Create a record that makes other objects count: in backup first, then in the others.
+
+        Raises AlreadyExists where the key holds another record.
+        """
+        return {place.name: place.create(PRECIOUS, key, data) for place in self.places}
+
+    def precious(self, key: str) -> list[Origin]:
+        """Every place, as a source for one of its own keys."""
+        return [Origin(p, PRECIOUS, key) for p in (self.store, self.backup, self.archive)]
+
+    def work(self, key: str) -> Origin:
+        return Origin(self.store, WORK, key)
+
+    def keep(self, key: str) -> dict[str, Stored]:
+        """Copy what another service stored once under a precious key, as its oldest version is."""
+        sha256, size = self.store.read_hash(PRECIOUS, key)
+        return self.copy(key, Source(sha256, size, Origin(self.store, PRECIOUS, key)))
+
+    def ping(self) -> None:
+        """A real round trip to each. Raises StoreUnavailable."""
+        for place in self.places:
+            place.ping()
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)

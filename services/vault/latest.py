@@ -1,0 +1,59 @@
+"""`latest`: the version that users load. A lower ledger sequence never replaces a higher one."""
+
+from services.vault.copies import Copies, Place
+from shared.errors import Conflict
+from shared.ledger import Line
+from shared.manifest import Latest, canonical_json
+from shared.store import PRECIOUS
+
+ATTEMPTS = 20
+
+
+def key(lineage: str) -> str:
+    return f"catalog/{lineage}/latest.json"
+
+
+def wanted(line: Line, committed: set[int]) -> Latest | None:
+    """The newest committed version in the head's ancestry, with the sequence that caused it."""
+    marks = set(line.ancestry())
+    closes = {v: at for v, at in line.versions.items() if v in committed and at in marks}
+    floor, rolled_back_at = 1, 0
+    if line.rollbacks:  # the target of a rollback comes first: nothing below it is meant
+        rolled_back_at, record = line.rollbacks[-1]
+        floor = record.version
+    version = max(closes, default=0)
+    if version < floor:
+        return None
+    cause = max(closes[version], rolled_back_at)
+    return Latest(lineage=line.lineage, version=version, ledger_sequence=cause)
+
+
+def read(place: Place, lineage: str) -> Latest | None:
+    """`latest` as a place has it; what cannot be read counts as none and is replaced."""
+    found = place.read_newest(PRECIOUS, key(lineage))
+    return parse(found[0]) if found else None
+
+
+def parse(data: bytes) -> Latest | None:
+    try:
+        return Latest.model_validate_json(data)
+    except ValueError:
+        return None
+
+
+def move(place: Place, latest: Latest) -> bool:
+    """Move it in one place by compare-and-swap; False if it is there or beyond already."""
+    data = canonical_json(latest.model_dump(mode="json")) + b"\n"
+    for _ in range(ATTEMPTS):
+        found = place.read_newest(PRECIOUS, key(latest.lineage))
+        current = parse(found[0]) if found else None
+        if current is not None and current.ledger_sequence >= latest.ledger_sequence:
+            return False
+        if place.swap(PRECIOUS, key(latest.lineage), data, found[1] if found else None):
+            return True
+    raise Conflict(f"{place.name}: {key(latest.lineage)}", latest.ledger_sequence)
+
+
+def move_all(copies: Copies, latest: Latest) -> dict[str, bool]:
+    """Move it in all three places; True where it moved."""
+    return copies.everywhere(lambda place: move(place, latest))

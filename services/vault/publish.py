@@ -1,0 +1,342 @@
+"""Publishing a version: copies first, all read back; then one conditional record, backup first.
+
+Driven by the ledger alone. The bytes of a version are a pure function of the record that closed its
+segment, so a publish may be cut off anywhere, repeated, or run by two vaults at once: it ends with
+the same bytes under the same names, and one commit. What exists in `backup` is rolled forward.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from services.vault import bases, readme
+from services.vault.copies import Copies, Place, Source
+from shared.errors import (
+    AlreadyExists,
+    NotFound,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+)
+from shared.jobs import Table
+from shared.ledger import Line
+from shared.manifest import (
+    CommitRecord,
+    FileEntry,
+    Manifest,
+    SegmentEntry,
+    StoredFile,
+    canonical_json,
+    check_bytes,
+    safe_path,
+    sums,
+    version_name,
+)
+from shared.messages import CheckpointRef, JobId, LineClose, ObjectRef
+from shared.store import PRECIOUS, Stored
+
+INSIDE = {
+    "adapter_model.safetensors": "adapter/adapter_model.safetensors",
+    "adapter_config.json": "adapter/adapter_config.json",
+    "optimizer.safetensors": "training/optimizer.safetensors",
+}
+HEADER = "training/header.json"
+
+
+class NotPublishable(NotFound):
+    """The ledger gave this version a number, but what it names cannot be published as it is."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A version that the ledger gave a number, with all that its bytes follow from."""
+
+    lineage: str
+    version: int
+    sequence: int
+    close: LineClose
+    job: JobId
+    file_name: str
+    segments: tuple[SegmentEntry, ...]
+
+    @property
+    def name(self) -> str:
+        return version_name(self.version)
+
+    @property
+    def prefix(self) -> str:
+        return f"lineages/{self.lineage}/{self.name}/"
+
+    @property
+    def commit_key(self) -> str:
+        return f"catalog/{self.lineage}/{self.name}.json"
+
+
+def wanted(table: Table, line: Line, version: int) -> Wanted:
+    """Gather it from the fold, which goes on meanwhile."""
+    close = line.version_close(version)
+    assert close is not None, "a numbered version has its close"
+    job = JobId.parse(close.job)
+    known = table.jobs.get(job)
+    behind = [
+        SegmentEntry(
+            segment=segment.id,
+            job=segment.job.path,
+            plan=ended.plan.sha256 if ended.plan else None,
+            from_step=ended.from_step,
+            to_step=ended.to_step,
+            from_position=ended.from_position,
+            to_position=ended.to_position,
+            micro_tokens=segment.record.micro_tokens,
+            outcome=ended.outcome,
+        )
+        for segment in line.segments_behind(version)
+        if segment.close is not None
+        for ended in (segment.close[1],)
+    ]
+    return Wanted(
+        lineage=line.lineage,
+        version=version,
+        sequence=line.versions[version],
+        close=close,
+        job=job,
+        file_name=known.history[0][2].name if known else "",
+        segments=tuple(behind),
+    )
+
+
+def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:
+    """Publish a version, or roll its commit forward; the commit, which all three places hold.
+
+    `sound_bases`: roots whose copies this process has read in full. Any failure raises, with
+    nothing published: BusUnavailable, StoreUnavailable, ObjectMissing, ObjectDamaged,
+    AlreadyExists, NotPublishable.
+    """
+    copies.ping()  # also: is this the archive that was used before, or an empty mount point?
+    begun = read_commit(copies, version.commit_key)
+    if begun is not None:
+        heal(copies, CommitRecord.model_validate_json(begun))
+    else:
+        refuse_lost_commit(copies, version)
+        if version.close.head.base_root not in sound_bases:
+            ensure_base(copies, version.close.head.base_root)
+            sound_bases.add(version.close.head.base_root)
+        ensure_inputs(copies, version)
+        begun = encode(commit_record(version, ensure_files(copies, version)))
+        try:
+            copies.backup.create(PRECIOUS, version.commit_key, begun)
+        except AlreadyExists:  # another vault was first: its record is the commit
+            begun = copies.backup.read(PRECIOUS, version.commit_key)
+    copies.commit(version.commit_key, begun)
+    return CommitRecord.model_validate_json(begun)
+
+
+def read_commit(copies: Copies, key: str) -> bytes | None:
+    """The commit record as backup has it."""
+    try:
+        return copies.backup.read(PRECIOUS, key)
+    except ObjectMissing:
+        return None
+
+
+def heal(copies: Copies, commit: CommitRecord) -> None:
+    """Before a place is given a commit record, it holds every file of it, read now."""
+    if commit.aborted is not None:
+        return
+    ensure_base(copies, commit.base_root)
+    for file in commit.files:
+        key = commit.prefix + file.path
+        copies.copy(key, Source(file.sha256, file.size, *copies.precious(key)))
+
+
+def refuse_lost_commit(copies: Copies, version: Wanted) -> None:
+    """A commit is in backup before it is anywhere else: one that is not there was lost."""
+    for place in (copies.store, copies.archive):
+        if version.commit_key in place.keys(PRECIOUS, version.commit_key):
+            raise NotPublishable(
+                f"{place.name} has the commit of {version.name}, backup has lost it; nothing is "
+                "written until it is clear what happened to the backup.",
+                next_step="duramen check",
+            )
+
+
+def encode(record: CommitRecord) -> bytes:
+    return canonical_json(record.model_dump(mode="json")) + b"\n"
+
+
+def ensure_base(copies: Copies, root: str) -> None:
+    """All of a base is in all places, read now."""
+    try:
+        bases.store(copies, root)
+    except ObjectMissing as error:
+        raise NotPublishable(
+            f"Base {root[:12]} is not in the store.", next_step="duramen base add DIR"
+        ) from error
+
+
+def ensure_inputs(copies: Copies, version: Wanted) -> None:
+    """Dataset and plan, in all places: a version can be made again from what is kept."""
+    prefix = f"datasets/{version.job.sha256}/"
+    keys = list(copies.store.keys(PRECIOUS, prefix))
+    if f"{prefix}data.jsonl" not in keys:
+        raise ObjectMissing("store", PRECIOUS, f"{prefix}data.jsonl")
+    for key in keys:
+        found = copies.keep(key)["store"]
+        if key == f"{prefix}data.jsonl" and found.sha256 != version.job.sha256:
+            raise ObjectDamaged(f"store: {key}", version.job.sha256, found.sha256)
+    for plan in {entry.plan for entry in version.segments if entry.plan}:
+        found = copies.keep(f"plans/{plan}.json")["store"]
+        if found.sha256 != plan:
+            raise ObjectDamaged(f"store: {found.key}", plan, found.sha256)
+
+
+def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, Stored]]]:
+    """Copy the files of a version, then those that describe them; (path, copies), sorted."""
+    checkpoint = version.close.head.checkpoint
+    if checkpoint is None:
+        raise NotPublishable(f"{version.name} has no checkpoint.")
+    header = read_header(copies, version, checkpoint)
+    sources = {
+        **checkpoint_sources(copies, version, checkpoint, header),
+        **result_sources(copies, version),
+    }
+    stored = {path: copies.copy(version.prefix + path, s) for path, s in sources.items()}
+    made = {HEADER: header, "README.md": readme.render(version, checkpoint)}
+    stored |= {path: copies.copy_bytes(version.prefix + path, b) for path, b in made.items()}
+    manifest = describe(version, checkpoint, stored)
+    stored["MANIFEST.json"] = copies.copy_bytes(
+        version.prefix + "MANIFEST.json", manifest.canonical()
+    )
+    listed = sums((path, places["store"].sha256) for path, places in stored.items())
+    stored["SHA256SUMS"] = copies.copy_bytes(version.prefix + "SHA256SUMS", listed)
+    return sorted(stored.items())
+
+
+def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
+    """header.json of the checkpoint that the close names, whose hash is its id."""
+    origins = [
+        copies.work(f"{checkpoint.prefix}/header.json"),
+        *copies.precious(version.prefix + HEADER),
+    ]
+    failure: Exception | None = None
+    for origin in origins:
+        try:
+            data = origin.place.read(origin.bucket, origin.key)
+            return check_bytes(f"{origin.place.name}: {origin.key}", data, checkpoint.id)
+        except (ObjectMissing, ObjectDamaged) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def checkpoint_sources(
+    copies: Copies, version: Wanted, checkpoint: CheckpointRef, header: bytes
+) -> dict[str, Source]:
+    files: dict[str, Any] = json.loads(header)["files"]
+    if set(files) != set(INSIDE):
+        raise NotPublishable(f"{version.name}: its checkpoint holds {sorted(files)}.")
+    return {
+        INSIDE[name]: Source(
+            entry["sha256"],
+            entry["size"],
+            copies.work(f"{checkpoint.prefix}/{name}"),
+            *copies.precious(version.prefix + INSIDE[name]),
+        )
+        for name, entry in files.items()
+    }
+
+
+def result_sources(copies: Copies, version: Wanted) -> dict[str, Source]:
+    """What the trainer left of the job: log, metrics, snapshots, as its result.json names them."""
+    ref = version.close.result
+    if ref is None:
+        return {}
+    result = json.loads(copies.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+    if result.get("schema") != 1:
+        raise NotPublishable(f"{version.name}: result.json has schema {result.get('schema')!r}.")
+    sources = {}
+    for entry in result["files"]:
+        path = safe_path(entry["path"])
+        if path not in ("metrics.jsonl", "job.log") and not path.startswith("evolution/"):
+            raise NotPublishable(f"{version.name}: {path} has no place in a version.")
+        found = ObjectRef(**{name: entry[name] for name in ("bucket", "key", "sha256", "size")})
+        origins = [copies.work(found.key), *copies.precious(version.prefix + path)]
+        sources[path] = Source(found.sha256, found.size, *origins)
+    return sources
+
+
+def describe(
+    version: Wanted, checkpoint: CheckpointRef, stored: dict[str, dict[str, Stored]]
+) -> Manifest:
+    close = version.close
+    return Manifest(
+        lineage=version.lineage,
+        version=version.version,
+        ledger_sequence=version.sequence,
+        job=close.job,
+        dataset_sha256=version.job.sha256,
+        plan_sha256=close.plan.sha256 if close.plan else None,
+        base_root=close.head.base_root,
+        checkpoint_id=checkpoint.id,
+        global_step=close.head.global_step,
+        closed_at=close.at,
+        segments=list(version.segments),
+        files=[
+            FileEntry(path=path, sha256=places["store"].sha256, size=places["store"].size)
+            for path, places in sorted(stored.items())
+        ],
+    )
+
+
+def commit_record(version: Wanted, stored: list[tuple[str, dict[str, Stored]]]) -> CommitRecord:
+    return CommitRecord(
+        lineage=version.lineage,
+        version=version.version,
+        ledger_sequence=version.sequence,
+        prefix=version.prefix,
+        manifest_sha256=dict(stored)["MANIFEST.json"]["store"].sha256,
+        base_root=version.close.head.base_root,
+        dataset_sha256=version.job.sha256,
+        files=[
+            StoredFile(
+                path=path,
+                sha256=places["store"].sha256,
+                size=places["store"].size,
+                store_version_id=places["store"].version_id or "",
+                backup_version_id=places["backup"].version_id or "",
+            )
+            for path, places in stored
+        ],
+        verified_copies=len(stored[0][1]),
+    )
+
+
+def read_commit_anywhere(copies: Copies, lineage: str, version: int) -> CommitRecord:
+    """The commit as backup, store or archive has it. Raises NotFound."""
+    key = f"catalog/{lineage}/{version_name(version)}.json"
+    away: StoreUnavailable | None = None
+    for place in copies.places:
+        try:
+            return CommitRecord.model_validate_json(place.read(PRECIOUS, key))
+        except StoreUnavailable as error:
+            away = away or error
+        except (ObjectMissing, ValueError):
+            continue
+    if away is not None:
+        raise away
+    raise NotFound(
+        f"{version_name(version)} of {lineage} is not published.",
+        next_step="duramen versions list",
+    )
+
+
+def committed(copies: Copies, lineage: str) -> dict[str, set[str]]:
+    """Names such as v007 that have a commit record, by place."""
+    return copies.everywhere(lambda place: committed_in(place, lineage))
+
+
+def committed_in(place: Place, lineage: str) -> set[str]:
+    """Names of the versions that one place has a commit record of."""
+    keys = place.keys(PRECIOUS, f"catalog/{lineage}/v")
+    names = (key.removeprefix(f"catalog/{lineage}/") for key in keys)
+    return {name.removesuffix(".json") for name in names if "/" not in name}

@@ -1,0 +1,67 @@
+"""README.md of a version: what it is, how to load it, how to get it back. No time, no host."""
+
+import json
+from typing import TYPE_CHECKING
+
+from shared.messages import CheckpointRef
+
+if TYPE_CHECKING:
+    from services.vault.publish import Wanted
+
+TEXT = """# {lineage} {name}
+
+A LoRA adapter, trained on and on over {segments} segment(s), {global_step} optimizer steps in all.
+
+| | |
+|---|---|
+| last file | {file} |
+| dataset | `{dataset}` |
+| job | `{job}` ({outcome}) |
+| base | `{base}` |
+| ledger sequence | {sequence} |
+| checkpoint | `{checkpoint}` |
+
+- `adapter/`: the adapter, as peft reads it. `training/`: optimizer state and position, so that
+  training can go on from here exactly. `evolution/`: what the model answered to watched examples.
+- `MANIFEST.json`: every file with its SHA-256, and the segments whose replay gives these bytes.
+
+## Get it back, with any S3 client
+Set `ENDPOINT` to the address of the store or of the backup.
+
+```
+aws --endpoint-url $ENDPOINT s3 sync s3://duramen/{prefix} {name}
+(cd {name} && sha256sum -c SHA256SUMS)
+aws --endpoint-url $ENDPOINT s3 sync s3://duramen/bases/{base}/ base
+(cd base && sha256sum -c SHA256SUMS)
+```
+
+or `duramen restore {name} --lineage {lineage} --to {name} --with-base`, which puts the base into
+`{name}/base`.
+
+## Load it
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("base")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "{name}/adapter")
+```
+"""
+
+
+def render(version: "Wanted", checkpoint: CheckpointRef) -> bytes:
+    """A pure function of the ledger. The file's name is quoted: a user chose it."""
+    return TEXT.format(
+        lineage=version.lineage,
+        name=version.name,
+        segments=len(version.segments),
+        global_step=version.close.head.global_step,
+        file=json.dumps(version.file_name, ensure_ascii=True).replace("|", "\\u007c"),
+        dataset=version.job.sha256,
+        job=version.close.job,
+        outcome=version.close.outcome,
+        base=version.close.head.base_root,
+        sequence=version.sequence,
+        checkpoint=checkpoint.id,
+        prefix=version.prefix,
+    ).encode()

@@ -1,0 +1,280 @@
+"""The vault's loops: publish what the ledger numbered, move `latest`, watch what must not change.
+
+Nothing is remembered that streams and stores do not hold: `settled` is read from the three catalogs
+at the first look at a lineage.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prometheus_client import Gauge
+
+from services.vault import checks, latest, publish
+from services.vault.alarms import Alarms
+from services.vault.copies import Copies, Stopping
+from shared import log, service
+from shared.bus import Bus
+from shared.control import Control, observed
+from shared.errors import BusUnavailable, DuramenError, StoreUnavailable
+from shared.jobs import Table
+from shared.ledger import Line
+from shared.manifest import CommitRecord, sha256_bytes, version_name
+from shared.messages import Event, ObjectRef, Observed
+from shared.settings import VaultSettings
+from shared.store import PRECIOUS
+
+PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
+PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")
+LAST = Gauge("duramen_vault_last_publish_seconds", "Unix time of the last publish.")
+COPIES = Gauge("duramen_vault_copies", "Copies that a version is kept in.")
+DOMAINS = Gauge("duramen_vault_failure_domains", "Disks or hosts that the copies lie on.")
+FIRST_RETRY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10.0
+KEPT_PREFIXES = ("datasets/", "eval/", "plans/")
+
+Key = tuple[str, int]
+
+
+@dataclass
+class Retry:
+    """When a version that could not be published is tried again."""
+
+    why: str
+    delay: float
+    due: float
+
+
+@dataclass
+class Vault:
+    """State of one process. `settled`: versions whose commit is in all three places."""
+
+    settings: VaultSettings
+    bus: Bus
+    copies: Copies
+    by: str
+    table: Table = field(default_factory=Table)
+    control: Control = field(default_factory=lambda: Control("vault"))
+    settled: set[Key] = field(default_factory=set)
+    pending: dict[Key, Retry] = field(default_factory=dict)
+    checked: dict[Key, list[checks.Found]] = field(default_factory=dict)
+    sound_bases: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    latest_at: dict[str, int] = field(default_factory=dict)
+    once_through: int = -1
+    busy: str | None = None
+    waiting: str | None = None
+    voids_told: int = 0
+
+    def __post_init__(self) -> None:
+        self.alarms = Alarms(self.bus)
+        self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
+        self.wake_inputs = asyncio.Event()
+        self._said: tuple[Any, ...] = ()
+        self._said_at = float("-inf")
+        self._log = log.get()
+        COPIES.set(len(self.copies.places))
+        DOMAINS.set(self.settings.failure_domains)
+
+    # ---- publishing ------------------------------------------------------------------------------
+
+    async def once(self) -> None:
+        """One look at all lineages. Raises BusUnavailable, StoreUnavailable."""
+        await self.table.update(self.bus)
+        await self.control.update(self.bus)
+        await self.tell_voids()
+        if self.control.state == "running":
+            for line in list(self.table.lines.values()):
+                await self.look(line)
+        PENDING.set(len(self.pending))
+        PUBLISHED.set(len(self.settled))
+        await self.observe()
+
+    async def look(self, line: Line) -> None:
+        open_versions = [v for v in line.versions if (line.lineage, v) not in self.settled]
+        if open_versions and not any(key[0] == line.lineage for key in self.settled):
+            await self.read_catalogs(line)
+        for version in sorted(open_versions):
+            key = line.lineage, version
+            retry = self.pending.get(key)
+            if key in self.settled or (retry and retry.due > asyncio.get_running_loop().time()):
+                continue
+            await self.try_publish(line, version)
+        await self.move_latest(line)
+
+    async def read_catalogs(self, line: Line) -> None:
+        """What is committed in all places needs nothing more."""
+        try:
+            by_place = await asyncio.to_thread(publish.committed, self.copies, line.lineage)
+        except DuramenError:
+            return  # trying to publish will say what is wrong
+        everywhere = set.intersection(*by_place.values())
+        for version in line.versions:
+            if version_name(version) in everywhere:
+                self.settled.add((line.lineage, version))
+
+    async def try_publish(self, line: Line, version: int) -> None:
+        """Publish, or keep the reason and try again later; the source is never touched."""
+        key, name = (line.lineage, version), f"{line.lineage}/{version_name(version)}"
+        wanted = publish.wanted(self.table, line, version)
+        self.busy = f"publishing {name}"
+        await self.observe()
+        try:
+            commit = await asyncio.to_thread(publish.publish, self.copies, wanted, self.sound_bases)
+        except Stopping:
+            return
+        except (DuramenError, ValueError, TypeError, KeyError, OSError) as error:
+            if isinstance(error, BusUnavailable):
+                raise
+            await self.put_off(key, name, error)
+            return
+        finally:
+            self.busy = None
+        self.settled.add(key)
+        self.pending.pop(key, None)
+        self.alarms.clear("not_published", name)
+        if commit.aborted is None:
+            await self.tell_published(wanted, commit)
+
+    async def put_off(self, key: Key, name: str, error: Exception) -> None:
+        before = self.pending.get(key)
+        delay = min(2 * before.delay, self.settings.retry_seconds) if before else 0.0
+        delay = max(delay, min(FIRST_RETRY_SECONDS, self.settings.retry_seconds))
+        why = str(error) or type(error).__name__
+        self.pending[key] = Retry(why, delay, asyncio.get_running_loop().time() + delay)
+        PENDING.set(len(self.pending))
+        self._log.warning("not_published", version=name, error=why, retry_seconds=delay)
+        await self.observe()
+        await self.alarms.sound("not_published", name, why, key[0])
+
+    async def tell_published(self, wanted: publish.Wanted, commit: CommitRecord) -> None:
+        LAST.set_to_current_time()
+        data = publish.encode(commit)
+        ref = ObjectRef(
+            bucket="duramen",
+            key=wanted.commit_key,
+            sha256=sha256_bytes(data),
+            size=len(data),
+        )
+        size = sum(file.size for file in commit.files)
+        self._log.info("version_published", lineage=wanted.lineage, version=wanted.name, bytes=size)
+        await self.bus.event(
+            Event(
+                service="vault",
+                kind="version_published",
+                lineage=wanted.lineage,
+                job=wanted.close.job,
+                ref=ref,
+                data={
+                    "version": wanted.version,
+                    "ledger_sequence": wanted.sequence,
+                    "copies": commit.verified_copies,
+                    "bytes": size,
+                },
+            )
+        )
+
+    async def move_latest(self, line: Line) -> None:
+        held = {v for v in line.versions if (line.lineage, v) in self.settled}
+        while (wish := latest.wanted(line, held)) is not None:
+            if self.latest_at.get(line.lineage, -1) >= wish.ledger_sequence:
+                return
+            commit = await asyncio.to_thread(
+                publish.read_commit_anywhere, self.copies, line.lineage, wish.version
+            )
+            if commit.aborted is None:
+                break
+            held.discard(wish.version)
+        if wish is None:
+            return
+        moved = await asyncio.to_thread(latest.move_all, self.copies, wish)
+        self.latest_at[line.lineage] = wish.ledger_sequence
+        if any(moved.values()):
+            self._log.info("latest_moved", lineage=line.lineage, version=wish.version)
+
+    # ---- watching --------------------------------------------------------------------------------
+
+    async def tell_voids(self) -> None:
+        """A message on a ledger's subject that does not count is somebody's mistake, or worse."""
+        for void in self.table.voids[self.voids_told :]:
+            await self.alarms.sound(
+                "void_record", str(void.sequence), f"{void.subject}: {void.why}"
+            )
+            self.voids_told += 1
+
+    async def keep_inputs(self) -> None:
+        """Datasets and plans are as precious as versions: copied when they appear."""
+        await asyncio.to_thread(self.copies.ping)
+        for prefix in KEPT_PREFIXES:
+            found = self.copies.store.keys(PRECIOUS, prefix)
+            for key in await asyncio.to_thread(list, found):
+                if key not in self.kept:
+                    await self.keep(key)
+
+    async def sweep(self) -> None:
+        """Look for names that were written over or deleted since."""
+        for place in (self.copies.store, self.copies.backup):
+            hidden = await asyncio.to_thread(checks.shadowed, place)
+            for key, what in hidden.items():
+                about = f"{place.name}: {key}"
+                await self.alarms.sound(
+                    "shadowed", about, f"{what} hides the oldest version, which is the truth"
+                )
+
+    async def keep(self, key: str) -> None:
+        """One of them, once for each start of this process. Raises StoreUnavailable."""
+        try:
+            await asyncio.to_thread(self.copies.keep, key)
+        except StoreUnavailable:
+            raise
+        except DuramenError as error:
+            await self.alarms.sound("not_kept", key, str(error))
+            return
+        self.kept.add(key)
+        self.alarms.clear("not_kept", key)
+
+    # ---- telling ---------------------------------------------------------------------------------
+
+    def reason(self) -> str | None:
+        """What the vault waits for, the first few reasons."""
+        parts = [
+            f"{lineage}: {version_name(version)} is not published: {retry.why}"
+            for (lineage, version), retry in list(self.pending.items())[:3]
+        ]
+        return "; ".join([*([self.waiting] if self.waiting else []), *parts])[:2000] or None
+
+    async def observe(self) -> None:
+        """Say what the vault is: at once when it changed, else now and then."""
+        if self.once_through < 0:
+            return  # what was answered before is not known yet
+        state: Literal["idle", "waiting", "running", "paused", "stopped"]
+        if self.control.state != "running":
+            state = self.control.state
+        else:
+            state = "waiting" if self.pending else "running" if self.busy else "idle"
+        now = state, self.control.generation, self.once_through, self.reason() or self.busy
+        clock = asyncio.get_running_loop().time()
+        if now == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
+            return
+        await self.bus.observe(
+            Observed(
+                service="vault",
+                instance=self.by,
+                state=state,
+                generation=self.control.generation,
+                once_through=self.once_through,
+                waiting=now[3],
+                ledger=self.table.seen,
+            )
+        )
+        self._said, self._said_at = now, clock
+
+    async def recall(self) -> None:
+        """Which one-time command was answered last, as this service said itself."""
+        if self.once_through < 0:
+            seen = await observed(self.bus, "vault")
+            self.once_through = seen.once_through if seen else 0
+
+
+def make(settings: VaultSettings, bus: Bus, copies: Copies) -> Vault:
+    return Vault(settings, bus, copies, service.instance("vault"))
