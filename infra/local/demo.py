@@ -110,6 +110,8 @@ def show(home: Home) -> None:
     for job in done[-1:]:
         title("what it learned")
         duramen(home, "evolution", "show", str(job.id))
+        title("what it answered on the way")
+        duramen(home, "evolution", "example", str(job.id), "1")
     newest = max((line.latest or 0 for line in found.lines.values()), default=0)
     if newest:
         show_restore(home, version_name(newest))
