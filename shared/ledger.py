@@ -212,7 +212,8 @@ class Line:
 
     def referenced(self) -> set[str]:
         """Ids of checkpoints that a record names and recovery may still need."""
-        ids = {h.checkpoint.id for h in self.heads.values() if h.checkpoint}
+        # A copy: uploads ask from a thread while the fold goes on.
+        ids = {h.checkpoint.id for h in list(self.heads.values()) if h.checkpoint}
         if self.open_segment and self.open_segment.record.checkpoint:
             ids.add(self.open_segment.record.checkpoint.id)
         return ids

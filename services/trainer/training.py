@@ -39,6 +39,11 @@ STEP_SECONDS = Histogram("duramen_train_step_seconds", "Duration of an optimizer
 SNAPSHOT_SECONDS = Histogram("duramen_snapshot_seconds", "Duration of a snapshot.")
 HELDOUT_LOSS = Gauge("duramen_snapshot_loss", "Mean loss at the last snapshot.", ["split"])
 EXACT = Gauge("duramen_snapshot_exact_match_ratio", "Exact matches at the last one.", ["split"])
+SKIPPED = Counter("duramen_train_skipped_steps_total", "Steps without a finite gradient.")
+CHECKPOINT_SECONDS = Histogram("duramen_checkpoint_write_seconds", "Training stands still for it.")
+MFU = Gauge("duramen_train_mfu_ratio", "Share of the matrix speed that was measured here.")
+LAST_STEP = Gauge("duramen_train_last_step_seconds", "Unix time of the last optimizer step.")
+RUNNING = Gauge("duramen_train_running", "1 while a worker trains.")
 UPLOAD_SECONDS = Histogram("duramen_checkpoint_upload_seconds", "Upload and read-back.")
 
 
@@ -80,6 +85,7 @@ class Training:
     _newest: Path | None = None
     _uploading: asyncio.Task[None] | None = None
     _steps: int = 0
+    _parameters: int = 0
 
     def __post_init__(self) -> None:
         self.folder: SegmentFolder = self.local.segment(self.line.lineage, self.segment.id).make()
@@ -93,17 +99,22 @@ class Training:
         self.worker = await Worker.spawn(
             self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
         )
+        RUNNING.set(1)
+        LAST_STEP.set_to_current_time()  # the start counts: the first step is awaited from here
         self._log.info("worker_started", pid=self.worker.pid, fence=self.segment.fence)
         end = End("died")
         try:
             async for event in self.worker.events():
                 end = await self.take(event) or end
             status = await self.worker.wait()
-            if end.outcome == "died":
+            if end.outcome == "died" and status == 0:  # told to finish before its first step
+                end = End("interrupted")
+            elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
             await self.finish_uploads()
             return end
         finally:
+            RUNNING.set(0)
             self.over.set()
             await self.worker.kill()
             if self._uploading is not None:
@@ -212,6 +223,8 @@ class Training:
                 await self.take_plan(event)
             case "ready":
                 self._log.info("worker_ready", seconds=round(event["seconds"], 1))
+            case "ready":
+                self._parameters = int(event["base_parameters"])
             case "step":
                 self.take_step(event)
             case "checkpoint":
@@ -262,11 +275,14 @@ class Training:
         TOKENS.inc(event["tokens"])
         TRAINED.inc(event["trained_tokens"])
         STEPS.inc()
+        SKIPPED.inc(event["skipped"])
+        LAST_STEP.set_to_current_time()
         STEP_SECONDS.observe(event["seconds"])
         self.state.rates = [*self.state.rates[-19:], (event["tokens"], event["seconds"])]
         tokens = sum(t for t, _ in self.state.rates)
         seconds = sum(s for _, s in self.state.rates) or 1e-9
         left = self._steps - event["position"]
+        self.measure_use(tokens / seconds)
         self.state.progress = Progress(
             position=event["position"],
             steps=self._steps,
@@ -277,8 +293,19 @@ class Training:
         )
         self.changed()
 
+    def measure_use(self, tokens_per_second: float) -> None:
+        """Forward and backward through frozen weights: 4 operations a weight and token."""
+        kept = self.settings.state_dir / "dtype.json"
+        if self._parameters and kept.exists():
+            speeds = json.loads(kept.read_bytes())
+            speed = speeds.get(f"{self.segment.record.dtype}_flops")
+            if speed:
+                MFU.set(4 * self._parameters * tokens_per_second / speed)
+
     def take_checkpoint(self, event: dict[str, Any]) -> None:
         """Upload the newest one in the background; those in between are skipped."""
+        if "write_seconds" in event:
+            CHECKPOINT_SECONDS.observe(event["write_seconds"])
         self._newest = Path(event["path"])
         if self._uploading is None or self._uploading.done():
             self._uploading = asyncio.create_task(self.upload_newest())
