@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo demo-stop local local-stop test lint types conf lock clean-env
+.PHONY: help install install-demo demo demo-stop local local-stop test lint types conf lock clean-env \
+  up down logs ps backup restore upgrade destroy ctl smoke test-compose
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: # the environment in .venv; instant when it is up to date
 	@$(PYTHON) -m infra.local.install
@@ -26,6 +27,18 @@ local: install ## the same servers and services for your own work, data in data/
 local-stop: install ## stop them; the data stay
 	@$(BIN)/python -m infra.local down --home data/local
 
+up: ## everything in containers: checks this host, makes secrets, builds, starts, says where it is
+	@$(PYTHON) -m infra.compose up
+
+down logs ps backup restore upgrade destroy ctl: ## the containers; ARGS=… goes along (make ctl ARGS='versions list')
+	@$(PYTHON) -m infra.compose $@ $(ARGS)
+
+smoke: ## the whole path in containers of its own on this host, with its GPU; deleted at the end
+	@$(PYTHON) -m infra.compose smoke $(ARGS)
+
+test-compose: install ## the containers on a real engine, with a tiny model
+	@DURAMEN_TEST_COMPOSE=yes $(BIN)/python -m pytest tests/compose -x $(ARGS)
+
 test: install ## all tests, with real servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
@@ -40,7 +53,7 @@ conf: install # is the bus configuration, as rendered, valid?
 
 lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch
 	@$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
-	  --generate-hashes --no-emit-package torch --no-header --no-annotate --upgrade \
+	  --generate-hashes --no-emit-package torch --no-header --annotation-style line --upgrade \
 	  --output-file requirements.lock --quiet
 
 clean-env: ## remove the environment (never any data)

@@ -12,17 +12,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import nats
 from minio import Minio
+from minio.error import MinioAdminException
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import conformance
-from infra.buckets import client, connections, make_backup_buckets, make_store_buckets
+from infra.buckets import LockMode, client, connections, make_backup_buckets, make_store_buckets
 from infra.secrets import IDENTITIES, Secrets
+from infra.store import minio as minio_users
 from infra.streams import make_streams
 from shared.errors import DuramenError, StoreLies
 
@@ -48,6 +50,10 @@ class BootstrapSettings(BaseSettings):
     store_inner_urls: list[str] = Field(default_factory=list)
     backup_inner_urls: list[str] = Field(default_factory=list)
     backup_retention_days: int = Field(default=30, ge=1)
+    # COMPLIANCE: not even the server's administrator frees the space before the days are over.
+    backup_lock: LockMode = "GOVERNANCE"
+    # SeaweedFS is given its users as a file; MinIO is told them here.
+    store_kind: Literal["seaweedfs", "minio"] = "seaweedfs"
 
 
 async def bootstrap(settings: BootstrapSettings) -> None:
@@ -86,6 +92,7 @@ async def provision_bus(nats_url: str, secrets: Secrets) -> None:
 
 def provision_store(settings: BootstrapSettings, secrets: Secrets) -> None:
     """Buckets of the first store, then the probe with every service's credentials."""
+    _make_users("store", settings.store_url, settings, secrets)
     with _clients("store", settings.store_url, secrets) as clients:
         admin, vault = clients.pop("admin"), clients.pop("vault")
         make_store_buckets(admin)
@@ -95,11 +102,24 @@ def provision_store(settings: BootstrapSettings, secrets: Secrets) -> None:
 
 def provision_backup(settings: BootstrapSettings, secrets: Secrets) -> None:
     """Bucket and retention of the backup, then the probe."""
+    _make_users("backup", settings.backup_url, settings, secrets)
     with _clients("backup", settings.backup_url, secrets) as clients:
         admin, vault = clients.pop("admin"), clients.pop("vault")
-        make_backup_buckets(admin, settings.backup_retention_days)
+        make_backup_buckets(admin, settings.backup_retention_days, settings.backup_lock)
         lacks = conformance.probe_backup(admin, vault, clients, settings.backup_inner_urls)
     _refuse("backup", lacks)
+
+
+def _make_users(server: str, url: str, settings: BootstrapSettings, secrets: Secrets) -> None:
+    if settings.store_kind != "minio":
+        return
+    pool = connections()
+    try:
+        minio_users.provision(url, server, secrets, pool)
+    except MinioAdminException as error:
+        raise StoreLies(server, f"its users cannot be provisioned: {error}") from error
+    finally:
+        pool.clear()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The buckets of both stores."""
 
+from typing import Literal
+
 import urllib3
 from minio import Minio
-from minio.commonconfig import GOVERNANCE
 from minio.error import S3Error
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 
@@ -13,6 +14,7 @@ PRECIOUS = "duramen"
 WORK = "work"
 BACKUP_RETENTION_DAYS = 30
 TIMEOUT_SECONDS = 20
+LockMode = Literal["GOVERNANCE", "COMPLIANCE"]
 
 
 def connections(timeout: float = TIMEOUT_SECONDS) -> urllib3.PoolManager:
@@ -38,15 +40,17 @@ def make_store_buckets(store: Minio) -> None:
     _make(store, WORK, locked=False)
 
 
-def make_backup_buckets(backup: Minio, retention_days: int = BACKUP_RETENTION_DAYS) -> None:
+def make_backup_buckets(
+    backup: Minio, retention_days: int = BACKUP_RETENTION_DAYS, mode: LockMode = "GOVERNANCE"
+) -> None:
     """`duramen` on the backup; what is written there cannot be deleted for `retention_days`."""
     _make(backup, PRECIOUS, locked=True)
     try:
         found = backup.get_object_lock_config(PRECIOUS)
     except S3Error:
         return  # a bucket that cannot be locked was there before: the probe refuses it
-    if (found.mode, found.duration) != (GOVERNANCE, retention_days):
-        backup.set_object_lock_config(PRECIOUS, ObjectLockConfig(GOVERNANCE, retention_days, DAYS))
+    if (found.mode, found.duration) != (mode, retention_days):
+        backup.set_object_lock_config(PRECIOUS, ObjectLockConfig(mode, retention_days, DAYS))
 
 
 def _make(store: Minio, bucket: str, *, locked: bool) -> None:

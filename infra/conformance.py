@@ -4,7 +4,9 @@ lock, and answer as if it had not. Whatever is found lacking stops the bootstrap
 Probe objects live under `.probe/`, a prefix that no other program reads or writes.
 """
 
+import base64
 import datetime
+import hashlib
 import io
 import socket
 import ssl
@@ -54,7 +56,12 @@ def probe_store(
     `others`: clients of the other services by identity. `inner_urls`: addresses of ports that must
     refuse, as http://HOST:PORT or grpc://HOST:PORT (none where they cannot be reached from here).
     """
-    lacks = _conditions(admin) + _versions(admin) + _lock(admin, vault, by_default=False)
+    lacks = (
+        _conditions(admin)
+        + _checksums(admin)
+        + _versions(admin)
+        + _lock(admin, vault, by_default=False)
+    )
     lacks += _denials(vault, "vault", delete=True, write=None)
     for identity, client in others.items():
         lacks += _denials(client, identity, delete=True, write=f"catalog/{PREFIX}{identity}")
@@ -65,7 +72,12 @@ def probe_backup(
     admin: Minio, vault: Minio, others: dict[str, Minio], inner_urls: list[str]
 ) -> list[str]:
     """What the backup lacks. `others` are identities that may only read there."""
-    lacks = _conditions(admin) + _versions(admin) + _lock(admin, vault, by_default=True)
+    lacks = (
+        _conditions(admin)
+        + _checksums(admin)
+        + _versions(admin)
+        + _lock(admin, vault, by_default=True)
+    )
     lacks += _denials(vault, "vault", delete=True, write=None)
     for identity, client in others.items():
         lacks += _denials(client, identity, delete=True, write=PREFIX + identity)
@@ -92,6 +104,20 @@ def _conditions(admin: Minio) -> list[str]:
     if status != FAILED:
         lacks.append(f"a replacement with a stale If-Match answered {status}, not 412")
     return lacks
+
+
+def _checksums(admin: Minio) -> list[str]:
+    """Bytes that are not what the sender said are refused, and leave nothing behind."""
+    key, body = _fresh("checksum"), b"these bytes"
+    wrong = base64.b64encode(hashlib.md5(b"others", usedforsecurity=False).digest()).decode()
+    status, _ = conditional_put(admin, PRECIOUS, key, body, {"Content-MD5": wrong})
+    if status < FIRST_REFUSAL:
+        return [f"bytes with a wrong checksum were taken ({status})"]
+    try:
+        admin.stat_object(PRECIOUS, key)
+    except S3Error:
+        return []
+    return ["bytes with a wrong checksum were refused, but kept"]
 
 
 def _versions(admin: Minio) -> list[str]:

@@ -21,7 +21,8 @@ import nkeys
 from infra.store.inner import write_inner
 
 SERVICES = ("ingest", "trainer", "vault", "evolution")
-NATS_USERS = (*SERVICES, "ctl", "admin")
+# herald runs beside them in containers; an embedded run has none.
+NATS_USERS = (*SERVICES, "herald", "ctl", "admin")
 IDENTITIES = {
     "store": ("admin", "ingest", "trainer", "vault", "evolution", "ctl", "reader"),
     "backup": ("admin", "vault", "reader"),
@@ -82,7 +83,7 @@ class Secrets:
             for identity in identities:
                 wanted[f"{server}/{identity}.access"] = lambda: secrets.token_hex(10)
                 wanted[f"{server}/{identity}.secret"] = lambda: secrets.token_urlsafe(32)
-        for service in (*SERVICES, "ctl"):
+        for service in (*SERVICES, "herald", "ctl"):
             wanted[f"http/{service}.token"] = lambda: secrets.token_urlsafe(32)
         return wanted
 

@@ -10,18 +10,18 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
+from shared.connection import Arrived, Connection
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.messages import (
     Event,
@@ -36,7 +36,7 @@ from shared.messages import (
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 MESSAGE_ID = "Nats-Msg-Id"
-MIRRORED = "Nats-Stream-Source", "Nats-Stream"
+MIRRORED = frozenset({"Nats-Stream-Source", "Nats-Stream"})
 WRONG_SEQUENCE = {10071, 10164}
 MAXIMUM_EXCEEDED = 10077
 APPEND_SECONDS = 30.0
@@ -63,7 +63,7 @@ class Entry:
     @property
     def copied(self) -> bool:
         """True for a mirrored or sourced message, and for a reply of the server."""
-        return any(name in self.headers for name in MIRRORED)
+        return not MIRRORED.isdisjoint(self.headers)
 
     @property
     def nonce(self) -> str | None:
@@ -72,6 +72,14 @@ class Entry:
         except ValueError:
             return None
         return body.get("nonce") if isinstance(body, dict) else None
+
+
+def entry_of(stream: str, message: Msg) -> Entry:
+    """A message that a consumer delivered; its sequence stands in the subject of the reply:
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`, in version 2 behind two more tokens."""
+    tokens = message.reply.split(".")
+    sequence = int(tokens[5] if len(tokens) < 11 else tokens[7])
+    return Entry(stream, sequence, message.subject, message.data, message.headers or {})
 
 
 class Marks:
@@ -107,8 +115,7 @@ class Bus:
         self.unbroken_since = 0.0
         self.went_back: BusWentBack | None = None
         self._unchecked = True
-        self._log = log.get()
-        self._nc: Client = Client()
+        self._nc = Connection()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -124,18 +131,18 @@ class Bus:
 
     async def connect(self, *, patient: bool = True) -> None:
         """Connect; a patient client waits for a server that is not there yet, for ever."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"reconnect_time_wait": 0.5}
         if self.seed_file is not None:
             options["nkeys_seed"] = str(self.seed_file)
         while True:
             try:
-                self._nc = await nats.connect(
+                self._nc = Connection()
+                await self._nc.connect(
                     self.url,
                     name=self.name,
                     inbox_prefix=f"_INBOX_{self.name}",
                     max_reconnect_attempts=-1 if patient else 0,
                     allow_reconnect=patient,
-                    reconnect_time_wait=0.5,
                     ping_interval=10,
                     max_outstanding_pings=2,
                     connect_timeout=3,
@@ -148,7 +155,7 @@ class Bus:
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 if not patient or isinstance(error, nats.errors.AuthorizationError):
                     raise BusUnavailable(f"No bus at {self.url}: {error}") from error
-                self._log.warning("bus_waiting", url=self.url, error=str(error))
+                log.get().warning("bus_waiting", url=self.url, error=str(error))
                 await asyncio.sleep(0.5)
         self._js = self._nc.jetstream(timeout=5)
         self.unbroken_since = asyncio.get_running_loop().time()
@@ -158,7 +165,7 @@ class Bus:
             await self._nc.close()
 
     async def _on_error(self, error: Exception) -> None:
-        self._log.warning("bus_error", error=str(error))
+        log.get().warning("bus_error", error=str(error))
 
     async def _on_disconnect(self) -> None:
         self._unchecked = True
@@ -167,7 +174,7 @@ class Bus:
     async def _on_reconnect(self) -> None:
         self._unchecked = True
         self.unbroken_since = asyncio.get_running_loop().time()
-        self._log.info("bus_reconnected")
+        log.get().info("bus_reconnected")
 
     @property
     def connected(self) -> bool:
@@ -216,13 +223,37 @@ class Bus:
         )
 
     async def read(
-        self, stream: str, after: int = 0, subject: str | None = None, batch: int = 500
+        self, stream: str, after: int = 0, subject: str | None = None, batch: int = 1000
     ) -> AsyncIterator[Entry]:
         """All entries after a sequence, up to the stream's end as it is now.
 
         An ephemeral pull consumer that is gone afterwards: nothing to resume, nothing to leak.
         `fetch` of nats-py is not used: it may keep messages in a buffer that nobody reads.
         """
+        name, pending = await self._consumer(stream, after, subject)
+        inbox, arrived = self._nc.new_inbox(), Arrived()
+        subscription = await self._nc.subscribe(inbox, cb=arrived.put)
+        asked = seen = 0
+        try:
+            while seen < pending:
+                while asked < pending and asked - seen <= batch:  # the next batch travels meanwhile
+                    want = min(batch, pending - asked)
+                    request = json.dumps({"batch": want, "no_wait": True}).encode()
+                    next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
+                    await self._nc.publish(next_subject, request, reply=inbox)
+                    asked += want
+                for message in await self._call(arrived.take):
+                    if message.subject == inbox:  # a status: there is nothing more
+                        return
+                    seen += 1
+                    yield entry_of(stream, message)
+        finally:
+            with suppress(nats.errors.Error):  # closed meanwhile: the server forgets it by itself
+                await subscription.unsubscribe()
+                await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+
+    async def _consumer(self, stream: str, after: int, subject: str | None) -> tuple[str, int]:
+        """A new ephemeral consumer: its name, and how many messages it will bring."""
         config: dict[str, Any] = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after + 1,
@@ -239,32 +270,7 @@ class Bus:
         reply = await self._api(
             create, {"stream_name": stream, "config": {**config, "name": name}, "action": "create"}
         )
-        pending = int(reply["num_pending"])
-        inbox = self._nc.new_inbox()
-        subscription = await self._nc.subscribe(inbox)
-        try:
-            while pending > 0:
-                want = min(batch, pending)
-                request = json.dumps({"batch": want, "no_wait": True}).encode()
-                await self._nc.publish(
-                    f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=inbox
-                )
-                for _ in range(want):
-                    message = await self._call(lambda: subscription.next_msg(timeout=5))
-                    if (message.headers or {}).get("Status"):
-                        pending = 0
-                        break
-                    pending -= 1
-                    yield Entry(
-                        stream,
-                        message.metadata.sequence.stream,
-                        message.subject,
-                        message.data,
-                        dict(message.headers or {}),
-                    )
-        finally:
-            await subscription.unsubscribe()
-            await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+        return name, int(reply["num_pending"])
 
     async def _api(self, subject: str, body: dict[str, Any]) -> dict[str, Any]:
         message = await self._call(

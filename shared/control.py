@@ -5,6 +5,7 @@ Stream CTL is folded like JOBS: by valid records only. A command is durable befo
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from shared.jobs import Void, parse
 from shared.messages import (
     Desired,
     DesiredState,
+    Event,
     Observed,
     Once,
     desired_subject,
@@ -101,3 +103,14 @@ async def observed(bus: Bus, service: str) -> Observed | None:
         return Observed.model_validate_json(entry.data)
     except ValidationError:
         return None
+
+
+async def events(
+    bus: Bus, after: int = 0, subject: str | None = None
+) -> AsyncIterator[tuple[int, Event]]:
+    """(sequence, event) after a sequence; what cannot be read as an event is passed over."""
+    async for entry in bus.read("EVT", after, subject):
+        try:
+            yield entry.sequence, Event.model_validate_json(entry.data)
+        except ValidationError:
+            continue

@@ -117,6 +117,14 @@ class AlreadyExists(DuramenError):
         super().__init__(f"{where} exists already with other bytes.")
 
 
+class LoopHangs(DuramenError):
+    """A loop of a service does not get on."""
+
+    def __init__(self, loop: str, seconds: float) -> None:
+        self.loop, self.seconds = loop, seconds
+        super().__init__(f"The loop {loop} has not moved for {seconds:.0f} s.")
+
+
 class StoreLies(DuramenError):
     """A store accepts what it must refuse, so it cannot hold anything precious."""
 

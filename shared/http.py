@@ -2,16 +2,24 @@
 
 import asyncio
 import hmac
+import os
+import shutil
 from collections.abc import Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from shared import service
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.settings import Settings
+
+BUILD = Gauge("duramen_build_info", "Always 1; which program this is.", ["service", "version"])
+FREE = Gauge("duramen_disk_free_bytes", "Free space where a folder lies.", ["folder"])
 
 OPEN_PATHS = {"/metrics", "/healthz"}
 HEALTH_SECONDS = 5.0
@@ -19,9 +27,25 @@ HEALTH_SECONDS = 5.0
 Check = Callable[[], Awaitable[None]]
 
 
+def version() -> str:
+    """Of this program: as its image says, else as it is installed."""
+    try:
+        return os.environ.get("DURAMEN_VERSION") or metadata.version("duramen")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def watch_space(name: str, folder: Path) -> None:
+    """Measure the free space at `folder` whenever metrics are asked for."""
+    FREE.labels(name).set_function(lambda: shutil.disk_usage(folder).free)
+
+
 def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
     """An app whose /healthz runs every check for real, within 5 s, and names what fails."""
     app = FastAPI(title=f"Duramen {settings.service}", openapi_url="/openapi.json", docs_url=None)
+    checks = {**checks, "loops": service.check_loops}
+    BUILD.labels(settings.service, version()).set(1)
+    watch_space("state", settings.state_dir)
     token = settings.http_token.get_secret_value()
     hosts = ["127.0.0.1", "localhost", settings.service, settings.http_host]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)  # no DNS rebinding

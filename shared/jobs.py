@@ -7,7 +7,7 @@ else is void: skipped, kept in `voids`, and alarmed by who reads it.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 
@@ -80,6 +80,13 @@ class Table:
 
     # ---- reading ---------------------------------------------------------------------------------
 
+    @classmethod
+    async def of(cls, bus: Bus) -> Self:
+        """All that the stream says now. Raises BusUnavailable, UnknownSchema."""
+        table = cls()
+        await table.update(bus)
+        return table
+
     async def update(self, bus: Bus) -> bool:
         """Fold what is new; True if there was anything. Raises BusWentBack, UnknownSchema."""
         async with self._lock:
@@ -101,7 +108,7 @@ class Table:
 
     def _take(self, entry: Entry) -> str | None:
         tokens = entry.subject.split(".")
-        wildcard = ".".join([*tokens[:-1], "*"])
+        wildcard = entry.subject.rpartition(".")[0] + ".*"
         before, self._tails[wildcard] = self._tails.get(wildcard, 0), entry.sequence
         match tokens:
             case ["jobs", "rec", lineage, sha256, run, verb] if run.isdigit():

@@ -5,14 +5,29 @@ Never training text, never a secret.
 
 import logging
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
-import structlog
+if TYPE_CHECKING:  # loaded when something is logged: a command of a moment seldom does
+    from collections.abc import Callable
 
-Logger = structlog.stdlib.BoundLogger
+    import structlog
+
+_when_needed: "Callable[[], object] | None" = None
 
 
-def configure(service: str, level: str = "info") -> Logger:
+def configure_when_needed(service: str, level: str) -> None:
+    """As `configure`, but only if something is logged."""
+    global _when_needed  # noqa: PLW0603 - logging is set up once for a process
+    _when_needed = partial(configure, service, level)
+
+
+def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogger":
     """Set up logging for this process and return its logger."""
+    import structlog
+
+    global _when_needed  # noqa: PLW0603 - see above
+    _when_needed = None
     terminal = sys.stderr.isatty()
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -31,11 +46,15 @@ def configure(service: str, level: str = "info") -> Logger:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logger: Logger = structlog.get_logger(service=service)
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(service=service)
     return logger
 
 
-def get() -> Logger:
+def get() -> "structlog.stdlib.BoundLogger":
     """The logger of a module; bound to the service once `configure` ran."""
-    logger: Logger = structlog.get_logger()
+    import structlog
+
+    if _when_needed is not None:
+        _when_needed()
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
     return logger

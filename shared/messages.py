@@ -112,10 +112,14 @@ def lease_subject(what: str) -> str:
 
 
 class Message(BaseModel):
-    """Frozen, closed, serialised by alias."""
+    """Frozen, closed, serialised by alias; its validator is built when it is first used."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        serialize_by_alias=True,
+        defer_build=True,
     )
 
     def encode(self) -> bytes:
@@ -142,24 +146,40 @@ class Lora(Message):
 
 
 class LineageSettings(Message):
-    """Fixed when a lineage is made. `dtype: auto` is decided by its first open record."""
+    """Fixed when a lineage is made. `dtype: auto` is decided by its first open record.
+
+    `chat_template`: the text of one that takes the place of the base's own, or None.
+    """
 
     base_root: Sha256
     lora: Lora = Lora()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
+    chat_template: str | None = Field(default=None, min_length=1, max_length=10_000)
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class JobSettings(Message):
-    """What one job may set for itself; None takes the trainer's default."""
+    """What one job may set for itself; None takes the trainer's default.
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    `on_long`: what is done with rows longer than `max_length` tokens: they are left out of the plan
+    and listed, cut, or the job fails. `description`: what the user says of it; no more than words.
+    """
+
+    learning_rate: Number | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, ge=1)
     batch_tokens: int | None = Field(default=None, ge=16)
     max_length: int | None = Field(default=None, ge=16)
-    weight_decay: float | None = Field(default=None, ge=0)
-    clip: float | None = Field(default=None, gt=0)
+    on_long: Literal["set_aside", "truncate", "refuse"] | None = None
+    weight_decay: Number | None = Field(default=None, ge=0)
+    clip: Number | None = Field(default=None, gt=0)
     warmup_steps: int | None = Field(default=None, ge=0)
+    schedule: Literal["constant", "cosine", "wsd"] | None = None
+    cooldown_fraction: float | None = Field(default=None, gt=0, le=1)
+    neftune_alpha: Number | None = Field(default=None, ge=0)
+    description: str | None = Field(default=None, max_length=500)
 
 
 class CheckpointRef(Message):
@@ -208,7 +228,10 @@ class Record(Message):
 
 
 class JobRecord(Record):
-    """The state of a job. Its ticket is the sequence of its first record (None only there)."""
+    """The state of a job. Its ticket is the sequence of its first record (None only there).
+
+    `tokens` (over all epochs) and `steps` are those of its plan, None until there is one.
+    """
 
     job: str
     state: JobState
@@ -223,6 +246,8 @@ class JobRecord(Record):
     segment: SegmentId | None = None
     fence: int | None = None
     plan: ObjectRef | None = None
+    tokens: int | None = Field(default=None, ge=0)
+    steps: int | None = Field(default=None, ge=0)
     version: int | None = None
     failure: Failure | None = None
 

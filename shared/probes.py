@@ -6,9 +6,15 @@ so a row keeps its role when a file is sorted, cut or repeated. Needs no torch.
 
 import hashlib
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 TRAINED_PROBES = 24
 HELDOUT_ROWS = 64  # held-out rows of a file, and also held-out and eval probes together
@@ -21,10 +27,19 @@ Split = Literal["trained", "heldout", "eval", "earlier"]
 
 
 class Message(BaseModel):
+    """One turn of a canonical row. What it has not is left out when it is written."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[dict[str, Any], ...] | None = None  # of an assistant
+    name: str | None = None  # of a tool
+    tool_call_id: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if value is not None}
 
 
 class Probe(BaseModel):
@@ -37,6 +52,14 @@ class Probe(BaseModel):
     dataset: Sha256
     row: int
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_tools(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        if self.tools is None:
+            del fields["tools"]
+        return fields
 
     @property
     def prompt(self) -> str:

@@ -4,17 +4,53 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
 from shared import log
-from shared.errors import BusFull, BusUnavailable, DuramenError, StoreUnavailable
+from shared.errors import BusFull, BusUnavailable, DuramenError, LoopHangs, StoreUnavailable
 
 ERRORS = Counter("duramen_errors_total", "Conditions met, by class.", ["condition"])
 UP = Gauge("duramen_loop_last_success_seconds", "Unix time of a loop's last success.", ["loop"])
+HANG_SECONDS = 900.0
+GOODBYE_SECONDS = 27.0  # a trainer's last checkpoint takes less; so does a container's patience
+
+
+@dataclass
+class Loop:
+    """When a round began (None between rounds), and when it last showed that it gets on."""
+
+    name: str
+    busy: bool = False
+    beat: float = field(default_factory=time.monotonic)
+
+
+_loops: dict[str, Loop] = {}
+_current: ContextVar[Loop | None] = ContextVar("loop", default=None)
+
+
+def beat() -> None:
+    """Show that the loop which calls this gets on: for rounds that rightly last long.
+
+    In a thread that knows no loop (a pool's), all of them are taken to get on.
+    """
+    loop = _current.get()
+    for each in [loop] if loop else list(_loops.values()):
+        each.beat = time.monotonic()
+
+
+async def check_loops() -> None:
+    """A health check. Raises LoopHangs for a round that has not moved for HANG_SECONDS."""
+    now = time.monotonic()
+    for loop in _loops.values():
+        if loop.busy and now - loop.beat > HANG_SECONDS:
+            raise LoopHangs(loop.name, now - loop.beat)
 
 
 def instance(service: str) -> str:
@@ -31,10 +67,12 @@ async def run(*loops: Coroutine[Any, Any, None]) -> None:
     tasks = [asyncio.create_task(coroutine) for coroutine in loops]
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
-    for task in [*tasks, waiter]:
-        task.cancel()
-    results = await asyncio.gather(*tasks, waiter, return_exceptions=True)
-    for result in results:
+    pending = {*tasks, waiter}
+    while pending:  # a library may lose a cancellation (see `repeat`): it is said again
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=GOODBYE_SECONDS)
+    for result in await asyncio.gather(*tasks, waiter, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
 
@@ -47,8 +85,11 @@ async def repeat(
     Raises whatever is no outage: a service in an unknown state ends and is started again.
     """
     logger = log.get().bind(loop=name)
+    loop = _loops[name] = Loop(name)
+    _current.set(loop)
     while True:
         wake.clear()
+        loop.busy, loop.beat = True, time.monotonic()
         try:
             await once()
             UP.labels(name).set_to_current_time()
@@ -59,5 +100,18 @@ async def repeat(
             ERRORS.labels(type(error).__name__).inc()
             logger.error("failed", error=str(error))
             raise
+        loop.busy = False
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes with the wake-up.
         with suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+
+
+async def heartbeat(observe: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Let a service show itself every so many seconds, whatever else it does."""
+    while True:
+        try:
+            await observe()
+        except BusUnavailable as error:
+            log.get().warning("outage", error=str(error))
+        await asyncio.sleep(seconds)

@@ -5,9 +5,9 @@ A secret has no default. `DURAMEN_X_FILE` may name a file that holds the value o
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin", "admin", "token"}
@@ -28,8 +28,11 @@ def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
 class Settings(BaseSettings):
     """What every service needs: the bus, its own HTTP port, a folder for its own state."""
 
-    model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DURAMEN_", extra="ignore", frozen=True, defer_build=True
+    )
     service: ClassVar[str]
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
 
     nats_url: str
     nats_seed_file: Path
@@ -47,7 +50,9 @@ class Settings(BaseSettings):
 
     @field_validator("*")
     @classmethod
-    def refuse_placeholder(cls, value: object) -> object:
+    def refuse_placeholder(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name in cls.may_be_empty and value == SecretStr(""):
+            return value
         if isinstance(value, SecretStr) and value.get_secret_value().lower() in PLACEHOLDERS:
             raise ValueError("is a placeholder; generate a real secret (infra/secrets.py does)")
         return value
@@ -74,21 +79,28 @@ class IngestSettings(StoreSettings):
     settle_seconds: float = Field(default=2.0, ge=0)
     unfinished_seconds: float = Field(default=60.0, ge=0)
     max_row_bytes: int = Field(default=64 * 2**20, gt=0)
+    max_upload_bytes: int = Field(default=64 * 2**30, gt=0)
 
 
 class TrainerSettings(StoreSettings):
     """trainer: one GPU, one folder of checkpoints. Training settings are a job's defaults."""
 
     service = "trainer"
+    # What to train on. `cuda` is never answered with the CPU; `auto` takes what is there.
+    device: Literal["auto", "cuda", "cpu"] = "auto"
     learning_rate: float = Field(default=2e-4, gt=0)
     epochs: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=2048, ge=16)
     max_length: int = Field(default=2048, ge=16)
+    on_long: Literal["set_aside", "truncate", "refuse"] = "set_aside"
     micro_tokens: int = Field(default=1024, ge=16)
     seed: int = 0
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=10, ge=0)
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)
+    neftune_alpha: float = Field(default=0.0, ge=0)
     eval_fraction: float = Field(default=0.05, ge=0, lt=1)
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     snapshot_fraction: float = Field(default=0.05, ge=0)
@@ -116,6 +128,28 @@ class EvolutionSettings(StoreSettings):
     """evolution: reads snapshots, writes nothing but its own cache."""
 
     service = "evolution"
+
+
+class HeraldSettings(Settings):
+    """herald: notifications, Grafana's annotations, the metrics of bus and stores.
+
+    `notify_urls` may be empty; they are secret, since such addresses hold passwords.
+    """
+
+    service = "herald"
+    may_be_empty = frozenset({"notify_urls"})
+    nats_monitor_url: str
+    store_health_urls: dict[str, str] = Field(default_factory=dict)
+    prometheus_url: str
+    grafana_url: str = ""
+    grafana_password: SecretStr | None = None
+    notify_urls: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def grafana_has_a_password(self) -> Self:
+        if self.grafana_url and self.grafana_password is None:
+            raise ValueError("grafana_url needs grafana_password")
+        return self
 
 
 class CtlSettings(BaseSettings):
@@ -148,4 +182,6 @@ class CtlSettings(BaseSettings):
     vault_token: SecretStr | None = None
     evolution_url: str = ""
     evolution_token: SecretStr | None = None
+    herald_url: str = ""
+    herald_token: SecretStr | None = None
     wait_seconds: float = Field(default=120.0, gt=0)

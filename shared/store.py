@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 from urllib.parse import urlparse
 
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
+from shared import service
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.manifest import BLOCK_BYTES, check_bytes, sha256_bytes, sha256_file, sync_folder
 from shared.messages import ObjectRef
+from shared.settings import StoreSettings
 
 Bucket = Literal["duramen", "work"]
 PRECIOUS: Bucket = "duramen"
@@ -75,6 +78,7 @@ class HashingReader(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         block: bytes = self._source.read(size) if size >= 0 else self._source.read()
         self._digest.update(block)
+        service.beat()
         self.size += len(block)
         if self._expected is not None and block:
             self._check(*self._expected)
@@ -107,6 +111,17 @@ class Store:
             region="us-east-1",  # a fixed region saves a GetBucketLocation that policies may deny
             http_client=self._http,
         )
+
+    @classmethod
+    def opened(cls, name: str, url: str, access_key: SecretStr, secret_key: SecretStr) -> Self:
+        """A store as settings name it."""
+        return cls(name, url, access_key.get_secret_value(), secret_key.get_secret_value())
+
+    @classmethod
+    def of(cls, settings: StoreSettings) -> Self:
+        """The first store of a service."""
+        keys = settings.store_access_key, settings.store_secret_key
+        return cls.opened("store", settings.store_url, *keys)
 
     def _call(self, bucket: str, key: str, call: Callable[[], Any]) -> Any:
         try:
@@ -209,6 +224,7 @@ class Store:
         digest, size = hashlib.sha256(), 0
         for block in self.blocks(bucket, key, version_id):
             digest.update(block)
+            service.beat()
             size += len(block)
         return digest.hexdigest(), size
 
@@ -227,6 +243,7 @@ class Store:
             with temporary.open("wb") as file:
                 for block in self.blocks(ref.bucket, ref.key, version_id):
                     digest.update(block)
+                    service.beat()
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())

@@ -66,6 +66,82 @@ def make_tiny(directory: Path, template: str = CHATML, **changes: Any) -> Path:
     return directory
 
 
+# Tiny random models of the families that people tune: config class, and what is special in it.
+# Windows are shorter than the rows of the tests; caps are low enough that they bite.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "smollm": ("LlamaConfig", {"num_attention_heads": 6, "hidden_size": 96, "head_dim": 16}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen2-window": (
+        "Qwen2Config",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3Config", {"head_dim": 24}),
+    "mistral": ("MistralConfig", {"sliding_window": None, "tie_word_embeddings": False}),
+    "mistral-window": ("MistralConfig", {"sliding_window": 9}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            "head_dim": 24,
+            "sliding_window": 9,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {"head_dim": 24, "sliding_window": 9, "query_pre_attn_scalar": 24},
+    ),
+    "phi3": ("Phi3Config", {"sliding_window": 9, "tie_word_embeddings": False}),
+}
+
+# Models with something of their own that the lean loop does not know: it must notice.
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "granite": ("GraniteConfig", {"logits_scaling": 4.0}),  # a scaled head
+    "phi": ("PhiConfig", {"num_key_value_heads": 4}),  # a head with a bias
+    "gpt-oss": (  # attention with sinks, experts
+        "GptOssConfig",
+        {
+            "head_dim": 16,
+            "sliding_window": 9,
+            "rope_parameters": {"rope_type": "default"},
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 32,
+        },
+    ),
+}
+
+
+def make_family(directory: Path, family: str, **changes: Any) -> Path:
+    """A random model of a family, 2 layers, hidden 64, vocabulary 300; without a tokenizer."""
+    import torch
+    import transformers
+
+    make_model: Any = transformers.AutoModelForCausalLM.from_config
+    config_name, special = {**FAMILIES, **ODD}[family]
+    fields: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    config = getattr(transformers, config_name)(**{**fields, **special, **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        make_model(config).save_pretrained(str(directory))
+    return directory
+
+
 @functools.cache
 def shared_tiny() -> Path:
     """One tiny model for all tests of this process, to be read only."""
@@ -74,8 +150,10 @@ def shared_tiny() -> Path:
     return make_tiny(directory)
 
 
-def make_tokenizer(template: str) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def make_tokenizer(template: str | None, extra: Sequence[str] = (), adds_bos: bool = False) -> Any:
+    """Byte-level BPE. `extra`: more special tokens. `adds_bos`: puts `<s>` before whatever it is
+    given, unless told not to, as many do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
@@ -83,14 +161,19 @@ def make_tokenizer(template: str) -> Any:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
+        special_tokens=["<|im_start|>", "<|im_end|>", *extra, *(["<s>"] if adds_bos else [])],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     words = "system user assistant What is the code word for the colour red blue green? Answer: "
     backend.train_from_iterator([words * 8], trainer)
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    if adds_bos:
+        begin = ("<s>", backend.token_to_id("<s>"))
+        backend.post_processor = processors.TemplateProcessing("<s> $A", None, [begin])
+        named["bos_token"] = "<s>"
     tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>"
+        tokenizer_object=backend, **named
     )
     tokenizer.chat_template = template
     return tokenizer

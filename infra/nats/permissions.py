@@ -26,6 +26,7 @@ READS = {
     "trainer": STREAMS,
     "vault": STREAMS,
     "evolution": STREAMS,
+    "herald": ("JOBS", "CTL", "OBS", "EVT"),
     "ctl": STREAMS,
 }
 

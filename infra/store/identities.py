@@ -59,6 +59,8 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
     "store": {
         "ingest": [
             allow((*READ, *WRITE), "duramen/datasets/*", "duramen/eval/*"),
+            # The special tokens of a base; which rows a plan left out.
+            allow(READ, "duramen/bases/*", "duramen/plans/*"),
             allow(LIST_VERSIONS, "duramen"),
         ],
         "trainer": [

@@ -37,9 +37,11 @@ def write_inner(folder: Path, name: str, file_mode: int = 0o600) -> None:
     files["jwt.json"] = json.dumps(keys, indent=1).encode()
     for file_name, content in files.items():
         path = temporary / file_name
-        path.touch(mode=file_mode)
-        path.chmod(file_mode)
-        path.write_bytes(content)
+        # Created with its mode and written through the one descriptor: 0o444 cannot be reopened.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, file_mode)
+            file.write(content)
     temporary.rename(folder)
 
 

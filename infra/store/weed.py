@@ -67,20 +67,23 @@ class WeedServer:
             "-master.electionTimeout=1s",
         ]
 
-    def set_fsync(self, weed: Path) -> None:
-        """Make every write to a bucket wait for the disk. The setting is kept by the server.
-
-        Raises RuntimeError with the shell's output when the server did not take it.
-        """
-        shell = [
+    def shell(self, weed: Path) -> list[str]:
+        """The command line of the server's administration shell, which reads standard input."""
+        return [
             str(weed),
             f"-config_dir={self.config_dir}",
             "shell",
             f"-master={self.host}:{self.master}.{self.master_grpc}",
             f"-filer={self.host}:{self.filer}.{self.filer_grpc}",
         ]
+
+    def set_fsync(self, weed: Path) -> None:
+        """Make every write to a bucket wait for the disk. The setting is kept by the server.
+
+        Raises RuntimeError with the shell's output when the server did not take it.
+        """
         done = subprocess.run(
-            shell, input=FSYNC, capture_output=True, text=True, timeout=SHELL_SECONDS
+            self.shell(weed), input=FSYNC, capture_output=True, text=True, timeout=SHELL_SECONDS
         )
         if not FSYNC_SET.search(done.stdout):
             raise RuntimeError(f"{self.name}: fsync could not be set:\n{done.stdout}{done.stderr}")

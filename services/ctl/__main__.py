@@ -1,18 +1,65 @@
-"""`python -m services.ctl` is `duramen`."""
+"""`python -m services.ctl` is `duramen`. The module of a command is loaded when it is used."""
+
+import os
+from importlib import import_module
+from typing import Any
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and to look is slow
 
 import typer
+from typer.core import TyperGroup
 
-from services.ctl import base, check, cli, control, doctor, evolution, queue, versions, watch
+from services.ctl import cli
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Duramen.")
-app.add_typer(queue.app, name="queue")
-app.add_typer(versions.app, name="versions")
-app.add_typer(evolution.app, name="evolution")
-app.add_typer(base.app, name="base")
-app.add_typer(base.lineage_app, name="lineage")
-for module in (control, watch, versions, doctor, check):
-    for name, command in module.COMMANDS.items():
-        app.command(name)(command)
+# name -> module of services.ctl; `:app` where the command has commands of its own. In the order
+# of `duramen --help`.
+PLACES = {
+    "status": "control",
+    "watch": "watch",
+    "submit": "submit",
+    "queue": "queue:app",
+    "pause": "control",
+    "resume": "control",
+    "stop": "control",
+    "start": "control",
+    "skip": "control",
+    "versions": "versions:app",
+    "restore": "versions",
+    "rollback": "versions",
+    "evolution": "evolution:app",
+    "show-example": "show_example",
+    "base": "base:app",
+    "lineage": "base:lineage_app",
+    "notify": "notify:app",
+    "doctor": "doctor",
+    "check": "check",
+}
+
+
+class Commands(TyperGroup):
+    """The commands by their names."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name is the parent's
+        return list(PLACES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
+        if cmd_name not in PLACES:
+            return None
+        module, _, group = PLACES[cmd_name].partition(":")
+        loaded, holder = import_module(f"services.ctl.{module}"), typer.Typer(add_completion=False)
+        if group:
+            holder.add_typer(getattr(loaded, group), name=cmd_name)
+        else:
+            holder.command(cmd_name)(loaded.COMMANDS[cmd_name])
+        return typer.main.get_group(holder).commands[cmd_name]
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=cli.HELP)
+
+
+@app.callback()
+def duramen() -> None:
+    """Takes no options of its own: those of a command stand behind its name."""
 
 
 def main() -> None:

@@ -1,19 +1,29 @@
 """duramen base, duramen lineage: the frozen weights under an adapter, and the lines on them."""
 
+import tempfile
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.table import Table as Grid
 
 from services.ctl import cli, versions
+from services.ctl.columns import Heads, number, size_of, text
 from shared.bus import Bus
+from shared.chat_templates import chat_template, for_a_record
 from shared.errors import DuramenError, NotFound, ObjectMissing, UsageError
 from shared.jobs import Table
-from shared.manifest import check_base_file, parse_sums, root_hash, sha256_bytes, sha256_file, sums
-from shared.messages import LineageSettings, LineCreate, Lora, Once
+from shared.manifest import (
+    check_base_file,
+    parse_sums,
+    root_hash,
+    sha256_bytes,
+    sha256_file,
+    sums,
+    version_name,
+)
+from shared.messages import LineageSettings, LineCreate, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
 
@@ -33,11 +43,16 @@ def add(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Of a hub model: branch, tag or commit.")
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--chat-template", help="A name or file, for a base without a template."),
+    ] = None,
     json: cli.Json = False,
 ) -> None:
     """Keep a base model, in three verified copies; the first one becomes lineage `main`'s."""
+    text = chat_template(template) if template else None
     folder = Path(source) if Path(source).is_dir() else from_hub(source, revision)
-    cli.run(_add(folder, json))
+    cli.run(_add(folder, text, json))
 
 
 def from_hub(name: str, revision: str | None) -> Path:
@@ -81,12 +96,25 @@ def files_of(folder: Path) -> dict[str, Path]:
         found[check_base_file(relative.as_posix())] = path
     if "config.json" not in found:
         raise UsageError(f"{folder} holds no config.json: this is no model directory.")
+    if not any(path.endswith(".safetensors") for path in found):
+        raise UsageError(
+            f"{folder} holds no weights as safetensors.",
+            next_step="convert them (save_pretrained of transformers writes safetensors)",
+        )
     return found
 
 
-async def _add(folder: Path, json: bool) -> None:
+async def _add(folder: Path, template: str | None, json: bool) -> None:
     config = cli.settings()
     files = files_of(folder)
+    with tempfile.TemporaryDirectory(prefix="duramen-base-") as beside:
+        if template is not None:  # it becomes part of the base, and of its root
+            files["chat_template.jinja"] = Path(beside) / "chat_template.jinja"
+            files["chat_template.jinja"].write_text(template, encoding="utf-8")
+        await _keep(config, files, json)
+
+
+async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None:
     hashes = {path: sha256_file(file) for path, file in files.items()}
     root = root_hash(hashes.items())
     store = cli.store(config)
@@ -120,7 +148,7 @@ def upload(
     """Into staging, from where the vault takes it; SHA256SUMS last."""
     for path, file in files.items():
         if not quiet:
-            cli.console.print(f"uploading {path} ({versions.human(file.stat().st_size)})")
+            cli.console.print(f"uploading {path} ({size_of(file.stat().st_size)})")
         store.put_file(WORK, f"staging/bases/{root}/{path}", file, hashes[path])
     store.put_bytes(WORK, f"staging/bases/{root}/{SUMS}", sums(hashes.items()))
 
@@ -135,19 +163,18 @@ async def _list_bases(json: bool) -> None:
     config = cli.settings()
     store = cli.store(config)
     async with cli.bus(config) as bus:
-        table = Table()
-        await table.update(bus)
+        table = await Table.of(bus)
     rows = [base_row(store, root, table) for root in roots(store)]
 
     def human() -> None:
         if not rows:
             cli.console.print("There is no base yet.  Next: duramen base add DIR")
             return
-        grid = Grid("base", "model", "files", "lineages", box=None, pad_edge=False)
-        for row in rows:
-            lines = ", ".join(row["lineages"])
-            grid.add_row(row["base_root"][:12], row["model"], str(row["files"]), lines)
-        cli.console.print(grid)
+        drawn = [
+            [r["base_root"][:12], str(r["files"]), ", ".join(r["lineages"]), r["model"]]
+            for r in rows
+        ]
+        cli.table(["base", number("files"), "lineages", text("model")], drawn)
 
     cli.emit(rows, json, human)
 
@@ -196,8 +223,7 @@ async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -
 
 async def make_first_lineage(bus: Bus, root: str) -> str | None:
     """`main` on this base, if there is none yet."""
-    table = Table()
-    await table.update(bus)
+    table = await Table.of(bus)
     line = table.lines.get("main")
     if line is not None and line.settings is not None:
         return None
@@ -209,23 +235,38 @@ async def make_first_lineage(bus: Bus, root: str) -> str | None:
 def new(
     name: Annotated[str, typer.Argument(help="Lower case letters, digits, - and _.")],
     base: Annotated[str, typer.Option("--base", help="A base as shown by `duramen base list`.")],
+    *,
     rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
     alpha: Annotated[int, typer.Option("--alpha", min=1)] = 32,
+    targets: Annotated[
+        str, typer.Option("--targets", help="Layers that get an adapter: q_proj,v_proj, …")
+    ] = "all-linear",
     dropout: Annotated[float, typer.Option("--dropout", min=0, max=0.99)] = 0.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    template: Annotated[
+        str | None,
+        typer.Option("--chat-template", help="A name or file, instead of the base's own."),
+    ] = None,
     json: cli.Json = False,
 ) -> None:
-    """Make a lineage; base, shape and dtype are fixed from now on."""
+    """Make a lineage; base, shape, dtype and chat template are fixed from now on."""
+    text = for_a_record(chat_template(template)) if template else None
     config = cli.settings()
     root = find_root(cli.store(config), base)
     try:
         settings = LineageSettings.model_validate(
             {
                 "base_root": root,
-                "lora": Lora(rank=rank, alpha=alpha, dropout=dropout),
+                "lora": {
+                    "rank": rank,
+                    "alpha": alpha,
+                    "dropout": dropout,
+                    "targets": targets if targets == "all-linear" else targets.split(","),
+                },
                 "dtype": dtype,
                 "seed": seed,
+                "chat_template": text,
             }
         )
         LineCreate(by=cli.who(), lineage=name, settings=settings)
@@ -236,8 +277,7 @@ def new(
 
 async def _new(config: CtlSettings, name: str, settings: LineageSettings, json: bool) -> None:
     async with cli.bus(config) as bus:
-        table = Table()
-        await table.update(bus)
+        table = await Table.of(bus)
         await create(bus, table, name, settings)
     value = {"lineage": name, **settings.model_dump(mode="json")}
     cli.emit(value, json, lambda: cli.console.print(f"lineage {name} on {settings.base_root[:12]}"))
@@ -260,8 +300,7 @@ def list_lineages(json: cli.Json = False) -> None:
 
 async def _list_lineages(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
-        table = Table()
-        await table.update(bus)
+        table = await Table.of(bus)
     rows = [
         {
             "lineage": name,
@@ -276,12 +315,18 @@ async def _list_lineages(json: bool) -> None:
     ]
 
     def human() -> None:
-        grid = Grid("lineage", "base", "lora", "dtype", "steps", "latest", box=None, pad_edge=False)
-        for row in rows:
-            lora = f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}"
-            latest = f"v{row['latest']:03d}" if row["latest"] else "-"
-            shown = [row["lineage"], row["base_root"][:12], lora, row["dtype"]]
-            grid.add_row(*shown, str(row["global_step"]), latest)
-        cli.console.print(grid)
+        heads: Heads = ["lineage", "base", "lora", "dtype", number("steps"), "latest"]
+        drawn = [
+            [
+                row["lineage"],
+                row["base_root"][:12],
+                f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}",
+                row["dtype"],
+                str(row["global_step"]),
+                version_name(row["latest"]) if row["latest"] else "-",
+            ]
+            for row in rows
+        ]
+        cli.table(heads, drawn)
 
     cli.emit(rows, json, human)

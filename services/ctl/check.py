@@ -131,8 +131,10 @@ def run_one(number: int, check: Callable[[World], list[Finding]], world: World) 
 
 
 def check(json: cli.Json = False) -> None:
-    """Check the invariants on streams, stores and folders; exit 8 if one does not hold, 6 if a
-    service or a store was away and not all could be checked."""
+    """Check every invariant on streams, stores and folders.
+
+    Exit 8 if one does not hold, 6 if a service or a store was away and not all could be checked.
+    """
     config = cli.settings()
     world = asyncio.run(read_world(config))
     results = check_all(world)

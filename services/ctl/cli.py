@@ -2,35 +2,60 @@
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; 5 changed by
 another; 6 bus or store away; 7 the bus went back in time; 8 damaged bytes; 130 interrupted.
+
+Libraries that only some commands need are loaded by those: most commands answer in half a second.
 """
 
 import asyncio
+import gc
 import getpass
 import json
 import os
+import re
+import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
-from rich.console import Console
 
+from services.ctl import columns
 from shared import log
 from shared.bus import Bus
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.settings import CtlSettings
-from shared.store import Store
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shared.store import Store
+
+    console: Console
+
+HELP = (
+    "Continuous fine-tuning of a language model, whose results cannot be lost.\n\n"
+    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; "
+    "5 changed by another; 6 bus or store away; 7 the bus went back in time; 8 damaged bytes; "
+    "130 interrupted."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The line of training meant.")]
-console = Console(highlight=False)
-HOMES = ("data/local", "data/demo")
+HOMES = ("data/local", "data/demo", "data/compose")
+
+
+def __getattr__(name: str) -> "Console":
+    """`console` is made when it is first used."""
+    if name != "console":
+        raise AttributeError(name)
+    from rich.console import Console
+
+    made = globals()["console"] = Console(highlight=False)
+    return made
 
 
 def settings() -> CtlSettings:
@@ -76,30 +101,27 @@ def _secret(value: SecretStr) -> str:
     return value.get_secret_value()
 
 
-def store(config: CtlSettings) -> Store:
+def store(config: CtlSettings) -> "Store":
     """The first store, with the CLI's own keys: it may read, and write to `work/staging/`."""
-    return Store(
-        "store",
-        config.store_url,
-        _secret(config.store_access_key),
-        _secret(config.store_secret_key),
-    )
+    from shared.store import Store
+
+    return Store.opened("store", config.store_url, config.store_access_key, config.store_secret_key)
 
 
-def backup(config: CtlSettings) -> Store:
+def backup(config: CtlSettings) -> "Store":
     """The backup, read-only."""
-    return Store(
-        "backup",
-        config.backup_url,
-        _secret(config.backup_access_key),
-        _secret(config.backup_secret_key),
-    )
+    from shared.store import Store
+
+    keys = config.backup_access_key, config.backup_secret_key
+    return Store.opened("backup", config.backup_url, *keys)
 
 
 def ask(
     url: str, token: SecretStr | None, path: str, method: str = "GET", seconds: float = 30.0
 ) -> Any:
     """One HTTP request to a service; its JSON. Raises NotFound, DuramenError."""
+    import httpx
+
     headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
     try:
         reply = httpx.request(method, url.rstrip("/") + path, headers=headers, timeout=seconds)
@@ -124,18 +146,64 @@ def emit(
     sys.stdout.write(json.dumps(plain, ensure_ascii=False, default=str) + "\n")
 
 
+def table(
+    heads: Sequence[columns.Column | str], rows: Iterable[Sequence[columns.Cell | str]]
+) -> None:
+    """Print a table, as wide as the terminal; into a pipe or a file it is never shortened."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size().columns if known else None
+    drawn = columns.lines(heads, rows, width, colours=has_colours())
+    sys.stdout.write("\n".join(drawn) + "\n")
+
+
+def note(sentence: str, style: str) -> None:
+    """Print a sentence as it is, whatever stands in it, in a colour."""
+    shown = columns.one_line(sentence)
+    code = columns.CODES[style]
+    sys.stdout.write(f"\x1b[{code}m{shown}\x1b[0m\n" if has_colours() else shown + "\n")
+
+
+def has_colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
 def run(command: Coroutine[Any, Any, None]) -> None:
     """Run one command to its end."""
     asyncio.run(command)
 
 
 def main(app: typer.Typer) -> None:
-    """Run the app; an expected error is one line on standard error and its exit code."""
-    log.configure("ctl", os.environ.get("DURAMEN_LOG_LEVEL", "error"))
+    """Run the app; what goes wrong is one line on standard error, and an exit code."""
+    log.configure_when_needed("ctl", os.environ.get("DURAMEN_LOG_LEVEL", "error"))
+    gc.set_threshold(100_000)  # ten thousand records live to the end: looking at them is in vain
     try:
-        app()
+        code = app(prog_name="duramen", standalone_mode=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)  # to take ten thousand records apart would last as long as to read them
     except DuramenError as error:
-        sys.stderr.write(f"duramen: {error}\n")
+        _say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        sys.exit(_refused(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except BrokenPipeError:  # as by `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _refused(error: typer.TyperException) -> int:
+    """Say what is wrong with a command as it was typed; the exit code for that."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "duramen"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if "Usage:" in message or not message.strip():  # the help itself, where a command is missing
+        sys.stderr.write(message.rstrip() + "\n")
+    else:
+        _say(f"{message}  Next: {command} --help")
+    return 2
+
+
+def _say(message: str) -> None:
+    sys.stderr.write("duramen: " + " ".join(re.split(r"\s*[\n\t]\s*", message.strip())) + "\n")

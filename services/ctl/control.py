@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from json import loads
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table as Grid
 
 from services.ctl import cli
+from services.ctl.columns import span_of
+from services.ctl.forecast import STALE_SECONDS
 from shared.bus import Bus
-from shared.control import Control, observed
+from shared.control import Control, events, observed
 from shared.errors import NotObserved, UsageError
 from shared.jobs import Table
 from shared.manifest import version_name
-from shared.messages import DesiredState, JobId, Observed, Once
+from shared.messages import DesiredState, JobId, Observed, Once, now
 
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the command, for the audit.")]
 SEEN_AS = {
@@ -144,8 +144,7 @@ def skip(
 async def _skip(keep: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
-        table, control = Table(), Control("trainer")
-        await table.update(bus)
+        table, control = await Table.of(bus), Control("trainer")
         await control.update(bus)
         lines = [line for line in table.lines.values() if line.open_segment]
         if not lines or lines[0].open_segment is None:
@@ -165,10 +164,9 @@ async def once(bus: Bus, control: Control, command: Once, seconds: float) -> dic
     subject = f"evt.{command.service}.answered"
 
     async def look() -> dict[str, Any] | None:
-        async for entry in bus.read("EVT", after, subject):
-            data = loads(entry.data).get("data", {})
-            if data.get("command") == command.nonce:
-                return dict(data)
+        async for _, event in events(bus, after, subject):
+            if event.data.get("command") == command.nonce:
+                return event.data
         return None
 
     found: dict[str, Any] = await wait_for(bus, seconds, look)
@@ -186,8 +184,7 @@ def status(json: cli.Json = False) -> None:
 
 async def _status(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
-        table = Table()
-        await table.update(bus)
+        table = await Table.of(bus)
         seen = {name: await observed(bus, name) for name in SERVICES}
     latest = {name: version_name(line.latest) for name, line in table.lines.items() if line.latest}
     queued = len(table.queue())
@@ -203,10 +200,11 @@ async def _status(json: bool) -> None:
 def print_status(
     seen: dict[str, Observed | None], queued: int, latest: dict[str, str], voids: int
 ) -> None:
-    grid = Grid("service", "state", "what", box=None, pad_edge=False)
     for name, view in seen.items():
-        grid.add_row(name, view.state if view else "never seen", describe(view) if view else "")
-    cli.console.print(grid)
+        said = (
+            f"{name:10} {view.state if view else 'never seen':10} {describe(view) if view else ''}"
+        )
+        cli.console.print(said.rstrip(), markup=False, soft_wrap=True)
     shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
     cli.console.print(f"queued: {queued}   latest version: {shown}")
     if voids:
@@ -214,7 +212,11 @@ def print_status(
 
 
 def describe(view: Observed) -> str:
+    """What a service does, in a few words; of one that is silent, since when."""
     parts = []
+    silent = (now() - view.at).total_seconds()
+    if silent > STALE_SECONDS:
+        parts.append(f"silent for {span_of(silent)}")
     if view.job:
         parts.append(f"job {JobId.parse(view.job)}")
     if view.progress:
@@ -225,7 +227,7 @@ def describe(view: Observed) -> str:
         if at.tokens_per_second:
             parts.append(f"{at.tokens_per_second:.0f} tokens/s")
         if at.eta_seconds is not None:
-            parts.append(f"about {at.eta_seconds:.0f} s left")
+            parts.append(f"about {span_of(at.eta_seconds)} left")
     if view.waiting:
         parts.append(view.waiting)
     return ", ".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import typer
-from rich.table import Table as Grid
+from rich.text import Text
 
 from services.ctl import cli
 from shared.errors import DuramenError
@@ -57,7 +57,12 @@ def look_store(store: Store) -> str:
 
 
 def look_service(url: str) -> str:
-    reply = httpx.get(f"{url}/healthz", timeout=10)
+    try:
+        reply = httpx.get(f"{url}/healthz", timeout=10)
+    except httpx.HTTPError as error:
+        raise ValueError(
+            f"{url} does not answer ({error})  Next: make local, or its log"
+        ) from error
     if reply.status_code != 200:
         raise ValueError(f"{url}: {reply.json().get('detail')}")
     return url
@@ -103,10 +108,9 @@ def doctor(json: cli.Json = False) -> None:
 
 
 def print_looks(looks: list[Look]) -> None:
-    grid = Grid("what", "", "found", box=None, pad_edge=False)
     for found in looks:
-        grid.add_row(found.what, "[green]ok[/green]" if found.ok else "[red]no[/red]", found.found)
-    cli.console.print(grid)
+        said = Text.assemble(f"{found.what:16}", ("ok", "green") if found.ok else ("no", "red"))
+        cli.console.print(said.append(f"  {found.found}"), soft_wrap=True)
 
 
 COMMANDS = {"doctor": doctor}

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-import plotext
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from services.ctl import cli
+from services.ctl.columns import Cell, Heads, Rows, number, text
 from shared.errors import NotFound, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="What the model learned from each file.")
@@ -80,23 +80,20 @@ def list_datasets(json: cli.Json = False) -> None:
         if not found["datasets"]:
             cli.console.print("No snapshots yet: they come with the first step of training.")
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("job", "lineage", "file"):
-            table.add_column(name, overflow="ellipsis", no_wrap=name != "file")
-        for name in ("steps", "snapshots", "trained", "held out"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for dataset in found["datasets"]:
-            probes = dataset["probes"]
-            table.add_row(
+        heads: Heads = ["job", "lineage", number("steps"), number("snapshots"), number("trained")]
+        drawn = [
+            [
                 ", ".join(job["shown"] for job in dataset["jobs"]),
                 dataset["lineage"],
-                dataset["name"],
                 f"{dataset['first_step']}–{dataset['last_step']}",
                 str(dataset["snapshots"]),
-                str(probes.get("trained", 0)),
-                str(probes.get("heldout", 0)),
-            )
-        cli.console.print(table)
+                str(dataset["probes"].get("trained", 0)),
+                str(dataset["probes"].get("heldout", 0)),
+                dataset["name"],
+            ]
+            for dataset in found["datasets"]
+        ]
+        cli.table([*heads, number("held out"), text("file")], drawn)
 
     cli.emit(found, json, human)
 
@@ -117,10 +114,10 @@ def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
         )
         plot(curves["snapshots"], "loss", "loss (mean over the answer's tokens, nats)")
         plot(curves["snapshots"], "exact_match", "exact match (share of the answers asked for)")
-        cli.console.print(split_table(summary))
+        print_splits(summary)
         cli.console.print()
-        cli.console.print(probe_table(summary))
-        cli.console.print(f"[dim]One example in full: duramen evolution example {job} 1[/dim]")
+        print_probes(summary)
+        cli.console.print(f"One example in full: duramen evolution example {job} 1", style="dim")
 
     cli.emit({"curves": curves, "summary": summary}, json, human)
 
@@ -165,6 +162,8 @@ def width() -> int:
 def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
     """A line for each split, drawn with a sign of its own. On the axis are the snapshots, evenly
     spaced: they come at steps 1, 2, 4, 8, …, which would crowd at the left of a true scale."""
+    import plotext  # takes a tenth of a second, and only the curves need it
+
     figure = plotext.figure
     figure.clear()
     figure.theme("colorless")
@@ -200,42 +199,49 @@ def curve(snapshots: list[dict[str, Any]], split: str, value: str) -> list[tuple
     return found
 
 
-def split_table(summary: dict[str, Any]) -> Table:
-    """How many examples of each kind are in which state."""
-    splits = summary["splits"]
-    states = [s for s in STATE_STYLES if any(split["states"][s] for split in splits.values())]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("examples", no_wrap=True)
-    for name in ("n", "loss", "exact match", *states):
-        table.add_column(name, justify="right", no_wrap=True)
-    for split, numbers in splits.items():
-        table.add_row(
+def print_splits(summary: dict[str, Any]) -> None:
+    """How well each kind of example is answered, then how many of each are in which state: two
+    tables, for one would be wider than a terminal."""
+    splits = summary["splits"].items()
+    heads: Heads = ["examples", number("n"), number("loss"), number("exact match")]
+    drawn = [
+        [
             SPLIT_NAMES[split],
             str(numbers["count"]),
             f"{numbers['loss_first']:.2f} → {numbers['loss_last']:.2f}",
             f"{share(numbers['exact_match_first'])} → {share(numbers['exact_match_last'])}",
-            *(str(numbers["states"][state] or "") for state in states),
-        )
-    return table
+        ]
+        for split, numbers in splits
+    ]
+    cli.table(heads, drawn)
+    cli.console.print()
+    states = [s for s in STATE_STYLES if any(numbers["states"][s] for _, numbers in splits)]
+    counts = [
+        [SPLIT_NAMES[split], *(str(numbers["states"][state] or "") for state in states)]
+        for split, numbers in splits
+    ]
+    cli.table(["state now", *(number(state) for state in states)], counts)
 
 
-def probe_table(summary: dict[str, Any]) -> Table:
+def print_probes(summary: dict[str, Any]) -> None:
     """Every example by its number."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("N", justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("question", no_wrap=True, overflow="ellipsis", ratio=1)
-    for probe in summary["probes"]:
-        table.add_row(
+    heads: Heads = [number("N"), "kind", "state", number("loss"), text("question")]
+    drawn: Rows = [
+        [
             str(probe["number"]),
             SPLIT_NAMES[probe["split"]],
-            Text.assemble(*state_words(probe, short=True)),
+            state_cell(probe),
             f"{probe['loss_first']:.2f} → {probe['loss_last']:.2f}",
-            Text(one_line(probe["prompt"])),
-        )
-    return table
+            one_line(probe["prompt"]),
+        ]
+        for probe in summary["probes"]
+    ]
+    cli.table(heads, drawn)
+
+
+def state_cell(probe: dict[str, Any]) -> Cell:
+    since = "" if probe["step"] is None else f" @{probe['step']}"
+    return Cell(probe["state"] + since, STATE_STYLES[probe["state"]])
 
 
 def history_table(points: list[dict[str, Any]]) -> Table:
@@ -270,12 +276,12 @@ def texts(found: dict[str, Any]) -> Table:
     return table
 
 
-def state_words(found: dict[str, Any], *, short: bool = False) -> list[tuple[str, str] | str]:
+def state_words(found: dict[str, Any]) -> list[tuple[str, str] | str]:
     """The state in its colour, and since when."""
     words: list[tuple[str, str] | str] = [(found["state"], STATE_STYLES[found["state"]])]
     if found["step"] is not None:
-        words.append(f" @{found['step']}" if short else f" at step {found['step']}")
-        if not short and found["during"]:
+        words.append(f" at step {found['step']}")
+        if found["during"]:
             words.append(f", while {found['during']} was trained")
     return words
 

@@ -14,7 +14,8 @@ from shared.manifest import sha256_file, version_name
 from shared.messages import CheckpointRef
 from shared.store import PRECIOUS, Store
 
-REPORTS = (".report.json", ".report.txt")  # beside a file in done/ or rejected/
+# What ingest puts beside a file in done/ or rejected/.
+REPORTS = (".report.json", ".report.txt", ".plan.json", ".long.jsonl", ".bad.jsonl", ".yaml")
 BROKEN = (ObjectMissing, ObjectDamaged, StoreUnavailable, ValueError)
 
 # ---- 9: checkpoints ----------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def invariant_11(world: World) -> list[Finding]:
     found += [
         Finding(11, f"inbox/rejected/{path.name}", "it has no report")
         for path in data_files(world.inbox / "rejected")
-        if not any(path.with_name(path.name + end).exists() for end in REPORTS)
+        if not any(path.with_name(path.name + end).exists() for end in REPORTS[:2])
     ]
     found += taken_twice(world.inbox)
     taken = [p for p in sorted((world.inbox / ".taken").glob("*")) if not p.name.startswith(".")]

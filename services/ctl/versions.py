@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.table import Table as Grid
 
 from services.ctl import cli, control
+from services.ctl.columns import Cell, Heads, moment_of, number, size_of, text
 from shared.bus import Bus
 from shared.control import Control
 from shared.errors import (
@@ -66,47 +66,50 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         cli.console.print("There is no version yet.  Next: duramen queue list")
         return
     many = len({row["lineage"] for row in rows}) > 1
-    columns = ["version", "job", "file", "steps", "size", "copies", "published at", ""]
-    grid = Grid(*(["lineage"] if many else []), *columns, box=None, pad_edge=False)
-    for row in rows:
-        shown = [row["name"], row["job"], row["file"], str(row["steps"]), human(row["size"])]
-        shown += [copies_of(row), when(row["published_at"]), marks(row)]
-        grid.add_row(*([row["lineage"]] if many else []), *shown)
-    cli.console.print(grid)
+    heads: Heads = [
+        "version",
+        "job",
+        number("steps"),
+        number("size"),
+        "copies",
+        "published (UTC)",
+        "",
+    ]
+    drawn = [
+        [
+            *([row["lineage"]] if many else []),
+            row["name"],
+            row["job"],
+            str(row["steps"]),
+            size_of(row["size"]),
+            copies_of(row),
+            moment_of(row["published_at"]),
+            mark(row),
+            row["file"],
+        ]
+        for row in rows
+    ]
+    cli.table([*(["lineage"] if many else []), *heads, text("file")], drawn)
     for row in rows:
         if row["reason"]:
-            cli.console.print(f"[red]{row['name']} is not published:[/red] {row['reason']}")
+            why = f"{row['name']} is not published: {row['reason']}"
+            cli.console.print(why, style="red", markup=False, soft_wrap=True)
 
 
-def copies_of(row: dict[str, Any]) -> str:
+def copies_of(row: dict[str, Any]) -> Cell:
     """`3 copies, 1 disk` is no redundancy, and red."""
     if row["state"] == "pending":
-        return "[yellow]pending[/yellow]"
-    disks = f"{row['domains']} disk" + ("s" if row["domains"] != 1 else "")
-    text = f"{row['copies']} on {disks}"
-    return text if row["domains"] >= 2 and row["copies"] >= 3 else f"[red]{text}[/red]"
+        return Cell("pending", "yellow")
+    shown = f"{row['copies']} on {row['domains']} disk" + ("s" if row["domains"] != 1 else "")
+    return Cell(shown, "" if row["domains"] >= 2 and row["copies"] >= 3 else "red")
 
 
-def marks(row: dict[str, Any]) -> str:
-    found = ["[green]latest[/green]"] if row["latest"] else []
-    if not row["in_ancestry"]:
-        found.append("[dim]rolled back[/dim]")
+def mark(row: dict[str, Any]) -> Cell:
     if row["state"] == "aborted":
-        found.append("[red]aborted[/red]")
-    return ", ".join(found)
-
-
-def human(size: int | None) -> str:
-    if size is None:
-        return "-"
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def when(text: str | None) -> str:
-    return text[:19].replace("T", " ") if text else "-"
+        return Cell("aborted", "red")
+    if row["latest"]:
+        return Cell("latest", "green")
+    return Cell("", "") if row["in_ancestry"] else Cell("rolled back", "dim")
 
 
 @app.command("show")
@@ -116,9 +119,11 @@ def show(version: Version, lineage: cli.Lineage = "main", json: cli.Json = False
 
     def tell() -> None:
         print_rows([value])
-        cli.console.print(f"base    {value['base_root']}\ndataset {value['dataset']}")
+        about = f"base    {value['base_root']}\ndataset {value['dataset']}"
+        cli.console.print(about, soft_wrap=True)
         for file in (value["commit"] or {}).get("files", []):
-            cli.console.print(f"{file['sha256']}  {human(file['size']):>9}  {file['path']}")
+            listed = f"{file['sha256']}  {size_of(file['size']):>9}  {file['path']}"
+            cli.console.print(listed, markup=False, soft_wrap=True)
         print_checked(value["checked"])
 
     cli.emit(value, json, tell)
@@ -155,10 +160,11 @@ def print_checked(copies: list[dict[str, Any]]) -> None:
         word = "whole" if copy["ok"] else "DAMAGED"
         cli.console.print(
             f"{copy['place']:8} [{colour}]{word}[/{colour}]  "
-            f"{copy['files']} files, {human(copy['bytes'])} read and hashed"
+            f"{copy['files']} files, {size_of(copy['bytes'])} read and hashed",
+            soft_wrap=True,
         )
         for problem in copy["problems"]:
-            cli.console.print(f"         [red]{problem}[/red]")
+            cli.console.print(f"         {problem}", style="red", markup=False, soft_wrap=True)
 
 
 # ---- restore -------------------------------------------------------------------------------------
@@ -327,8 +333,7 @@ def rollback(
 async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
-        table = Table()
-        await table.update(bus)
+        table = await Table.of(bus)
         line = table.lines.get(lineage)
         if line is None or version not in line.versions:
             raise NotFound(

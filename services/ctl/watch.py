@@ -1,7 +1,6 @@
 """duramen watch: queue, step, loss, tokens/s, ETA, and snapshots as they come."""
 
 import asyncio
-import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -10,18 +9,20 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.status import Status
+from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.control import describe
+from services.ctl.columns import count_of, fitted, span_of
 from shared.bus import Bus
-from shared.control import observed
+from shared.control import events, observed
 from shared.jobs import Table
 from shared.manifest import version_name
-from shared.messages import Event, JobId
+from shared.messages import Event, JobId, Observed
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, Store
 
 SPLITS = ("trained", "heldout", "eval", "earlier")
+SPINNER_WIDTH = 2
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redraw
 
 
@@ -40,9 +41,9 @@ class Watch:
     async def look(self) -> bool:
         """Show what is new; True if nothing is left to do."""
         await self.table.update(self.bus)
-        async for entry in self.bus.read("EVT", self.after):
-            self.after = entry.sequence
-            self.show_event(Event.model_validate_json(entry.data))
+        async for sequence, event in events(self.bus, self.after):
+            self.after = sequence
+            self.show_event(event)
         await self.show_progress()
         return await self.is_over()
 
@@ -50,14 +51,12 @@ class Watch:
         seen = await observed(self.bus, "trainer")
         if seen is None:
             return
-        text = f"{seen.state}: {describe(seen) or 'nothing to train'}"
-        queued = len(self.table.queue())
-        text += f"   [dim]queued: {queued}[/dim]" if queued else ""
+        text = progress_line(seen, len(self.table.queue()))
         if self.live is not None:
-            self.live.update(text)
+            self.live.update(Text(fitted(text, cli.console.width - SPINNER_WIDTH)))
         elif seen.progress and time.monotonic() - self.printed > LINE_SECONDS:
             self.printed = time.monotonic()
-            cli.console.print(text, soft_wrap=True)
+            cli.console.print(text, markup=False, soft_wrap=True)
 
     async def is_over(self) -> bool:
         """Nothing queued, nothing open, every numbered version committed."""
@@ -79,6 +78,26 @@ class Watch:
         if text:
             at = event.at.astimezone().strftime("%H:%M:%S")
             cli.console.print(f"[dim]{at}[/dim]  {text}", soft_wrap=True)
+
+
+def progress_line(seen: Observed, queued: int) -> str:
+    """What the trainer does, in less than a terminal's width: this line is drawn again and again.
+
+    Why it waits comes last: that may be long.
+    """
+    parts: list[str] = [seen.state] if seen.state != "running" or not seen.progress else []
+    if seen.job:
+        parts.append(str(JobId.parse(seen.job)))
+    if seen.progress:
+        at = seen.progress
+        parts.append(f"{at.position}/{at.steps}")
+        parts += [f"loss {at.loss:.3f}"] if at.loss is not None else []
+        parts += [f"{count_of(at.tokens_per_second)} tokens/s"] if at.tokens_per_second else []
+        parts += [f"{span_of(at.eta_seconds)} left"] if at.eta_seconds is not None else []
+    elif not seen.job and not seen.waiting:
+        parts.append("nothing to train")
+    parts += [f"queued {queued}"] if queued else []
+    return "  ".join([*parts, *([seen.waiting] if seen.waiting else [])])
 
 
 def describe_event(event: Event) -> str:
@@ -169,11 +188,9 @@ async def follow_json(view: Watch, until_done: bool) -> None:
     wake = await wakes(view.bus)
     while True:
         await view.table.update(view.bus)
-        async for entry in view.bus.read("EVT", view.after):
-            view.after = entry.sequence
-            sys.stdout.write(
-                json.dumps({"subject": entry.subject, **json.loads(entry.data)}) + "\n"
-            )
+        async for sequence, event in events(view.bus, view.after):
+            view.after = sequence
+            sys.stdout.write(event.encode().decode() + "\n")
             sys.stdout.flush()
         if until_done and await view.is_over():
             return

@@ -16,8 +16,7 @@ ROUND_SECONDS = 5.0
 
 async def main(settings: EvolutionSettings) -> None:
     """Read what is there, then whatever comes, for ever."""
-    keys = settings.store_access_key, settings.store_secret_key
-    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    store = Store.of(settings)
     cache = Cache(settings.state_dir / "evolution.sqlite")
     bus = Bus(settings.nats_url, settings.nats_seed_file, "evolution", settings.state_dir)
     async with bus:

@@ -122,9 +122,4 @@ class Watch:
 
     async def heartbeat(self) -> None:
         """Observe every 10 s, whatever else happens."""
-        while True:
-            try:
-                await self.observe()
-            except BusUnavailable as error:
-                self._log.warning("outage", error=str(error))
-            await asyncio.sleep(OBSERVE_SECONDS)
+        await service.heartbeat(self.observe, OBSERVE_SECONDS)

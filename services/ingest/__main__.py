@@ -15,8 +15,7 @@ async def main(settings: IngestSettings) -> None:
     """Watch the inbox, for ever."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     inbox = Inbox(settings.inbox_dir)
-    keys = settings.store_access_key, settings.store_secret_key
-    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    store = Store.of(settings)
     bus = Bus(settings.nats_url, settings.nats_seed_file, "ingest", settings.state_dir)
     async with bus:
         intake = Intake(settings, bus, store, inbox)

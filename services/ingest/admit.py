@@ -6,7 +6,7 @@ made from the id of taking, so that a restart knows its own job.
 
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.ingest.dataset import DATA, ORIGINAL, REPORT, SOURCE, Built
@@ -16,7 +16,7 @@ from shared.bus import Bus
 from shared.errors import AlreadyExists, Conflict
 from shared.jobs import Job, Table
 from shared.manifest import canonical_json, version_name
-from shared.messages import JobId, JobRecord, ObjectRef, now
+from shared.messages import JobId, JobRecord, JobSettings, ObjectRef, now
 from shared.store import PRECIOUS, Store
 
 NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
@@ -38,6 +38,8 @@ class Wish:
     origin: Origin
     dataset: ObjectRef
     rows: int
+    settings: JobSettings = field(default_factory=JobSettings)
+    again: bool = False
 
     def nonce(self, job_id: JobId) -> str:
         return uuid.uuid5(NAMESPACE, f"{self.origin.id} {job_id.path}").hex
@@ -51,7 +53,7 @@ def store_dataset(store: Store, built: Built) -> ObjectRef:
     contents = built.contents
     assert contents.dataset is not None, "a refused file is not stored"
     prefix = f"datasets/{contents.dataset}"
-    original = f"{prefix}/original.{contents.original_sha256[:12]}.jsonl"
+    original = f"{prefix}/original.{contents.original_sha256[:12]}.{contents.container}"
     sha256 = contents.original_sha256
     store.put_file(PRECIOUS, original, built.folder / ORIGINAL, sha256)
     data = store.put_file(
@@ -89,11 +91,16 @@ def decide(table: Table, wish: Wish) -> Decision:
     for job in runs:
         if job.history[0][2].nonce == wish.nonce(job.id):
             return Decision(job.id)  # queued before a restart
+    if wish.again:
+        return Decision(JobId(lineage, sha256, runs[-1].id.run + 1 if runs else 1))
     line = table.lines.get(lineage)
     version = line.is_trained(sha256) if line else None
     if version is not None:
         job_id = runs[-1].id if runs else JobId(lineage, sha256, 1)
-        why = f"these rows are trained already: {version_name(version)} of {lineage} holds them."
+        why = (
+            f"these rows are trained already: {version_name(version)} of {lineage} holds them. "
+            "To train them once more: `again: true` in its sidecar, or duramen submit --again."
+        )
         return Decision(job_id, why, f"duramen versions show {version_name(version)}", version)
     if not runs:
         return Decision(JobId(lineage, sha256, 1))
@@ -134,6 +141,7 @@ async def queue(bus: Bus, table: Table, wish: Wish) -> Decision:
             name=show_name(wish.origin.name),
             dataset=wish.dataset,
             rows=wish.rows,
+            settings=wish.settings,
             queued_at=now(),
         )
         # A conflict: another was first under this name, so there is something new to decide on.

@@ -1,10 +1,11 @@
-"""The HTTP side of ingest: what waits in the inbox and why, and what was refused lately."""
+"""The HTTP side of ingest: what waits in the inbox and why, what was refused, and uploads."""
 
 import asyncio
 from typing import Any
 
 from fastapi import FastAPI
 
+from services.ingest import uploads
 from services.ingest.intake import Intake
 from shared import http
 
@@ -32,4 +33,5 @@ def make(intake: Intake) -> FastAPI:
             "refused": refused,
         }
 
+    uploads.add(app, intake)
     return app

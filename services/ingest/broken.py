@@ -3,23 +3,29 @@
 import json
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from services.ingest.rows import RowError
+from services.ingest.containers import BOM, Container
+from services.ingest.row_error import RowError
 
 SAMPLE_CHARACTERS = 120
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-# What a file of another format begins with, and what to do.
+# What a file of another format begins with, what it is, and what to do.
 MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
     (b"\xfe\xff", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
-    (b"\x1f\x8b", "compressed", "The file is compressed with gzip: unpack it first (gunzip)."),
-    (b"\x28\xb5\x2f\xfd", "compressed", "The file is compressed with zstd: unpack it first."),
+    (b"\x1f\x8b", "compressed", "The file is compressed with gzip: name it so (.jsonl.gz)."),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed",
+        "The file is compressed with zstd: name it so (.jsonl.zst).",
+    ),
     (b"PK\x03\x04", "compressed", "The file is a zip archive: unpack it first."),
     (b"BZh", "compressed", "The file is compressed with bzip2: unpack it first (bunzip2)."),
     (b"\xfd7zXZ", "compressed", "The file is compressed with xz: unpack it first (unxz)."),
-    (b"PAR1", "parquet", "The file is Parquet, not JSON lines."),
+    (b"PAR1", "parquet", "The file is Parquet: name it so (.parquet)."),
 )
+EXPECTED = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "parquet": b"PAR1"}
 HEAD_BYTES = 4096
 
 
@@ -27,9 +33,12 @@ class NotFinite(ValueError):
     """NaN or an infinity stands in the row."""
 
 
-def diagnose(line: bytes, why: str) -> RowError:
+def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reason
     """What is wrong with a line that the parser refused with the words `why`."""
     line = line.rstrip(b"\r\n")
+    if line and not line.strip(b"\0"):
+        message = "The line is nothing but zero bytes: the file's copy was cut off. Copy it again."
+        return RowError("row", "nul", message, 1)
     if b"\0" in line:
         column = line.index(b"\0") + 1
         return RowError("row", "nul", "The line contains a NUL byte.", column)
@@ -89,20 +98,59 @@ def sample(line: bytes, column: int | None) -> str:
     return ("…" if start else "") + shown + ("…" if end < len(line.rstrip()) else "")
 
 
-def foreign(path: Path) -> RowError | None:
-    """Why a whole file cannot be JSON lines, from how it begins; None if it may be."""
+def foreign(path: Path, container: Container) -> RowError | None:
+    """Why a file is not what its name says, from how it begins; None if it may be."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
+    named = container.packing or container.layout
+    if named in EXPECTED:
+        if head.startswith(EXPECTED[named]):
+            return None
+        message = f"The file is named {container.suffix}, but does not begin as {named} does."
+        return RowError("file", "wrong_name", message) if head else None
     for magic, rule, message in MAGIC:
         if head.startswith(magic):
             return RowError("file", rule, message)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+    if container.layout == "jsonl" and head.removeprefix(BOM).lstrip()[:1] == b"[":
         message = (
-            "The file is one JSON array; what is wanted is one object on each line "
-            "(`jq -c '.[]' file.json > file.jsonl` makes that)."
+            "The file is one JSON array, but is named as JSON lines, one object on each line: "
+            "name it .json."
         )
         return RowError("file", "json_array", message)
     if head and not head.strip(b"\0"):
         message = "The file begins with zero bytes: its copy was cut off. Copy it again."
         return RowError("file", "nul", message)
     return None
+
+
+class Twice(Exception):
+    """A key stands twice in one object."""
+
+
+def key_twice(raw: bytes) -> RowError | None:
+    """The key that stands twice in one object of a row; None if none does."""
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise Twice(name)
+            found[name] = value
+        return found
+
+    try:
+        json.loads(raw, object_pairs_hook=look)
+    except Twice as error:
+        name = str(error)[:40]
+        column = second(raw.decode(), str(error))
+        message = f"The key `{name}` stands twice in one object: which value is meant?"
+        return RowError(name, "duplicate_key", message, column)
+    except (ValueError, RecursionError):
+        return RowError("row", "json", "The row is not valid JSON.")
+    return None
+
+
+def second(text: str, name: str) -> int | None:
+    """The column where a key may stand for the second time, if it is written plainly."""
+    places = [m.start() + 1 for m in re.finditer(re.escape(json.dumps(name)) + r"\s*:", text)]
+    return places[1] if len(places) == 2 else None

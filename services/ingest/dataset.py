@@ -3,21 +3,26 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
-from services.ingest import broken
+from services.ingest import broken, containers
+from services.ingest.containers import JSONL, container_of
+from services.ingest.job_settings import Allowance
 from services.ingest.report import LISTED, Contents, Problem
-from services.ingest.rows import Row, RowError, canonical
+from services.ingest.row_error import RowError, Unreadable
+from services.ingest.rows import LAYOUTS, Row, canonical, plain
 from services.ingest.seen import ROWS_IN_MEMORY, Seen
+from services.ingest.specials import Specials
 from shared.manifest import sha256_file
 
-BOM = b"\xef\xbb\xbf"
-DATA, SOURCE, ORIGINAL, REPORT = "data.jsonl", "source.jsonl", "original.jsonl", "report.json"
+DATA, SOURCE, ORIGINAL, REPORT = "data.jsonl", "source.jsonl", "original", "report.json"
+BAD = "bad.jsonl"
+ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
 IGNORED_NAMES = 50
 BUFFER_BYTES = 1 << 20
 
@@ -31,7 +36,17 @@ class Built:
 
     @property
     def refused(self) -> bool:
-        return bool(self.contents.problems)
+        return self.contents.dataset is None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to read a file. `special_tokens`: of the lineage's base, which no turn may hold."""
+
+    max_row_bytes: int
+    allow_bad: str | None = None
+    special_tokens: tuple[str, ...] = ()
+    rows_in_memory: int = ROWS_IN_MEMORY
 
 
 @dataclass
@@ -48,17 +63,23 @@ class Tally:
     blank: int = 0
     repeated: int = 0
     bad: int = 0
+    whole: bool = False  # the file as a whole is refused
 
-    def refuse_row(self, error: RowError, line: int, raw: bytes) -> None:
+    def refuse_row(self, error: RowError, line: int | None, sample: str) -> None:
         self.bad += 1
         self.rules[error.rule] += 1
         if len(self.problems) < LISTED:
-            sample = broken.sample(raw, error.column)
             self.problems.append(problem(error, line, sample))
 
-    def refuse_file(self, error: RowError) -> None:
+    def refuse_file(self, error: RowError, line: int | None = None, sample: str = "") -> None:
+        self.whole = True
         self.rules[error.rule] += 1
-        self.problems.append(problem(error, None, ""))
+        self.problems.insert(0, problem(error, line, sample))
+
+    @property
+    def found(self) -> int:
+        """All rows, good, bad and repeated."""
+        return self.rows + self.repeated + self.bad
 
     def ignore(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -82,26 +103,33 @@ def problem(error: RowError, line: int | None, sample: str) -> Problem:
     )
 
 
-def build(
-    folder: Path, name: str, max_row_bytes: int, rows_in_memory: int = ROWS_IN_MEMORY
-) -> Built:
-    """Make data.jsonl, source.jsonl and report.json of original.jsonl, all in `folder`.
+def build(folder: Path, name: str, wanted: Wanted) -> Built:
+    """Make data.jsonl, source.jsonl and report.json of `original`, all in `folder`.
 
-    Blocking. `name` is the file's, for the report. Raises OSError when the disk is full.
+    Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's, by
+    which it is read, and for the report. Raises OSError when the disk is full.
     """
     tally, digest, size = Tally(), hashlib.sha256(), 0
-    whole = broken.foreign(folder / ORIGINAL)
+    container = container_of(name) or JSONL
+    allowance = Allowance.of(wanted.allow_bad)
+    whole = broken.foreign(folder / ORIGINAL, container)
     if whole is not None:
         tally.refuse_file(whole)
     else:
-        size = copy_rows(folder, tally, digest, max_row_bytes, rows_in_memory)
-        if not tally.rows and not tally.bad:
+        try:
+            size = copy_rows(folder, container, tally, digest, wanted)
+        except Unreadable as error:
+            sample = broken.sample(error.sample.encode(errors="replace"), None)
+            tally.refuse_file(error.why, error.line, sample)
+        if not tally.rows and not tally.bad and not tally.whole:
             tally.refuse_file(RowError("file", "no_rows", "The file holds no rows."))
+    taken = not tally.whole and tally.rows > 0 and allowance.covers(tally.bad, tally.found)
     contents = Contents(
         name=name,
+        container=container.suffix.removeprefix("."),
         original_sha256=sha256_file(folder / ORIGINAL),
         original_bytes=(folder / ORIGINAL).stat().st_size,
-        dataset=None if tally.problems else digest.hexdigest(),
+        dataset=digest.hexdigest() if taken else None,
         dataset_bytes=size,
         lines=tally.lines,
         rows=tally.rows,
@@ -111,6 +139,7 @@ def build(
         layouts=dict(tally.layouts),
         ignored_fields=dict(tally.ignored),
         bad_rows=tally.bad,
+        allow_bad=wanted.allow_bad,
         rules=dict(tally.rules),
         problems=tally.problems,
     )
@@ -120,53 +149,118 @@ def build(
 
 
 def copy_rows(
-    folder: Path, tally: Tally, digest: Any, max_row_bytes: int, rows_in_memory: int
+    folder: Path, container: containers.Container, tally: Tally, digest: Any, wanted: Wanted
 ) -> int:
     """Row by row from the original to data and source; the size of the data in bytes."""
+    limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
     with (
-        (folder / ORIGINAL).open("rb", buffering=BUFFER_BYTES) as original,
-        (folder / DATA).open("wb", buffering=BUFFER_BYTES) as data,
-        (folder / SOURCE).open("wb", buffering=BUFFER_BYTES) as source,
-        Seen(folder / "seen.sqlite", rows_in_memory) as seen,
+        Output(folder, digest) as output,
+        Bad(folder / BAD if wanted.allow_bad else None) as bad,
+        Seen(folder / "seen.sqlite", wanted.rows_in_memory) as seen,
     ):
-        for number, raw in lines(original, max_row_bytes):
+        for number, raw in containers.rows(folder / ORIGINAL, container, limit, bad.go_on):
             tally.lines = number
-            if raw.isspace():
-                tally.blank += 1
+            if isinstance(raw, RowError):
+                tally.refuse_row(raw, number, "")
                 continue
+            layout, line = "messages", plain(raw) if len(raw) <= limit else None
             try:
-                row = read_row(raw, max_row_bytes)
+                if line is None:
+                    if not raw or raw.isspace():
+                        tally.blank += 1
+                        continue
+                    layout, line, ignored = read_row(raw, limit)
+                    tally.ignore(ignored)
+                if layout != "text":
+                    specials.check(line)
             except RowError as error:
-                tally.refuse_row(error, number, raw)
+                tally.refuse_row(error, number, broken.sample(raw, error.column))
+                bad.write(raw)
                 continue
-            if row.ignored:
-                tally.ignore(row.ignored)
-            if not seen.add(hashlib.blake2b(row.line, digest_size=16).digest()):
+            if not seen.add(blake2b(line, digest_size=16).digest()):
                 tally.repeat(number)
                 continue
-            line = row.line + b"\n"
-            data.write(line)
-            digest.update(line)
-            source.write(b'{"layout":"%b","line":%d}\n' % (row.layout.encode(), number))
-            tally.rows += 1
-            tally.layouts[row.layout] += 1
-        return data.tell()
+            output.add(layout, line, number)
+        tally.rows, tally.layouts = output.rows, output.layouts
+        return output.finish()
 
 
-def lines(file: BinaryIO, max_row_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without a byte order mark); of a longer line only its beginning.
+class Output:
+    """data.jsonl and source.jsonl, written in pieces; `digest` takes what goes into the data."""
 
-    The rest of a long line is read in pieces and dropped: memory does not grow with it. What is
-    cut is still longer than `max_row_bytes` without its line end.
-    """
-    limit = max_row_bytes + len("\r\n") + len(BOM) + 1
-    number = 0
-    while raw := file.readline(limit):
-        number += 1
-        rest = raw
-        while len(rest) == limit and not rest.endswith(b"\n"):
-            rest = file.readline(limit)
-        yield number, (raw.removeprefix(BOM) or b"\n") if number == 1 else raw
+    def __init__(self, folder: Path, digest: Any) -> None:
+        self._data = (folder / DATA).open("wb", buffering=0)
+        self._source = (folder / SOURCE).open("wb", buffering=0)
+        self._digest = digest
+        self._lines: list[bytes] = []
+        self._origins: list[bytes] = []
+        self._waiting = self.rows = 0
+        self.layouts: Counter[str] = Counter()
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._data.close()
+        self._source.close()
+
+    def add(self, layout: str, line: bytes, number: int) -> None:
+        """A canonical row, and where it came from."""
+        self._lines.append(line)
+        self._origins.append(ORIGINS[layout] % number)
+        self.layouts[layout] += 1
+        self.rows += 1
+        self._waiting += len(line)
+        if self._waiting > BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._lines:
+            self._lines.append(b"")
+            data = b"\n".join(self._lines)
+            write_all(self._data, data)
+            write_all(self._source, b"".join(self._origins))
+            self._digest.update(data)
+        self._lines, self._origins, self._waiting = [], [], 0
+
+    def finish(self) -> int:
+        """The size of the data in bytes."""
+        self._flush()
+        return self._data.tell()
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """An unbuffered file may take only a part at once."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+class Bad:
+    """bad.jsonl: bad rows as they were, where they may be left out; else nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.file: BinaryIO | None = path.open("wb", BUFFER_BYTES) if path else None
+        self._open = False  # the last line written has no end yet
+
+    def __enter__(self) -> "Bad":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.write(b"\n" if self._open else b"")
+            self.file.close()
+
+    def write(self, raw: bytes) -> None:
+        """A row, or the beginning of one."""
+        if self.file is not None:
+            self.file.write(b"\n" + raw if self._open else raw)
+            self._open = True
+
+    def go_on(self, piece: bytes) -> None:
+        """More of the row that was written last."""
+        if self.file is not None:
+            self.file.write(piece)
 
 
 def read_row(raw: bytes, max_row_bytes: int) -> Row:
@@ -178,7 +272,33 @@ def read_row(raw: bytes, max_row_bytes: int) -> Row:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise broken.diagnose(raw, error.msg) from error
-    return canonical(parsed)
+    row = canonical(parsed)
+    check_keys(raw, parsed)
+    return row
+
+
+def check_keys(raw: bytes, parsed: Any) -> None:
+    """Raises RowError if a key stands twice in one object: the parser took the last one.
+
+    What it dropped was a string at least, so that fewer quotes come back.
+    """
+    try:
+        line = orjson.dumps(parsed)
+    except orjson.JSONEncodeError as error:
+        raise RowError("row", "too_deep", "The row is nested too deeply.") from error
+    if quotes(raw) != quotes(line):
+        twice = broken.key_twice(raw)
+        if twice is not None:
+            raise twice
+
+
+def quotes(line: bytes) -> int:
+    """The quotes that begin or end a string."""
+    if b"\\" not in line:
+        return line.count(b'"')
+    if b"\\\\" in line:  # a backslash that stands for itself escapes no quote
+        line = line.replace(b"\\\\", b"")
+    return line.count(b'"') - line.count(b'\\"')
 
 
 def copy_original(descriptor: int, target: Path) -> None:

@@ -5,16 +5,21 @@ import os
 import shutil
 import stat
 import time
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
 
-from services.ingest import admit, dataset
-from services.ingest.dataset import Built
+from services.ingest import admit, dataset, job_settings, late, specials
+from services.ingest.containers import TAKEN, container_of
+from services.ingest.dataset import Built, Wanted
 from services.ingest.inbox import Inbox, Taken
+from services.ingest.job_settings import Asked, SettingsRefused
 from services.ingest.moves import show_name
+from services.ingest.parsing import Parser, ParserDied, SidecarRefused
 from services.ingest.report import Outcome, Problem, Report, why_refused
 from services.ingest.settle import Settling, Signature, open_plainly, signature
 from shared import log
@@ -27,7 +32,9 @@ FILES = Counter("duramen_ingest_files_total", "Files finished, by outcome.", ["o
 ROWS = Counter("duramen_ingest_rows_total", "Rows of files that were admitted.")
 BYTES = Counter("duramen_ingest_bytes_total", "Bytes read of dropped files.")
 REFUSED = Counter("duramen_ingest_refusals_total", "Refused rows and files, by rule.", ["rule"])
-SUFFIX = ".jsonl"
+DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has ended.")
+MOST_DEATHS = 2
+REMEMBERED = 1000
 PUT_AGAIN = "put the mended file into the inbox again."
 PUT_INSTEAD = "put a plain .jsonl file into the inbox instead."
 KINDS = {
@@ -43,16 +50,30 @@ class Changed(Exception):
     """A taken file was written to after all."""
 
 
+class Refused(Exception):
+    """A file is refused as a whole, for these problems."""
+
+    def __init__(self, problems: Sequence[Problem], next_step: str = PUT_INSTEAD) -> None:
+        self.problems, self.next_step = list(problems), next_step
+        super().__init__(self.problems[0].message)
+
+    @classmethod
+    def of(cls, rule: str, message: str, next_step: str = PUT_INSTEAD) -> "Refused":
+        return cls([Problem(field="file", rule=rule, message=message)], next_step)
+
+
 @dataclass
 class Held:
     """What is known of a taken file between two looks at it. `due` is on the monotonic clock."""
 
     name: str
+    asked: Asked | None = None
     built: Built | None = None
     read: Signature | None = None
     why: str | None = None
     delay: float = 0.0
     due: float = 0.0
+    deaths: int = 0
     alarmed: bool = False
     done: bool = False
 
@@ -68,6 +89,9 @@ class Finisher:
     work_dir: Path
     max_row_bytes: int
     table: Table = field(default_factory=Table)
+    parser: Parser = field(default_factory=Parser)
+    ended: OrderedDict[str, Report] = field(default_factory=OrderedDict)  # by id of taking
+    queued: list[tuple[Report, Path]] = field(default_factory=list)  # where each now lies
 
     def __post_init__(self) -> None:
         self._log = log.get()
@@ -76,34 +100,128 @@ class Finisher:
 
     async def finish(self, taken: Taken, held: Held) -> str | None:
         """Why the file is not complete yet; None when it has left. Raises Changed, OSError."""
-        status = taken.path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            rule, message = KINDS.get(stat.S_IFMT(status.st_mode), ("kind", "It is not a file."))
-            await self.refuse_whole(taken, held, rule, message)
+        try:
+            return await self.advance(taken, held)
+        except Refused as refused:
+            report = self.report(taken, "refused", str(refused), held.built)
+            changes = {"problems": refused.problems, "next_step": refused.next_step}
+            rules = {p.rule: 1 for p in refused.problems}
+            await self.end_refused(taken, held, report.model_copy(update=changes), rules)
+        return None
+
+    async def advance(self, taken: Taken, held: Held) -> str | None:
+        """As `finish`. Raises Refused too."""
+        status, name = taken.path.lstat(), taken.origin.name
+        refuse_kind(status)
+        if taken.origin.kind == "settings":
+            await late.finish(self, taken, held)
             return None
-        why = self.settling.why_not(taken.path, status, time.monotonic())
-        if why is not None:
-            return why
-        if not taken.origin.name.lower().endswith(SUFFIX):
-            message = f"Only {SUFFIX} files are taken: JSON lines, one row on each line."
-            await self.refuse_whole(taken, held, "file_type", message)
-            return None
+        # An upload was closed by this process; a dropped file is looked at once more.
+        if taken.origin.folder is not None:
+            why = self.settling.why_not(taken.path, status, time.monotonic(), name)
+            why = why or self.sidecar_waits(taken)
+            if why is not None:
+                return why
+        if container_of(name) is None:
+            raise Refused.of("file_type", f"Files of this kind are not taken: {TAKEN} are.")
+        if held.asked is None:
+            held.asked = await self.settings_of(taken, held)
         if held.built is None:
-            try:
-                held.built, held.read = await asyncio.to_thread(self.build, taken)
-            except PermissionError:
-                message = "It cannot be read: its permissions do not allow it (chmod a+r)."
-                await self.refuse_whole(taken, held, "unreadable", message)
-                return None
+            await self.read(taken, held)
         self.check_unchanged(taken, held)
         built = held.built
         assert built is not None, "it was built above"
+        if built.refused:
+            why = self.looks_cut_off(taken, built)
+            if why is not None:
+                held.built = None
+                return why
         await (self.refuse if built.refused else self.accept)(taken, held, built)
         return None
 
-    def build(self, taken: Taken) -> tuple[Built, Signature]:
-        """A private copy, checked and in canonical form. Blocking. Raises Changed."""
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def sidecar_waits(self, taken: Taken) -> str | None:
+        """Take the sidecar of a file, if it has one; why not yet."""
+        if os.path.lexists(taken.sidecar):
+            return None
+        for entry in self.inbox.sidecars(taken):
+            why = self.settling.growing(entry.path, entry.status, time.monotonic())
+            if why is not None:
+                return f"its sidecar {show_name(entry.path.name)} is not complete: {why}"
+            self.inbox.take_sidecar(taken, entry)
+            return None
+        return None
+
+    async def settings_of(self, taken: Taken, held: Held) -> Asked:
+        """What was set for this file, by its sidecar or with the upload. Raises Refused."""
+        values: dict[str, Any] = dict(taken.origin.settings)
+        if os.path.lexists(taken.sidecar):
+            values |= await self.sidecar_values(taken.sidecar, held)
+        try:
+            return job_settings.read(values)
+        except SettingsRefused as error:
+            problems = [dataset.problem(p, None, "") for p in error.problems]
+            step = "mend its sidecar, then put both into the inbox again."
+            raise Refused(problems, step) from error
+
+    async def sidecar_values(self, path: Path, held: Held) -> dict[str, Any]:
+        """Names and values of a sidecar. Raises Refused."""
+        refuse_kind(path.lstat())
+        try:
+            values: dict[str, Any] = await self.in_parser(held, self.parser.settings, path)
+            return values
+        except SidecarRefused as error:
+            step = "mend the sidecar, then put it into the inbox again with its file."
+            raise Refused([error.problem], step) from error
+
+    async def read(self, taken: Taken, held: Held) -> None:
+        """Build the dataset of a file. Raises Changed, Refused, OSError."""
+        assert held.asked is not None
         folder = self.work_dir / taken.origin.id
+        try:
+            held.read = await asyncio.to_thread(self.copy, taken, folder)
+        except PermissionError as error:
+            message = "It cannot be read: its permissions do not allow it (chmod a+r)."
+            raise Refused.of("unreadable", message, PUT_AGAIN) from error
+        tokens = await self.special_tokens(taken.origin.lineage)
+        wanted = Wanted(self.max_row_bytes, held.asked.allow_bad, tokens)
+        name = show_name(taken.origin.name)
+        # By its own name: what is shown may be cut.
+        container = container_of(taken.origin.name)
+        assert container is not None
+        if container_of(name) != container:
+            name += container.suffix
+        held.built = await self.in_parser(held, self.parser.build, folder, name, wanted)
+        BYTES.inc(held.built.contents.original_bytes)
+
+    async def in_parser(self, held: Held, call: Any, *arguments: Any) -> Any:
+        """Let the parser do something; a file that has ended it twice is refused."""
+        while True:
+            self.parser.start()
+            try:
+                return await asyncio.to_thread(call, *arguments)
+            except asyncio.CancelledError:
+                self.parser.close()
+                raise
+            except ParserDied as error:
+                held.deaths += 1
+                DEATHS.inc()
+                self._log.warning("parser_died", name=held.name, why=str(error))
+                if held.deaths >= MOST_DEATHS:
+                    message = f"It cannot be read: {error}, {held.deaths} times."
+                    raise Refused.of("parser", message) from error
+
+    async def special_tokens(self, lineage: str) -> tuple[str, ...]:
+        """Those of the lineage's base; none while it has no base."""
+        await self.table.update(self.bus)
+        line = self.table.lines.get(lineage)
+        if line is None or line.head is None:
+            return ()
+        return await asyncio.to_thread(specials.of_base, self.store, line.head.base_root)
+
+    def copy(self, taken: Taken, folder: Path) -> Signature:
+        """A private copy. Blocking. Raises Changed."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         descriptor = open_plainly(taken.path)
@@ -114,19 +232,25 @@ class Finisher:
                 raise Changed
         finally:
             os.close(descriptor)
-        name = show_name(taken.origin.name)
-        built = dataset.build(folder, name, self.max_row_bytes)
-        BYTES.inc(built.contents.original_bytes)
-        return built, before
+        return before
 
     def check_unchanged(self, taken: Taken, held: Held) -> None:
         """Raises Changed if the file is no longer what was read."""
         if signature(taken.path.lstat()) != held.read:
             raise Changed
 
+    def looks_cut_off(self, taken: Taken, built: Built) -> str | None:
+        """Packed data that break off may be a copy that stalled: why to wait."""
+        if taken.origin.folder is None or "damaged" not in built.contents.rules:
+            return None
+        return self.settling.waiting(taken.path, time.monotonic(), "its data break off")
+
+    # ---- ends ------------------------------------------------------------------------------------
+
     async def accept(self, taken: Taken, held: Held, built: Built) -> None:
         """Store, queue, move to done/."""
         origin, contents = taken.origin, built.contents
+        assert held.asked is not None
         ref = await asyncio.to_thread(admit.store_dataset, self.store, built)
         self.check_unchanged(taken, held)
         facts = {"name": contents.name, "rows": contents.rows, "level": origin.level}
@@ -134,14 +258,17 @@ class Finisher:
         if origin.kind == "eval":
             report = await self.measure(taken, built, ref)
         else:
-            wish = admit.Wish(origin, ref, contents.rows)
+            asked = held.asked
+            wish = admit.Wish(origin, ref, contents.rows, asked.settings, asked.again)
             report = self.decided(taken, built, await admit.queue(self.bus, self.table, wish))
+            report.settings = asked.settings.model_dump(exclude_none=True)
         if report.outcome != "measured":
             data = {**facts, "why": report.why, "next": report.next_step}
             await self.tell(taken, report.outcome, data, ref=ref, job=report.job)
         # Had it grown until here, what was added would go untrained: read it all again.
         self.check_unchanged(taken, held)
         ROWS.inc(contents.rows)
+        report.problems = contents.problems
         await self.end(taken, held, report)
 
     async def measure(self, taken: Taken, built: Built, ref: ObjectRef) -> Report:
@@ -154,9 +281,11 @@ class Finisher:
         return self.report(taken, "duplicate", "these rows are measured already.", built)
 
     def decided(self, taken: Taken, built: Built, decision: admit.Decision) -> Report:
-        job = decision.job
+        job, contents = decision.job, built.contents
         if decision.known is None:
-            why = f"queued as job {job}, {built.contents.rows} rows, level {taken.origin.level}."
+            why = f"queued as job {job}, {contents.rows} rows, level {taken.origin.level}."
+            if contents.bad_rows:
+                why += f" {contents.bad_rows} bad rows were left out: see the .bad.jsonl beside it."
             report = self.report(taken, "queued", why, built)
             return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
         changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
@@ -165,20 +294,12 @@ class Finisher:
     async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""
         contents = built.contents
-        why = why_refused(contents)
         next_step = "mend these lines (or leave them out), then " + PUT_AGAIN
-        if contents.bad_rows == 0:
-            why, next_step = contents.problems[0].message, "mend it, then " + PUT_AGAIN
-        report = self.report(taken, "refused", why, built)
+        if contents.bad_rows == 0 or contents.problems[0].field == "file":
+            next_step = "mend it, then " + PUT_AGAIN
+        report = self.report(taken, "refused", why_refused(contents), built)
         report = report.model_copy(update={"next_step": next_step, "problems": contents.problems})
         await self.end_refused(taken, held, report, contents.rules)
-
-    async def refuse_whole(self, taken: Taken, held: Held, rule: str, message: str) -> None:
-        """What is no file, or none that can be read, is refused unread."""
-        report = self.report(taken, "refused", message, None)
-        problem = Problem(field="file", rule=rule, message=message)
-        changes = {"problems": [problem], "next_step": PUT_INSTEAD}
-        await self.end_refused(taken, held, report.model_copy(update=changes), {rule: 1})
 
     async def end_refused(
         self, taken: Taken, held: Held, report: Report, rules: dict[str, int]
@@ -208,9 +329,19 @@ class Finisher:
 
     async def end(self, taken: Taken, held: Held, report: Report) -> None:
         """The last step: the file leaves .taken."""
-        target = await asyncio.to_thread(self.inbox.finish, taken, report)
+        folder = self.work_dir / taken.origin.id
+        bad = folder / dataset.BAD
+        contents = report.contents
+        left = contents is not None and contents.dataset and contents.bad_rows
+        products = {"bad.jsonl": bad} if left else {}
+        target = await asyncio.to_thread(self.inbox.finish, taken, report, products)
         held.done = True
-        await asyncio.to_thread(shutil.rmtree, self.work_dir / taken.origin.id, ignore_errors=True)
+        self.ended[taken.origin.id] = report
+        if report.outcome == "queued":
+            self.queued.append((report, target))
+        if len(self.ended) > REMEMBERED:
+            self.ended.popitem(last=False)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         FILES.labels(report.outcome).inc()
         where = str(target.relative_to(self.inbox.root))
         self._log.info(
@@ -235,3 +366,10 @@ class Finisher:
             service="ingest", kind=kind, lineage=taken.origin.lineage, job=job, ref=ref, data=data
         )
         await self.bus.event(event)
+
+
+def refuse_kind(status: os.stat_result) -> None:
+    """Raises Refused for what is no plain file."""
+    if not stat.S_ISREG(status.st_mode):
+        rule, message = KINDS.get(stat.S_IFMT(status.st_mode), ("kind", "It is not a file."))
+        raise Refused.of(rule, message)

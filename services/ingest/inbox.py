@@ -9,21 +9,28 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
+import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from services.ingest.moves import numbered, rename_new
 from services.ingest.report import Kind, Report, text
+from services.ingest.sidecar import is_sidecar, names_for
 from shared.errors import UsageError
 from shared.manifest import sync_folder, write_synced
 from shared.messages import LEVEL_RANK, Level
 
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
-FILE, ORIGIN = "file", "origin.json"
+FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
+UPLOADS = ".uploads"
+# What may lie beside a finished file: reports, its sidecar, the rows that were left out.
+BESIDE = ("report.json", "report.txt", "yaml", "bad.jsonl", "long.jsonl", "plan.json")
 FOLDERS: dict[str, tuple[Level, Kind]] = {
     "": ("normal", "train"),
     "priority": ("high", "train"),
@@ -31,7 +38,7 @@ FOLDERS: dict[str, tuple[Level, Kind]] = {
     "low": ("low", "train"),
     "eval": ("normal", "eval"),
 }
-MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN)
+MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN, UPLOADS)
 LINEAGE = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
 DEFAULT_LINEAGE = "main"
 
@@ -65,13 +72,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Origin:
-    """origin.json: what is known of a taken file by where it lay. `id`: its id of taking."""
+    """origin.json: what is known of a taken file by where it lay. `id`: its id of taking.
+
+    `folder`: where it lay, below the inbox; None for an upload, whose `settings` came with it.
+    """
 
     id: str
     name: str
     level: Level
     lineage: str
     kind: Kind
+    folder: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,11 @@ class Taken:
         return self.folder / FILE
 
     @property
+    def sidecar(self) -> Path:
+        """Where its sidecar lies once it was taken too."""
+        return self.folder / SIDECAR
+
+    @property
     def order(self) -> tuple[int, int, str]:
         return LEVEL_RANK[self.origin.level], self.path.lstat().st_mtime_ns, self.origin.name
 
@@ -95,6 +112,7 @@ class Inbox:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._taking = threading.Lock()  # uploads arrive beside the loop
         for name in MADE:
             (root / name).mkdir(parents=True, exist_ok=True)
         self._lock = os.open(root / TAKEN / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -103,6 +121,8 @@ class Inbox:
         except OSError as error:
             self.close()
             raise InboxInUse(f"{root} is watched by another ingest.") from error
+        for path in (root / UPLOADS).iterdir():
+            path.unlink()  # was cut off: nobody was told that it had arrived
 
     def close(self) -> None:
         os.close(self._lock)
@@ -152,11 +172,10 @@ class Inbox:
         Raises OSError if the folder lies on another file system.
         """
         name, place = entry.path.name, entry.place
-        origin = Origin(uuid.uuid4().hex, name, place.level, place.lineage, place.kind)
-        taken = Taken(self.root / TAKEN / origin.id, origin)
-        taken.folder.mkdir()
-        # ASCII, so that a name that is no UTF-8 comes back as it was.
-        write_synced(taken.folder / ORIGIN, json.dumps(asdict(origin)).encode("ascii"))
+        folder = str(place.path.relative_to(self.root))
+        kind: Kind = "settings" if is_sidecar(name) else place.kind
+        origin = Origin(uuid.uuid4().hex, name, place.level, place.lineage, kind, folder)
+        taken = self._prepare(origin)
         try:
             rename_new(entry.path, taken.path)
         except FileNotFoundError:
@@ -169,14 +188,53 @@ class Inbox:
         sync_folder(entry.path.parent)
         return taken
 
+    def _prepare(self, origin: Origin) -> Taken:
+        """The folder that a file is taken to, with its origin on disk."""
+        taken = Taken(self.root / TAKEN / origin.id, origin)
+        taken.folder.mkdir()
+        # ASCII, so that a name that is no UTF-8 comes back as it was.
+        write_synced(taken.folder / ORIGIN, json.dumps(asdict(origin)).encode("ascii"))
+        return taken
+
+    def receive(self, origin: Origin, file: Path) -> Taken:
+        """Take an upload that lies whole and synced in UPLOADS."""
+        with self._taking:  # a folder without a file is cleared away
+            taken = self._prepare(origin)
+            rename_new(file, taken.path)
+        sync_folder(taken.folder)
+        return taken
+
+    def sidecars(self, taken: Taken) -> list[Entry]:
+        """Sidecars of a taken file that lie where it lay, the one that counts first."""
+        if taken.origin.folder is None:
+            return []
+        place = Place(
+            self.root / taken.origin.folder,
+            taken.origin.level,
+            taken.origin.lineage,
+            taken.origin.kind,
+        )
+        wanted = names_for(taken.origin.name)
+        found = {entry.path.name: entry for entry in look(place)}
+        return [found[name] for name in wanted if name in found]
+
+    def take_sidecar(self, taken: Taken, entry: Entry) -> None:
+        """Move a sidecar to the file that it is for."""
+        rename_new(entry.path, taken.sidecar)
+        sync_folder(taken.folder)
+
     def taken(self) -> list[Taken]:
         """What was taken and not finished, in order; remains of an interrupted move are cleared."""
+        with self._taking:
+            return self._taken()
+
+    def _taken(self) -> list[Taken]:
         found = []
         for folder in sorted((self.root / TAKEN).iterdir()):
             if not is_folder(folder):
                 continue
             if not os.path.lexists(folder / FILE):
-                drop(folder)  # never filled, or emptied: the file itself is elsewhere
+                leave(self.root, folder)  # never filled, or emptied: the file itself is elsewhere
                 continue
             origin = origin_of(folder)
             if origin is not None:
@@ -185,10 +243,13 @@ class Inbox:
 
     # ---- giving back -----------------------------------------------------------------------------
 
-    def finish(self, taken: Taken, report: Report) -> Path:
+    def finish(
+        self, taken: Taken, report: Report, products: Mapping[str, Path] | None = None
+    ) -> Path:
         """Move a taken file to done/ or rejected/ with its report beside it; where it now lies.
 
-        The report is written first: a move that was interrupted finds its own name again by it.
+        `products`: suffix -> a file that is copied beside it. All that is beside it is written
+        first, and the sidecar follows: a move that was interrupted finds its own name again.
         """
         folder = self.root / (REJECTED if report.outcome == "refused" else DONE)
         number = 1
@@ -197,19 +258,44 @@ class Inbox:
             number += 1
             if not is_free(target, taken.origin.id):
                 continue
-            write_synced(beside(target, "json"), report.encode())
+            write_synced(beside(target, "report.json"), report.encode())
             if report.outcome == "refused":
-                write_synced(beside(target, "txt"), text(report))
+                write_synced(beside(target, "report.txt"), text(report))
+            for suffix, path in (products or {}).items():
+                copy_synced(path, beside(target, suffix))
+            where = target.relative_to(self.root)
+            write_synced(taken.folder / TARGET, os.fsencode(where))
             try:
                 rename_new(taken.path, target)
                 break
             except FileExistsError:  # put there in this moment: the next name, then
-                for suffix in ("json", "txt"):
+                for suffix in ("report.json", "report.txt", *(products or {})):
                     beside(target, suffix).unlink(missing_ok=True)
         sync_folder(folder)
         sync_folder(taken.folder)
-        drop(taken.folder)
+        leave(self.root, taken.folder)
         return target
+
+    def finished(self) -> Iterator[tuple[Path, Report]]:
+        """(file, its report) of all that was queued and whose plan was not told yet."""
+        for path in (self.root / DONE).glob("*.report.json"):
+            target = path.with_name(path.name.removesuffix(".report.json"))
+            if beside(target, "plan.json").exists():
+                continue
+            with suppress(OSError, ValueError):
+                report = Report.model_validate_json(path.read_bytes())
+                if report.outcome == "queued" and report.job:
+                    yield target, report
+
+    def report_of(self, taken_id: str) -> Report | None:
+        """The report of a file that was finished, by its id of taking: a look at all of them."""
+        for folder in (REJECTED, DONE):
+            for path in (self.root / folder).glob("*.report.json"):
+                with suppress(OSError, ValueError):
+                    data = path.read_bytes()
+                    if taken_id.encode() in data:
+                        return Report.model_validate_json(data)
+        return None
 
     def refused_lately(self, count: int) -> list[dict[str, Any]]:
         """The newest reports in rejected/, newest first."""
@@ -258,25 +344,52 @@ def origin_of(folder: Path) -> Origin | None:
 
 
 def beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f"{target.name}.report.{suffix}")
+    return target.with_name(f"{target.name}.{suffix}")
+
+
+def copy_synced(source: Path, target: Path) -> None:
+    """A copy that is whole or is not there; what has the name already is replaced."""
+    part = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
 def is_free(target: Path, taken_id: str) -> bool:
-    """Whether a name can be used: nothing is there, or only the report of this very taking."""
+    """Whether a name can be used: nothing is there, or only what belongs to this very taking."""
     if os.path.lexists(target):
         return False
     try:
-        report = json.loads(beside(target, "json").read_bytes())
+        report = json.loads(beside(target, "report.json").read_bytes())
     except FileNotFoundError:
-        return not os.path.lexists(beside(target, "txt"))
+        return not any(os.path.lexists(beside(target, suffix)) for suffix in BESIDE)
     except (OSError, ValueError):
         return False
     return isinstance(report, dict) and report.get("taken") == taken_id
 
 
+def leave(root: Path, folder: Path) -> None:
+    """Remove a taken folder whose file is elsewhere; its sidecar goes where the file went."""
+    sidecar = folder / SIDECAR
+    if os.path.lexists(sidecar):
+        if not (folder / TARGET).exists():
+            return  # somebody took the file away by hand: what is left is not ours to judge
+        target = root / os.fsdecode((folder / TARGET).read_bytes())
+        number = 1
+        while True:
+            name = "yaml" if number == 1 else f"{number}.yaml"
+            number += 1
+            with suppress(FileExistsError):
+                rename_new(sidecar, beside(target, name))
+                break
+        sync_folder(target.parent)
+    drop(folder)
+
+
 def drop(folder: Path) -> None:
     """Remove a taken folder that holds no file of the user's."""
     for path in folder.iterdir():
-        assert path.name != FILE, "a user's file is never deleted"
+        assert path.name not in (FILE, SIDECAR), "a user's file is never deleted"
         path.unlink()
     folder.rmdir()

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from prometheus_client import Gauge
 
+from services.ingest import late, sidecar
 from services.ingest.finishing import Changed, Finisher, Held
 from services.ingest.inbox import Entry, Inbox, Taken
 from services.ingest.moves import show_name
+from services.ingest.planned import Planned
 from services.ingest.settle import Settling, is_partial
 from shared import log, service
 from shared.bus import Bus
@@ -48,6 +50,7 @@ class Intake:
     control: Control = field(default_factory=lambda: Control("ingest"))
     held: dict[str, Held] = field(default_factory=dict)
     reasons: list[dict[str, Any]] = field(default_factory=list)
+    sidecars: bool = False  # some lay in the inbox at the last look
     outage: str | None = None
     busy: str | None = None
 
@@ -62,6 +65,7 @@ class Intake:
             self.settings.state_dir / "work",
             self.settings.max_row_bytes,
         )
+        self.planned = Planned(self.finisher)
         self._told: set[Path] = set()
         self._said: tuple[Any, ...] = ()
         self._said_at = float("-inf")
@@ -71,9 +75,12 @@ class Intake:
         """One look at the inbox. Raises BusUnavailable, BusFull, StoreUnavailable."""
         try:
             await self.control.update(self.bus)
+            if self.sidecars:
+                await self.finisher.table.update(self.bus)
             taken = await asyncio.to_thread(self.scan)
             if self.control.state == "running":
                 await self.finish_all(taken)
+                await self.planned.once()
             self.outage = None
         except (BusUnavailable, BusFull, StoreUnavailable) as error:
             self.outage = str(error)
@@ -87,8 +94,9 @@ class Intake:
         held_back = None if self.control.state == "running" else f"ingest is {self.control.state}"
         clock, reasons = time.monotonic(), []
         entries = self.inbox.entries()
+        self.sidecars = any(sidecar.is_sidecar(entry.path.name) for entry in entries)
         for entry in entries:
-            why = self.why_not(entry, clock) or held_back or self.take(entry)
+            why = self.why_not(entry, entries, clock) or held_back or self.take(entry)
             if why is not None:
                 reasons.append(self.describe(entry, why))
         taken = self.inbox.taken()
@@ -101,10 +109,32 @@ class Intake:
                 self._log.warning("folder_left", path=show_name(str(path)))
         return taken
 
-    def why_not(self, entry: Entry, clock: float) -> str | None:
+    def why_not(self, entry: Entry, entries: list[Entry], clock: float) -> str | None:
         if is_partial(entry.path.name):
             return "by its name it is hidden, or still being written"
+        if sidecar.is_sidecar(entry.path.name):
+            return self.why_not_sidecar(entry, entries, clock)
         return self.settling.why_not(entry.path, entry.status, clock)
+
+    def why_not_sidecar(self, entry: Entry, entries: list[Entry], clock: float) -> str | None:
+        """A sidecar is taken by its data file, or alone if that is a job already."""
+        name, place = entry.path.name, entry.place
+        why = self.settling.growing(entry.path, entry.status, clock)
+        if why is not None:
+            return why
+        with_it = [e.path.name for e in entries if e.place == place]
+        folder = str(place.path.relative_to(self.inbox.root))
+        with_it += [t.origin.name for t in self.inbox.taken() if t.origin.folder == folder]
+        data = next((other for other in with_it if sidecar.belongs(name, other)), None)
+        if data is not None:
+            return f"it goes with {show_name(data)}"
+        table = self.finisher.table
+        job = late.job_of(table, place.lineage, name)
+        if job is None:
+            return "it waits for its data file"
+        if (table.projection(job) or job.record.state) == "queued":
+            return None
+        return self.settling.waiting(entry.path, clock, f"job {job.id} is not queued any more")
 
     def take(self, entry: Entry) -> str | None:
         """Take an entry; why not, if it cannot be taken."""

@@ -35,6 +35,9 @@ def rename_new(source: Path, target: Path) -> None:
 def numbered(name: str, number: int) -> str:
     """`name`, then `name.2.jsonl`, `name.3.jsonl`, …, with room for the names of its reports."""
     stem, suffix = Path(name).stem, Path(name).suffix
+    if suffix in (".gz", ".zst"):  # what it holds is told by the suffix before that
+        suffix = Path(stem).suffix + suffix
+        stem = name.removesuffix(suffix)
     if len(os.fsencode(suffix)) > 16:
         stem, suffix = name, ""
     if number > 1:

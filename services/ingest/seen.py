@@ -1,24 +1,34 @@
-"""Which rows were seen already, in bounded memory: a set that moves to disk when it grows."""
+"""Which rows were seen already, in bounded memory.
 
-import sqlite3
-from contextlib import closing
+The digests of the first rows are a set. Those of later rows that are not in it are written to disk,
+in parts by their first byte, and compared part by part at the end: a look-up on disk for each row
+would cost more than all else that is done with it, and most files repeat nothing.
+"""
+
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 ROWS_IN_MEMORY = 500_000  # of 16 bytes each, about 60 MB as Python holds them
-CACHE_KIBIBYTES = 64 * 1024
+PARTS = 256
+WAITING_RECORDS = 100_000
+DIGEST_BYTES, INDEX_BYTES = 16, 6
+RECORD_BYTES = DIGEST_BYTES + INDEX_BYTES
 
 
 class Seen:
-    """A growing set of row digests. Use as a context; the file is of no use afterwards."""
+    """A growing set of row digests. Use as a context; `folder` is its own and is removed."""
 
-    def __init__(self, path: Path, in_memory: int = ROWS_IN_MEMORY) -> None:
-        self.path, self.in_memory = path, in_memory
+    def __init__(self, folder: Path, in_memory: int = ROWS_IN_MEMORY) -> None:
+        self.folder, self.in_memory = folder, in_memory
         self._set: set[bytes] = set()
-        self._disk: sqlite3.Connection | None = None
+        self._parts: list[list[bytes]] = [[] for _ in range(PARTS)]
+        self._waiting = self._written = 0
 
     def __enter__(self) -> Self:
+        self.folder.mkdir()
         return self
 
     def __exit__(
@@ -27,28 +37,57 @@ class Seen:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if self._disk is not None:
-            self._disk.close()
-        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, digest: bytes) -> bool:
-        """True if it was not there before."""
-        if self._disk is None:
-            before = len(self._set)
+    def add(self, digest: bytes, index: int) -> bool:
+        """False if it was there before; True if that is not known yet. `index` rises by one."""
+        if digest in self._set:
+            return False
+        if len(self._set) < self.in_memory:
             self._set.add(digest)
-            if len(self._set) > self.in_memory:
-                self._spill()
-            return len(self._set) > before or self._disk is not None
-        with closing(self._disk.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))) as row:
-            return row.rowcount == 1
+            return True
+        self._parts[digest[0]].append(digest + index.to_bytes(INDEX_BYTES))
+        self._waiting += 1
+        if self._waiting >= WAITING_RECORDS:
+            self._write()
+        return True
 
-    def _spill(self) -> None:
-        # No journal and no sync: after a crash the whole file is read again.
-        self._disk = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIBIBYTES}"):
-            self._disk.execute(f"PRAGMA {setting}").close()
-        self._disk.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID").close()
-        self._disk.execute("BEGIN").close()
-        in_order = sorted(self._set)
-        self._disk.executemany("INSERT INTO seen VALUES (?)", ((d,) for d in in_order)).close()
+    def _write(self) -> None:
+        for number, records in enumerate(self._parts):
+            if records:
+                with self._part(number).open("ab") as file:
+                    file.write(b"".join(records))
+        self._written += self._waiting
+        self._parts, self._waiting = [[] for _ in range(PARTS)], 0
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number:02x}"
+
+    def repeated(self, indices: int) -> bytearray | None:
+        """One byte for each eight of `indices`, a bit for each that was there before; None: none.
+
+        Ends what `add` began.
+        """
         self._set = set()
+        if not self._written and not self._waiting:
+            return None
+        self._write()
+        found: bytearray | None = None
+        for number in range(PARTS):
+            for index in self._repeated_in(number):
+                found = found or bytearray(indices // 8 + 1)
+                found[index >> 3] |= 1 << (index & 7)
+        return found
+
+    def _repeated_in(self, number: int) -> Iterator[int]:
+        path = self._part(number)
+        data = path.read_bytes() if path.exists() else b""
+        digests = [data[n : n + DIGEST_BYTES] for n in range(0, len(data), RECORD_BYTES)]
+        if len(set(digests)) == len(digests):
+            return
+        before: set[bytes] = set()
+        for place, digest in enumerate(digests):
+            if digest in before:
+                at = place * RECORD_BYTES + DIGEST_BYTES
+                yield int.from_bytes(data[at : at + INDEX_BYTES])
+            before.add(digest)

@@ -1,6 +1,8 @@
-"""When is a file complete? When it no longer changes, and does not look cut off."""
+"""When is a file complete? When it no longer changes, nobody writes to it, and it looks whole."""
 
+import fcntl
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -36,21 +38,41 @@ class Settling:
         self.settle_seconds, self.unfinished_seconds = settle_seconds, unfinished_seconds
         self._since: dict[Path, tuple[Signature, float]] = {}
 
-    def why_not(self, path: Path, status: os.stat_result, now: float) -> str | None:
-        """Why a file is not complete yet; None if it is, or if it is no file to wait for."""
+    def why_not(
+        self, path: Path, status: os.stat_result, now: float, name: str | None = None
+    ) -> str | None:
+        """Why a file is not complete yet; None if it is, or if it is no file to wait for.
+
+        `name`: what it is called, if that is not the end of `path`.
+        """
         if not stat.S_ISREG(status.st_mode):
             return None
+        if (why := self.growing(path, status, now)) is not None:
+            return why
+        if self.quiet(path, now) < self.unfinished_seconds:
+            end = unfinished(path, status.st_size, name or path.name)
+            return self.waiting(path, now, end) if end else None
+        return None
+
+    def growing(self, path: Path, status: os.stat_result, now: float) -> str | None:
+        """Why a file may be written to yet; None if it has been quiet for long enough."""
         seen = signature(status)
         before = self._since.get(path)
         if before is None or before[0] != seen:
-            self._since[path] = before = (seen, now)
-        quiet = now - before[1]
-        if quiet < self.settle_seconds:
+            self._since[path] = (seen, now)
+        if self.quiet(path, now) < self.settle_seconds:
             return "it may still be growing"
-        if quiet < self.unfinished_seconds and (end := unfinished(path, status.st_size)):
-            left = self.unfinished_seconds - quiet
-            return f"{end}; taken as it is in {left:.0f} s if nothing follows"
-        return None
+        return "another program has it open for writing" if is_written(path) else None
+
+    def quiet(self, path: Path, now: float) -> float:
+        """For how many seconds it has been the same."""
+        before = self._since.get(path)
+        return now - before[1] if before else 0.0
+
+    def waiting(self, path: Path, now: float, end: str) -> str | None:
+        """That a file looks cut off; None once it was quiet for so long that it may be meant."""
+        left = self.unfinished_seconds - self.quiet(path, now)
+        return f"{end}; taken as it is in {left:.0f} s if nothing follows" if left > 0 else None
 
     def settled(self, path: Path) -> Signature | None:
         found = self._since.get(path)
@@ -71,21 +93,51 @@ class Settling:
             del self._since[path]
 
 
-def unfinished(path: Path, size: int) -> str | None:
-    """How a file ends if it looks cut off: empty, in zeros, without a newline; else None."""
+def unfinished(path: Path, size: int, name: str) -> str | None:
+    """How a file ends if it looks cut off; else None. By its name: packed bytes end as they may."""
     if size == 0:
         return "it is empty"
+    lower = name.lower()
+    if lower.endswith((".gz", ".zst")):
+        return None  # unpacking it will tell
     try:
         descriptor = open_plainly(path)
     except OSError:
         return None  # reading it will say what is wrong
     try:
-        last = os.pread(descriptor, 1, size - 1)
+        end = os.pread(descriptor, 4, max(0, size - 4))
     finally:
         os.close(descriptor)
-    if last == b"\0":
+    if lower.endswith(".parquet"):
+        return None if end == b"PAR1" else "it does not end as Parquet does"
+    if end[-1:] == b"\0":
         return "it ends in zeros"
-    return None if last == b"\n" else "its last line does not end"
+    if lower.endswith(".json") and end[-1:] in b"]}":
+        return None
+    return None if end[-1:] == b"\n" else "its last line does not end"
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process has it open for writing; False also where that cannot be known.
+
+    The kernel grants a read lease on a file that nobody writes to, to its owner. It is given back
+    at once; who opens the file in this moment waits for that, and the signal for us is ignored.
+    """
+    try:
+        descriptor = open_plainly(path)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def open_plainly(path: Path) -> int:

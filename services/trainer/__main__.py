@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 
-from services.trainer import api, lease
+from services.trainer import api, gpu, lease
 from services.trainer.local import Local
 from services.trainer.process import environment
 from services.trainer.show import heartbeat
@@ -19,6 +19,8 @@ from shared.store import Store
 async def measured_dtype(settings: TrainerSettings) -> str:
     """float32 or bfloat16, whichever this machine multiplies faster; measured once, kept."""
     kept = settings.state_dir / "dtype.json"
+    if settings.device == "cuda" and not gpu.driver():
+        raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
     if not kept.exists():
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.trainer.dtype"),
@@ -37,8 +39,7 @@ async def main(settings: TrainerSettings) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
         raise SystemExit(f"another trainer runs on {settings.state_dir}")
-    keys = settings.store_access_key, settings.store_secret_key
-    store = Store("store", settings.store_url, *(key.get_secret_value() for key in keys))
+    store = Store.of(settings)
     dtype = await measured_dtype(settings)
     bus = Bus(settings.nats_url, settings.nats_seed_file, "trainer", settings.state_dir)
     async with bus:
@@ -49,6 +50,7 @@ async def main(settings: TrainerSettings) -> None:
             await bus.subscribe(subject, trainer.wake.set)
         await service.run(
             held.keep(),
+            *([gpu.watch()] if settings.device == "cuda" else []),
             heartbeat(trainer),
             service.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),
             http.serve(api.make(settings, trainer, store), settings),

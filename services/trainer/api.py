@@ -1,19 +1,24 @@
-"""The trainer's HTTP side: metrics, health, and what it is doing (read-only)."""
+"""The trainer's HTTP side: metrics, health, what it is doing, what a row is to it (read-only)."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 
 from services.trainer.show import view_of
+from services.trainer.showing import show_example
 from services.trainer.state import Trainer
 from shared import http
 from shared.settings import TrainerSettings
 from shared.store import Store
 
+# It becomes part of a file's name.
+Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+RowNumber = Annotated[int, Path(ge=1)]
+
 
 def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
-    """Routes: /api/status."""
+    """Routes: /api/status, /api/example/{lineage}/{dataset}/{row}."""
     app = http.make_app(
         settings, {"bus": trainer.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
@@ -22,5 +27,10 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
     async def status() -> dict[str, Any]:
         """What `ctl.observed.trainer` says, as of now."""
         return view_of(trainer).model_dump(mode="json")
+
+    @app.get("/api/example/{lineage}/{dataset}/{row}")
+    async def example(lineage: str, dataset: Hash, row: RowNumber) -> dict[str, Any]:
+        """The tokens of a row (from 1) and which of them are trained."""
+        return await show_example(trainer, lineage, dataset, row)
 
     return app

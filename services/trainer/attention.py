@@ -1,7 +1,9 @@
 """Attention over sequences that lie one behind the other in a row, each seeing only itself.
 
 Registered with transformers as `packed`. For this name transformers builds no mask; the lengths
-travel as the extra keyword `lengths` through the model's forward.
+travel as the extra keyword `lengths` through the model's forward. Sliding windows are kept by a
+mask a sequence; scores with a soft cap (Gemma 2) are computed in full, without a fused kernel.
+Attention with anything else of its own is refused here, and then goes one conversation at a time.
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from services.trainer.template import Encoded
 
 NAME = "packed"
+# What some models hand to their attention and this one does not do: learned sinks, a bias for each
+# position, the mask of a head.
+PECULIAR = ("s_aux", "head_mask", "position_bias", "attention_bias")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Conversations laid end to end: T tokens, n of them with a label.
+    """Examples laid end to end: T tokens, n of them with a label.
 
-    ids, positions: int64 [1, T], positions count from 0 in each conversation.
+    ids, positions: int64 [1, T], positions count from 0 in each sequence.
     sources, targets: int64 [n]; the hidden state at `sources[i]` predicts the token `targets[i]`.
-    lengths: tokens of each conversation; labels: labels of each.
+    lengths: tokens of each sequence (an example may be several); labels: labels of each example.
     """
 
     ids: torch.Tensor
@@ -38,10 +43,9 @@ class Batch:
 
 def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
     ids = np.concatenate([e.ids for e in examples]).astype(np.int64)
-    lengths = [len(e) for e in examples]
-    starts = np.cumsum([0, *lengths])
-    # The first token of each conversation has no label: nothing of its own comes before it.
-    at = [s + 1 + np.flatnonzero(e.trained[1:]) for s, e in zip(starts, examples, strict=False)]
+    lengths = [length for e in examples for length in e.lengths]
+    starts = np.cumsum([0, *(len(e) for e in examples)])
+    at = [s + np.flatnonzero(e.labelled) for s, e in zip(starts, examples, strict=False)]
     targets = np.concatenate(at)
     positions = np.concatenate([np.arange(n) for n in lengths])
     return Batch(
@@ -67,30 +71,66 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     softcap: float | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads."""
-    if softcap is not None:
-        raise NotImplementedError("attention with soft-capped scores")
+    """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads.
+
+    Raises NotImplementedError for attention that has more to it than a window or a soft cap.
+    """
+    unknown = sorted(name for name in PECULIAR if rest.get(name) is not None)
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
     if lengths is None:
+        if softcap is not None:
+            raise NotImplementedError("a soft cap without the lengths of the sequences")
         out: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
         )
         return out
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.is_cuda and half and softcap is None and dropout == 0:
         return varlen(query, key, value, lengths, scaling, sliding_window), None
     grouped = query.shape[1] != key.shape[1]
-    parts = [
-        functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=window(q.shape[2], sliding_window, q.device),
-            is_causal=sliding_window is None or q.shape[2] <= sliding_window,
-            scale=scaling,
-            enable_gqa=grouped,
+    parts = []
+    for q, k, v in zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True):
+        if softcap is not None:
+            parts.append(capped(q, k, v, scaling, softcap, sliding_window, dropout))
+            continue
+        mask = window(q.shape[2], sliding_window, q.device)
+        parts.append(
+            functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=grouped,
+            )
         )
-        for q, k, v in zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
-    ]
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    softcap: float,
+    sliding_window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """One sequence whose scores s become cap * tanh(s / cap); all of them are held at once."""
+    tokens, size = query.shape[2:]
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+    scores = query @ key.transpose(2, 3) * (size**-0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    seen = window(tokens, sliding_window, query.device)
+    if seen is None:
+        seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~seen, float("-inf"))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return functional.dropout(weights, dropout, training=dropout > 0) @ value
 
 
 def window(tokens: int, size: int | None, device: torch.device) -> torch.Tensor | None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save
 
 from services.trainer.spec import Failure, Lora
+from shared.manifest import sync_folder, write_synced
 from shared.probes import Sha256
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -31,6 +32,7 @@ OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
 KEPT = 3  # local checkpoints of a segment
 
 Tensors = Mapping[str, NDArray[Any]]
+write_durably, sync_directory = write_synced, sync_folder
 
 
 class Contents(BaseModel):
@@ -138,11 +140,11 @@ def write(
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-    sync_directory(temporary)
+    sync_folder(temporary)
     if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
         shutil.rmtree(final)
     temporary.rename(final)
-    sync_directory(directory)
+    sync_folder(directory)
     return final, full
 
 
@@ -248,26 +250,6 @@ def difference(header: Header, expected: Mapping[str, Any]) -> list[str]:
         for name, value in expected.items()
         if getattr(header, name) != value
     ]
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write to a temporary name, sync, rename, sync the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_size(path: Path, size: int) -> bool:

@@ -6,13 +6,20 @@ Ownership lives in the ledger alone; it changes first, the job record follows.
 import socket
 from dataclasses import dataclass
 
+from prometheus_client import Histogram
+
 from shared import log
 from shared.bus import Bus
 from shared.errors import Conflict
 from shared.jobs import Job, Table
 from shared.ledger import Line, Segment
-from shared.messages import JobVerb, LineOpen, new_segment
+from shared.messages import JobVerb, LineOpen, new_segment, now
 
+WAITED = Histogram(
+    "duramen_queue_wait_seconds",
+    "From a file's being queued to its first segment.",
+    buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 86400),
+)
 MEND: dict[str, JobVerb] = {
     "running": "run",
     "queued": "requeue",
@@ -55,7 +62,10 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
             "host": socket.gethostname(),
         }
     )
-    return await _append_open(bus, table, line, record)
+    segment = await _append_open(bus, table, line, record)
+    if record.position == 0:
+        WAITED.observe(max(0.0, (now() - job.record.queued_at).total_seconds()))
+    return segment
 
 
 async def reopen_segment(

@@ -40,7 +40,8 @@ def synchronize(device: str) -> None:
 def measure() -> dict[str, Any]:
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = os.environ.get("DURAMEN_DEVICE", "auto")
+    device = "cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu"
     single = flops(torch.float32, device)
     half = flops(torch.bfloat16, device)
     if device == "cuda":

@@ -41,6 +41,8 @@ class Line(Protocol):
 
 
 BAD_STEPS = 3  # in a row
+NAMED_LINES = 20  # in a message
+LOWEST_RATE = 0.1  # at the end of a job, as a share of the learning rate
 
 
 def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from top to bottom
@@ -77,9 +79,10 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
             saved is None or saved["position"] != position
         ):
             os.fsync(metrics.fileno())
+            began = time.monotonic()
             saved = save(spec, material, network, optimizer, position, global_step)
-            line.emit({"event": "checkpoint", **saved})
             last_saved = time.monotonic()
+            line.emit({"event": "checkpoint", **saved, "write_seconds": last_saved - began})
         elif "checkpoint" in wanted and saved is not None:
             line.emit({"event": "checkpoint", **saved})
         if outcome != "interrupted":
@@ -102,14 +105,14 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         rows = steps[position]
         micros = split(rows, material.rows, spec.micro_tokens)
         labels = sum(material.rows[r].labels for r in rows)
-        rate = learning_rate(settings, global_step)
+        rate = learning_rate(settings, global_step, position, len(steps))
         row_losses: dict[int, float] = {}
         loss_sum = 0.0
         for micro, part in enumerate(micros):
             # Dropout is a function of where we are, not a state to carry along.
             torch.manual_seed(mix(settings.seed, global_step, micro))
             batch = pack([material.rows[r] for r in part], network.device)
-            total, losses = network.loss(batch)
+            total, losses = network.loss(batch, settings.neftune_alpha)
             # The mean is over the labels of the whole step, however it was cut to fit in memory.
             torch.autograd.backward(total / labels)
             loss_sum += float(total.detach())
@@ -118,7 +121,8 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
         skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
         if skipped:
-            bad.append(rows)
+            # The rows whose own loss is no number did it; if none is, the gradient's overflow did.
+            bad.append(tuple(r for r in rows if not math.isfinite(row_losses[r])) or rows)
         else:
             bad.clear()
             for group in optimizer.param_groups:
@@ -146,15 +150,8 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         ]
         metrics.write(orjson.dumps({**event, "rows": rows_seen}) + b"\n")
         line.emit({"event": "step", **event})
-        if len(bad) == BAD_STEPS:
-            lines = ", ".join(str(r + 1) for r in sorted({r for rows in bad for r in rows}))
-            raise Failure(
-                "nan",
-                f"The loss or its gradient was not a finite number in {BAD_STEPS} steps in a row; "
-                f"the last lines of the dataset were {lines}. Lower the learning rate "
-                f"(now {settings.learning_rate:g}), or look at these lines.",
-                suspect=True,
-            )
+        if len(bad) == min(BAD_STEPS, len(steps)):
+            raise not_finite(bad, settings)
 
     metrics.close()
     assert saved is not None
@@ -177,11 +174,35 @@ def split(
     return parts
 
 
-def learning_rate(settings: TrainingSettings, global_step: int) -> float:
-    """Linear warm-up, once for the whole lineage, then constant: no horizon is needed."""
-    if settings.warmup_steps == 0:
-        return settings.learning_rate
-    return settings.learning_rate * min(1.0, (global_step + 1) / settings.warmup_steps)
+def learning_rate(settings: TrainingSettings, global_step: int, position: int, steps: int) -> float:
+    """The rate of a step: a function of where it is, so that resuming needs no other state.
+
+    Linear warm-up, once for the whole lineage. Then `constant`, which needs no horizon and suits a
+    queue without end; or down to a tenth at the end of each job of `steps` steps: by a `cosine`
+    over all of it, or straight over its last `cooldown_fraction` (`wsd`: warm-up, stable, decay).
+    """
+    warm = 1.0
+    if settings.warmup_steps > 0:
+        warm = min(1.0, (global_step + 1) / settings.warmup_steps)
+    done = position / max(1, steps - 1)  # 0 at the first step of the job, 1 at the last
+    height = 1.0
+    if settings.schedule == "cosine":
+        height = 0.5 * (1.0 + math.cos(math.pi * done))
+    elif settings.schedule == "wsd":
+        height = min(1.0, (1.0 - done) / settings.cooldown_fraction)
+    return settings.learning_rate * warm * (LOWEST_RATE + (1.0 - LOWEST_RATE) * height)
+
+
+def not_finite(bad: Sequence[tuple[int, ...]], settings: TrainingSettings) -> Failure:
+    """What to say after too many steps without a finite loss and gradient."""
+    lines = ", ".join(str(r + 1) for r in sorted({r for rows in bad for r in rows})[:NAMED_LINES])
+    return Failure(
+        "nan",
+        f"The loss or its gradient was not a finite number in {len(bad)} steps in a row; "
+        f"the lines of the dataset that did it: {lines}. Lower the learning rate "
+        f"(now {settings.learning_rate:g}), or look at these lines: duramen show-example.",
+        suspect=True,
+    )
 
 
 def mix(seed: int, global_step: int, micro: int) -> int:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import platform
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from services.trainer import attention
@@ -25,63 +28,128 @@ from services.trainer.spec import Failure, Lora
 from services.trainer.template import Encoded
 
 
+def choose_device(wanted: str) -> torch.device:
+    """`auto`: the GPU if there is one. Raises RuntimeError if `cuda` is wanted and not there."""
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise RuntimeError("DURAMEN_DEVICE=cuda, but no GPU can be used: nothing is trained")
+    return torch.device("cuda" if usable and wanted != "cpu" else "cpu")
+
+
+# What transformers, safetensors and torch raise for a folder that is no model they can read.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError),
+    *(RuntimeError, SafetensorError),
+)
+UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
+
+
 class Network:
-    """Base and adapter on one device. `lean`: the head is a plain frozen matrix."""
+    """Base and adapter on one device.
+
+    `lean`: the head is a plain frozen matrix. `packs`: attention can be kept within each sequence
+    of a row; else each goes through alone. `notes`: what is done otherwise for this model, for the
+    job's log.
+    """
 
     def __init__(self, base_dir: Path, dtype: str, lora: Lora, seed: int) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
         torch.use_deterministic_algorithms(True)
         attention.register()
         # The job's log is for people.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            base = AutoModelForCausalLM.from_pretrained(
+            base: Any = AutoModelForCausalLM.from_pretrained(
                 str(base_dir),
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
             )
-            base.set_attn_implementation(attention.NAME)
-            base.to(self.device)  # type: ignore[arg-type]  # from_pretrained's wrapper hides it
+            # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
+            self.native: str = base.config._attn_implementation
+            base.to(self.device)
             self.model: Any = with_adapter(base, lora)
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        except UNREADABLE as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             raise Failure("base", f"The base model cannot be loaded: {error}") from error
         self.base: Any = self.model.get_base_model()
         self.adapter = adapter_parameters(self.model)
         initialize(self.adapter, seed)
         self.model.train()
-        self.lean = False
+        self.lean, self.packs = False, True
+        self.notes: list[str] = []
         self.check()
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Hidden states [T, d] behind the last layer."""
         body = self.base.get_decoder() if hasattr(self.base, "get_decoder") else self.base.model
-        out = body(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            attention_mask=None,
-            use_cache=False,
-            lengths=batch.lengths,
-        )
-        states: torch.Tensor = out.last_hidden_state[0]
-        return states
+        states = [
+            body(**part, attention_mask=None, use_cache=False).last_hidden_state[0]
+            for part, _ in self.passes(batch)
+        ]
+        return torch.cat(states)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Logits [n, V] at the labels, by the model's own head."""
-        out = self.base(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            attention_mask=None,
-            use_cache=False,
-            lengths=batch.lengths,
-            logits_to_keep=batch.sources,
-        )
-        found: torch.Tensor = out.logits[0]
-        return found
+        found = []
+        for part, sources in self.passes(batch):
+            logits = self.base(
+                **part, attention_mask=None, use_cache=False, logits_to_keep=sources
+            ).logits[0]
+            # Not every model knows `logits_to_keep`.
+            found.append(logits if len(logits) == len(sources) else logits[sources])
+        return torch.cat(found)
 
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sum over the labels, with a gradient; loss of each label [n] float32)."""
+    def passes(self, batch: Batch) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """(arguments of the model, sources) of each pass: one for all sequences, or one each."""
+        if self.packs:
+            whole = {"input_ids": batch.ids, "position_ids": batch.positions}
+            yield {**whole, "lengths": batch.lengths}, batch.sources
+            return
+        start = 0
+        for length in batch.lengths:
+            here = slice(start, start + length)
+            inside = (batch.sources >= start) & (batch.sources < start + length)
+            part = {"input_ids": batch.ids[:, here], "position_ids": batch.positions[:, here]}
+            yield part, batch.sources[inside] - start
+            start += length
+
+    def loss(self, batch: Batch, noise_alpha: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum over the labels, with a gradient; loss of each label [n] float32).
+
+        `noise_alpha`: of NEFTune; 0 is none.
+        """
+        with self.noise(batch, noise_alpha):
+            return self.exact_loss(batch)
+
+    @contextmanager
+    def noise(self, batch: Batch, alpha: float) -> Iterator[None]:
+        """NEFTune (arXiv 2310.05914): uniform noise on the embeddings, up to alpha / sqrt(L * d)
+        for a sequence of L tokens and embeddings of size d. Drawn from torch's generator, which
+        the loop has set by where it is."""
+        if alpha == 0:
+            yield
+            return
+        scale = torch.tensor(batch.lengths, device=self.device).float().rsqrt() * alpha
+        sizes = torch.repeat_interleave(scale, torch.tensor(batch.lengths, device=self.device))
+        passed = 0
+
+        def add(_: object, __: object, out: torch.Tensor) -> torch.Tensor:
+            nonlocal passed
+            size = sizes[passed : passed + out.shape[1], None] / out.shape[-1] ** 0.5
+            passed += out.shape[1]
+            noisy: torch.Tensor = out + (torch.rand_like(out) * 2 - 1) * size.to(out.dtype)
+            return noisy
+
+        hook = self.base.get_input_embeddings().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def exact_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.lean:
             return plain_loss(self.logits(batch), batch.targets)
         states = self.hidden(batch).index_select(0, batch.sources)
@@ -118,45 +186,87 @@ class Network:
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Attention with masks, as padded batches and a cache need it."""
-        self.base.set_attn_implementation("sdpa")
+        self.base.set_attn_implementation(self.native)
         try:
             with self.measuring():
                 yield
         finally:
-            self.base.set_attn_implementation(attention.NAME)
+            if self.packs:
+                self.base.set_attn_implementation(attention.NAME)
 
     def check(self) -> None:
-        """Try what the loop relies on, on this very model. Raises Failure (base)."""
+        """Try what the loop relies on, on this very model, and choose. Raises Failure (base)."""
         vocabulary = int(self.base.config.get_text_config().vocab_size)
         first, second = sequence(7, vocabulary, 3), sequence(5, vocabulary, 11)
         both = pack([first, second], self.device)
         with self.measuring():
             try:
-                together = self.hidden(both)
-                apart = torch.cat([self.hidden(pack([e], self.device)) for e in (first, second)])
-            except NotImplementedError as error:
-                raise Failure("base", f"This model cannot be trained here: {error}") from error
-            limit = 1e-3 if together.dtype == torch.float32 else 0.1
-            scale = float(apart.abs().max())
-            if float((together - apart).abs().max()) > limit * max(scale, 1.0):
+                self.packs = False
+                apart = self.hidden(both)
+                self.packs = self.keeps_apart(both, apart)
+                self.lean = self.plain_head(pack([first], self.device))
+            except UNFIT as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 raise Failure(
-                    "base",
-                    "Packed conversations see each other in this model: its attention is not "
-                    f"the one that transformers lets us replace ({type(self.base).__name__}).",
-                )
-            self.lean = self.plain_head(both, together)
+                    "base", f"{type(self.base).__name__} cannot be trained here: {error}"
+                ) from error
+        if not self.lean:
+            self.notes.append(
+                "this model's head is not a plain matrix: using the ordinary, slower cross-entropy"
+            )
 
-    def plain_head(self, batch: Batch, states: torch.Tensor) -> bool:
-        """True if logits are hidden states times a frozen matrix and nothing else."""
+    def keeps_apart(self, both: Batch, apart: torch.Tensor) -> bool:
+        """Take our attention, if the states with it are those of each sequence alone."""
+        why = "its attention is not one that transformers lets us replace"
+        self.packs = True
+        try:
+            self.base.set_attn_implementation(attention.NAME)
+            together = self.hidden(both)
+            limit = 1e-3 if together.dtype == torch.float32 else 0.1
+            scale = max(float(apart.abs().max()), 1.0)
+            if float((together - apart).abs().max()) <= limit * scale:
+                if getattr(self.base.config.get_text_config(), "attn_logit_softcapping", None):
+                    self.notes.append(
+                        "this model caps its attention scores: computing them in full, slower"
+                    )
+                return True
+        except UNFIT as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = str(error)
+        self.base.set_attn_implementation(self.native)
+        self.notes.append(f"conversations go through this model one by one, slower: {why}")
+        return False
+
+    def plain_head(self, batch: Batch) -> bool:
+        """True if logits are hidden states times a frozen matrix and nothing else.
+
+        Seen from outside: what the head is given are the hidden states, and what it gives is what
+        the model gives, even where it is replaced by numbers that any cap or scale would change.
+        """
         head: Any = self.base.get_output_embeddings()
         if type(head) is not torch.nn.Linear:
             return False
         bias: torch.Tensor | None = head.bias
         if bias is not None or head.weight.requires_grad:
             return False
-        by_hand = states.index_select(0, batch.sources) @ head.weight.t()
-        by_model = self.logits(batch)
-        return torch.allclose(by_hand.float(), by_model.float(), rtol=1e-3, atol=1e-3)
+        given: list[torch.Tensor] = []
+        states = self.hidden(batch).index_select(0, batch.sources)
+        numbers = torch.linspace(-999, 999, len(states) * len(head.weight), device=self.device)
+        numbers = numbers.to(states.dtype).view(len(states), len(head.weight))
+
+        def replace(_: object, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+            given.append(inputs[0])
+            return numbers.view(out.shape) if out.numel() == numbers.numel() else out
+
+        hook = head.register_forward_hook(replace)
+        try:
+            found = self.logits(batch)
+        finally:
+            hook.remove()
+        inputs = given[0].view(-1, given[0].shape[-1])
+        return torch.equal(found, numbers) and torch.equal(inputs, states)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The adapter's tensors by the names under which peft stores them, float32."""
@@ -178,16 +288,29 @@ def with_adapter(base: Any, lora: Lora) -> Any:
     with warnings.catch_warnings():
         # peft asks for a property that transformers has renamed; nobody here can change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        return get_peft_model(base, lora_config(lora))
+        return get_peft_model(base, lora_config(lora, beside_decoder(base)))
 
 
-def lora_config(lora: Lora) -> LoraConfig:
+def beside_decoder(base: Any) -> str | None:
+    """A pattern for the modules of a model that also sees or hears: all that is not its decoder.
+
+    Text never passes them, so an adapter there would only cost memory.
+    """
+    if base.config.get_text_config() is base.config:
+        return None
+    decoder = base.get_decoder()
+    prefix = next(name for name, module in base.named_modules() if module is decoder)
+    return rf"(?!{re.escape(prefix)}\.).*"
+
+
+def lora_config(lora: Lora, excluded: str | None = None) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number does
         lora_dropout=lora.dropout,
         target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
+        exclude_modules=excluded,
         bias="none",
     )
 

@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.trainer.checkpoint import write_durably
-from services.trainer.spec import Failure, Spec, TrainingSettings
+from services.trainer.spec import Failure, OnLong, Spec, TrainingSettings
 from services.trainer.template import Chat, Encoded, TemplateRefuses
 from shared.probes import (
     EARLIER_PROBES,
@@ -32,11 +32,14 @@ from shared.probes import (
 
 
 class LeftOut(BaseModel):
+    """A row that is not trained. `tokens`: its length, if that is the reason."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: Sha256
     row: int
     reason: str
+    tokens: int | None = None
 
 
 class Plan(BaseModel):
@@ -113,17 +116,34 @@ class Material:
 
 @dataclass(frozen=True)
 class Row:
+    """One canonical row: a conversation, with the tools that it may use, or plain `text`."""
+
     id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] | None = None
+    text: str | None = None
+
+    @property
+    def is_watchable(self) -> bool:
+        """Whether it ends in an answer of words, which can be asked for and compared."""
+        answers = [m for m in self.messages if m.role == "assistant"]
+        return bool(answers) and not answers[-1].tool_calls
+
+
+class Why(NamedTuple):
+    """Why a row is not trained. `tokens`: its length, if that is the reason."""
+
+    reason: str
+    tokens: int | None = None
 
 
 def build_plan(spec: Spec, chat: Chat) -> Material:
     """Decide all batches of the job and write `spec.plan_out`. Raises Failure (data, mask)."""
     rows = read_rows(spec.dataset, spec.dataset_sha256)
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
-    encoder = Encoder(chat, spec.settings.max_length)
+    encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
     held = heldout((row.id for row in rows), spec.eval_fraction)
-    encoded, heldout_rows, never = encoder.training_rows(spec.dataset_sha256, rows, evals, held)
+    encoded, heldout_rows, never = encoder.training_rows(spec, rows, evals, held)
     if not encoded:
         reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
         raise Failure("data", f"No row is left to train: {'; '.join(reasons)}.")
@@ -182,8 +202,9 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
                 "data", f"The plan was made for {field} {getattr(plan, field)}, this is {value}."
             )
     rows = read_rows(spec.dataset, spec.dataset_sha256)
-    encoded = {r: chat.encode(rows[r].messages) for r in plan.train_rows}
-    measured = [chat.encode(p.messages) for p in plan.probes]
+    encoder = Encoder(chat, plan.settings.max_length, plan.settings.on_long)
+    encoded = {r: encoder.again(rows[r]) for r in plan.train_rows}
+    measured = [encoder.again(p) for p in plan.probes]
     found = tokens_sha256(encoded.values(), measured)
     if found != plan.tokens_sha256:
         raise Failure(
@@ -199,50 +220,81 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
 class Encoder:
     """Encodes rows and says why one is left out."""
 
-    def __init__(self, chat: Chat, max_length: int) -> None:
+    def __init__(self, chat: Chat, max_length: int, on_long: OnLong = "set_aside") -> None:
         self.chat = chat
         self.max_length = max_length
+        self.on_long = on_long
 
-    def encode(self, messages: tuple[Message, ...]) -> Encoded | str:
-        """The tokens, or the reason why this conversation cannot be used."""
-        if not any(m.role == "assistant" for m in messages):
-            return "nothing to train: no assistant message"
-        if messages[0].role == "assistant":
-            return "begins with an answer to nothing"
+    def encode(self, row: Row | Probe) -> Encoded | Why:
+        """The tokens, or the reason why this row cannot be used."""
+        if isinstance(row, Row) and row.text is not None:
+            return self.fitted(self.chat.encode_text(row.text))
+        if not any(m.role == "assistant" for m in row.messages):
+            return Why("nothing to train: no assistant message")
+        if row.messages[0].role == "assistant":
+            return Why("begins with an answer to nothing")
         try:
-            encoded = self.chat.encode(messages)
+            encoded = self.chat.encode(row.messages, row.tools)
         except TemplateRefuses as error:
-            return f"the chat template refuses it: {error}"
-        if len(encoded) > self.max_length:
-            return f"longer than {self.max_length} tokens"
-        return encoded
+            return Why(f"the chat template refuses it: {error}")
+        return self.fitted(encoded)
+
+    def fitted(self, encoded: Encoded) -> Encoded | Why:
+        """Not longer than may be: cut, if that is wanted and leaves something to train."""
+        longest = max(encoded.lengths)
+        if longest <= self.max_length:
+            return encoded
+        cut = encoded.cut(self.max_length) if self.on_long == "truncate" else None
+        return cut or Why(f"longer than {self.max_length} tokens", longest)
+
+    def again(self, row: Row | Probe) -> Encoded:
+        """The tokens of a row that is in the plan. Raises Failure (data)."""
+        found = self.encode(row)
+        if isinstance(found, Why):
+            raise Failure("data", f"A row of the plan cannot be used any more: {found.reason}.")
+        return found
 
     def training_rows(
-        self, dataset: str, rows: list[Row], evals: Mapping[str, list[Row]], held: set[str]
+        self, spec: Spec, rows: list[Row], evals: Mapping[str, list[Row]], held: set[str]
     ) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
-        """(tokens of the rows to train, held-out rows, rows left out)."""
+        """(tokens of the rows to train, held-out rows, rows left out). Raises Failure (data)."""
         evaluated = {row.id for other in evals.values() for row in other}
+        earlier = earlier_heldout(spec)
         encoded: dict[int, Encoded] = {}
         heldout_rows: list[int] = []
         never: list[LeftOut] = []
         kept_aside: set[str] = set()
         for number, row in enumerate(rows):
-            result: Encoded | str
+            result: Encoded | Why
             if row.id in held and row.id not in kept_aside:
                 kept_aside.add(row.id)
                 heldout_rows.append(number)
                 continue
             if row.id in held:
-                result = "equal to a held-out row"
+                result = Why("equal to a held-out row")
             elif row.id in evaluated:
-                result = "equal to an evaluation row"
+                result = Why("equal to an evaluation row")
+            elif row.id in earlier:
+                result = Why("equal to a held-out row of an earlier file")
             else:
-                result = self.encode(row.messages)
-            if isinstance(result, str):
-                never.append(LeftOut(dataset=dataset, row=number, reason=result))
+                result = self.encode(row)
+            if isinstance(result, Why):
+                never.append(LeftOut(dataset=spec.dataset_sha256, row=number, **result._asdict()))
             else:
                 encoded[number] = result
+        self.check_long(never)
         return encoded, heldout_rows, never
+
+    def check_long(self, never: list[LeftOut]) -> None:
+        """Raises Failure (data) if rows are too long and that is to be refused."""
+        long = [entry for entry in never if entry.tokens is not None]
+        if self.on_long == "refuse" and long:
+            count = "1 row is" if len(long) == 1 else f"{len(long)} rows are"
+            raise Failure(
+                "data",
+                f"{count} longer than {self.max_length} tokens, and on_long is refuse; the first "
+                f"is row {long[0].row + 1} of the dataset, with {long[0].tokens} tokens.",
+            )
 
     def probes(
         self,
@@ -272,7 +324,7 @@ class Encoder:
         chosen += chosen_from(earlier, EARLIER_PROBES)
         probes, measured = [], []
         for probe in chosen:
-            result = self.encode(probe.messages)
+            result = self.encode(probe)
             if isinstance(result, Encoded):
                 probes.append(probe)
                 measured.append(result)
@@ -286,9 +338,14 @@ def candidates(
     found: dict[str, Probe] = {}
     for n in numbers:
         row = rows[n]
-        if row.id not in found:
+        if row.id not in found and row.is_watchable:
             found[row.id] = Probe(
-                id=row.id, split=split, dataset=dataset, row=n, messages=row.messages
+                id=row.id,
+                split=split,
+                dataset=dataset,
+                row=n,
+                messages=row.messages,
+                tools=row.tools,
             )
     return found
 
@@ -305,6 +362,16 @@ def earlier_probes(spec: Spec) -> Iterable[Probe]:
                 yield probe.model_copy(update={"split": "earlier"})
 
 
+def earlier_heldout(spec: Spec) -> set[str]:
+    """Rows that earlier jobs of the lineage held out: to train them would spoil what they tell."""
+    return {
+        probe.id
+        for path in spec.earlier_plans
+        for probe in Plan.from_bytes(path.read_bytes()).probes
+        if probe.split == "heldout"
+    }
+
+
 def read_rows(path: Path, sha256: str) -> list[Row]:
     """All rows of a canonical dataset. Raises Failure (data) if its bytes are not `sha256`."""
     data = path.read_bytes()
@@ -315,11 +382,19 @@ def read_rows(path: Path, sha256: str) -> list[Row]:
     # Split at "\n" only: splitlines() would also split at characters that JSON allows in strings.
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
         try:
-            messages = tuple(Message.model_validate(m) for m in json.loads(line)["messages"])
+            rows.append(parsed(line))
         except (ValueError, KeyError, TypeError) as error:
             raise Failure("data", f"Line {number + 1} of the dataset: {error}") from error
-        rows.append(Row(row_id(line), messages))
     return rows
+
+
+def parsed(line: bytes) -> Row:
+    """Raises ValueError, KeyError, TypeError for what is no canonical row."""
+    fields = json.loads(line)
+    if "text" in fields:
+        return Row(row_id(line), text=str(fields["text"]))
+    messages = tuple(Message.model_validate(m) for m in fields["messages"])
+    return Row(row_id(line), messages, tuple(fields["tools"]) if fields.get("tools") else None)
 
 
 def order(
@@ -352,5 +427,7 @@ def tokens_sha256(rows: Iterable[Encoded], probes: Iterable[Encoded]) -> str:
             digest.update(len(encoded).to_bytes(4, "little"))
             digest.update(encoded.ids.astype("<i4").tobytes())
             digest.update(encoded.trained.astype("u1").tobytes())
+            for length in encoded.parts:
+                digest.update(length.to_bytes(4, "little"))
         digest.update(b"\xff" * 4)
     return digest.hexdigest()

@@ -193,9 +193,16 @@ class Snapshots:
             "loss": measured.loss,
             "token_accuracy": measured.token_accuracy,
             "first_mismatch": measured.first_mismatch,
-            "exact_match": None if answer is None else answer.strip() == expected.strip(),
+            "exact_match": None if answer is None else answer.strip() in self.right(probe),
             "at": at,
         }
+
+    def right(self, probe: Probe) -> set[str]:
+        """The answer as the row has it, and as the template sets it (thoughts in lines)."""
+        encoded = self.encoded[probe.id]
+        start, end = encoded.answer
+        said = self.chat.tokenizer.decode(encoded.last.ids[start:end], skip_special_tokens=True)
+        return {probe.expected.strip(), said.strip()}
 
     def answer(
         self, probes: Sequence[Probe], leave: Callable[[], bool] = lambda: False
@@ -212,7 +219,8 @@ class Snapshots:
                 if leave():
                     return None
                 group = ordered[at : at + ANSWER_BATCH]
-                prompts = [self.chat.prompt_ids(p.messages[: p.answer_turn]) for p in group]
+                # As trained: up to the answer, with an empty thought where the template puts one.
+                prompts = [last_prompt(self.encoded[p.id]) for p in group]
                 texts = self.generate(prompts, [limits[p.id] for p in group])
                 answers.update(zip((p.id for p in group), texts, strict=True))
         return answers
@@ -244,7 +252,7 @@ class Snapshots:
 
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer in these examples, and the tokenizer's own end."""
-        ends = {int(e.ids[e.answer[1] - 1]) for e in self.encoded.values()}
+        ends = {int(e.last.ids[e.answer[1] - 1]) for e in self.encoded.values()}
         if self.chat.tokenizer.eos_token_id is not None:
             ends.add(int(self.chat.tokenizer.eos_token_id))
         return sorted(ends)
@@ -281,7 +289,13 @@ def last_answer(encoded: Encoded) -> Encoded:
     start, end = encoded.answer
     asked = np.zeros(end, np.bool_)
     asked[start:end] = True
-    return Encoded(encoded.ids[:end], asked)
+    return Encoded(encoded.last.ids[:end], asked)
+
+
+def last_prompt(encoded: Encoded) -> list[int]:
+    """The tokens before the last answer."""
+    ids: list[int] = encoded.last.ids[: encoded.answer[0]].tolist()
+    return ids
 
 
 def by_length(examples: Sequence[Encoded], most: int) -> list[list[int]]:

@@ -10,6 +10,10 @@ from shared.probes import Sha256
 FailureKind = Literal["nan", "mask", "memory", "disk", "data", "checkpoint", "base", "internal"]
 
 
+Schedule = Literal["constant", "cosine", "wsd"]
+OnLong = Literal["set_aside", "truncate", "refuse"]
+
+
 class Failure(Exception):
     """The job cannot go on. `suspect`: what was trained so far may be spoilt."""
 
@@ -42,11 +46,15 @@ class TrainingSettings(Part):
     learning_rate: float = Field(default=2e-4, gt=0)
     epochs: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=2048, ge=1)
-    max_length: int = Field(default=2048, ge=2)  # tokens; longer rows are left out, never cut
+    max_length: int = Field(default=2048, ge=2)  # tokens
+    on_long: OnLong = "set_aside"  # what is done with longer rows
     seed: int = Field(default=0, ge=0, lt=2**32)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)  # largest norm of the gradient
     warmup_steps: int = Field(default=10, ge=0)  # of global_step: once for a lineage
+    schedule: Schedule = "constant"  # what comes behind the warm-up
+    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)  # last part of a job, for `wsd`
+    neftune_alpha: float = Field(default=0.0, ge=0)  # noise on the embeddings; 0: none
 
 
 class EvalDataset(Part):
@@ -80,6 +88,7 @@ class Spec(BaseModel):
     job: str
     base_dir: Path
     base_root: Sha256
+    chat_template: str | None = None  # instead of the base's own
     dataset: Path
     dataset_sha256: Sha256
     eval_datasets: tuple[EvalDataset, ...] = ()

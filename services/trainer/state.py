@@ -15,12 +15,14 @@ from shared.bus import Bus
 from shared.control import Control, observed
 from shared.errors import BusUnavailable
 from shared.jobs import Table
+from shared.lease import Watch
 from shared.ledger import Segment
 from shared.messages import LEVELS, Event, Observed
 from shared.service import instance
 from shared.settings import TrainerSettings
 
 QUEUE = Gauge("duramen_queue_jobs", "Queued jobs, by level.", ["level"])
+DESIRED = Gauge("duramen_train_desired_running", "1 unless the trainer is paused or stopped.")
 VOID = Gauge("duramen_bus_void_records", "Messages on JOBS and CTL that do not count.")
 
 
@@ -49,7 +51,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.by = instance("trainer")
-        self.watch = lease.Watch(self.bus, self.settings.lease_seconds)
+        self.watch = Watch(self.bus, self.settings.lease_seconds)
 
     @property
     def owner(self) -> Owner:
@@ -74,6 +76,7 @@ class Trainer:
         for level in LEVELS:
             queued = [j for j in self.table.queue() if j.record.level == level]
             QUEUE.labels(level).set(len(queued))
+        DESIRED.set(self.control.state == "running")
         await self.alarm_voids()
 
     async def alarm_voids(self) -> None:

@@ -23,7 +23,7 @@ from services.trainer.show import show
 from services.trainer.state import Trainer
 from services.trainer.training import End, Training
 from services.trainer.work import next_job, open_job, reopen, take_over_lost
-from shared import log
+from shared import log, service
 from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing
 from shared.jobs import Job
 from shared.ledger import OWNER_DEATHS_ALLOWED, Segment
@@ -93,7 +93,7 @@ async def train(trainer: Trainer) -> None:
         trainer.table.jobs[segment.job],
         segment,
         trainer.changed.set,
-        lambda plan: name_plan(trainer, plan),
+        lambda plan, tokens, steps: name_plan(trainer, plan, tokens, steps),
     )
     wish: Wish | None = None
     try:
@@ -112,6 +112,7 @@ async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish
     wish: Wish | None = None
     try:
         while not run.done():
+            service.beat()
             await show(trainer)
             changed = asyncio.create_task(trainer.changed.wait())
             woken = asyncio.create_task(trainer.wake.wait())
@@ -210,11 +211,12 @@ async def after_wish(trainer: Trainer, wish: Wish) -> None:
             await close_skipped(trainer, *wish.once)
 
 
-async def name_plan(trainer: Trainer, plan: ObjectRef) -> None:
-    """The job's record names the plan before the first step is made."""
+async def name_plan(trainer: Trainer, plan: ObjectRef, tokens: int, steps: int) -> None:
+    """The job's record names the plan, and its size, before the first step is made."""
     assert trainer.held is not None
     job = trainer.table.jobs[trainer.held.job]
-    job = await trainer.table.write(trainer.bus, job, "run", trainer.by, plan=plan)
+    changes = {"plan": plan, "tokens": tokens, "steps": steps}
+    job = await trainer.table.write(trainer.bus, job, "run", trainer.by, **changes)
     if trainer.training is not None:
         trainer.training.job = job
 

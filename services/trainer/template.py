@@ -1,222 +1,334 @@
 """Chat to tokens, and the mask of what is trained: the assistant's words and its end of turn.
 
-Where the mask comes from: the text up to an answer (with the generation prompt) must be a prefix
-of the whole text, in characters and in tokens; the answer is what follows. Templates that mark
-`{% generation %}` are asked instead. Either way each answer is then compared with the message
-it came from, so a template that does something else is refused before anything is trained.
+A template may show an answer differently once the talk goes on: reasoning models drop earlier
+thoughts, others move the system prompt to the last question. Such an answer is trained as the model
+will have to give it, in a sequence of its own that ends with it; one row is then several sequences.
+What cannot be trained as it was written is refused, with the place shown, before anything is.
 """
 
 import hashlib
-import resource
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
-from transformers.utils import chat_template_utils
 
+from services.trainer.mask import (
+    NotThere,
+    Range,
+    Turn,
+    find,
+    last_words,
+    mark,
+    places,
+    written,
+    wrong,
+)
+from services.trainer.rendering import (
+    Rendered,
+    Template,
+    TemplateRefuses,
+    Wish,
+    marks_generation,
+    renderer,
+)
 from services.trainer.spec import Failure
 from shared.probes import Message
 
-TEMPLATE_BYTES = 4 << 30  # beyond what is in use: far more than any honest template needs
+__all__ = ["Chat", "Encoded", "TemplateRefuses"]
 
-
-class TemplateRefuses(Exception):
-    """The template raised an error for this conversation; the message is the template's."""
+Tools = Sequence[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation. `ids` int32 [n], `trained` bool [n]: True where a token is learned."""
+    """One row. `ids` int32 [n], `trained` bool [n]: True where a token is learned.
+
+    `parts`: the lengths of its sequences where it needs more than one, laid end to end: some
+    templates show an answer differently once the talk goes on, and it is trained as first seen.
+    """
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
+    parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.parts or (len(self.ids),)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """bool [n]: tokens with a loss. The first of a sequence has none: nothing comes before."""
+        found = self.trained.copy()
+        found[np.cumsum([0, *self.lengths[:-1]])] = False
+        return found
+
+    @property
     def labels(self) -> int:
-        """Tokens with a loss. The first token has none: nothing comes before it."""
-        return int(self.trained[1:].sum())
+        return int(self.labelled.sum())
+
+    def cut(self, length: int) -> "Encoded | None":
+        """Each sequence cut to `length` tokens; None if nothing is left to train."""
+        kept, start = [], 0
+        for size in self.lengths:
+            end = start + min(size, length)
+            part = Encoded(self.ids[start:end], self.trained[start:end])
+            kept += [part] if part.labels else []
+            start += size
+        return joined(kept) if kept else None
+
+    @property
+    def last(self) -> "Encoded":
+        """Its last sequence alone, which ends with the whole conversation."""
+        start = len(self.ids) - self.lengths[-1]
+        return Encoded(self.ids[start:], self.trained[start:])
 
     @property
     def answer(self) -> tuple[int, int]:
-        """Token range [start, end) of the last answer with its end of turn."""
-        end = int(np.flatnonzero(self.trained)[-1]) + 1
-        gaps = np.flatnonzero(~self.trained[:end])
+        """Token range [start, end) of the last answer with its end of turn, in `last`."""
+        trained = self.last.trained
+        end = int(np.flatnonzero(trained)[-1]) + 1
+        gaps = np.flatnonzero(~trained[:end])
         return (int(gaps[-1]) + 1 if len(gaps) else 0), end
 
 
 class Chat:
-    """A tokenizer with its template and a clock that stands still."""
+    """A tokenizer with a chat template and a clock that stands still.
 
-    def __init__(self, base_dir: Path, clock: str) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(base_dir), local_files_only=True, trust_remote_code=False
-        )
-        if not self.tokenizer.is_fast:
+    `chat_template`: instead of the one that comes with the base; without either, no conversation
+    can be rendered.
+    """
+
+    def __init__(self, base_dir: Path, clock: str, chat_template: str | None = None) -> None:
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(base_dir), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise Failure("base", f"The base's tokenizer cannot be loaded: {error}") from error
+        file = base_dir / "tokenizer.json"
+        if not self.tokenizer.is_fast or not file.is_file():
             raise Failure("base", f"{base_dir} has no tokenizer.json")
-        if not isinstance(self.tokenizer.chat_template, str):
-            raise Failure("base", f"{base_dir} has no chat template (chat_template.jinja)")
-        self.template: str = self.tokenizer.chat_template
-        self.tokenizer_sha256 = hashlib.sha256((base_dir / "tokenizer.json").read_bytes())
-        self.marks_generation = "{% generation %}" in self.template.replace("{%-", "{%")
+        self.tokenizer_sha256 = hashlib.sha256(file.read_bytes())
+        text = chat_template or default_template(self.tokenizer.chat_template)
+        self.template = Template(text or "", plain(self.tokenizer.special_tokens_map), clock)
+        self.marks = marks_generation(self.template.text)
         self.specials = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
-        self.now = datetime.fromisoformat(clock)
+        self.stops = stop_tokens(base_dir, self.tokenizer)
 
     @property
     def hashes(self) -> dict[str, str]:
         return {
             "tokenizer_sha256": self.tokenizer_sha256.hexdigest(),
-            "template_sha256": hashlib.sha256(self.template.encode()).hexdigest(),
+            "template_sha256": hashlib.sha256(self.template.text.encode()).hexdigest(),
         }
 
-    def freeze(self) -> None:
-        """Some templates print today's date; tokens must not depend on the day.
-
-        transformers turns a function given as an argument into a string, so the clock is set in
-        the globals of the compiled template, which it keeps by the template's text.
-        """
-        if "strftime_now" in self.template:
-            compiled = chat_template_utils._compile_jinja_template(self.template)
-            compiled.globals["strftime_now"] = self.now.strftime
+    def rendered(self, wishes: Sequence[Wish]) -> list[Rendered]:
+        """Raises TemplateRefuses, or Failure (base) for a template that cannot be used."""
+        if not self.template.text:
+            raise Failure(
+                "base",
+                "This base has no chat template, which rows of messages need: make a lineage with "
+                "one (duramen lineage new NAME --base BASE --chat-template chatml).",
+            )
+        found = []
+        for result in renderer().render(self.template, wishes):
+            if isinstance(result, str):
+                raise TemplateRefuses(result)
+            found.append(result)
+        return found
 
     def render(self, messages: Sequence[Message], prompt: bool = False) -> str:
         """The text that the model sees. `prompt`: ends where the assistant begins to speak."""
-        self.freeze()
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                [m.model_dump() for m in messages],
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except MemoryError as error:
-            raise Failure("base", "The base's chat template asks for too much memory.") from error
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise TemplateRefuses(str(error)) from error
-        return text
+        return self.rendered([wish(messages, prompt)])[0].text
 
     def tokens(self, text: str) -> list[int]:
+        # No special tokens of the tokenizer's own: the template has printed those it wants.
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return self.tokens(self.render(messages, prompt=True))
+    def encode_text(self, text: str) -> Encoded:
+        """Plain text without a template: between the tokenizer's own tokens, all of it trained."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids = [*ids, int(end)]
+        return Encoded(np.array(ids, np.int32), np.ones(len(ids), np.bool_))
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
+    def encode(self, messages: Sequence[Message], tools: Tools = None) -> Encoded:
         """Tokens and mask, verified. Raises Failure (mask), or TemplateRefuses."""
-        text = self.render(messages)
-        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = batch["input_ids"]
-        if self.marks_generation:
-            trained = self.generation_mask(messages, ids)
-        else:
-            trained = self.prefix_mask(messages, text, ids)
-        encoded = Encoded(np.array(ids, np.int32), trained)
-        self.verify(messages, text, encoded, batch["offset_mapping"])
-        return encoded
+        turns, whole = self.turns(messages, tools)
+        left, text = list(range(len(turns))), whole
+        views = {} if turns else {0: self.view(self.tokens(whole.text), {})}
+        while left:
+            last = left[-1]
+            view, found = self.view_of(turns, left, text)
+            if found:
+                views[max(found)] = view
+                left = [n for n in left if n not in found]
+            elif text is turns[last].until:
+                views[last] = self.written(turns[last]) or self.refuse(turns[last], text, last)
+                left = left[:-1]
+            text = turns[left[-1]].until if left else text
+        return joined([view for _, view in sorted(views.items())])
 
-    def prefix_mask(
-        self, messages: Sequence[Message], text: str, ids: list[int]
-    ) -> NDArray[np.bool_]:
-        trained = np.zeros(len(ids), np.bool_)
-        for turn, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self.render(messages[:turn], prompt=True)
-            until = self.render(messages[: turn + 1])
-            if not until.startswith(before):
-                raise wrong("the prompt for an answer is not the beginning of its text", before)
-            after = before + until[len(before) :][: self.answer_length(until, before, message)]
-            start, end = len(self.tokens(before)), len(self.tokens(after))
-            if not text.startswith(after) or ids[:end] != self.tokens(after):
-                raise wrong("an answer reads differently once the next turn follows", after)
-            if ids[:start] != self.tokens(before):
-                raise wrong("a token straddles the beginning of an answer", before)
-            trained[start:end] = True
-        return trained
-
-    def answer_length(self, until: str, before: str, message: Message) -> int:
-        """Characters of the answer with its end of turn, without the line break behind it."""
-        piece, content = until[len(before) :], message.content.strip()
-        at = piece.find(content)
-        if at < 0 or piece[:at].strip():
-            raise wrong(
-                "the template changes an answer or puts words before it",
-                mark(until, len(before), len(until)),
+    def turns(
+        self, messages: Sequence[Message], tools: Tools = None
+    ) -> tuple[list[Turn], Rendered]:
+        """(the assistant's turns, the whole conversation)."""
+        at = [n for n, m in enumerate(messages) if m.role == "assistant"]
+        wishes = [wish(messages[:n], tools=tools) for n in (len(messages), *(n + 1 for n in at))]
+        if not self.marks:
+            wishes += [wish(messages[:n], prompt=True, tools=tools) for n in at]
+        whole, *rest = self.rendered(wishes)
+        untils, prompts = rest[: len(at)], [r.text for r in rest[len(at) :]]
+        turns = [
+            Turn(
+                n,
+                messages[n].content,
+                prompts[order] if prompts else None,
+                untils[order],
+                tuple(call["function"]["name"] for call in messages[n].tool_calls or ()),
             )
-        tail = piece[at + len(content) :]
-        gap = len(tail) - len(tail.lstrip())
-        for special in self.specials:
-            if tail[gap:].startswith(special):
-                return at + len(content) + gap + len(special)
-        raise wrong("no end-of-turn token follows an answer", mark(until, len(before), len(until)))
+            for order, n in enumerate(at)
+        ]
+        closed = [self.closed(messages, turn, tools) for turn in turns]
+        if turns and whole.text == turns[-1].until.text:
+            whole = closed[-1].until if closed[-1] is not turns[-1] else whole
+        return closed, whole
 
-    def generation_mask(self, messages: Sequence[Message], ids: list[int]) -> NDArray[np.bool_]:
-        self.freeze()
-        marked = self.tokenizer.apply_chat_template(
-            [m.model_dump() for m in messages],
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        if marked["input_ids"] != ids:
-            raise wrong("the template's generation marks change the tokens", self.render(messages))
-        return np.array(marked["assistant_masks"], np.bool_)
+    def closed(self, messages: Sequence[Message], turn: Turn, tools: Tools) -> Turn:
+        """The turn with its end: some templates (GLM) end it by what begins the next one, and
+        their models stop at that token."""
+        text = turn.until.text.rstrip()
+        if turn.until.marks is not None or any(map(text.endswith, self.specials)):
+            return turn
+        asked = [*messages[: turn.index + 1], Message(role="user", content="?")]
+        try:
+            (longer,) = self.rendered([wish(asked, tools=tools)])
+        except TemplateRefuses:
+            return turn
+        answer = last_words(turn.content)
+        for at, end in places(longer.text, 0, answer, self.stops):
+            return replace(turn, until=Rendered(text + longer.text[at + len(answer) : end]))
+        return turn
 
-    def verify(
-        self,
-        messages: Sequence[Message],
-        text: str,
-        encoded: Encoded,
-        offsets: list[tuple[int, int]],
-    ) -> None:
-        """Each answer is trained, whole, with one end-of-turn token, and nothing else is."""
-        answers = [m.content.strip() for m in messages if m.role == "assistant"]
-        edges = np.flatnonzero(np.diff(np.r_[False, encoded.trained, False].astype(np.int8)))
-        runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-        if len(runs) != len(answers):
-            raise wrong(f"{len(answers)} answers, but {len(runs)} are trained", text)
-        for (start, end), answer in zip(runs, answers, strict=True):
-            first, last = offsets[start][0], offsets[end - 1][1]
-            piece = text[first:last].strip()
-            tail = piece[len(answer) :].strip()
-            if not piece.startswith(answer) or tail not in self.specials:
-                raise wrong("what is trained is not the answer", mark(text, first, last))
+    def view_of(
+        self, turns: list[Turn], asked: list[int], text: Rendered
+    ) -> tuple[Encoded, list[int]]:
+        """(the text with those turns trained that it shows as they are, which those are).
+
+        Nothing is found in the text that ends with a turn unless that turn is.
+        """
+        own = next((n for n, t in enumerate(turns) if text is t.until), None)
+        count = len(turns) if own is None else own + 1
+        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        ranges = {}
+        for n in asked:
+            try:
+                start, end = find(turns[n], text, n, count, self.specials)
+                ranges[n] = self.tokens_at(text.text, batch, start, end)
+            except NotThere:
+                continue
+        if own is not None and own not in ranges:
+            ranges = {}
+        return self.view(batch["input_ids"], ranges), list(ranges)
+
+    def tokens_at(self, text: str, batch: Any, start: int, end: int) -> Range:
+        """The token range of characters. Raises NotThere if a token reaches over an edge."""
+        before, until = self.tokens(text[:start]), self.tokens(text[:end])
+        if batch["input_ids"][: len(before)] != before:
+            raise NotThere("a token straddles the beginning of an answer")
+        if batch["input_ids"][: len(until)] != until:
+            raise NotThere("a token straddles the end of an answer")
+        # And once more, by another way: where the tokenizer itself says that its tokens are from.
+        offsets = batch["offset_mapping"][len(before) : len(until)]
+        if not offsets or text[offsets[0][0] : offsets[-1][1]].strip() != text[start:end].strip():
+            raise NotThere("the tokens of an answer are not those of its words")
+        return len(before), len(until)
+
+    def written(self, turn: Turn) -> Encoded | None:
+        """The answer behind its prompt, where the template shows something else."""
+        made = written(turn, self.specials)
+        if made is None:
+            return None
+        text, start, end = made
+        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            found = self.tokens_at(text, batch, start, end)
+        except NotThere:
+            return None
+        return self.view(batch["input_ids"], {0: found})
+
+    def refuse(self, turn: Turn, text: Rendered, order: int) -> NoReturn:
+        """Raises Failure (mask): why a turn is not in the text that ends with it, and that text."""
+        example = text.text
+        if turn.prompt is not None and example.startswith(turn.prompt):
+            example = mark(example, len(turn.prompt), len(example))
+        elif text.marks:
+            for start, end in reversed(text.marks):
+                example = mark(example, start, end)
+        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            start, end = find(turn, text, order, order + 1, self.specials)
+            self.tokens_at(text.text, batch, start, end)
+        except NotThere as error:
+            raise wrong(str(error), example) from error
+        raise AssertionError("a turn that is there was not found")
+
+    def view(self, ids: list[int], ranges: dict[int, Range]) -> Encoded:
+        trained = np.zeros(len(ids), np.bool_)
+        for start, end in ranges.values():
+            trained[start:end] = True
+        return Encoded(np.array(ids, np.int32), trained)
 
 
-@contextmanager
-def bounded_memory(more: int) -> Iterator[None]:
-    """Let this process map at most `TEMPLATE_BYTES + more` bytes beyond what it has.
-
-    Jinja's sandbox keeps a foreign template from files, not from memory: one multiplied string
-    takes gigabytes.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + TEMPLATE_BYTES + more
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+def wish(messages: Sequence[Message], prompt: bool = False, tools: Tools = None) -> Wish:
+    plain = [m.model_dump(mode="json") for m in messages]
+    return Wish(plain, prompt, list(tools) if tools else None)
 
 
-def mark(text: str, start: int, end: int) -> str:
-    """The text with its trained part in ⟦ ⟧."""
-    return f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
-
-
-def wrong(reason: str, example: str) -> Failure:
-    return Failure(
-        "mask", f"The loss mask would be wrong: {reason}.", suspect=True, example=example[:4000]
+def joined(views: list[Encoded]) -> Encoded:
+    """One row of several sequences."""
+    if len(views) == 1:
+        return views[0]
+    return Encoded(
+        np.concatenate([v.ids for v in views]) if views else np.zeros(0, np.int32),
+        np.concatenate([v.trained for v in views]) if views else np.zeros(0, np.bool_),
+        tuple(len(v) for v in views),
     )
+
+
+def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:
+    """The tokens at which this model is to stop, as its files say."""
+    numbers = {tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        try:
+            found = json.loads((base_dir / name).read_bytes()).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        numbers.update(found if isinstance(found, list) else [found])
+    tokens = tokenizer.convert_ids_to_tokens(sorted(n for n in numbers if isinstance(n, int)))
+    return [token for token in tokens if token]
+
+
+def default_template(found: Any) -> str | None:
+    """Some tokenizers bring several templates by name; conversations take the default one."""
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) else None
+
+
+def plain(specials: dict[str, Any]) -> dict[str, Any]:
+    """Special tokens as strings: some are objects that say how they are split."""
+    return {
+        name: [str(t) for t in token] if isinstance(token, list | tuple) else str(token)
+        for name, token in specials.items()
+    }

@@ -77,7 +77,7 @@ class Training:
     job: Job
     segment: Segment
     changed: Callable[[], None]
-    on_plan: Callable[[ObjectRef], Any]
+    on_plan: Callable[[ObjectRef, int, int], Any]
     state: State = field(default_factory=State)
     answered: dict[str, asyncio.Event] = field(default_factory=dict)
     worker: Worker | None = None
@@ -142,6 +142,7 @@ class Training:
                 "job": self.job.id.path,
                 "base_dir": local.base(settings.base_root),
                 "base_root": settings.base_root,
+                "chat_template": settings.chat_template,
                 "dataset": local.object("datasets", self.job.record.dataset, ".jsonl"),
                 "dataset_sha256": self.job.id.sha256,
                 "eval_datasets": [] if plan else self.eval_datasets(),
@@ -179,8 +180,9 @@ class Training:
     def training_settings(self) -> dict[str, Any]:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
         assert self.line.settings is not None
-        own = self.job.record.settings.model_dump(exclude_none=True)
-        defaults = {name: getattr(self.settings, name) for name in JobSettings.model_fields}
+        own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
+        names = JobSettings.model_fields.keys() - {"description"}
+        defaults = {name: getattr(self.settings, name) for name in names}
         return {**defaults, **own, "seed": self.line.settings.seed}
 
     def eval_datasets(self) -> list[dict[str, Any]]:
@@ -223,7 +225,6 @@ class Training:
                 await self.take_plan(event)
             case "ready":
                 self._log.info("worker_ready", seconds=round(event["seconds"], 1))
-            case "ready":
                 self._parameters = int(event["base_parameters"])
             case "step":
                 self.take_step(event)
@@ -255,7 +256,7 @@ class Training:
         if self.job.record.plan is None:
             path, sha256 = Path(event["path"]), str(event["sha256"])
             ref = await self.insist(upload.put_plan, self.local.store, path, sha256)
-            await self.on_plan(ref)
+            await self.on_plan(ref, int(event["tokens"]), self._steps)
             self.state.plan = ref
         else:
             self.state.plan = self.job.record.plan

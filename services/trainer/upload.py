@@ -86,7 +86,7 @@ def put_result(
     for key in store.keys(WORK, f"snapshots/{lineage}/{segment.id}/"):
         name = key.rsplit("/", 1)[-1]
         step, fence = (int(part) for part in name.removesuffix(".parquet").split("-"))
-        if is_reached(segment, fence, step):
+        if segment.holds(fence, step):
             sha256, size = store.read_hash(WORK, key)
             entry = {"bucket": WORK, "key": key, "sha256": sha256, "size": size}
             files.append({"path": f"evolution/{name}", **entry})
@@ -103,15 +103,8 @@ def snapshot_key(lineage: str, segment: str, path: Path) -> str:
 
 
 def is_alive(segment: Segment, header: checkpoint.Header) -> bool:
-    """Whether recovery may start here: of this segment, a known fence, and not beyond the step
-    at which a later owner is known to have started (what lies beyond is a dead branch)."""
-    return header.segment == segment.id and is_reached(segment, header.fence, header.global_step)
-
-
-def is_reached(segment: Segment, fence: int, global_step: int) -> bool:
-    """Whether what a fence made at a step is part of the segment as it went on."""
-    later = [record for at, record in segment.opens if at > fence]
-    return fence in segment.fences and all(global_step <= record.global_step for record in later)
+    """Whether recovery may start here: of this segment, and no dead branch of it."""
+    return header.segment == segment.id and segment.holds(header.fence, header.global_step)
 
 
 def newest(

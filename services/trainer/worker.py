@@ -32,7 +32,6 @@ from services.trainer.spec import Failure, FailureKind, Spec
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
 ORPHANED = 3  # exit code
 PR_SET_PDEATHSIG = 1
-ROW_FACTOR = 50  # memory that rows, texts and tokens may take, in multiples of the dataset
 
 
 class Line:
@@ -110,26 +109,30 @@ def run(spec: Spec, line: Line) -> None:
     began = time.monotonic()
     import torch
 
-    from services.trainer import checkpoint, loop, plan
+    from services.trainer import checkpoint, fitness, loop, plan
     from services.trainer.model import Network
     from services.trainer.snapshot import Snapshots
-    from services.trainer.template import Chat, bounded_memory
+    from services.trainer.template import Chat
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     checkpoint.sweep(spec.checkpoint_dir)
-    chat = Chat(spec.base_dir, spec.clock)
-    with bounded_memory(ROW_FACTOR * spec.dataset.stat().st_size):
-        material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
+    fitness.check(spec.base_dir, spec.dtype)
+    chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
+    material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
     path = spec.plan_out if spec.plan is None else spec.plan
     check_start(spec, len(material.plan.steps))
     line.emit(material.event(path))
-    say(f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps")
+    share = material.plan.trained_tokens / material.plan.tokens
+    say(
+        f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps, "
+        f"{share:.0%} of {material.plan.tokens} tokens trained"
+    )
     if not line.wait_for_go():
         return
     network = Network(spec.base_dir, spec.dtype, spec.lora, material.plan.settings.seed)
-    if not network.lean:
-        say("this model's head is not a plain matrix: using the ordinary, slower cross-entropy")
+    for note in network.notes:
+        say(note)
     optimizer = loop.make_optimizer(network, material.plan.settings)
     loop.resume(spec, material, network, optimizer)
     snapshots = Snapshots(spec, material, network, chat)
@@ -138,6 +141,7 @@ def run(spec: Spec, line: Line) -> None:
             "event": "ready",
             "seconds": time.monotonic() - began,
             "parameters": sum(p.numel() for p in network.adapter.values()),
+            "base_parameters": sum(p.numel() for p in network.base.parameters()),
             "rss_bytes": resident_bytes(),
             "device": network.device.type,
         }

@@ -14,11 +14,10 @@ from shared.store import Store
 
 def connect(settings: VaultSettings) -> Copies:
     """The three places, with the vault's own credentials for each."""
-    keys = settings.store_access_key, settings.store_secret_key
     backup_keys = settings.backup_access_key, settings.backup_secret_key
     return Copies(
-        Store("store", settings.store_url, *(key.get_secret_value() for key in keys)),
-        Store("backup", settings.backup_url, *(key.get_secret_value() for key in backup_keys)),
+        Store.of(settings),
+        Store.opened("backup", settings.backup_url, *backup_keys),
         Archive(settings.archive_dir, settings.state_dir / "archive-id"),
     )
 
@@ -27,6 +26,7 @@ async def main(settings: VaultSettings) -> None:
     """Connect, publish, answer, watch, for ever."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)
+    http.watch_space("archive", settings.archive_dir)
     bus = Bus(settings.nats_url, settings.nats_seed_file, "vault", settings.state_dir)
     async with bus:
         keeper = vault.make(settings, bus, copies)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shared import service
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.manifest import BLOCK_BYTES, check_bytes, safe_path, sha256_bytes, sync_folder
 from shared.manifest import write_synced as write_file
@@ -111,6 +112,7 @@ class Archive:
         with self.open(bucket, key, version_id) as file, self._errors(key):
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
+                service.beat()
                 size += len(block)
         return digest.hexdigest(), size
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from services.vault import bases, checks, publish
 from services.vault.copies import Stopping
-from services.vault.owner import Sign, Watch
 from services.vault.vault import Vault
 from shared import log
 from shared.errors import (
@@ -22,6 +21,7 @@ from shared.errors import (
     StoreUnavailable,
     UsageError,
 )
+from shared.lease import Sign, Watch
 from shared.ledger import Line
 from shared.manifest import version_name
 from shared.messages import Event, LineRollback, Once
@@ -74,7 +74,9 @@ class Commands:
         for line in self.vault.table.lines.values():
             segment = line.open_segment
             if segment is not None:
-                self.signs[line.lineage] = await self.watch.look(segment)
+                self.signs[line.lineage] = await self.watch.look(
+                    segment.record.lease, segment.fence
+                )
 
     async def take(self, command: Once) -> Answer:
         """Carry it out. What is no outage ends in an answer."""

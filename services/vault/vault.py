@@ -29,6 +29,9 @@ PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in
 LAST = Gauge("duramen_vault_last_publish_seconds", "Unix time of the last publish.")
 COPIES = Gauge("duramen_vault_copies", "Copies that a version is kept in.")
 DOMAINS = Gauge("duramen_vault_failure_domains", "Disks or hosts that the copies lie on.")
+LATEST = Gauge("duramen_latest_version_info", "Always 1; what `latest` is.", ["lineage", "version"])
+SWEPT = Gauge("duramen_vault_last_sweep_seconds", "Unix time of the last whole look for changes.")
+GOAL = Gauge("duramen_vault_copies_wanted", "Copies that each version shall have.")
 FIRST_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
 KEPT_PREFIXES = ("datasets/", "eval/", "plans/")
@@ -61,6 +64,7 @@ class Vault:
     sound_bases: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     latest_at: dict[str, int] = field(default_factory=dict)
+    latest_shown: dict[str, str] = field(default_factory=dict)
     once_through: int = -1
     busy: str | None = None
     waiting: str | None = None
@@ -73,6 +77,7 @@ class Vault:
         self._said: tuple[Any, ...] = ()
         self._said_at = float("-inf")
         self._log = log.get()
+        GOAL.set(self.settings.copies)
         COPIES.set(len(self.copies.places))
         DOMAINS.set(self.settings.failure_domains)
 
@@ -189,8 +194,17 @@ class Vault:
             return
         moved = await asyncio.to_thread(latest.move_all, self.copies, wish)
         self.latest_at[line.lineage] = wish.ledger_sequence
+        self.show_latest(line.lineage, version_name(wish.version))
         if any(moved.values()):
             self._log.info("latest_moved", lineage=line.lineage, version=wish.version)
+
+    def show_latest(self, lineage: str, name: str) -> None:
+        """One series a lineage: the one before is taken away."""
+        before = self.latest_shown.get(lineage)
+        if before:
+            LATEST.remove(lineage, before)
+        LATEST.labels(lineage, name).set(1)
+        self.latest_shown[lineage] = name
 
     # ---- watching --------------------------------------------------------------------------------
 
@@ -220,6 +234,7 @@ class Vault:
                 await self.alarms.sound(
                     "shadowed", about, f"{what} hides the oldest version, which is the truth"
                 )
+        SWEPT.set_to_current_time()
 
     async def keep(self, key: str) -> None:
         """One of them, once for each start of this process. Raises StoreUnavailable."""

@@ -16,7 +16,7 @@ from services.ingest import admit, dataset
 from services.ingest.inbox import Inbox, InboxInUse
 from services.ingest.report import Report
 from shared.bus import Bus
-from shared.control import Control, observed
+from shared.control import Control, events, observed
 from shared.jobs import Job, Table
 from shared.ledger import Line
 from shared.manifest import sha256_bytes, sha256_file
@@ -89,8 +89,7 @@ class Box:
 
     async def events(self, kind: str) -> list[Event]:
         async with self.house.bus("ctl") as bus:
-            entries = [e async for e in bus.read("EVT", 0, f"evt.ingest.{kind}")]
-        found = [Event.model_validate_json(entry.data) for entry in entries]
+            found = [event async for _, event in events(bus, 0, f"evt.ingest.{kind}")]
         return [event for event in found if event.lineage == self.lineage]
 
     def left(self) -> list[str]:
@@ -197,7 +196,8 @@ async def test_one_bad_row_refuses_the_file_and_the_report_says_which(box: Box) 
             bearer = {"Authorization": f"Bearer {token['DURAMEN_HTTP_TOKEN']}"}
             shown = (await http.get("/api/inbox", headers=bearer)).json()
             assert {r["name"] for r in shown["refused"]} == {"mixed.jsonl"}
-            assert (await http.get("/healthz")).json() == {"bus": "ok", "store": "ok"}
+            health = (await http.get("/healthz")).json()
+            assert health == {"bus": "ok", "store": "ok", "loops": "ok"}
             assert "duramen_ingest_refusals_total" in (await http.get("/metrics")).text
 
 
@@ -206,7 +206,7 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
     secret.write_bytes(row("secret"))
     (box.folder() / "link.jsonl").symlink_to(secret)
     os.mkfifo(box.folder() / "pipe.jsonl")
-    box.drop("table.csv", b"a,b\n")
+    box.drop("table.xlsx", b"a,b\n")
     (box.folder() / "folder.jsonl").mkdir()
     odd = "a 'b' \"c\"\n..\x1b[31m.jsonl"
     box.drop(odd, b"no json\n")
@@ -217,7 +217,7 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
     with box.running():
         for name, rule in (("link.jsonl", "symlink"), ("pipe.jsonl", "fifo"), (odd, "json")):
             assert (await box.ended(name, "rejected")).problems[0].rule == rule
-        assert (await box.ended("table.csv", "rejected")).problems[0].rule == "file_type"
+        assert (await box.ended("table.xlsx", "rejected")).problems[0].rule == "file_type"
         assert (await box.ended(latin)).outcome == "queued"
 
         async def shortened() -> bool:
@@ -236,11 +236,12 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
 
 async def test_a_growing_file_waits_and_is_then_taken_whole(box: Box) -> None:
     data = b"".join(row(f"{box.lineage} {n}") for n in range(12))
-    with box.running(), (box.folder() / "slow.jsonl").open("wb", buffering=0) as file:
-        for part in range(0, len(data), 40):
-            file.write(data[part : part + 40])
-            await asyncio.sleep(0.05)
-            assert (box.folder() / "slow.jsonl").exists()
+    with box.running():
+        with (box.folder() / "slow.jsonl").open("wb", buffering=0) as file:
+            for part in range(0, len(data), 40):
+                file.write(data[part : part + 40])
+                await asyncio.sleep(0.05)
+                assert (box.folder() / "slow.jsonl").exists()
         report = await box.ended("slow.jsonl")
     assert report.contents is not None
     assert report.contents.rows == 12
@@ -263,17 +264,19 @@ async def test_names_that_are_being_written_wait_for_ever_and_cut_ones_for_a_whi
 
 
 async def test_what_is_added_after_taking_is_not_lost(own_box: Box) -> None:
-    """The writer still holds the file open when it is taken: it is read again, to its new end."""
+    """As by one who had it open where no lease can tell: it is read again, to its new end."""
     box, data = own_box, row(own_box.lineage)
     path = box.drop("open.jsonl", data)
     box.house.stack.kill("store")  # holds the file between taking and queueing
-    with path.open("ab", buffering=0) as file, box.running():
+    with box.running():
 
-        async def taken() -> bool:
-            return bool(list((box.root / ".taken").glob("*/file")))
+        async def taken() -> Path | None:
+            return next((box.root / ".taken").glob("*/file"), None)
 
-        await until(taken, "the file is taken", SECONDS)
-        file.write(row("late"))
+        where = await until(taken, "the file is taken", SECONDS)
+        assert not path.exists()
+        with where.open("ab", buffering=0) as file:
+            file.write(row("late"))
         box.house.stack.start("store")
         report = await box.ended("open.jsonl")
     assert report.contents is not None
@@ -454,7 +457,7 @@ async def test_cut_off_between_any_two_steps_it_goes_on(box: Box, tmp_path: Path
     assert taken is not None
     if cut != "taken":
         (tmp_path / dataset.ORIGINAL).write_bytes(taken.path.read_bytes())
-        built = dataset.build(tmp_path, "cut.jsonl", 1000)
+        built = dataset.build(tmp_path, "cut.jsonl", dataset.Wanted(1000))
     if cut in ("stored", "queued", "reported"):
         ref = admit.store_dataset(box.house.store("ingest"), built)
     if cut in ("queued", "reported"):

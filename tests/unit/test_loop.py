@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,8 +180,54 @@ def test_the_optimizer_is_restored_to_the_bit() -> None:
 
 def test_the_learning_rate_warms_up_once_and_then_stays() -> None:
     warm = TrainingSettings(learning_rate=1.0, warmup_steps=4)
-    assert [loop.learning_rate(warm, s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert loop.learning_rate(TrainingSettings(learning_rate=1.0, warmup_steps=0), 0) == 1.0
+    assert [loop.learning_rate(warm, s, s, 6) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    cold = TrainingSettings(learning_rate=1.0, warmup_steps=0)
+    assert loop.learning_rate(cold, 0, 0, 6) == 1.0
+
+
+def test_a_schedule_goes_down_to_a_tenth_at_the_end_of_each_job() -> None:
+    def rates(**fields: Any) -> list[float]:
+        # A later job of the lineage: the warm-up is long over.
+        chosen = TrainingSettings(learning_rate=1.0, warmup_steps=4, **fields)
+        return [round(loop.learning_rate(chosen, 50 + p, p, 11), 3) for p in range(11)]
+
+    assert rates() == [1.0] * 11
+    cosine = rates(schedule="cosine")
+    assert cosine[0] == 1.0
+    assert cosine[5] == 0.55
+    assert cosine[10] == 0.1
+    assert cosine == sorted(cosine, reverse=True)
+    cooled = rates(schedule="wsd", cooldown_fraction=0.2)
+    assert cooled == [*[1.0] * 9, 0.55, 0.1]
+    short = TrainingSettings(learning_rate=1.0, warmup_steps=0, schedule="cosine")
+    assert loop.learning_rate(short, 0, 0, 1) == 1.0
+
+
+def test_noise_on_the_embeddings_is_bounded_seeded_and_gone_afterwards() -> None:
+    network, rows = awake(shared_tiny()), examples()
+    batch = pack(rows, network.device)
+    seen: list[torch.Tensor] = []
+    hook = network.base.get_input_embeddings().register_forward_hook(
+        lambda _, __, out: seen.append(out.detach())
+    )
+    quiet = network.loss(batch)[0]
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        with network.noise(batch, 5.0):
+            # Behind the noise: hooks run in the order of their registration.
+            after = network.base.get_input_embeddings().register_forward_hook(
+                lambda _, __, out: seen.append(out.detach())
+            )
+            losses.append(float(network.exact_loss(batch)[0].detach()))
+            after.remove()
+    assert losses[0] == losses[1] != losses[2]
+    assert float(network.loss(batch)[0].detach()) == float(quiet.detach()) != losses[0]
+    difference = (seen[2] - seen[1])[0].abs()
+    for part, length in zip(torch.split(difference, batch.lengths), batch.lengths, strict=True):
+        most = 5.0 / (length * part.shape[1]) ** 0.5
+        assert 0.8 * most < float(part.max()) <= most * 1.001
+    hook.remove()
 
 
 def test_the_randomness_of_each_micro_batch_is_its_own() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.spec import Failure
-from services.trainer.template import Chat, Encoded, TemplateRefuses, bounded_memory
+from services.trainer.template import Chat, Encoded, TemplateRefuses
 from shared.probes import Message
 from tests.tiny import CHATML, CHATML_MARKED, make_tiny, shared_tiny
 
@@ -84,11 +84,6 @@ WRONG = {
         "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}",
         "{% generation %}{{ message['content'] + '<|im_end|>\n<|im_start|>' }}{% endgeneration %}",
     ),
-    "an answer that changes later": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}{% endif %}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
 }
 
 
@@ -117,11 +112,3 @@ def test_a_template_that_refuses_a_conversation_says_so(tmp_path: Path) -> None:
     with pytest.raises(TemplateRefuses, match="no system"):
         chat.encode(talk(TURNS))
     assert chat.encode(talk(TURNS[1:])).labels
-
-
-def test_a_template_that_swallows_memory_is_stopped(tmp_path: Path) -> None:
-    template = "{% set x = 'a' * 9000000000 %}" + CHATML
-    chat = Chat(make_tiny(tmp_path / "base", template), CLOCK)
-    with bounded_memory(0), pytest.raises(Failure, match="too much memory") as caught:
-        chat.encode(talk(TURNS))
-    assert caught.value.kind == "base"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest import dataset
+from services.ingest.dataset import Wanted
 from services.ingest.moves import numbered, rename_new, show_name
 from services.ingest.rows import RowError, canonical
 from services.ingest.seen import Seen
@@ -22,9 +23,9 @@ ROW_LIMIT = 1 << 20
 GOOD = b'{"prompt":"2+2?","completion":"4"}\n'
 
 
-def build(tmp_path: Path, data: bytes, **options: Any) -> dataset.Built:
+def build(tmp_path: Path, data: bytes, name: str = "rows.jsonl", **options: Any) -> dataset.Built:
     (tmp_path / dataset.ORIGINAL).write_bytes(data)
-    return dataset.build(tmp_path, "rows.jsonl", options.pop("limit", ROW_LIMIT), **options)
+    return dataset.build(tmp_path, name, Wanted(options.pop("limit", ROW_LIMIT), **options))
 
 
 def said(role: str, content: Any) -> dict[str, Any]:
@@ -81,7 +82,9 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     ({"messages": "hi"}, "messages", "not_a_list"),
     ({"messages": [USER, "b"]}, "messages[1]", "not_an_object"),
     ({"messages": [USER]}, "messages", "no_answer"),
-    ({"messages": [ANSWER, USER]}, "messages", "no_answer"),
+    ({"messages": [ANSWER, USER]}, "messages[0].role", "role_order"),
+    ({"messages": [USER, USER, ANSWER]}, "messages[1].role", "role_order"),
+    ({"messages": [USER, ANSWER, ANSWER]}, "messages[2].role", "role_order"),
     ({"messages": [USER, said("assistant", "")]}, "messages[1].content", "empty_answer"),
     ({"messages": [USER, said("assistant", " \n")]}, "messages[1].content", "empty_answer"),
     ({"messages": [USER, ANSWER, said("system", "c")]}, "messages[2].role", "system_not_first"),
@@ -92,20 +95,27 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     ({"messages": [said("user", None), ANSWER]}, "messages[0].content", "not_a_string"),
     ({"messages": [said("user", [{"text": "a"}]), ANSWER]}, "messages[0].content", "not_a_string"),
     ({"messages": [said("user", "a\0"), ANSWER]}, "messages[0].content", "nul"),
-    ({"messages": [USER, said("tool", "x"), ANSWER]}, "messages[1].role", "tools"),
-    ({"messages": [USER, {**ANSWER, "tool_calls": [1]}]}, "messages[1].tool_calls", "tools"),
-    ({"messages": [USER, ANSWER], "tools": [1]}, "tools", "tools"),
+    ({"messages": [USER, said("tool", "x"), ANSWER]}, "messages[1].role", "role_order"),
+    ({"messages": [USER, ANSWER, said("tool", "x")]}, "messages[2].role", "role_order"),
+    ({"messages": [USER, {**ANSWER, "tool_calls": [1]}]}, "messages[1].tool_calls[0]", "tools"),
+    ({"messages": [USER, ANSWER], "tools": [1]}, "tools[0]", "tools"),
+    ({"messages": [USER, ANSWER], "tools": "[{"}, "tools", "tools"),
+    ({"messages": [USER, ANSWER], "functions": [1]}, "functions", "tools"),
     ({"messages": [USER, ANSWER], "prompt": "a", "completion": "b"}, "row", "two_layouts"),
     ({"prompt": "a"}, "completion", "missing_field"),
     ({"prompt": "a", "completion": 4}, "completion", "not_a_string"),
-    ({"prompt": [USER], "completion": "b"}, "prompt", "not_a_string"),
+    ({"prompt": 3, "completion": "b"}, "prompt", "not_a_string"),
+    ({"prompt": [USER], "completion": [USER]}, "messages[1].role", "role_order"),
+    ({"prompt": [USER], "completion": []}, "completion", "no_answer"),
     ({"prompt": "a", "completion": ""}, "completion", "empty_answer"),
     ({"instruction": "a", "input": 3, "output": "b"}, "input", "not_a_string"),
     ({"output": "b"}, "instruction", "missing_field"),
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, "chosen", "preference"),
-    ({"conversations": []}, "conversations", "layout"),
-    ({"question": "a", "answer": "b"}, "answer", "layout"),
-    ({"text": "a"}, "text", "layout"),
+    ({"conversations": []}, "conversations", "empty_messages"),
+    ({"conversations": [{"from": "dog", "value": "a"}]}, "conversations[0].from", "unknown_role"),
+    ({"conversations": [{"from": "human"}]}, "conversations[0].value", "missing_field"),
+    ({"question": "a", "answer": ""}, "answer", "empty_answer"),
+    ({"text": " "}, "text", "empty_answer"),
 ]
 
 
@@ -217,7 +227,7 @@ def test_memory_does_not_grow_with_a_row_that_is_too_long(tmp_path: Path) -> Non
             file.write(b"a" * (1 << 20))
         file.write(b'","completion":"b"}\n' + GOOD)
     tracemalloc.start()
-    contents = dataset.build(tmp_path, "rows.jsonl", ROW_LIMIT).contents
+    contents = dataset.build(tmp_path, "rows.jsonl", Wanted(ROW_LIMIT)).contents
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (contents.rows, contents.rules) == (1, {"row_too_long": 1})

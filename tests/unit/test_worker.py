@@ -120,6 +120,9 @@ class Job:
                 "batch_tokens": 400,
                 "max_length": 200,
                 "warmup_steps": 4,
+                # With everything that draws or decides something at each step.
+                "schedule": "cosine",
+                "neftune_alpha": 1.0,
             },
             "clock": "2026-03-01T00:00:00+00:00",
             "start": {"position": 0, "global_step": 0, "job_steps_from": 0},
@@ -227,7 +230,7 @@ def test_the_second_file_goes_on_from_the_head_without_a_second_warm_up(job: Job
         steps = [e for e in worker.events if e["event"] == "step"]
         snapshots = [e for e in worker.events if e["event"] == "snapshot"]
     assert steps[0]["global_step"] == first["global_step"] + 1
-    assert {s["learning_rate"] for s in steps} == {0.01}
+    assert steps[0]["learning_rate"] == 0.01  # at the top of its own cosine
     assert end["checkpoint"]["global_step"] == first["global_step"] + steps[-1]["steps"]
     assert snapshots[-1]["summary"]["earlier"]["count"] == 16
     # Adam's count goes on as well.
@@ -392,3 +395,22 @@ def test_a_template_that_would_train_the_wrong_words_is_refused_with_an_example(
     failed = failure(job.directory / "x", job.spec("x", base_dir=str(base)))
     assert failed["kind"] == "mask"
     assert "⟦" in failed["example"]
+
+
+def test_the_rows_whose_loss_is_no_number_are_named_and_no_others(job: Job, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    base = make_tiny(tmp_path / "broken", tie_word_embeddings=False)
+    token = AutoTokenizer.from_pretrained(str(base))("7")["input_ids"][0]
+    weights = load_file(base / "model.safetensors")
+    weights["model.embed_tokens.weight"][token] = float("nan")
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    settings = {**job.spec("x")["settings"], "batch_tokens": 700}
+    spec = job.spec("x", base_dir=str(base), settings=settings)
+    failed = failure(job.directory / "x", spec)
+    assert failed["kind"] == "nan"
+    named = failed["message"].partition("did it: ")[2].partition(".")[0]
+    lines = job.dataset.read_text().splitlines()
+    poisoned = {n + 1 for n, line in enumerate(lines) if "7" in line}
+    assert {int(n) for n in named.split(", ")} <= poisoned

@@ -1,0 +1,89 @@
+"""The Docker engine, by its own command line. Standard library alone."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.compose.host import ROOT, HostRefused
+
+OLDEST_ENGINE = (20, 10)
+OLDEST_COMPOSE = (2, 24, 4)  # knows !override and !reset
+
+
+def docker(*words: str, seconds: float = 60) -> str:
+    """Output of one docker command. Raises HostRefused with what it said."""
+    try:
+        done = subprocess.run(
+            ["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=seconds
+        )
+    except FileNotFoundError as error:
+        raise HostRefused("docker is not installed; see docs.docker.com/engine/install") from error
+    except subprocess.TimeoutExpired as error:
+        raise HostRefused(f"`docker {words[0]}` does not answer in {seconds:.0f} s") from error
+    if done.returncode:
+        raise HostRefused(done.stderr.strip() or f"`docker {' '.join(words)}` failed")
+    return done.stdout.strip()
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """(2, 24, 4) of "v2.24.4-desktop.1"."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else (0,)
+
+
+class Compose:
+    """docker compose for one installation."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**os.environ, **environment}
+
+    def run(self, *words: str) -> int:
+        """Run in the foreground; the exit status."""
+        return subprocess.run(
+            ["docker", "compose", *words], cwd=ROOT, env=self._environment
+        ).returncode
+
+    def logged(self, log: Path, *words: str) -> None:
+        """Run with all it says in `log`. Raises HostRefused with the end of it if it fails."""
+        with log.open("ab") as output:
+            done = subprocess.run(
+                ["docker", "compose", "--progress", "plain", *words],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+            )
+        if done.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise HostRefused(f"`docker compose {' '.join(words)}` failed (see {log}):\n{tail}")
+
+    def check(self, *words: str) -> None:
+        """Run in the foreground. Raises HostRefused if it fails."""
+        status = self.run(*words)
+        if status:
+            raise HostRefused(f"`docker compose {' '.join(words)}` ended with {status} (see above)")
+
+    def output(self, *words: str) -> str:
+        done = subprocess.run(
+            ["docker", "compose", "--progress", "quiet", *words],
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise HostRefused(done.stderr.strip())
+        return done.stdout.strip()
+
+    def containers(self, *services: str) -> list[dict[str, Any]]:
+        """What `compose ps` says of each container, also of stopped ones."""
+        output = self.output("ps", "--all", "--format", "json", *services)
+        return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+    def running(self) -> Sequence[str]:
+        """Services that have a running container."""
+        return [c["Service"] for c in self.containers() if c["State"] == "running"]

@@ -1,0 +1,199 @@
+"""Up, down, destroy and what lies between. Standard library alone."""
+
+import hashlib
+import os
+import time
+
+from infra.compose import preflight
+from infra.compose.engine import Compose, docker
+from infra.compose.host import PRECIOUS, Host, HostRefused
+
+IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
+WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
+UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
+SECRETS_SEEN_AS = "/home/duramen"
+
+
+def compose_for(host: Host) -> Compose:
+    domains, _ = preflight.failure_domains(host)
+    return Compose({**host.computed(domains), "DURAMEN_RENDERED": rendered(host)})
+
+
+def rendered(host: Host) -> str:
+    """A hash of all that was rendered for the servers."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in (host.home / "run").rglob("*") if p.is_file()):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def doctor(host: Host, _words: list[str]) -> int:
+    """Say what is right and what is not. Exit status 1 if something hinders a start."""
+    looks = preflight.preflight(host, Compose(host.computed(1)))
+    for found in looks:
+        say(found.line())
+    return 1 if any(found.ok is False for found in looks) else 0
+
+
+def up(host: Host, words: list[str]) -> int:
+    """Preflight, secrets, images, start; then addresses. Idempotent."""
+    say("preflight")
+    if doctor(host, []):
+        raise HostRefused("the host is not ready: see the lines marked NO")
+    preflight.prepare_folders(host)
+    compose = compose_for(host)
+    if "--no-build" not in words:
+        build(host, compose)
+    if host.torch == "cuda":
+        found = preflight.look("gpu inside", lambda: preflight.look_gpu_in_container(host))
+        say(found.line())
+        if not found.ok:
+            raise HostRefused("the trainer's container cannot use the GPU")
+    render(host)
+    compose = compose_for(host)
+    for name in PRECIOUS:
+        docker("volume", "create", "--label", "duramen=precious", f"{host.project}_{name}")
+    begun = time.monotonic()
+    log = host.home / "up.log"
+    log.unlink(missing_ok=True)
+    compose.logged(log, *UP)
+    say(f"all containers are healthy after {time.monotonic() - begun:.0f} s")
+    show(host)
+    return 0
+
+
+def build(host: Host, compose: Compose) -> None:
+    """All images: those that share a layer, one after the other."""
+    host.home.mkdir(parents=True, exist_ok=True)
+    log = host.home / "build.log"
+    log.unlink(missing_ok=True)
+    for image in IMAGES:
+        begun = time.monotonic()
+        compose.logged(log, "--profile", "tools", "build", image)
+        say(f"image {host.image(image)} ({time.monotonic() - begun:.0f} s)")
+
+
+def render(host: Host) -> None:
+    """Secrets and rendered settings, made in a container as the owner of `home`."""
+    environment = {**host.computed(1)}
+    for name in ("DURAMEN_NOTIFY_URLS",):
+        environment[name] = host.settings.get(name, "")
+    passed = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
+    docker(
+        *("run", "--rm", "--network", "none", "--cap-drop", "ALL", "--read-only"),
+        *("--user", f"{host.uid}:{host.gid}", "-v", f"{host.home}:{SECRETS_SEEN_AS}"),
+        *passed,
+        *(host.image("bootstrap"), "python", "-m", "infra.compose.render"),
+        *(SECRETS_SEEN_AS, str(host.home)),
+    )
+
+
+def show(host: Host) -> None:
+    """Where everything is, and the next command."""
+    at = {name: f"http://127.0.0.1:{port}" for name, port in host.ports.items()}
+    say(f"\n  inbox    {host.inbox}")
+    say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
+    say(f"  store    {at['store']}   backup {at['backup']}")
+    say(f"  nats     nats://127.0.0.1:{host.ports['nats']}")
+    domains, where = preflight.failure_domains(host)
+    if domains == 1:
+        say(f"  \x1b[31m3 copies, 1 disk\x1b[0m ({where}): set DURAMEN_BACKUP_DIR to another disk")
+    say("\nNext: a base model, then a file into the inbox.")
+    say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN if it asks for one)")
+    say(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
+    say("On the host (pipx install .[ctl]):")
+    say(f"  export DURAMEN_ENV_FILE={host.home}/env; duramen doctor")
+
+
+def down(host: Host, _words: list[str]) -> int:
+    """Stop and remove the containers; every volume stays."""
+    return compose_for(host).run("down", "--remove-orphans")
+
+
+def destroy(host: Host, words: list[str]) -> int:
+    """Remove the containers and all volumes, after the project's name was typed."""
+    names = [f"{host.project}_{name}" for name in PRECIOUS]
+    kept = [f for f in (host.folder("backup"), host.folder("archive")) if f]
+    say("This deletes every model that was trained here. Volumes:")
+    for name in names:
+        say(f"  {name}")
+    for folder in kept:
+        say(f"  (not deleted: {folder})")
+    answer = words[0] if words else input(f"Type {host.project} to delete them: ")
+    if answer != host.project:
+        raise HostRefused("nothing was deleted")
+    compose_for(host).check("down", "--volumes", "--remove-orphans")
+    for name in names:
+        docker("volume", "rm", "--force", name)
+    say(f"Secrets and settings are still in {host.home}, the inbox in {host.inbox}.")
+    return 0
+
+
+def backup(host: Host, _words: list[str]) -> int:
+    """A copy of the bus (queue, ledgers, audit) in HOME/bus-backups; versions have their own."""
+    compose = compose_for(host)
+    folder = host.home / "bus-backups"
+    folder.mkdir(exist_ok=True)
+    if folder.stat().st_uid != host.uid:
+        os.chown(folder, host.uid, host.gid)
+    name = time.strftime("bus-%Y%m%dT%H%M%SZ.tar", time.gmtime())
+    running = [service for service in WRITERS if service in compose.running()]
+    # The files of a stream belong together: nothing may write while they are read.
+    compose.output("stop", *running, "nats")
+    try:
+        docker(
+            *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL"),
+            *("--cap-add", "DAC_READ_SEARCH", "--cap-add", "DAC_OVERRIDE", "--cap-add", "CHOWN"),
+            *("-v", f"{host.project}_bus:/bus:ro", "-v", f"{folder}:/out"),
+            *(host.image("bootstrap"), "sh", "-c"),
+            f"tar -C /bus -cf /out/{name} . && chown {host.uid}:{host.gid} /out/{name}",
+            seconds=3600,
+        )
+    finally:
+        compose.output("start", "nats", *running)
+    say(f"bus: {folder / name}")
+    return 0
+
+
+def restore(host: Host, words: list[str]) -> int:
+    """`make restore ARGS=v003`: a version with its base, into HOME/restored."""
+    if not words:
+        raise HostRefused("name a version: make restore ARGS=v003")
+    status = ctl(host, ["restore", words[0], "--to", f"/restored/{words[0]}", *words[1:]])
+    if status == 0:
+        say(f"in {host.home / 'restored' / words[0]}")
+    return status
+
+
+def upgrade(host: Host, words: list[str]) -> int:
+    """Close the open segment, back the bus up, build, start, verify what is newest."""
+    if ctl(host, ["stop"]):
+        raise HostRefused("the trainer did not stop; nothing was changed")
+    backup(host, [])
+    up(host, words)
+    if ctl(host, ["start"]):
+        raise HostRefused("the new trainer did not start; see: make logs")
+    return ctl(host, ["check"])
+
+
+def logs(host: Host, words: list[str]) -> int:
+    return compose_for(host).run("logs", "--follow", "--tail", "100", *words)
+
+
+def ps(host: Host, words: list[str]) -> int:
+    return compose_for(host).run("ps", "--all", *words)
+
+
+def config(host: Host, words: list[str]) -> int:
+    """The composed file, as the engine would be given it."""
+    return compose_for(host).run("config", *words)
+
+
+def ctl(host: Host, words: list[str]) -> int:
+    """Run the command line in its container: `python3 -m infra.compose ctl versions list`."""
+    passed = ["-e", "HF_TOKEN"] if host.settings.get("HF_TOKEN") else []
+    return compose_for(host).run("--profile", "tools", "run", "--rm", *passed, "ctl", *words)

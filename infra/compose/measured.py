@@ -1,0 +1,83 @@
+"""What the running Prometheus says, and which queries the dashboards ask. Standard library alone.
+
+Prometheus is never published: it is asked from inside its own container.
+"""
+
+import json
+import re
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from infra.compose.engine import Compose
+from infra.compose.host import ROOT
+
+DASHBOARDS = ROOT / "infra" / "grafana" / "dashboards"
+RULES = ROOT / "infra" / "prometheus" / "rules.yml"
+METRIC = re.compile(r"\bduramen_[a-z0-9_]+")
+# Without a GPU there is nothing to measure.
+GPU = "duramen_gpu_"
+# True of a system in which nothing was ever wrong: a labelled counter has no series before then.
+MAY_BE_EMPTY = (
+    "duramen_ingest_refusals_total",
+    "duramen_vault_verify_failures_total",
+    "duramen_vault_copy_failures_total",
+    "duramen_vault_standing_alarms",
+    "duramen_vault_alarms_total",
+    "duramen_errors_total",
+    # Only after somebody paused, stopped or skipped.
+    "duramen_control_reaction_seconds",
+)
+
+
+def queries() -> dict[str, str]:
+    """Every query of every panel, by "dashboard: panel: letter"."""
+    found = {}
+    for file in sorted(DASHBOARDS.glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel["targets"]:
+                found[f"{file.stem}: {panel['title']}: {target['refId']}"] = target["expr"]
+    return found
+
+
+def metrics_in(text: str) -> set[str]:
+    """Names of our metrics in a query, without what Prometheus adds to a histogram's name."""
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in METRIC.findall(text)}
+
+
+def asked() -> set[str]:
+    """Every metric in a panel or a rule."""
+    rules = [line for line in RULES.read_text().splitlines() if "expr:" in line]
+    return metrics_in("\n".join([*queries().values(), *rules]))
+
+
+def ask(compose: Compose, path: str, **query: str) -> Any:
+    """`data` of one answer of Prometheus' API. Raises HostRefused."""
+    url = f"http://127.0.0.1:9090/api/v1/{path}"
+    if query:
+        url += "?" + urllib.parse.urlencode(query)
+    output = compose.output("exec", "-T", "prometheus", "wget", "-q", "-O", "-", url)
+    return json.loads(output)["data"]
+
+
+def values(compose: Compose, query: str) -> list[tuple[dict[str, str], float]]:
+    """(labels, value) of each series."""
+    result = ask(compose, "query", query=query)["result"]
+    return [(each["metric"], float(each["value"][1])) for each in result]
+
+
+def empty(compose: Compose, *, with_gpu: bool) -> dict[str, str]:
+    """Panels' queries that have no data, and may not be without."""
+    exempt = MAY_BE_EMPTY if with_gpu else (*MAY_BE_EMPTY, GPU)
+    wanted = {n: q for n, q in queries().items() if not any(name in q for name in exempt)}
+    return {name: query for name, query in wanted.items() if not values(compose, query)}
+
+
+def firing(compose: Compose) -> set[str]:
+    """Names of the alerts that fire now."""
+    alerts = ask(compose, "alerts")["alerts"]
+    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+def dashboards() -> list[Path]:
+    return sorted(DASHBOARDS.glob("*.json"))

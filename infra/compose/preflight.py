@@ -1,0 +1,211 @@
+"""Is this host ready for the containers? `python3 -m infra.compose doctor`. Standard library alone.
+
+Each check is one line: what, whether it is right, what was found or what to do.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.compose import ports
+from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker, numbers
+from infra.compose.host import FIXED_ID, Host, HostRefused
+
+FREE_BYTES = 20 << 30
+CLOCK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One thing looked at. `ok` None: it could not be looked at from here, or is a warning."""
+
+    what: str
+    ok: bool | None
+    found: str
+
+    def line(self) -> str:
+        mark = {True: "ok", False: "NO", None: "--"}[self.ok]
+        return f"  {self.what:<12} {mark}  {self.found}"
+
+
+def look(what: str, check: Callable[[], tuple[bool | None, str]]) -> Look:
+    try:
+        return Look(what, *check())
+    except (HostRefused, OSError, ValueError, KeyError) as error:
+        return Look(what, False, str(error) or type(error).__name__)
+
+
+def preflight(host: Host, compose: Compose) -> list[Look]:
+    """Everything that can be seen before anything is built."""
+    checks: list[tuple[str, Callable[[], tuple[bool | None, str]]]] = [
+        ("host", look_host),
+        ("engine", look_engine),
+        ("compose", look_compose),
+    ]
+    looks = [look(what, check) for what, check in checks]
+    if any(found.ok is False for found in looks):
+        return looks  # nothing else can be asked
+    if host.torch == "cuda":
+        looks.append(look("gpu", look_gpu))
+    looks.append(look("ports", lambda: look_ports(host, compose)))
+    looks.append(look("inbox", lambda: look_inbox(host)))
+    looks.append(look("clock", look_clock))
+    looks.append(look("space", lambda: look_space(host)))
+    looks.append(look("disks", lambda: look_disks(host)))
+    return looks
+
+
+def look_host() -> tuple[bool | None, str]:
+    if platform.system() != "Linux":
+        return False, f"{platform.system()} is not supported: use Linux, or WSL2 on Windows"
+    wsl = "microsoft" in platform.release().lower()
+    return True, f"Linux {platform.release()}" + (" (WSL2)" if wsl else "")
+
+
+def look_engine() -> tuple[bool | None, str]:
+    version = docker("version", "--format", "{{.Server.Version}}")
+    return numbers(version) >= OLDEST_ENGINE, f"Docker {version} (20.10 or newer)"
+
+
+def look_compose() -> tuple[bool | None, str]:
+    version = docker("compose", "version", "--short")
+    return numbers(version) >= OLDEST_COMPOSE, f"Compose {version} (2.24.4 or newer)"
+
+
+def look_gpu() -> tuple[bool | None, str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False, (
+            "nvidia-smi is not here: install the NVIDIA driver, or set DURAMEN_TORCH=cpu to train "
+            "on the processor"
+        )
+    query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        return False, f"nvidia-smi: {done.stdout.strip() or done.stderr.strip()}"
+    runtimes = docker("info", "--format", "{{json .Runtimes}}")
+    if "nvidia" not in json.loads(runtimes):
+        return None, (
+            f"{done.stdout.splitlines()[0]}; Docker names no `nvidia` runtime: if the start fails, "
+            "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure`"
+        )
+    return True, done.stdout.splitlines()[0]
+
+
+def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
+    """After the build: what the trainer's own torch says of the GPU, from its container."""
+    device = host.settings.get("DURAMEN_TRAINER_GPUS") or "0"
+    output = docker(
+        *("run", "--rm", "--gpus", f"device={device}", "--network", "none"),
+        *("-e", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", host.image("trainer")),
+        *("python", "-m", "services.trainer.gpu"),
+        seconds=180,
+    )
+    seen = json.loads(output.splitlines()[-1])
+    if not seen["usable"]:
+        return False, f"{seen['why']} (torch {seen['torch']}, driver {seen['driver']})"
+    return (
+        True,
+        f"{seen['name']}, driver {seen['driver']}, torch {seen['torch']} for {seen['arch']}",
+    )
+
+
+def look_ports(host: Host, compose: Compose) -> tuple[bool | None, str]:
+    if compose.running():
+        return True, "used by what runs here already"
+    taken = [
+        f"{port} ({ports.setting(n)})" for n, port in host.ports.items() if ports.is_taken(port)
+    ]
+    if taken:
+        return False, f"taken: {', '.join(taken)}; set these, or DURAMEN_PORT_BASE for all"
+    return True, f"{min(host.ports.values())} to {max(host.ports.values())} on {ports.HOST}"
+
+
+def look_inbox(host: Host) -> tuple[bool | None, str]:
+    """The containers work in it as its owner."""
+    host.inbox.mkdir(parents=True, exist_ok=True)
+    owner = host.inbox.stat().st_uid
+    if owner == host.uid:
+        return True, f"{host.inbox}, shared with user {owner}"
+    if os.getuid() == 0:
+        os.chown(host.inbox, host.uid, host.gid)
+        return True, f"{host.inbox}, now owned by user {host.uid} of the containers"
+    return False, f"{host.inbox} belongs to user {owner}: sudo chown {host.uid} {host.inbox}"
+
+
+def look_clock() -> tuple[bool | None, str]:
+    """Locks and certificates go by the clock; a virtual machine's may have stood still."""
+    tool = shutil.which("timedatectl")
+    if tool is None:
+        return None, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) + " (is it right?)"
+    command = [tool, "show", "--property=NTPSynchronized", "--value"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    if done.returncode:
+        return None, "timedatectl does not say whether the clock is set by a time server"
+    if done.stdout.strip() != "yes":
+        return (
+            None,
+            "not set by a time server: retention of backups goes by it (timedatectl set-ntp true)",
+        )
+    return True, "set by a time server"
+
+
+def engine_folder() -> Path | None:
+    """Where named volumes lie, if it is on this host; its own parent may be closed to us."""
+    folder = Path(docker("info", "--format", "{{.DockerRootDir}}"))
+    while not folder.exists():
+        if folder == folder.parent:
+            return None
+        folder = folder.parent
+    return folder
+
+
+def look_space(host: Host) -> tuple[bool | None, str]:
+    folders = [engine_folder(), host.folder("backup"), host.folder("archive"), host.inbox]
+    free = {str(f): shutil.disk_usage(f).free for f in folders if f and f.exists()}
+    low = [f"{name}: {size >> 30} GiB" for name, size in free.items() if size < FREE_BYTES]
+    if low:
+        return None, f"little space left ({', '.join(low)}); a base model is kept three times"
+    return True, ", ".join(f"{size >> 30} GiB at {name}" for name, size in free.items())
+
+
+def failure_domains(host: Host) -> tuple[int, str]:
+    """On how many disks store, backup and archive lie, and which lies where."""
+    engine = engine_folder()
+    places = {"store": engine, "backup": host.folder("backup"), "archive": host.folder("archive")}
+    devices: dict[str, int | None] = {}
+    for name, folder in places.items():
+        where = folder or engine
+        devices[name] = where.stat().st_dev if where and where.exists() else None
+    found = {device for device in devices.values() if device is not None}
+    by_disk = [" and ".join(n for n, d in devices.items() if d == device) for device in found]
+    return max(len(found), 1), "; ".join(by_disk)
+
+
+def look_disks(host: Host) -> tuple[bool | None, str]:
+    count, where = failure_domains(host)
+    if count > 1:
+        return True, f"{count} disks ({where})"
+    if host.accepts_one_disk:
+        return None, f"3 copies, 1 disk ({where}): accepted; a dead disk takes them all"
+    return False, (
+        "3 copies, 1 disk: set DURAMEN_BACKUP_DIR to a folder on another disk, or "
+        "DURAMEN_ACCEPT_ONE_DISK=yes to start without one"
+    )
+
+
+def prepare_folders(host: Host) -> None:
+    """The folders that are shared with containers, owned by whom these run as."""
+    shared = [host.home, host.models, host.home / "restored", host.inbox]
+    shared += [f for f in (host.folder("backup"), host.folder("archive")) if f]
+    for folder in shared:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.getuid() == 0 and folder.stat().st_uid == 0:
+            os.chown(folder, FIXED_ID, FIXED_ID)
+    host.home.chmod(0o700)

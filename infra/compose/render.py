@@ -1,0 +1,142 @@
+"""What the containers are started with: `python -m infra.compose.render DIR SEEN_AS`.
+
+Runs in the bootstrap image, as the owner of DIR (data/compose), with the ports in DURAMEN_PORT_*:
+
+    DIR/secrets/…          generated if missing, never overwritten (infra/secrets.py)
+    DIR/run/nats.conf      public keys and grants
+    DIR/run/{store,backup}/{security.toml,s3.json,run.sh}   for SeaweedFS
+    DIR/run/notify.urls    DURAMEN_NOTIFY_URLS, which hold passwords
+    DIR/run/tools.env      the command line's settings inside the network
+    DIR/env                the command line's settings on the host
+
+Single files are mounted into containers of other users, hence 0444; the folders are closed, 0700.
+"""
+
+import os
+import secrets as random
+import sys
+from pathlib import Path
+
+from infra.compose.ports import PORTS
+from infra.nats.conf import NatsConf
+from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
+from infra.store.identities import s3_json
+from infra.store.inner import security_toml
+from infra.store.weed import FSYNC, WeedServer
+
+READABLE = 0o444
+CONFIG_DIR = Path("/etc/weed")
+PRIVATE = Path("/run/secrets")
+TOOLS = (*SERVICES, "herald")
+
+
+def write(path: Path, text: str, mode: int = READABLE) -> None:
+    """Write `path` whole or not at all; a container that has it mounted keeps what it has."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    temporary.replace(path)
+
+
+def weed(name: str) -> WeedServer:
+    """A store in its container: S3 for the network, all else on its own loopback."""
+    return WeedServer(
+        name=name,
+        data_dir=Path("/data"),
+        config_dir=CONFIG_DIR,
+        s3_config=CONFIG_DIR / "s3.json",
+        s3=9000,
+        s3_grpc=19000,
+        master=9333,
+        master_grpc=19333,
+        volume=8080,
+        volume_grpc=18080,
+        filer=8888,
+        filer_grpc=18888,
+    )
+
+
+def weed_script(server: WeedServer) -> str:
+    """Start the server; beside it, tell it to sync each write, and say so in /tmp/synced."""
+    command = " ".join([*server.command(Path("/usr/bin/weed")), "-s3.ip.bind=0.0.0.0"])
+    shell = " ".join(server.shell(Path("/usr/bin/weed")))
+    return f"""\
+rm -f /tmp/synced
+until printf '{FSYNC.strip()}\\n' | {shell} 2>/dev/null | grep -Eq '"fsync": *true'; do
+  sleep 1
+done && touch /tmp/synced &
+exec {command}
+"""
+
+
+def render_stores(run: Path, secrets: Secrets) -> None:
+    for name in IDENTITIES:
+        folder = run / name
+        folder.mkdir(exist_ok=True)
+        write(folder / "security.toml", security_toml(secrets.inner(name), seen_as=CONFIG_DIR))
+        write(folder / "s3.json", s3_json(name, secrets))
+        write(folder / "run.sh", weed_script(weed(name)))
+
+
+def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str, str]:
+    """Settings of `duramen` with addresses `urls` (nats, store, backup and each service)."""
+    values = {
+        "NATS_URL": urls["nats"],
+        "NATS_SEED_FILE": str(seed),
+        "STORE_URL": urls["store"],
+        "BACKUP_URL": urls["backup"],
+    }
+    for prefix, identity, server in (
+        ("STORE", "ctl", "store"),
+        ("READER", "reader", "store"),
+        ("BACKUP", "reader", "backup"),
+    ):
+        keys = secrets.keys(identity, server)
+        values[f"{prefix}_ACCESS_KEY"] = keys.access
+        values[f"{prefix}_SECRET_KEY"] = keys.secret
+    for service in TOOLS:
+        values[f"{service.upper()}_URL"] = urls[service]
+        values[f"{service.upper()}_TOKEN"] = secrets.token(service)
+    return {f"DURAMEN_{name}": value for name, value in values.items()}
+
+
+def lines(values: dict[str, str]) -> str:
+    return "".join(f"{name}='{value}'\n" for name, value in values.items())
+
+
+def render(home: Path, seen_as: Path) -> None:
+    """Fill `home`, which the host sees as `seen_as`."""
+    os.umask(0o077)
+    secrets = Secrets.ensure(home / "secrets", READABLE)
+    password = home / "secrets" / "grafana" / "admin.password"
+    if not password.exists():
+        write_secret(password, random.token_urlsafe(24), READABLE)
+    run = home / "run"
+    run.mkdir(exist_ok=True, mode=0o700)
+    conf = NatsConf(Path("/data"), 4222, 8222, host="0.0.0.0", monitor_host="0.0.0.0")  # noqa: S104 - in its container
+    write(run / "nats.conf", conf.render(secrets))
+    render_stores(run, secrets)
+    write(run / "notify.urls", os.environ.get("DURAMEN_NOTIFY_URLS", ""))
+    inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PORTS}
+    inside["nats"] = "nats://nats:4222"
+    tools = command_line(secrets, inside, PRIVATE / "seed")
+    tools |= {"DURAMEN_INBOX_DIR": "/inbox", "DURAMEN_STATE_DIR": "/tmp"}  # noqa: S108 - a tmpfs of its own
+    write(run / "tools.env", lines(tools))
+    outside = {name: f"http://127.0.0.1:{port(name)}" for name in PORTS}
+    outside["nats"] = f"nats://127.0.0.1:{port('nats')}"
+    seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
+    for name in ("INBOX_DIR", "ARCHIVE_DIR"):
+        if os.environ.get(f"DURAMEN_{name}"):
+            seen[f"DURAMEN_{name}"] = os.environ[f"DURAMEN_{name}"]
+    seen["DURAMEN_STATE_DIR"] = str(seen_as / "state")
+    (home / "state").mkdir(exist_ok=True)
+    write(home / "env", lines(seen), 0o600)
+
+
+def port(name: str) -> int:
+    return int(os.environ[f"DURAMEN_PORT_{name.upper()}"])
+
+
+if __name__ == "__main__":
+    render(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,246 @@
+"""`make smoke`: the whole path in an installation of its own, with this host's GPU and stores.
+
+A project beside yours (duramen-smoke, its own volumes, ports and inbox), which is deleted at the
+end. Each step says pass or FAIL; what cannot be run here says so. Standard library alone.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from infra.compose import lifecycle, measured
+from infra.compose.engine import Compose, docker
+from infra.compose.host import ROOT, Host, HostRefused
+
+PROJECT = "duramen-smoke"
+TINY = "from pathlib import Path; from tests.tiny import make_tiny; make_tiny(Path('/out/tiny'))"
+ROWS = 60
+PORTS_APART = 400
+NEEDED = 3  # start, base, training: what all other steps stand on
+
+
+class SmokeFailed(Exception):
+    """A step did not end as it should."""
+
+
+def smoke_host(environ: dict[str, str] | None = None) -> Host:
+    """The user's settings, in another project with other volumes, ports and folders."""
+    chosen = Host.load(environ)
+    base = int(chosen.settings.get("DURAMEN_PORT_BASE") or 4220) + PORTS_APART
+    home = ROOT / "data" / "smoke"
+    own = {
+        "COMPOSE_PROJECT_NAME": PROJECT,
+        "DURAMEN_HOME": str(home),
+        "DURAMEN_INBOX_DIR": str(home / "inbox"),
+        "DURAMEN_MODELS_DIR": str(home / "models"),
+        "DURAMEN_BACKUP_DIR": "",
+        "DURAMEN_ARCHIVE_DIR": "",
+        "DURAMEN_ACCEPT_ONE_DISK": "yes",
+        "DURAMEN_PORT_BASE": str(base),
+        "DURAMEN_EPOCHS": "4",
+        "DURAMEN_BATCH_TOKENS": "128",
+        "DURAMEN_CHECKPOINT_SECONDS": "2",
+    }
+    ports = {n: "" for n in chosen.settings if n.startswith("DURAMEN_PORT_")}
+    return Host.load({**(os.environ if environ is None else environ), **ports, **own})
+
+
+class Smoke:
+    """One run; steps are called in order."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.compose: Compose = lifecycle.compose_for(host)
+
+    # ---- asking ----------------------------------------------------------------------------------
+
+    def ctl(self, *words: str) -> Any:
+        """JSON of one command, run in its container. Raises HostRefused with what it said."""
+        output = self.compose.output(
+            *("--profile", "tools", "run", "--rm", "-T", "--no-deps", "ctl", *words, "--json")
+        )
+        return json.loads(output.splitlines()[-1]) if output else None
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        """Until `condition`. Raises SmokeFailed after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise SmokeFailed(f"{what}: not within {seconds:.0f} s")
+            time.sleep(1)
+
+    def versions(self) -> list[dict[str, Any]]:
+        found = self.ctl("versions", "list")
+        rows: list[dict[str, Any]] = found if isinstance(found, list) else found["versions"]
+        return rows
+
+    def is_healthy(self, service: str) -> bool:
+        states = self.compose.containers(service)
+        return bool(states) and all(c["Health"] == "healthy" for c in states)
+
+    def pid(self, service: str) -> int:
+        """The process of a container, as this host sees it."""
+        container = self.compose.containers(service)[0]["ID"]
+        return int(docker("inspect", "--format", "{{.State.Pid}}", container))
+
+    # ---- steps -----------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        lifecycle.up(self.host, ["--no-build"])
+
+    def base(self) -> None:
+        """A tiny random model, made with the trainer's own image."""
+        docker(
+            *("run", "--rm", "--network", "none", "--user", f"{self.host.uid}:{self.host.gid}"),
+            *("-v", f"{ROOT / 'tests'}:/app/tests:ro", "-v", f"{self.host.models}:/out"),
+            *(self.host.image("trainer"), "python", "-c", TINY),
+            seconds=180,
+        )
+        self.ctl("base", "add", "/models/tiny")
+
+    def drop(self, name: str, rows: int) -> None:
+        """A file into the inbox, as one should: written elsewhere, renamed into place."""
+        lines = [
+            json.dumps({"prompt": f"Word {n} of {name}?", "completion": f"w{n * 7 % 31}"})
+            for n in range(rows)
+        ]
+        part = self.host.inbox / f".{name}.part"
+        part.write_text("\n".join(lines) + "\n")
+        part.chmod(0o644)
+        if os.getuid() == 0:
+            os.chown(part, self.host.uid, self.host.gid)
+        part.rename(self.host.inbox / name)
+
+    def train(self) -> None:
+        self.drop("smoke.jsonl", ROWS)
+        self.wait("the first version", lambda: len(self.versions()) >= 1, 240)
+
+    def verify(self) -> None:
+        """Every copy, read in full."""
+        found = self.ctl("versions", "verify", "v001")
+        copies = found["copies"] if isinstance(found, dict) else found
+        bad = [copy for copy in copies if not copy["ok"]]
+        if bad or len(copies) != 3:
+            raise SmokeFailed(f"copies: {copies}")
+
+    def control(self) -> None:
+        """Pause, then resume; both are observed before the command ends."""
+        self.ctl("pause")
+        self.ctl("resume")
+
+    def restore(self) -> None:
+        """Into a folder of the host, checked with sha256sum and nothing of ours."""
+        self.ctl("restore", "v001", "--to", "/restored/v001")
+        folder = self.host.home / "restored" / "v001"
+        command = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
+        if subprocess.run(command, cwd=folder).returncode:
+            raise SmokeFailed(f"{folder} is not what SHA256SUMS says")
+
+    def panels(self) -> None:
+        """Every panel's query has data."""
+        gpu = self.host.torch == "cuda"
+        self.wait("all panels", lambda: not measured.empty(self.compose, with_gpu=gpu), 60)
+
+    def grafana(self) -> None:
+        """The dashboards are there, and what happened is drawn into them."""
+        found = {each["uid"] for each in self.ask_grafana("search?type=dash-db")}
+        wanted = {json.loads(file.read_text())["uid"] for file in measured.dashboards()}
+        if wanted - found:
+            raise SmokeFailed(f"missing: {wanted - found}")
+        self.wait("annotations", lambda: bool(self.ask_grafana("annotations?tags=duramen")), 60)
+
+    def ask_grafana(self, path: str) -> Any:
+        password = (self.host.home / "secrets" / "grafana" / "admin.password").read_text()
+        token = base64.b64encode(f"duramen:{password}".encode()).decode()
+        url = f"http://127.0.0.1:{self.host.ports['grafana']}/api/{path}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Basic {token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own address
+            return json.load(answer)
+
+    def alert(self) -> None:
+        """A service that is stopped is missed, and is missed no more when it is back."""
+        self.compose.output("stop", "evolution")
+        self.wait("TargetDown", lambda: "TargetDown" in measured.firing(self.compose), 150)
+        self.compose.output("start", "evolution")
+        self.wait("its end", lambda: "TargetDown" not in measured.firing(self.compose), 120)
+
+    def kill(self, service: str = "trainer") -> None:
+        """A container's process, by SIGKILL: it is started again by itself."""
+        before = self.pid(service)
+        # From a container, since the process is another user's.
+        docker(
+            *("run", "--rm", "--pid", "host", "--user", "0", "--network", "none"),
+            *("--cap-drop", "ALL", "--cap-add", "KILL", self.host.image("bootstrap")),
+            *("python", "-c", f"import os; os.kill({before}, 9)"),
+        )
+        self.wait("a new process", lambda: self.pid(service) not in (0, before), 60)
+        self.wait("health", lambda: self.is_healthy(service), 120)
+
+    def again(self) -> None:
+        """Down and up: everything is still there."""
+        before = self.versions()
+        self.compose.output("down")
+        lifecycle.up(self.host, ["--no-build"])
+        if self.versions() != before:
+            raise SmokeFailed("the versions are not what they were")
+
+    def notify(self) -> None:
+        self.ctl("notify", "test")
+
+    def remove(self) -> None:
+        lifecycle.destroy(self.host, [self.host.project])
+
+
+def run(_host: Host, words: list[str]) -> int:
+    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is."""
+    smoke = Smoke(smoke_host())
+    host = smoke.host
+    smoke.remove()  # what an earlier run may have left
+    lifecycle.build(host, smoke.compose)
+    addresses = host.settings.get("DURAMEN_NOTIFY_URLS")
+    steps: list[tuple[str, Callable[[], None], str]] = [
+        ("start", smoke.up, ""),
+        ("base model", smoke.base, ""),
+        ("training to a version", smoke.train, ""),
+        ("three copies read back", smoke.verify, ""),
+        ("every panel has data", smoke.panels, ""),
+        ("pause and resume", smoke.control, ""),
+        ("restore", smoke.restore, ""),
+        ("kill -9 of the trainer", smoke.kill, ""),
+        ("Grafana", smoke.grafana, "left out here" if "grafana" in host.without else ""),
+        ("alert fires and ends", smoke.alert, ""),
+        ("notification", smoke.notify, "" if addresses else "DURAMEN_NOTIFY_URLS is not set"),
+        ("down and up", smoke.again, ""),
+    ]
+    failed = []
+    for place, (name, step, why) in enumerate(steps):
+        if not passes(name, step, why):
+            failed.append(name)
+            if place < NEEDED:
+                break  # nothing after it could pass
+    lifecycle.say("  GPU: " + ("used" if host.torch == "cuda" else "not run (DURAMEN_TORCH=cpu)"))
+    lifecycle.say(f"  store: {host.store}")
+    if "--keep" not in words:
+        smoke.remove()
+    lifecycle.say(f"\nfailed: {', '.join(failed)}" if failed else "\nall passed")
+    return 1 if failed else 0
+
+
+def passes(name: str, step: Callable[[], None], why_not: str) -> bool:
+    """Run one step and print its line."""
+    if why_not:
+        lifecycle.say(f"  not run  {name}: {why_not}")
+        return True
+    begun = time.monotonic()
+    try:
+        step()
+    except (SmokeFailed, HostRefused, OSError, ValueError, LookupError) as error:
+        lifecycle.say(f"  FAIL     {name}: {error}")
+        return False
+    lifecycle.say(f"  pass     {name} ({time.monotonic() - begun:.0f} s)")
+    return True

@@ -1,0 +1,24 @@
+"""duramen notify: do notifications arrive?"""
+
+import typer
+
+from services.ctl import cli
+from shared.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Notifications: test.")
+
+
+@app.callback()
+def group() -> None:
+    """Notifications of finished and failed jobs, versions and alerts."""
+
+
+@app.command("test")
+def send_test(json: cli.Json = False) -> None:
+    """Send a test message to every address of DURAMEN_NOTIFY_URLS."""
+    config = cli.settings()
+    if not config.herald_url:
+        raise UsageError("Notifications are sent by the containers.", next_step="make up")
+    value = cli.ask(config.herald_url, config.herald_token, "/api/notify/test", "POST")
+    sent = f"sent to {value['addresses']} addresses; look whether it came"
+    cli.emit(value, json, lambda: cli.console.print(sent))

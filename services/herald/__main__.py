@@ -1,0 +1,39 @@
+"""The herald: `python -m services.herald`."""
+
+import asyncio
+
+from services.herald import api
+from services.herald.alerts import Alerts
+from services.herald.herald import Herald
+from services.herald.notify import Notifier
+from services.herald.poll import Poll
+from shared import http, log, service
+from shared.bus import Bus
+from shared.settings import HeraldSettings
+
+POLL_SECONDS = 5.0
+
+
+async def main(settings: HeraldSettings) -> None:
+    """Hear, tell and measure, for ever."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    notifier = Notifier(settings.notify_urls.get_secret_value())
+    poll = Poll(settings.nats_monitor_url, settings.store_health_urls)
+    alerts = Alerts(settings.prometheus_url, notifier, settings.state_dir)
+    bus = Bus(settings.nats_url, settings.nats_seed_file, "herald", settings.state_dir)
+    async with bus:
+        herald = Herald(settings, bus, notifier)
+        for subject in ("jobs.>", "evt.>"):
+            await bus.subscribe(subject, herald.wake.set)
+        await service.run(
+            service.repeat("herald", herald.once, herald.wake, POLL_SECONDS),
+            service.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS),
+            service.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS),
+            http.serve(api.make(settings, bus, notifier), settings),
+        )
+
+
+if __name__ == "__main__":
+    loaded = HeraldSettings.load()
+    log.configure("herald", loaded.log_level).info("starting", **loaded.masked())
+    asyncio.run(main(loaded))

@@ -1,0 +1,44 @@
+"""Annotations in Grafana. Each carries a tag that names it and is looked for before it is sent."""
+
+import asyncio
+from urllib.parse import urlparse
+
+from grafana_client import GrafanaApi
+from grafana_client.client import GrafanaException
+from requests.exceptions import RequestException
+
+from services.herald.happenings import Happening
+from services.herald.outlet import OutletAway
+
+USER = "duramen"
+OWN_TAG = "duramen"
+
+
+class Grafana:
+    """Posts happenings through Grafana's HTTP API."""
+
+    def __init__(self, url: str, password: str) -> None:
+        found = urlparse(url)
+        self._api = GrafanaApi(
+            auth=(USER, password),
+            host=found.hostname,
+            port=found.port,
+            url_path_prefix=found.path.strip("/"),
+            protocol=found.scheme,
+        )
+
+    async def deliver(self, happening: Happening) -> None:
+        """Raises OutletAway."""
+        try:
+            await asyncio.to_thread(self._post, happening)
+        except (GrafanaException, RequestException, OSError) as error:
+            raise OutletAway(f"Grafana: {error}") from error
+
+    def _post(self, happening: Happening) -> None:
+        if self._api.annotations.get_annotation(tags=[happening.tag], limit=1):
+            return  # an earlier attempt whose answer was lost
+        self._api.annotations.add_annotation(
+            time_from=int(happening.at.timestamp() * 1000),
+            tags=[OWN_TAG, happening.kind, happening.tag],
+            text=happening.text,
+        )

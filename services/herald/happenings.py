@@ -1,0 +1,153 @@
+"""What happened, as one line for people: from valid records of JOBS and CTL, and events of EVT.
+
+Nothing is remembered: all is folded anew from the streams at a start, and each outlet keeps its own
+mark of what it has told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from shared.bus import Bus, Entry
+from shared.jobs import Table, parse
+from shared.manifest import version_name
+from shared.messages import (
+    LINE_MODELS,
+    Desired,
+    Event,
+    JobId,
+    LineClose,
+    LineOpen,
+    LineRollback,
+    desired_subject,
+)
+
+STREAMS = ("JOBS", "CTL", "EVT")
+TRAINER = desired_subject("trainer")
+# Which job outcomes people want to hear of; the others are only drawn.
+LOUD = {"done", "failed"}
+
+
+@dataclass(frozen=True)
+class Happening:
+    """`stream` and `sequence` name it for ever. `loud`: people asked to be told."""
+
+    stream: str
+    sequence: int
+    kind: str
+    text: str
+    at: datetime
+    loud: bool = False
+
+    @property
+    def tag(self) -> str:
+        return f"{self.stream}:{self.sequence}"
+
+
+@dataclass
+class History:
+    """Everything that happened so far, in the order of each stream."""
+
+    tell: Callable[[Happening], None]
+    table: Table = field(default_factory=Table)
+    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+    _desired: int = 0
+    _tail: int = 0
+
+    async def update(self, bus: Bus) -> None:
+        """Read what is new. Raises BusUnavailable."""
+        for stream, take in (("JOBS", self.job), ("CTL", self.command), ("EVT", self.event)):
+            async for entry in bus.read(stream, self.seen[stream]):
+                found = take(entry)
+                self.seen[stream] = entry.sequence
+                if found is not None:
+                    self.tell(found)
+
+    def job(self, entry: Entry) -> Happening | None:
+        """A valid record of a ledger, or the last job's leaving of the queue."""
+        self.table.fold(entry)
+        if self.table.voids and self.table.voids[-1].sequence == entry.sequence:
+            return None
+        match entry.subject.split("."):
+            case ["jobs", "line", lineage, "open" | "close" | "rollback"]:
+                return self._line(entry, lineage)
+            case ["jobs", "rec", lineage, sha256, run, "done" | "fail" | "skip"]:
+                return self._empty(entry, JobId(lineage, sha256, int(run)))
+        return None
+
+    def _line(self, entry: Entry, lineage: str) -> Happening | None:
+        record = LINE_MODELS[entry.subject.rsplit(".", 1)[1]].model_validate_json(entry.data)
+        if isinstance(record, LineOpen):
+            verb = "goes on" if record.position else "starts"
+            text = f"{self._name(record.job)} {verb} at step {record.global_step} of {lineage}"
+            return Happening("JOBS", entry.sequence, "job_start", text, record.at)
+        if isinstance(record, LineClose):
+            text = f"{self._name(record.job)}: {record.outcome} at step {record.to_step}"
+            if record.failure:
+                text += f": {record.failure.message}"
+            kind = "preemption" if record.outcome == "preempted" else "job_end"
+            loud = record.outcome in LOUD
+            return Happening("JOBS", entry.sequence, kind, text, record.at, loud)
+        assert isinstance(record, LineRollback)
+        text = f"{lineage} went back to {version_name(record.version)}"
+        return Happening("JOBS", entry.sequence, "rollback", text, record.at, loud=True)
+
+    def _name(self, path: str) -> str:
+        for job_id, job in self.table.jobs.items():
+            if job_id.path == path:
+                return f"{job.record.name} ({job_id})"
+        return path
+
+    def _empty(self, entry: Entry, job_id: JobId) -> Happening | None:
+        if self.table.queue() or any(j.record.state == "running" for j in self.table.jobs.values()):
+            return None
+        at = self.table.jobs[job_id].record.at
+        return Happening("JOBS", entry.sequence, "queue_empty", "The queue is empty.", at, True)
+
+    def command(self, entry: Entry) -> Happening | None:
+        """A valid wish for the trainer."""
+        if entry.subject != TRAINER:
+            return None
+        before, self._tail = self._tail, entry.sequence
+        record = parse(entry, Desired, before, self._desired)
+        if not isinstance(record, Desired):
+            return None
+        self._desired = entry.sequence
+        kind = {"paused": "pause", "running": "resume", "stopped": "stop"}[record.state]
+        why = f" ({record.reason})" if record.reason else ""
+        return Happening("CTL", entry.sequence, kind, f"{kind} by {record.by}{why}", record.at)
+
+    def event(self, entry: Entry) -> Happening | None:
+        """What a service told, if it is for people."""
+        try:
+            event = Event.model_validate_json(entry.data)
+        except ValidationError:
+            return None
+        if entry.copied or entry.subject != f"evt.{event.service}.{event.kind}":
+            return None
+        found = spoken(event)
+        if found is None:
+            return None
+        kind, text = found
+        loud = kind in ("version", "alarm", "refused")
+        return Happening("EVT", entry.sequence, kind, text, event.at, loud)
+
+
+def spoken(event: Event) -> tuple[str, str] | None:
+    """(kind, text) of an event that people may want to see."""
+    data, line = event.data, event.lineage or ""
+    match event.kind:
+        case "version_published":
+            version = data.get("version")
+            name = version_name(version) if isinstance(version, int) else str(version)
+            return "version", f"{line} {name} is kept in {data.get('copies', 'all')} copies"
+        case "refused":
+            return "refused", f"refused: {data.get('name', '?')}"
+        case "alarm":
+            detail = data.get("detail") or data.get("why") or ""
+            return "alarm", f"{event.service}: {data.get('what', 'alarm')} {detail}".strip()
+        case "consolidated" | "drilled":
+            return event.kind, f"{line} {event.kind}"
+    return None

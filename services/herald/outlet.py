@@ -1,0 +1,76 @@
+"""An outlet: where happenings are told, in order, each until it succeeded, with a mark on disk."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge
+
+from services.herald.happenings import Happening
+from shared import log
+
+TOLD = Counter("duramen_herald_told_total", "Happenings told, by outlet.", ["outlet"])
+FAILED = Counter("duramen_herald_failures_total", "Attempts that failed, by outlet.", ["outlet"])
+WAITING = Gauge("duramen_herald_waiting", "Happenings not yet told, by outlet.", ["outlet"])
+LONGEST_SECONDS = 300.0
+
+
+class OutletAway(Exception):
+    """It does not answer; nothing is lost, it is told later."""
+
+
+class Outlet:
+    """`deliver` is called with one happening at a time; it raises OutletAway."""
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[Happening], Awaitable[None]],
+        wants: Callable[[Happening], bool],
+        folder: Path,
+    ) -> None:
+        self.name, self._deliver, self._wants = name, deliver, wants
+        self._path = folder / f"{name}.json"
+        self.is_new = not self._path.exists()
+        self._marks: dict[str, int] = {} if self.is_new else json.loads(self._path.read_text())
+        self._waiting: deque[Happening] = deque()
+        self._delay, self._due = 1.0, 0.0
+
+    def begin_at(self, marks: dict[str, int]) -> None:
+        """A new outlet tells nothing from before `marks`."""
+        self._marks = dict(marks)
+        self._keep()
+
+    def offer(self, happening: Happening) -> None:
+        """Take it, unless it was told before this process began."""
+        if happening.sequence > self._marks.get(happening.stream, 0) and self._wants(happening):
+            self._waiting.append(happening)
+
+    async def once(self) -> None:
+        """Tell what waits; after a failure not before a growing delay is over."""
+        WAITING.labels(self.name).set(len(self._waiting))
+        now = asyncio.get_running_loop().time()
+        while self._waiting and now >= self._due:
+            happening = self._waiting[0]
+            try:
+                await self._deliver(happening)
+            except OutletAway as error:
+                FAILED.labels(self.name).inc()
+                self._due = now + self._delay
+                self._delay = min(self._delay * 2, LONGEST_SECONDS)
+                log.get().warning("outlet_away", outlet=self.name, error=str(error))
+                return
+            self._delay = 1.0
+            self._waiting.popleft()
+            self._marks[happening.stream] = happening.sequence
+            self._keep()
+            TOLD.labels(self.name).inc()
+            WAITING.labels(self.name).set(len(self._waiting))
+            log.get().info("told", outlet=self.name, kind=happening.kind, what=happening.tag)
+
+    def _keep(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._marks))
+        temporary.replace(self._path)

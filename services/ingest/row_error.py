@@ -1,0 +1,35 @@
+"""Why a row is refused."""
+
+from typing import Any
+
+
+class RowError(Exception):
+    """Why a row is refused. `field` is a path such as messages[1].content; `column` from 1."""
+
+    def __init__(self, field: str, rule: str, message: str, column: int | None = None) -> None:
+        self.field, self.rule, self.message, self.column = field, rule, message, column
+        super().__init__(f"{field}: {message} ({rule})")
+
+
+class Unreadable(Exception):
+    """A file cannot be read on from a line (None: at all); `why` is a RowError."""
+
+    def __init__(self, why: RowError, line: int | None = None, sample: str = "") -> None:
+        self.why, self.line, self.sample = why, line, sample
+        super().__init__(str(why))
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in a user's words."""
+    match value:
+        case None:
+            return "null or missing"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"

@@ -1,0 +1,90 @@
+"""How fast ingest reads: from the bytes of a file to its dataset, on one core.
+
+`python -m tests.bench.bench_ingest [--megabytes 2000] [--layout messages|alpaca] [--rounds 1]`
+
+Reading is parsing, checking, hashing, finding repeated rows and writing canonical bytes; the hashes
+of rows lie on disk from half a million rows on. The service itself reads in a child: so does this,
+and the peak memory is that of the child. Copying, uploading and tokenising are measured apart.
+Prints one JSON object: megabytes (10^6 bytes) a second of processor and of wall-clock time.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from services.ingest import dataset
+from services.ingest.dataset import Wanted
+
+TEXT = (
+    "the cost of each ticket is then multiplied by number people who came and what they paid in "
+    "total before lunch; so we subtract 3/4 from 12, which leaves \\n a quarter, that is $0.75."
+)
+SPECIAL = tuple(f"<|special_{n}|>" for n in range(17))
+
+
+def make(path: Path, size: int, layout: str) -> None:
+    """Rows of some 600 bytes, all different, as json.dumps writes them."""
+    chance = random.Random(7)
+    texts = [
+        " ".join(chance.choices(TEXT.split(), k=chance.randrange(20, 80))) for _ in range(5000)
+    ]
+    number = 0
+    with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
+        while file.tell() < size:
+            for _ in range(20_000):
+                asked, said = f"{number} {chance.choice(texts)}", chance.choice(texts)
+                row: dict[str, Any] = {"instruction": asked, "input": "", "output": said}
+                if layout == "messages":
+                    turns = [("user", asked), ("assistant", said)]
+                    row = {"messages": [{"role": r, "content": c} for r, c in turns]}
+                file.write(json.dumps(row) + "\n")
+                number += 1
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """One reading, in a child; its own report."""
+    into, out = os.pipe()
+    child = os.fork()
+    if child == 0:
+        before, began = time.process_time(), time.monotonic()
+        built = dataset.build(folder, "bench.jsonl", Wanted(64 << 20, special_tokens=SPECIAL))
+        contents, used = built.contents, time.process_time() - before
+        megabytes = contents.original_bytes / 1e6
+        report = {
+            "megabytes": round(megabytes),
+            "rows": contents.rows,
+            "bad_rows": contents.bad_rows,
+            "megabytes_per_cpu_second": round(megabytes / used, 1),
+            "megabytes_per_second": round(megabytes / (time.monotonic() - began), 1),
+            "peak_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        }
+        os.write(out, json.dumps(report).encode())
+        os._exit(0)
+    os.close(out)
+    with os.fdopen(into, "rb") as file:
+        found: dict[str, Any] = json.loads(file.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=2000)
+    parser.add_argument("--layout", default="messages")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="duramen-bench-") as name:
+        folder = Path(name)
+        make(folder / dataset.ORIGINAL, options.megabytes * 10**6, options.layout)
+        rounds = [read(folder) for _ in range(options.rounds)]
+        print(json.dumps({"layout": options.layout, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What can be checked of the containers without an engine."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.compose import measured, ports
+from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused, read_env
+from infra.compose.subset import subset
+from infra.store.identities import policy
+from shared.settings import (
+    EvolutionSettings,
+    HeraldSettings,
+    IngestSettings,
+    Settings,
+    TrainerSettings,
+    VaultSettings,
+)
+
+SERVICES: dict[str, type[Settings]] = {
+    "ingest": IngestSettings,
+    "trainer": TrainerSettings,
+    "vault": VaultSettings,
+    "evolution": EvolutionSettings,
+    "herald": HeraldSettings,
+}
+# Given by Docker or by nobody; not the user's to set.
+NOT_IN_COMPOSE = {"http_token", "nats_seed_file"}
+
+
+class Loader(yaml.SafeLoader):
+    """Knows compose's own tags."""
+
+
+for tag in ("!reset", "!override"):
+    Loader.add_constructor(tag, lambda loader, node: None)
+
+
+def compose_file() -> dict[str, dict[str, dict[str, object]]]:
+    found: dict[str, dict[str, dict[str, object]]] = yaml.load(
+        (ROOT / "compose.yaml").read_text(), Loader
+    )
+    return found
+
+
+def declared() -> set[str]:
+    """Names of all metrics in the code."""
+    files = [*(ROOT / "services").rglob("*.py"), *(ROOT / "shared").rglob("*.py")]
+    pattern = re.compile(r'(?:Gauge|Counter|Histogram)\(\s*"(duramen_[a-z0-9_]+)"')
+    return {name for file in files for name in pattern.findall(file.read_text())}
+
+
+def test_every_metric_in_a_panel_or_a_rule_exists_in_the_code() -> None:
+    assert measured.asked() - declared() == set()
+
+
+def test_every_setting_of_a_service_can_be_set_in_its_container() -> None:
+    services = compose_file()["services"]
+    for name, settings in SERVICES.items():
+        environment = services[name]["environment"]
+        assert isinstance(environment, dict)
+        given = {key.removeprefix("DURAMEN_").removesuffix("_FILE").lower() for key in environment}
+        assert set(settings.model_fields) - NOT_IN_COMPOSE <= given | NOT_IN_COMPOSE, name
+
+
+def test_every_alert_has_its_paragraph_and_its_test() -> None:
+    rules = yaml.safe_load((ROOT / "infra/prometheus/rules.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    runbook = (ROOT / "infra/prometheus/RUNBOOK.md").read_text()
+    assert alerts == set(re.findall(r"^## (\w+)$", runbook, flags=re.MULTILINE))
+    tests = yaml.safe_load((ROOT / "infra/prometheus/rules_test.yml").read_text())
+    fired = {
+        case["alertname"]
+        for test in tests["tests"]
+        for case in test["alert_rule_test"]
+        if case["exp_alerts"]
+    }
+    assert alerts == fired
+
+
+def test_rules_pass_promtool() -> None:
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not here; the run on an engine uses Prometheus' own image")
+    folder = ROOT / "infra" / "prometheus"
+    subprocess.run([tool, "test", "rules", "rules_test.yml"], cwd=folder, check=True)
+
+
+def test_dashboards_are_three_with_distinct_panels() -> None:
+    boards = [json.loads(file.read_text()) for file in measured.dashboards()]
+    assert sorted(b["title"] for b in boards) == ["Overview", "Training", "Versions & Learning"]
+    assert len({b["uid"] for b in boards}) == 3
+    for board in boards:
+        places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]]
+        assert len(set(places)) == len(places)
+
+
+def test_no_container_is_root_or_may_write_where_it_need_not() -> None:
+    services = compose_file()["services"]
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        if name != "owners":  # it may chown fresh volumes, and nothing else
+            assert not str(service["user"]).startswith("0"), name
+            assert "cap_add" not in service, name
+        for port in service.get("ports", []):  # type: ignore[attr-defined]
+            assert str(port).startswith("127.0.0.1:"), name
+
+
+def test_what_asks_for_no_password_is_not_published() -> None:
+    services = compose_file()["services"]
+    assert "ports" not in services["prometheus"]
+    assert [p for p in services["nats"]["ports"] if "8222" in str(p)] == []  # type: ignore[attr-defined]
+    assert set(ports.PORTS) == {name for name, s in services.items() if "ports" in s}
+
+
+def test_precious_volumes_are_external_and_the_others_are_not() -> None:
+    volumes = compose_file()["volumes"]
+    external = {name for name, volume in volumes.items() if volume and volume.get("external")}
+    assert external == set(PRECIOUS)
+
+
+def test_an_image_gets_what_its_extra_needs_and_no_more() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = (ROOT / "requirements.lock").read_text()
+
+    def names(*extras: str) -> set[str]:
+        return {block.split("==")[0] for block in subset(project, lock, ["core", *extras])}
+
+    assert {"fastapi", "starlette"} <= names()
+    assert not names("ingest") & {"torch", "transformers", "pytest"}
+    assert {"pyarrow", "transformers", "peft", "nvidia-ml-py"} <= names("trainer")
+    assert {"apprise", "grafana-client", "requests"} <= names("herald")
+    assert all("--hash=sha256:" in block for block in subset(project, lock, ["vault"]))
+    with pytest.raises(ValueError, match=r"not in requirements\.lock"):
+        subset(project, lock, ["no-such-extra"])
+
+
+def test_nothing_takes_the_place_of_the_store_clients_http_library() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "urllib3-future" not in lock
+
+
+def test_settings_are_read_from_a_file_and_completed(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# a comment\nDURAMEN_STORE='seaweedfs'\nexport DURAMEN_TORCH=cpu\n\nX\n")
+    assert read_env(path) == {"DURAMEN_STORE": "seaweedfs", "DURAMEN_TORCH": "cpu"}
+    host = Host.load({"DURAMEN_STORE": "seaweedfs", "DURAMEN_TORCH": "cpu"})
+    assert host.files == ["compose.yaml", "compose.cpu.yaml", "compose.seaweedfs.yaml"]
+    assert host.uid != 0
+    with pytest.raises(HostRefused, match="minio or seaweedfs"):
+        Host.load({"DURAMEN_STORE": "s3"})
+
+
+@pytest.mark.parametrize("server", ["store", "backup"])
+def test_policies_are_such_as_minio_accepts(server: str) -> None:
+    """It refuses a statement whose actions do not fit the kind of its resources."""
+    on_bucket = re.compile(r"s3:(ListBucket|GetBucket|PutBucket|DeleteBucket|PutLifecycle)")
+    for identity in ("vault", "reader"):
+        for statement in policy(server, identity)["Statement"]:
+            names = [resource.removeprefix("arn:aws:s3:::") for resource in statement["Resource"]]
+            actions = statement["Action"]
+            if any(on_bucket.match(action) for action in actions):
+                assert any("/" not in name for name in names), statement
+            if any(not on_bucket.match(action) for action in actions):
+                assert any("/" in name for name in names), statement

@@ -1,0 +1,203 @@
+"""Sidecars and settings: what is taken, what is refused and why; the parser's limits."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.ingest import sidecar
+from services.ingest.dataset import ORIGINAL, Wanted
+from services.ingest.inbox import FILE, SIDECAR, Inbox, Origin, beside
+from services.ingest.job_settings import Allowance, SettingsRefused, read
+from services.ingest.parsing import Parser, ParserDied, SidecarRefused
+from services.ingest.row_error import Unreadable
+from services.ingest.settle import is_written
+from shared.messages import JobSettings
+
+
+def values(tmp_path: Path, text: str) -> dict[str, Any]:
+    path = tmp_path / "data.yaml"
+    path.write_bytes(text.encode())
+    return sidecar.values(path)
+
+
+def test_the_names_of_other_trainers_are_understood(tmp_path: Path) -> None:
+    written = """
+        # as one has them from another trainer
+        learning_rate: 2e-4
+        num_train_epochs: 3.0
+        max_seq_length: 4096
+        max_grad_norm: 0.5
+        lr_scheduler_type: cosine
+        description: 12
+        on_long: truncate
+        allow_bad: 2%
+        again: true
+    """
+    asked = read(values(tmp_path, written))
+    assert asked.settings == JobSettings(
+        learning_rate=2e-4,
+        epochs=3,
+        max_length=4096,
+        clip=0.5,
+        schedule="cosine",
+        description="12",
+        on_long="truncate",
+    )
+    assert (asked.allow_bad, asked.again) == ("2%", True)
+    assert read(values(tmp_path, "")).settings == JobSettings()
+
+
+WRONG: list[tuple[str, Any, str, str]] = [
+    ("base_model", "x", "of_lineage", "its base is fixed"),
+    ("lora_alpha", 3, "of_lineage", "duramen lineage new"),
+    ("bf16", True, "of_lineage", "dtype"),
+    ("per_device_train_batch_size", 4, "not_a_setting", "batch_tokens"),
+    ("level", "high", "not_a_setting", "inbox/priority/"),
+    ("colour", "red", "unknown_setting", "num_train_epochs"),
+    ("learning_rate", "fast", "setting_value", "valid number"),
+    ("learning_rate", -1, "setting_value", "greater than 0"),
+    ("learning_rate", float("inf"), "setting_value", "finite"),
+    ("epochs", 2.5, "setting_value", "integer"),
+    ("epochs", True, "setting_value", "number"),
+    ("epochs", 0, "setting_value", "greater than or equal to 1"),
+    ("on_long", "cut", "setting_value", "truncate"),
+    ("allow_bad", "some", "setting_value", "share of them"),
+    ("allow_bad", "120%", "setting_value", "share of them"),
+    ("again", "perhaps", "setting_value", "true or false"),
+    ("description", "x" * 600, "setting_value", "500"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "rule", "words"), WRONG)
+def test_a_wrong_setting_is_named_with_its_reason(
+    name: str, value: Any, rule: str, words: str
+) -> None:
+    with pytest.raises(SettingsRefused) as caught:
+        read({name: value})
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.rule) == (name, rule)
+    assert words in problem.message
+
+
+def test_two_names_of_one_setting_are_refused() -> None:
+    with pytest.raises(SettingsRefused, match="mean the same"):
+        read({"epochs": 1, "num_train_epochs": 2})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["- a\n", "a: [1]\n", "a: {b: 1}\n", "a: 1\na: 2\n", "a: 'x\n", "a: *b\n", "\0"],
+        *["x" * 70_000, "a: &x [*x]\n", "a: 1\n---\nb: 2\n"],
+        "!!python/object/apply:os.system ['true']\n",
+    ],
+)
+def test_a_sidecar_that_is_no_list_of_names_and_values_is_refused(
+    tmp_path: Path, text: str
+) -> None:
+    with pytest.raises(Unreadable) as caught:
+        values(tmp_path, text)
+    assert caught.value.why.message.endswith(".")
+
+
+def test_an_allowance_is_a_number_or_a_share() -> None:
+    assert Allowance.of("3").covers(3, 10)
+    assert not Allowance.of("3").covers(4, 1000)
+    assert Allowance.of("2.5 %").covers(5, 200)
+    assert not Allowance.of(None).covers(1, 10**9)
+
+
+def test_a_sidecar_is_named_as_its_data_file() -> None:
+    assert sidecar.belongs("a.yaml", "a.jsonl.gz")
+    assert sidecar.belongs("a.jsonl.yml", "a.jsonl")
+    assert not sidecar.belongs("a.yaml", "a.b.jsonl")
+    assert not sidecar.belongs("b.yaml", "a.jsonl")
+
+
+# ---- the parser ----------------------------------------------------------------------------------
+
+
+def test_a_parser_that_takes_too_much_is_ended_and_the_next_one_starts(tmp_path: Path) -> None:
+    parser = Parser(memory_bytes=300 << 20)
+    slow = Parser(cpu_seconds=-1)
+    try:
+        # One character beyond ASCII, and each takes four bytes.
+        row = '{"text":"😀' + "a" * (60 << 20) + '"}'
+        (tmp_path / ORIGINAL).write_text(row, encoding="utf-8")
+        with pytest.raises(ParserDied, match="300 MiB of memory"):
+            parser.build(tmp_path, "a.jsonl", Wanted(64 << 20))
+        (tmp_path / ORIGINAL).write_bytes(b'{"text":"a"}\n')
+        assert parser.build(tmp_path, "a.jsonl", Wanted(64 << 20)).contents.rows == 1
+        with (tmp_path / ORIGINAL).open("wb") as file:
+            file.writelines(b'{"text":"%d"}\n' % n for n in range(2_000_000))
+        with pytest.raises(ParserDied, match="processor time"):
+            slow.build(tmp_path, "a.jsonl", Wanted(1 << 20))
+        path = tmp_path / "a.yaml"
+        path.write_bytes(b"epochs: 1\n")
+        assert parser.settings(path) == {"epochs": 1}
+        path.write_bytes(b"- a\n")
+        with pytest.raises(SidecarRefused, match="name: value"):
+            parser.settings(path)
+        with pytest.raises(FileNotFoundError):
+            parser.settings(tmp_path / "gone")
+    finally:
+        slow.close()
+        parser.close()
+
+
+# ---- taking --------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_open_for_writing_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x")
+    assert not is_written(path)
+    with path.open("ab"):
+        assert is_written(path)
+    with path.open("rb"):
+        assert not is_written(path)
+    assert not is_written(tmp_path / "gone")
+
+
+def test_a_sidecar_follows_its_file_also_after_a_kill(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    (tmp_path / "a.yaml").write_bytes(b"epochs: 1\n")
+    data = next(e for e in inbox.entries() if e.path.name == "a.jsonl")
+    taken = inbox.take(data)
+    assert taken is not None
+    (entry,) = inbox.sidecars(taken)
+    inbox.take_sidecar(taken, entry)
+    # As far as a kill after the rename of the file left it.
+    target = tmp_path / "rejected/a.jsonl"
+    (taken.folder / "target").write_bytes(b"rejected/a.jsonl")
+    (taken.folder / FILE).rename(target)
+    assert (taken.folder / SIDECAR).exists()
+    assert inbox.taken() == []
+    assert beside(target, "yaml").read_bytes() == b"epochs: 1\n"
+    assert not taken.folder.exists()
+    inbox.close()
+
+
+def test_an_upload_that_arrives_beside_a_look_is_not_cleared_away(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            inbox.taken()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for n in range(200):
+            file = tmp_path / ".uploads" / str(n)
+            file.write_bytes(b"x")
+            origin = Origin(f"{n:032x}", "b.jsonl", "normal", "main", "train")
+            assert inbox.receive(origin, file).path.exists()
+    finally:
+        stop.set()
+        thread.join()
+        inbox.close()

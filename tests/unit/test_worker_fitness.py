@@ -1,0 +1,91 @@
+"""A base that cannot be trained here is refused before anything is computed, in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.trainer import fitness
+from services.trainer.model import Network
+from services.trainer.spec import Failure
+from services.trainer.template import Chat
+from tests.tiny import make_tiny, shared_tiny
+from tests.unit.test_loop import LORA
+from tests.unit.test_mask import CLOCK
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return make_tiny(tmp_path / "base")
+
+
+def refused(base: Path, **options: Any) -> str:
+    with pytest.raises(Failure) as caught:
+        fitness.check(base, "float32", **options)
+    assert caught.value.kind == "base"
+    return str(caught.value)
+
+
+def reconfigure(base: Path, **changes: Any) -> None:
+    config = json.loads((base / "config.json").read_bytes())
+    (base / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_a_base_that_is_in_order_passes() -> None:
+    fitness.check(shared_tiny(), "float32")
+    (file,) = fitness.weight_files(shared_tiny())
+    # Tied: the embeddings are stored once.
+    assert fitness.parameters(file) == sum(
+        p.numel()
+        for n, p in Network(shared_tiny(), "float32", LORA, 0).base.named_parameters()
+        if ".lora_" not in n
+    )
+
+
+def test_a_base_without_weights(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    assert "no weights (no safetensors file)" in refused(base)
+
+
+def test_a_base_of_which_a_part_is_missing(base: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "no weights (model-2.safetensors)" in refused(base)
+
+
+def test_a_base_that_wants_code_of_its_own(base: Path) -> None:
+    reconfigure(base, model_type="marvel", auto_map={"AutoModelForCausalLM": "m.Marvel"})
+    assert "code of its own, which is never run" in refused(base)
+
+
+def test_a_base_that_does_not_write_on(base: Path) -> None:
+    reconfigure(base, model_type="vit")
+    assert "no language model" in refused(base)
+
+
+def test_a_base_that_does_not_fit_says_what_it_needs_and_what_there_is(base: Path) -> None:
+    message = refused(base, memory_bytes=100_000)
+    assert "does not fit" in message
+    assert "GiB" in message
+
+
+def test_weights_that_are_cut_off(base: Path) -> None:
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    assert "cannot be read" in refused(base)
+
+
+def test_weights_that_are_not_those_of_the_configuration(base: Path) -> None:
+    reconfigure(base, hidden_size=32)
+    fitness.check(base, "float32")
+    with pytest.raises(Failure, match="cannot be loaded") as caught:
+        Network(base, "float32", LORA, seed=0)
+    assert caught.value.kind == "base"
+
+
+def test_a_tokenizer_that_cannot_be_read(base: Path) -> None:
+    (base / "tokenizer.json").write_text("{")
+    with pytest.raises(Failure, match="tokenizer cannot be loaded") as caught:
+        Chat(base, CLOCK)
+    assert caught.value.kind == "base"
