@@ -43,7 +43,10 @@ class Message(BaseModel):
 
 
 class Probe(BaseModel):
-    """An example that is measured at every snapshot. `id` is its row id, `row` its 0-based line."""
+    """An example that is measured at every snapshot. `id` is its row id, `row` its 0-based line.
+
+    `line`: the canonical row itself where it has tools, for templates show them in its own order.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,13 +55,13 @@ class Probe(BaseModel):
     dataset: Sha256
     row: int
     messages: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...] | None = None
+    line: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_tools(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_line(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = plain(self)
-        if self.tools is None:
-            del fields["tools"]
+        if self.line is None:
+            del fields["line"]
         return fields
 
     @property

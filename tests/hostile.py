@@ -127,7 +127,8 @@ def packed(chance: random.Random) -> Made:
 
 
 def bomb(chance: random.Random) -> Made:
-    zeros = chance.choice([b"\0", b"[", b'{"text":"a"}\n']) * (chance.randrange(1, 9) << 20)
+    piece = chance.choice([b"\0", b"[", b'{"text":"a"}\n'])
+    zeros = piece * ((chance.randrange(1, 9) << 20) // len(piece))
     return pack(chance, zeros + str(chance.random()).encode())
 
 

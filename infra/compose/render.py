@@ -121,7 +121,11 @@ def render(home: Path, seen_as: Path) -> None:
     inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PORTS}
     inside["nats"] = "nats://nats:4222"
     tools = command_line(secrets, inside, PRIVATE / "seed")
-    tools |= {"DURAMEN_INBOX_DIR": "/inbox", "DURAMEN_STATE_DIR": "/tmp"}  # noqa: S108 - a tmpfs of its own
+    tools |= {
+        "DURAMEN_ARCHIVE_DIR": "/archive",
+        "DURAMEN_INBOX_DIR": "/inbox",
+        "DURAMEN_STATE_DIR": "/tmp",  # noqa: S108 - a tmpfs of its own
+    }
     write(run / "tools.env", lines(tools))
     outside = {name: f"http://127.0.0.1:{port(name)}" for name in PORTS}
     outside["nats"] = f"nats://127.0.0.1:{port('nats')}"

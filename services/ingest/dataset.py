@@ -1,28 +1,27 @@
 """A whole file: checked, brought to canonical form, without repeated rows. Constant memory."""
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from services.ingest import broken, containers
 from services.ingest.containers import JSONL, container_of
 from services.ingest.job_settings import Allowance
+from services.ingest.output import BAD, DATA, SOURCE, Bad, Output
 from services.ingest.report import LISTED, Contents, Problem
 from services.ingest.row_error import RowError, Unreadable
-from services.ingest.rows import LAYOUTS, Row, canonical, plain
-from services.ingest.seen import ROWS_IN_MEMORY, Seen
+from services.ingest.rows import Row, canonical, plain
+from services.ingest.seen import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
 from services.ingest.specials import Specials
 from shared.manifest import sha256_file
 
-DATA, SOURCE, ORIGINAL, REPORT = "data.jsonl", "source.jsonl", "original", "report.json"
-BAD = "bad.jsonl"
-ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
+ORIGINAL, REPORT = "original", "report.json"
+__all__ = ["BAD", "DATA", "ORIGINAL", "REPORT", "SOURCE", "Built", "Wanted", "build"]
 IGNORED_NAMES = 50
 BUFFER_BYTES = 1 << 20
 
@@ -96,11 +95,16 @@ def problem(error: RowError, line: int | None, sample: str) -> Problem:
     return Problem(
         line=line,
         column=error.column,
-        field=error.field,
+        field=sayable(error.field),
         rule=error.rule,
-        message=error.message,
-        sample=sample,
+        message=sayable(error.message),
+        sample=sayable(sample),
     )
+
+
+def sayable(text: str) -> str:
+    """Half a surrogate pair is no text that can be written."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def build(folder: Path, name: str, wanted: Wanted) -> Built:
@@ -109,7 +113,7 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
     Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's, by
     which it is read, and for the report. Raises OSError when the disk is full.
     """
-    tally, digest, size = Tally(), hashlib.sha256(), 0
+    tally, sha256, size = Tally(), None, 0
     container = container_of(name) or JSONL
     allowance = Allowance.of(wanted.allow_bad)
     whole = broken.foreign(folder / ORIGINAL, container)
@@ -117,7 +121,7 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
         tally.refuse_file(whole)
     else:
         try:
-            size = copy_rows(folder, container, tally, digest, wanted)
+            sha256, size = copy_rows(folder, container, tally, wanted)
         except Unreadable as error:
             sample = broken.sample(error.sample.encode(errors="replace"), None)
             tally.refuse_file(error.why, error.line, sample)
@@ -129,7 +133,7 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
         container=container.suffix.removeprefix("."),
         original_sha256=sha256_file(folder / ORIGINAL),
         original_bytes=(folder / ORIGINAL).stat().st_size,
-        dataset=digest.hexdigest() if taken else None,
+        dataset=sha256 if taken else None,
         dataset_bytes=size,
         lines=tally.lines,
         rows=tally.rows,
@@ -149,14 +153,14 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
 
 
 def copy_rows(
-    folder: Path, container: containers.Container, tally: Tally, digest: Any, wanted: Wanted
-) -> int:
-    """Row by row from the original to data and source; the size of the data in bytes."""
+    folder: Path, container: containers.Container, tally: Tally, wanted: Wanted
+) -> tuple[str, int]:
+    """Row by row from the original to data and source; SHA-256 and size of the data in bytes."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
     with (
-        Output(folder, digest) as output,
+        Output(folder) as output,
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
-        Seen(folder / "seen.sqlite", wanted.rows_in_memory) as seen,
+        Seen(folder / "seen", wanted.rows_in_memory) as seen,
     ):
         for number, raw in containers.rows(folder / ORIGINAL, container, limit, bad.go_on):
             tally.lines = number
@@ -177,90 +181,17 @@ def copy_rows(
                 tally.refuse_row(error, number, broken.sample(raw, error.column))
                 bad.write(raw)
                 continue
-            if not seen.add(blake2b(line, digest_size=16).digest()):
+            if seen.add(blake2b(line, digest_size=DIGEST_BYTES).digest(), output.rows):
+                output.add(layout, line, number)
+            else:
                 tally.repeat(number)
-                continue
-            output.add(layout, line, number)
+        output.finish()
+        repeated = seen.repeated(output.rows)
+        if repeated is not None:
+            for number in output.without(repeated):
+                tally.repeat(number)
         tally.rows, tally.layouts = output.rows, output.layouts
-        return output.finish()
-
-
-class Output:
-    """data.jsonl and source.jsonl, written in pieces; `digest` takes what goes into the data."""
-
-    def __init__(self, folder: Path, digest: Any) -> None:
-        self._data = (folder / DATA).open("wb", buffering=0)
-        self._source = (folder / SOURCE).open("wb", buffering=0)
-        self._digest = digest
-        self._lines: list[bytes] = []
-        self._origins: list[bytes] = []
-        self._waiting = self.rows = 0
-        self.layouts: Counter[str] = Counter()
-
-    def __enter__(self) -> "Output":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._data.close()
-        self._source.close()
-
-    def add(self, layout: str, line: bytes, number: int) -> None:
-        """A canonical row, and where it came from."""
-        self._lines.append(line)
-        self._origins.append(ORIGINS[layout] % number)
-        self.layouts[layout] += 1
-        self.rows += 1
-        self._waiting += len(line)
-        if self._waiting > BUFFER_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._lines:
-            self._lines.append(b"")
-            data = b"\n".join(self._lines)
-            write_all(self._data, data)
-            write_all(self._source, b"".join(self._origins))
-            self._digest.update(data)
-        self._lines, self._origins, self._waiting = [], [], 0
-
-    def finish(self) -> int:
-        """The size of the data in bytes."""
-        self._flush()
-        return self._data.tell()
-
-
-def write_all(file: Any, data: bytes) -> None:
-    """An unbuffered file may take only a part at once."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-class Bad:
-    """bad.jsonl: bad rows as they were, where they may be left out; else nothing is kept."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.file: BinaryIO | None = path.open("wb", BUFFER_BYTES) if path else None
-        self._open = False  # the last line written has no end yet
-
-    def __enter__(self) -> "Bad":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.file is not None:
-            self.file.write(b"\n" if self._open else b"")
-            self.file.close()
-
-    def write(self, raw: bytes) -> None:
-        """A row, or the beginning of one."""
-        if self.file is not None:
-            self.file.write(b"\n" + raw if self._open else raw)
-            self._open = True
-
-    def go_on(self, piece: bytes) -> None:
-        """More of the row that was written last."""
-        if self.file is not None:
-            self.file.write(piece)
+        return output.sha256, output.size
 
 
 def read_row(raw: bytes, max_row_bytes: int) -> Row:

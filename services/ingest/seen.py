@@ -28,6 +28,7 @@ class Seen:
         self._waiting = self._written = 0
 
     def __enter__(self) -> Self:
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a reading that was ended
         self.folder.mkdir()
         return self
 

@@ -49,7 +49,7 @@ def values(path: Path) -> dict[str, Any]:
         raise refused("yaml", f"The sidecar is not valid YAML: {why}.") from error
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def named(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def named(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
             )
         if key.value in found:
             raise refused("duplicate_key", f"`{key.value[:40]}` stands twice.", line)
-        plain = loader.construct_object(value)  # type: ignore[no-untyped-call]
+        plain = loader.construct_object(value)
         found[key.value] = plain if isinstance(plain, bool | int | float | str) else value.value
     return found
 

@@ -55,6 +55,9 @@ def head(line: str, delimiter: str) -> list[str]:
         ]
     except csv.Error as error:
         raise Unreadable(RowError("file", "csv_head", f"The head line: {error}."), 1) from error
+    if not line.isprintable() and any("\ud800" <= c <= "\udfff" for c in line):
+        message = "The head line is not valid UTF-8: save the table as UTF-8."
+        raise Unreadable(RowError("file", "utf8", message), 1)
     check_columns(names)
     if len(set(names)) < len(names):
         message = "Two columns have the same name in the head line."

@@ -36,7 +36,7 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
-TURN_FIELDS = frozenset({"role", "content", "tool_calls", "function_call", "tool_call_id", "name"})
+FIELDS = ["role", "content"]
 
 
 def are_plain(messages: Any) -> bool:
@@ -46,12 +46,12 @@ def are_plain(messages: Any) -> bool:
     before: Any = ""
     answered = False
     for turn in messages:
-        if type(turn) is not dict or len(turn) != 2:
+        if type(turn) is not dict or [*turn] != FIELDS:
             return False
-        role, content = turn.get("role"), turn.get("content")
+        role, content = turn.values()
         if type(content) is not str or not content or content.isspace():
             return False
-        if (before, role) not in FOLLOWS or next(iter(turn)) != "role":
+        if type(role) is not str or (before, role) not in FOLLOWS:
             return False
         if role == "assistant":
             answered = True

@@ -122,6 +122,7 @@ class Row:
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] | None = None
     text: str | None = None
+    line: str | None = None  # as it is stored, where it has tools
 
     @property
     def is_watchable(self) -> bool:
@@ -227,7 +228,9 @@ class Encoder:
 
     def encode(self, row: Row | Probe) -> Encoded | Why:
         """The tokens, or the reason why this row cannot be used."""
-        if isinstance(row, Row) and row.text is not None:
+        if isinstance(row, Probe):
+            row = parsed(row.line.encode()) if row.line else Row(row.id, row.messages)
+        if row.text is not None:
             return self.fitted(self.chat.encode_text(row.text))
         if not any(m.role == "assistant" for m in row.messages):
             return Why("nothing to train: no assistant message")
@@ -345,7 +348,7 @@ def candidates(
                 dataset=dataset,
                 row=n,
                 messages=row.messages,
-                tools=row.tools,
+                line=row.line,
             )
     return found
 
@@ -394,7 +397,9 @@ def parsed(line: bytes) -> Row:
     if "text" in fields:
         return Row(row_id(line), text=str(fields["text"]))
     messages = tuple(Message.model_validate(m) for m in fields["messages"])
-    return Row(row_id(line), messages, tuple(fields["tools"]) if fields.get("tools") else None)
+    tools = tuple(fields["tools"]) if fields.get("tools") else None
+    called = tools is not None or any(m.tool_calls for m in messages)
+    return Row(row_id(line), messages, tools, line=line.decode() if called else None)
 
 
 def order(

@@ -247,6 +247,7 @@ WRONG: list[tuple[str, bytes, str, int | None, str]] = [
     ("a.csv", b'question,answer\na,"b\n', "csv", 2, "CSV"),
     ("a.csv", b"question,answer\n\xff,b\n", "utf8", 2, "UTF-8"),
     ("a.csv", b"question,answer\n\na,\n", "empty_answer", 3, "`answer`"),
+    ("a.csv", b"question,answer\xff\na,b\n", "utf8", 1, "head line"),
     ("a.csv", b"question,answer\n", "no_rows", None, "no rows"),
     ("a.jsonl.gz", gzip.compress(b"\0" * (80 << 20)), "bomb", None, "200 times"),
     ("a.jsonl.zst", zstandard.compress(b"\0" * (80 << 20)), "bomb", None, "200 times"),

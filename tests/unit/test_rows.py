@@ -238,18 +238,24 @@ def test_repeated_rows_are_found_when_their_hashes_lie_on_disk(tmp_path: Path) -
     lines = [b'{"prompt":"%d","completion":"x"}\n' % n for n in range(50)]
     built = build(tmp_path, b"".join(lines * 2), rows_in_memory=10)
     assert (built.contents.rows, built.contents.duplicate_rows) == (50, 50)
-    assert not (tmp_path / "seen.sqlite").exists()
+    assert not (tmp_path / "seen").exists()
+    again = build(tmp_path, b"".join(lines), rows_in_memory=10)
+    assert again.contents.dataset == built.contents.dataset
+    assert built.contents.duplicate_lines == list(range(51, 101))
 
 
 @given(st.lists(st.integers(0, 30), max_size=80))
 def test_a_set_on_disk_answers_as_one_in_memory(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int]
 ) -> None:
-    plain: set[int] = set()
-    with Seen(tmp_path_factory.mktemp("seen") / "seen.sqlite", in_memory=5) as seen:
+    kept: list[int] = []
+    with Seen(tmp_path_factory.mktemp("seen") / "seen", in_memory=5) as seen:
         for number in numbers:
-            assert seen.add(number.to_bytes(16)) == (number not in plain)
-            plain.add(number)
+            if seen.add(number.to_bytes(16), len(kept)):
+                kept.append(number)
+        bits = seen.repeated(len(kept)) or bytearray(len(kept) // 8 + 1)
+        found = [n for index, n in enumerate(kept) if not bits[index >> 3] >> (index & 7) & 1]
+    assert found == list(dict.fromkeys(numbers))
 
 
 # ---- names and completeness ----------------------------------------------------------------------
