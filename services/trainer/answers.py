@@ -1,7 +1,5 @@
 """One-time commands: each is answered once, `done` or `void` with the reason."""
 
-import asyncio
-
 from services.trainer.closing import close_segment
 from services.trainer.show import show
 from services.trainer.state import Trainer
@@ -19,19 +17,10 @@ async def answer_live(trainer: Trainer, training: Training) -> None:
         if once.command not in training.answered:
             await answer(trainer, at, once, "void", f"{once.command} is not for the trainer")
             continue
-        training.answered[once.command].clear()
-        await training.send(once.command)
-        await wait_answered(training, once.command)
+        await training.ask(once.command, at)
+        if training.asked != at or not training.answered[once.command].is_set():
+            return  # looked at again when the worker has answered; a pause need not wait for it
         await answer(trainer, at, once, "done", once.command)
-
-
-async def wait_answered(training: Training, command: str) -> None:
-    """Wait for what was asked, or for the worker's end, whose last checkpoint is as good."""
-    either = [training.answered[command], training.over]
-    waits = [asyncio.create_task(event.wait()) for event in either]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
 
 
 async def answer_idle(trainer: Trainer) -> None:

@@ -128,7 +128,7 @@ async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish
         return run.result(), wish
     finally:
         if not run.done():  # this process ends: what was trained is saved on this disk
-            await training.send("finish")
+            await training.finish()
             await asyncio.wait([run], timeout=GOODBYE_SECONDS)
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
@@ -146,10 +146,9 @@ async def find_wish(trainer: Trainer, training: Training) -> Wish | None:
         await answer_live(trainer, training)
         return None
     if wish.why == "lost":
-        assert training.worker is not None
-        await training.worker.kill()
+        await training.kill()
     else:
-        await training.send("finish")
+        await training.finish()
     return wish
 
 

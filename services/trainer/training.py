@@ -81,9 +81,10 @@ class Training:
     state: State = field(default_factory=State)
     answered: dict[str, asyncio.Event] = field(default_factory=dict)
     worker: Worker | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: int = 0  # the one-time command that the worker has heard, by sequence
     _newest: Path | None = None
     _uploading: asyncio.Task[None] | None = None
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _steps: int = 0
     _parameters: int = 0
 
@@ -95,6 +96,8 @@ class Training:
     async def run(self) -> End:
         """Train until the worker ends. Raises StoreUnavailable, ObjectMissing before its start."""
         spec = await asyncio.to_thread(self.prepare)
+        if self._leaving.is_set():
+            return End("interrupted")
         write_synced(self.folder.path / "spec.json", spec.model_dump_json(indent=1).encode())
         self.worker = await Worker.spawn(
             self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
@@ -104,6 +107,8 @@ class Training:
         self._log.info("worker_started", pid=self.worker.pid, fence=self.segment.fence)
         end = End("died")
         try:
+            if self._leaving.is_set():  # while it was spawned
+                await self.worker.send("finish")
             async for event in self.worker.events():
                 end = await self.take(event) or end
             status = await self.worker.wait()
@@ -115,14 +120,28 @@ class Training:
             return end
         finally:
             RUNNING.set(0)
-            self.over.set()
             await self.worker.kill()
             if self._uploading is not None:
                 self._uploading.cancel()
 
-    async def send(self, command: str) -> None:
-        if self.worker is not None:
+    async def ask(self, command: str, sequence: int) -> None:
+        """Pass a one-time command on, once. A worker that is not there yet is asked later."""
+        if self.worker is not None and self.asked != sequence:
+            self.asked = sequence
+            self.answered[command].clear()
             await self.worker.send(command)
+
+    async def finish(self) -> None:
+        """End at the end of the step with a checkpoint; before the first step, at once."""
+        self._leaving.set()
+        if self.worker is not None:
+            await self.worker.send("finish")
+
+    async def kill(self) -> None:
+        """End now, as for an owner who lost the segment."""
+        self._leaving.set()
+        if self.worker is not None:
+            await self.worker.kill()
 
     # ---- before the start ------------------------------------------------------------------------
 
@@ -265,7 +284,8 @@ class Training:
             position=start.position, steps=self._steps, global_step=start.global_step
         )
         self.changed()
-        await self.send("go")
+        assert self.worker is not None
+        await self.worker.send("go")
 
     def take_step(self, event: dict[str, Any]) -> None:
         if event["loss"] is not None:
@@ -343,6 +363,7 @@ class Training:
         ref = await self.insist(upload.put_object, self.local.store, key, path)
         await self.tell("snapshot", event, ref)
         self.answered["snapshot"].set()
+        self.changed()
 
     async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
         names = ("global_step", "position", "summary")

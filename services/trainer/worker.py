@@ -44,6 +44,7 @@ class Line:
         sys.stdout = sys.stderr
         self.arrived = threading.Condition()
         self.commands: set[str] = set()
+        self.disposable = True  # until the first step nothing is lost by leaving at once
         threading.Thread(target=self.listen, daemon=True).start()
 
     def emit(self, event: dict[str, Any]) -> None:
@@ -60,6 +61,8 @@ class Line:
                 say(f"not a command: {line[:200]!r}")
                 continue
             with self.arrived:
+                if name == "finish" and self.disposable:
+                    os._exit(0)
                 self.commands.add(str(name))
                 self.arrived.notify_all()
         # End of file: the supervisor is gone, and with it whoever could use what comes next.
@@ -76,13 +79,15 @@ class Line:
         with self.arrived:
             return "finish" in self.commands
 
-    def wait_for_go(self) -> bool:
-        """True on `go`, False if `finish` came instead."""
+    def wait_for_go(self) -> None:
         with self.arrived:
-            self.arrived.wait_for(lambda: bool(self.commands & {"go", "finish"}))
-            go = "go" in self.commands
+            self.arrived.wait_for(lambda: "go" in self.commands)
             self.commands.discard("go")
-        return go
+
+    def begin(self) -> None:
+        """From here on `finish` means: at the end of the step, with a checkpoint."""
+        with self.arrived:
+            self.disposable = False
 
 
 def main(arguments: list[str]) -> int:
@@ -128,8 +133,7 @@ def run(spec: Spec, line: Line) -> None:
         f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps, "
         f"{share:.0%} of {material.plan.tokens} tokens trained"
     )
-    if not line.wait_for_go():
-        return
+    line.wait_for_go()
     network = Network(spec.base_dir, spec.dtype, spec.lora, material.plan.settings.seed)
     for note in network.notes:
         say(note)
@@ -147,6 +151,7 @@ def run(spec: Spec, line: Line) -> None:
         }
     )
     say(f"training on {network.device.type} from step {spec.start.position}")
+    line.begin()
     end = loop.train(spec, material, network, optimizer, snapshots, line)
     say(f"{end['outcome']} at step {end['checkpoint']['position']}")
     line.emit(end)

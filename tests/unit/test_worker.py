@@ -211,6 +211,15 @@ def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> Non
         assert tensors(worker.run()) == tensors(undisturbed)
 
 
+def test_finish_before_the_first_step_ends_at_once_and_nothing_is_made(job: Job) -> None:
+    with Worker(job.directory / "early", job.spec("early")) as worker:
+        worker.until_event("plan")
+        worker.tell("finish")
+        assert worker.next() is None
+        assert worker.process.wait(DEADLINE_SECONDS) == 0
+    assert not any((job.directory / "early" / "checkpoints").glob("*"))
+
+
 def test_the_second_file_goes_on_from_the_head_without_a_second_warm_up(job: Job) -> None:
     first = job.run("first", checkpoint_seconds=1e6)["checkpoint"]
     other = job.directory / "other.jsonl"
