@@ -11,17 +11,16 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
-from shared.connection import Arrived, Connection
+from shared.connection import Arrived, Connection, Raw
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.messages import (
     Event,
@@ -44,8 +43,7 @@ T = TypeVar("T")
 UNKNOWN_OUTCOME = (TimeoutError, NoStreamResponseError, nats.errors.Error)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One message of a stream as it is stored."""
 
     stream: str
@@ -74,12 +72,12 @@ class Entry:
         return body.get("nonce") if isinstance(body, dict) else None
 
 
-def entry_of(stream: str, message: Msg) -> Entry:
+def entry_of(stream: str, message: Raw) -> Entry:
     """A message that a consumer delivered; its sequence stands in the subject of the reply:
     `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`, in version 2 behind two more tokens."""
     tokens = message.reply.split(".")
     sequence = int(tokens[5] if len(tokens) < 11 else tokens[7])
-    return Entry(stream, sequence, message.subject, message.data, message.headers or {})
+    return Entry(stream, sequence, message.subject, message.data, message.parsed_headers())
 
 
 class Marks:
@@ -232,7 +230,8 @@ class Bus:
         """
         name, pending = await self._consumer(stream, after, subject)
         inbox, arrived = self._nc.new_inbox(), Arrived()
-        subscription = await self._nc.subscribe(inbox, cb=arrived.put)
+        subscription = await self._nc.subscribe(inbox)
+        self._nc.readers[subscription._id] = arrived
         asked = seen = 0
         try:
             while seen < pending:
@@ -248,6 +247,7 @@ class Bus:
                     seen += 1
                     yield entry_of(stream, message)
         finally:
+            self._nc.readers.pop(subscription._id, None)
             with suppress(nats.errors.Error):  # closed meanwhile: the server forgets it by itself
                 await subscription.unsubscribe()
                 await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")

@@ -243,10 +243,11 @@ def parse(entry: Entry, model: type[Any], before: int, sequence: int) -> Any:
     """
     if entry.copied:
         return "a copy"
-    if entry.expected is None:
+    expected = entry.expected
+    if expected is None:
         return "published without compare-and-set"
-    if entry.expected != before:
-        return f"expected sequence {entry.expected}, found {before}"
+    if expected != before:
+        return f"expected sequence {expected}, found {before}"
     try:
         record = model.model_validate_json(entry.data)
     except ValidationError as error:

@@ -1,15 +1,17 @@
 """`python -m services.ctl` is `duramen`. The module of a command is loaded when it is used."""
 
+import gc
 import os
 from importlib import import_module
 from typing import Any
 
+gc.set_threshold(100_000)  # modules and ten thousand records live to the end: to look is in vain
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and to look is slow
 
-import typer
-from typer.core import TyperGroup
+import typer  # noqa: E402 - before it stands what makes loading it faster
+from typer.core import TyperGroup  # noqa: E402 - as above
 
-from services.ctl import cli
+from services.ctl import cli  # noqa: E402 - as above
 
 # name -> module of services.ctl; `:app` where the command has commands of its own. In the order
 # of `duramen --help`.

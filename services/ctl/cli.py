@@ -7,7 +7,6 @@ Libraries that only some commands need are loaded by those: most commands answer
 """
 
 import asyncio
-import gc
 import getpass
 import json
 import os
@@ -175,7 +174,6 @@ def run(command: Coroutine[Any, Any, None]) -> None:
 def main(app: typer.Typer) -> None:
     """Run the app; what goes wrong is one line on standard error, and an exit code."""
     log.configure_when_needed("ctl", os.environ.get("DURAMEN_LOG_LEVEL", "error"))
-    gc.set_threshold(100_000)  # ten thousand records live to the end: looking at them is in vain
     try:
         code = app(prog_name="duramen", standalone_mode=False)
         sys.stdout.flush()

@@ -63,14 +63,10 @@ def lines(
     Where the other columns leave a free text too little room, it stands on a line below.
     """
     known = [c if isinstance(c, Column) else Column(c) for c in columns]
-    cells, styles = [], []
-    for row in rows:
-        cells.append([one_line(c.text if isinstance(c, Cell) else c) for c in row])
-        styles.append([c.style if isinstance(c, Cell) and colours else "" for c in row])
-    by_column = list(zip(*cells, strict=True)) or [()] * len(known)
+    table = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(known)
+    texts = [texts_of(column) for column in table]
     widths = [
-        max(size(column.title), widest(below))
-        for column, below in zip(known, by_column, strict=True)
+        max(size(column.title), widest(below)) for column, below in zip(known, texts, strict=True)
     ]
     beside = [*range(len(known))]
     if width is not None and room_for_free(known, widths, width) < LEAST:
@@ -79,22 +75,39 @@ def lines(
     if width is not None:
         widths = shortened(known, widths, width, beside)
 
-    plain = GAP.join(
-        f"{{{at}:{'>' if known[at].right else '<'}{widths[at]}}}" for at in range(len(known))
-    )
-    free = [at for at, column in enumerate(known) if column.free]
-
     def drawn(row: Sequence[str], style: Sequence[str], places: Sequence[int]) -> str:
-        whole = all(len(row[at]) <= widths[at] for at in free)
-        if whole and not below and not any(style) and "".join(row).isascii():
-            return plain.format(*row).rstrip()  # most rows, at a tenth of the time
-        return GAP.join(padded(known[n], row[n], widths[n], style[n]) for n in places).rstrip()
+        cells = (padded(known[n], row[n], widths[n], style[n]) for n in places)
+        return GAP.join(cells).rstrip()
 
     yield drawn([c.title for c in known], ["bold" if colours else ""] * len(known), beside)
-    for cell, style in zip(cells, styles, strict=True):
+    styles = [styles_of(column) if colours else [""] * len(column) for column in table]
+    if not below:
+        fits = [filled(*column) for column in zip(known, texts, styles, widths, strict=True)]
+        yield from (GAP.join(row).rstrip() for row in zip(*fits, strict=True))
+        return
+    for cell, style in zip(zip(*texts, strict=True), zip(*styles, strict=True), strict=True):
         yield drawn(cell, style, beside)
         if any(cell[at] for at in below):
             yield GAP + drawn(cell, style, below)
+
+
+def texts_of(column: Sequence[Cell | str]) -> list[str]:
+    """What is written in a column."""
+    texts = [c.text if isinstance(c, Cell) else c for c in column]
+    return texts if "".join(texts).isprintable() else [one_line(c) for c in texts]
+
+
+def styles_of(column: Sequence[Cell | str]) -> list[str]:
+    return [c.style if isinstance(c, Cell) else "" for c in column]
+
+
+def filled(column: Column, texts: list[str], styles: list[str], room: int) -> list[str]:
+    """A column, each cell as wide as it is."""
+    if "".join(texts).isascii() and not any(styles) and max(map(len, texts), default=0) <= room:
+        # most columns, at a tenth of the time
+        return [c.rjust(room) if column.right else c.ljust(room) for c in texts]
+    cells = zip(texts, styles, strict=True)
+    return [padded(column, cell, room, style) for cell, style in cells]
 
 
 def room_for_free(columns: Sequence[Column], widths: Sequence[int], width: int) -> int:

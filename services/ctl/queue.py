@@ -52,14 +52,14 @@ class View:
 
     def row(self, job: Job) -> dict[str, Any]:
         """One job for programs; `reason`: why it is in its state, where there is more to say."""
-        record = job.record
+        record, name = job.record, job.id
         tokens, estimated = self.tokens.of(job)
-        start = self.starts.get(job.id)
+        start = self.starts.get(name)
         expected = None if start is None else self.now + timedelta(seconds=start)
         return {
-            "job": str(job.id),
-            "path": job.id.path,
-            "lineage": job.id.lineage,
+            "job": str(name),
+            "path": name.path,
+            "lineage": name.lineage,
             "level": record.level,
             "state": record.state,
             "reason": self.reason(job),
@@ -71,16 +71,16 @@ class View:
             "attempt": record.attempt,
             "ticket": job.ticket,
             "version": record.version,
-            "progress": self.progress(job),
+            "progress": self.progress(job) if record.state == "running" else None,
             "waited_seconds": round((self.now - record.queued_at).total_seconds()),
             "starts_in_seconds": None if start is None else round(start),
             "expected_start": None if expected is None else expected.isoformat(timespec="seconds"),
         }
 
     def progress(self, job: Job) -> dict[str, Any] | None:
-        """Of the job that trains, or is paused, now."""
+        """Of a running job: how far it is, or paused; None if its trainer does not show it."""
         seen = self.seen
-        if job.record.state != "running" or seen is None or seen.job != job.id.path:
+        if seen is None or seen.job != job.id.path:
             return None
         at = seen.progress.model_dump() if seen.progress else {}
         return {"paused": seen.state == "paused", **at}
