@@ -1,12 +1,14 @@
 """duramen queue: what waits, in the order of training, and what became of the rest."""
 
+import asyncio
 import textwrap
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 
-from services.ctl import cli, forecast, history
+from services.ctl import cli, forecast, history, left_out
 from services.ctl.columns import Cell, Heads, count_of, moment_of, number, span_of, text
 from shared.bus import Bus
 from shared.control import observed
@@ -302,7 +304,10 @@ def show(
     log: Annotated[bool, typer.Option("--log", help="Print its log, and nothing else.")] = False,
     json: cli.Json = False,
 ) -> None:
-    """One job with its whole history: what happened, why it failed, where its log and plan are."""
+    """One job with its whole history: what happened, why it failed, where its log and plan are.
+
+    `left out`: rows of its file that are not trained, by the lines of that file.
+    """
     cli.run(_show(job, log, json))
 
 
@@ -314,7 +319,8 @@ async def _show(shown: str, log: bool, json: bool) -> None:
     if log:
         cli.console.file.write(history.log_text(cli.store(config), view.table, job))
         return
-    value = {**view.row(job), **history.of(view.table, job)}
+    left = await asyncio.to_thread(left_out.known, cli.store(config), job)
+    value = {**view.row(job), **history.of(view.table, job), "left_out": left}
     cli.emit(value, json, lambda: print_job(value))
 
 
@@ -332,6 +338,8 @@ def print_job(value: dict[str, Any]) -> None:
     ]
     cli.console.print(f"[bold]{value['job']}[/bold]")
     for name, shown in fields:
+        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+    for name, shown in zip_longest(["left out"], left_out.text(value["left_out"]), fillvalue=""):
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
     if value["failure"]:
         cli.console.print()

@@ -1,5 +1,6 @@
 """`duramen submit FILE`: give a training file to ingest over HTTP."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from shared.messages import Level
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
+MOST_SIDECAR = 10_000
+PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the job, such as learning_rate=2e-4. Repeatable."),
@@ -30,7 +33,10 @@ def submit(
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:
-    """Queue a training file: it is checked, stored and queued, and the job is named."""
+    """Queue a training file: it is checked, stored and queued, and the job is named.
+
+    The settings of a data.yaml beside data.jsonl go along; those of --set count more.
+    """
     config = cli.settings()
     if not config.ingest_url or config.ingest_token is None:
         raise UsageError(
@@ -44,11 +50,33 @@ def submit(
         raise UsageError(f"{level!r} is no level: high, normal or low.")
     query = {"name": file.name, "level": level, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
     query["again"] = str(again).lower()
+    beside = sidecar_of(file)
+    if beside is not None:
+        query["sidecar"] = sidecar_text(beside)
     with Ingest(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
         report = ingest.send(file, query, settings or [])
         while wait and report["outcome"] == "working":
             report = ingest.look(report["taken"])
     told(report, json, wait=wait)
+
+
+def sidecar_of(file: Path) -> Path | None:
+    """`data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, if there is one."""
+    plain = PACKED.sub("", file.name)
+    stems = dict.fromkeys([plain.rpartition(".")[0] or plain, file.name])
+    found = (file.with_name(stem + suffix) for stem in stems for suffix in (".yaml", ".yml"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def sidecar_text(path: Path) -> str:
+    """Raises UsageError for what is too long to go along, or no text."""
+    try:
+        text = path.read_text("utf-8-sig") if path.stat().st_size <= MOST_SIDECAR else None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid UTF-8.") from error
+    if text is None:
+        raise UsageError(f"{path} is longer than {MOST_SIDECAR} bytes: it holds settings only.")
+    return text
 
 
 class Ingest:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from services.ingest.containers import BOM, Item
-from services.ingest.row_error import RowError, Unreadable
+from services.ingest.row_error import RowError, Unreadable, too_long
 
 CHUNK_BYTES = 1 << 20
 SPACE = " \t\r\n"
@@ -119,8 +119,7 @@ def element(text: Text, limit: int) -> bytes:
                 size *= 2
                 continue
             if len(text.window) - text.position > limit and not is_early(error, text):
-                message = f"The row is longer than {limit} bytes (DURAMEN_MAX_ROW_BYTES)."
-                raise Unreadable(RowError("row", "row_too_long", message), text.line) from error
+                raise Unreadable(too_long(limit), text.line) from error
             what = getattr(error, "msg", str(error))
             text.position = getattr(error, "pos", text.position)
             fail(text, what)

@@ -41,12 +41,16 @@ def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reas
         return RowError("row", "nul", message, 1)
     if b"\0" in line:
         column = line.index(b"\0") + 1
-        return RowError("row", "nul", "The line contains a NUL byte.", column)
+        message = "The line contains a NUL byte, as a copy that was cut off leaves them: delete it."
+        return RowError("row", "nul", message, column)
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         bad = line[error.start]
-        message = f"The line is not valid UTF-8: byte 0x{bad:02x} at byte {error.start + 1}."
+        message = (
+            f"The line is not valid UTF-8: byte 0x{bad:02x} at byte {error.start + 1}. Perhaps the "
+            "file is in Latin-1 or Windows-1252: save it as UTF-8."
+        )
         return RowError("row", "utf8", message, error.start + 1)
     try:
         json.loads(text, parse_constant=refuse_constant)
@@ -62,7 +66,10 @@ def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reas
         return RowError("row", "json", f"The row is not valid JSON: {error}.")
     surrogate = SURROGATE.search(text)
     if surrogate is not None:
-        message = f"{surrogate[0]} is half a surrogate pair: no character, and not UTF-8."
+        message = (
+            f"{surrogate[0]} is half a surrogate pair and so no character: write both halves, or "
+            "the character itself, or leave it out."
+        )
         return RowError("row", "surrogate", message, surrogate.start() + 1)
     if "depth" in why:
         return RowError("row", "too_deep", "The row is nested too deeply.")
@@ -143,7 +150,7 @@ def key_twice(raw: bytes) -> RowError | None:
     except Twice as error:
         name = str(error)[:40]
         column = second(raw.decode(), str(error))
-        message = f"The key `{name}` stands twice in one object: which value is meant?"
+        message = f"The key `{name}` stands twice in one object: keep the one that is meant."
         return RowError(name, "duplicate_key", message, column)
     except (ValueError, RecursionError):
         return RowError("row", "json", "The row is not valid JSON.")

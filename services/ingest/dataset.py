@@ -14,7 +14,7 @@ from services.ingest.containers import JSONL, container_of
 from services.ingest.job_settings import Allowance
 from services.ingest.output import BAD, DATA, SOURCE, Bad, Output
 from services.ingest.report import LISTED, Contents, Problem
-from services.ingest.row_error import RowError, Unreadable
+from services.ingest.row_error import RowError, Unreadable, too_long
 from services.ingest.rows import Row, canonical, plain
 from services.ingest.seen import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
 from services.ingest.specials import Specials
@@ -126,7 +126,11 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
             sample = broken.sample(error.sample.encode(errors="replace"), None)
             tally.refuse_file(error.why, error.line, sample)
         if not tally.rows and not tally.bad and not tally.whole:
-            tally.refuse_file(RowError("file", "no_rows", "The file holds no rows."))
+            tally.refuse_file(
+                RowError(
+                    "file", "no_rows", "The file holds no rows: nothing, or blank lines alone."
+                )
+            )
     taken = not tally.whole and tally.rows > 0 and allowance.covers(tally.bad, tally.found)
     contents = Contents(
         name=name,
@@ -197,8 +201,7 @@ def copy_rows(
 def read_row(raw: bytes, max_row_bytes: int) -> Row:
     """The canonical row of one line. Raises RowError."""
     if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
-        message = f"The row is longer than {max_row_bytes} bytes (DURAMEN_MAX_ROW_BYTES)."
-        raise RowError("row", "row_too_long", message)
+        raise too_long(max_row_bytes)
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

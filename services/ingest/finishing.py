@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from services.ingest import admit, dataset, job_settings, late, specials
 from services.ingest.containers import TAKEN, container_of
@@ -25,12 +25,20 @@ from services.ingest.settle import Settling, Signature, open_plainly, signature
 from shared import log
 from shared.bus import Bus
 from shared.jobs import Table
+from shared.manifest import write_synced
 from shared.messages import Event, ObjectRef
 from shared.store import Store
 
 FILES = Counter("duramen_ingest_files_total", "Files finished, by outcome.", ["outcome"])
 ROWS = Counter("duramen_ingest_rows_total", "Rows of files that were admitted.")
 BYTES = Counter("duramen_ingest_bytes_total", "Bytes read of dropped files.")
+STORED = Counter("duramen_ingest_stored_bytes_total", "Bytes of originals and datasets uploaded.")
+SECONDS = Histogram(
+    "duramen_ingest_stage_seconds",
+    "For one file: `copy` it, `read` it (parse, check, hash, find repeated rows), `upload` it.",
+    ["stage"],
+    buckets=(0.01, 0.1, 1, 10, 60, 300, 1800, 7200),
+)
 REFUSED = Counter("duramen_ingest_refusals_total", "Refused rows and files, by rule.", ["rule"])
 DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has ended.")
 MOST_DEATHS = 2
@@ -155,9 +163,12 @@ class Finisher:
 
     async def settings_of(self, taken: Taken, held: Held) -> Asked:
         """What was set for this file, by its sidecar or with the upload. Raises Refused."""
-        values: dict[str, Any] = dict(taken.origin.settings)
+        values: dict[str, Any] = {}
+        if taken.origin.sidecar is not None:
+            write_synced(taken.sidecar, taken.origin.sidecar.encode())
         if os.path.lexists(taken.sidecar):
-            values |= await self.sidecar_values(taken.sidecar, held)
+            values = await self.sidecar_values(taken.sidecar, held)
+        values = job_settings.over(values, taken.origin.settings)
         try:
             return job_settings.read(values)
         except SettingsRefused as error:
@@ -180,7 +191,8 @@ class Finisher:
         assert held.asked is not None
         folder = self.work_dir / taken.origin.id
         try:
-            held.read = await asyncio.to_thread(self.copy, taken, folder)
+            with SECONDS.labels("copy").time():
+                held.read = await asyncio.to_thread(self.copy, taken, folder)
         except PermissionError as error:
             message = "It cannot be read: its permissions do not allow it (chmod a+r)."
             raise Refused.of("unreadable", message, PUT_AGAIN) from error
@@ -192,7 +204,8 @@ class Finisher:
         assert container is not None
         if container_of(name) != container:
             name += container.suffix
-        held.built = await self.in_parser(held, self.parser.build, folder, name, wanted)
+        with SECONDS.labels("read").time():
+            held.built = await self.in_parser(held, self.parser.build, folder, name, wanted)
         BYTES.inc(held.built.contents.original_bytes)
 
     async def in_parser(self, held: Held, call: Any, *arguments: Any) -> Any:
@@ -251,7 +264,9 @@ class Finisher:
         """Store, queue, move to done/."""
         origin, contents = taken.origin, built.contents
         assert held.asked is not None
-        ref = await asyncio.to_thread(admit.store_dataset, self.store, built)
+        with SECONDS.labels("upload").time():
+            ref = await asyncio.to_thread(admit.store_dataset, self.store, built)
+        STORED.inc(contents.original_bytes + contents.dataset_bytes)
         self.check_unchanged(taken, held)
         facts = {"name": contents.name, "rows": contents.rows, "level": origin.level}
         await self.tell(taken, "stored", {**facts, "bytes": ref.size}, ref=ref)
@@ -283,9 +298,11 @@ class Finisher:
     def decided(self, taken: Taken, built: Built, decision: admit.Decision) -> Report:
         job, contents = decision.job, built.contents
         if decision.known is None:
-            why = f"queued as job {job}, {contents.rows} rows, level {taken.origin.level}."
+            rows = counted(contents.rows, "row")
+            why = f"queued as job {job}, {rows}, level {taken.origin.level}."
             if contents.bad_rows:
-                why += f" {contents.bad_rows} bad rows were left out: see the .bad.jsonl beside it."
+                bad = counted(contents.bad_rows, "bad row")
+                why += f" Left out: {bad}, see the .bad.jsonl beside it."
             report = self.report(taken, "queued", why, built)
             return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
         changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
@@ -366,6 +383,10 @@ class Finisher:
             service="ingest", kind=kind, lineage=taken.origin.lineage, job=job, ref=ref, data=data
         )
         await self.bus.event(event)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def refuse_kind(status: os.stat_result) -> None:

@@ -74,7 +74,8 @@ class Entry:
 class Origin:
     """origin.json: what is known of a taken file by where it lay. `id`: its id of taking.
 
-    `folder`: where it lay, below the inbox; None for an upload, whose `settings` came with it.
+    `folder`: where it lay, below the inbox; None for an upload, whose `settings`, and the text of
+    whose `sidecar`, came with it.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Origin:
     kind: Kind
     folder: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    sidecar: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a user may set for one job, by the names that trainers use, and why he may not the rest."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
@@ -113,6 +114,13 @@ def read(values: dict[str, Any]) -> Asked:
         raise SettingsRefused(problems)
     options = {name: found.pop(name) for name in OPTIONS if name in found}
     return Asked(JobSettings.model_validate(found), **options)
+
+
+def over(values: dict[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sidecar says and a command does not, and what the command says."""
+    said = {NAMES.get(name, name) for name in stronger}
+    kept = {name: value for name, value in values.items() if NAMES.get(name, name) not in said}
+    return {**kept, **stronger}
 
 
 def own_name(name: str) -> str:

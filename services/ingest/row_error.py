@@ -11,6 +11,15 @@ class RowError(Exception):
         super().__init__(f"{field}: {message} ({rule})")
 
 
+def too_long(limit: int) -> RowError:
+    """Of a row that has more bytes than one may have."""
+    message = (
+        f"The row is longer than {limit} bytes, which is more than any model reads at once: cut it "
+        "into several rows. (The limit is set by DURAMEN_MAX_ROW_BYTES.)"
+    )
+    return RowError("row", "row_too_long", message)
+
+
 class Unreadable(Exception):
     """A file cannot be read on from a line (None: at all); `why` is a RowError."""
 

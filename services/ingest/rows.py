@@ -45,6 +45,10 @@ LAYOUTS: dict[str, Layout] = {
 }
 FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
 PREFERENCE = frozenset({"chosen", "rejected"})
+KNOWN = (
+    "Known are messages, prompt/completion, instruction/input/output, conversations, "
+    "question/answer and text: name the fields so."
+)
 SUPPORTED = (
     '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
     '{"prompt": "…", "completion": "…"}   (strings, or lists of messages)',
@@ -134,7 +138,7 @@ def unknown_layout(row: dict[str, Any]) -> RowError:
             message = f"The row has {here} but no `{missing[0]}`."
             return RowError(missing[0], "missing_field", message)
     names = ", ".join(f"`{name[:40]}`" for name in list(row)[:8])
-    return RowError("row", "layout", f"No known layout: the row's fields are {names}.")
+    return RowError("row", "layout", f"No known layout: the row's fields are {names}. {KNOWN}")
 
 
 # ---- layouts -------------------------------------------------------------------------------------
@@ -206,7 +210,7 @@ def text(row: dict[str, Any], name: str) -> str:
     if type(value) is not str:
         raise RowError(name, "not_a_string", f"`{name}` must be a string; this is {kind(value)}.")
     if "\0" in value:
-        raise RowError(name, "nul", f"`{name}` contains a NUL character (\\u0000).")
+        raise RowError(name, "nul", f"`{name}` contains a NUL character (\\u0000): delete it.")
     return value
 
 

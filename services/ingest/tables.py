@@ -10,7 +10,7 @@ import orjson
 
 from services.ingest.containers import Item
 from services.ingest.row_error import RowError, Unreadable
-from services.ingest.rows import FIELDS, PREFERENCE
+from services.ingest.rows import FIELDS, KNOWN, PREFERENCE
 
 DELIMITERS = ",;\t"
 PARQUET_ROWS = 256  # at once
@@ -69,10 +69,7 @@ def check_columns(names: list[str]) -> None:
     """Raises Unreadable if no column is one of a known layout."""
     if not FIELDS & set(names) and not set(names) >= PREFERENCE:
         shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
-        message = (
-            f"No known layout: the columns are {shown}. They must have the names of the fields "
-            "listed below."
-        )
+        message = f"No known layout: the columns are {shown}. {KNOWN}"
         raise Unreadable(RowError("file", "layout", message), 1)
 
 

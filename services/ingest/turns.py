@@ -108,7 +108,8 @@ def out_of_order(before: str, role: str) -> str:
         return f"Two {role} turns follow each other: join them, or put in the turn between them."
     if not before or before == "system":
         return f"The conversation begins with {role}: the first turn after system must be user."
-    return f"A {role} turn cannot follow a {before} turn."
+    why = ": it answers an assistant turn that has `tool_calls`" if role == "tool" else ""
+    return f"A {role} turn cannot follow a {before} turn{why}."
 
 
 def check_turn(turn: Any, where: str, ignored: set[str]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def check_string(value: Any, where: str) -> str:
     if type(value) is not str:
         raise RowError(where, "not_a_string", f"It must be a string; this is {kind(value)}.")
     if "\0" in value:
-        raise RowError(where, "nul", "The content contains a NUL character (\\u0000).")
+        raise RowError(where, "nul", "The content contains a NUL character (\\u0000): delete it.")
     return value
 
 

@@ -24,6 +24,7 @@ from shared.errors import UsageError
 from shared.messages import Level, LineageName
 
 LONGEST_WAIT_SECONDS = 300.0
+MOST_SIDECAR = 10_000  # characters: it travels in the address
 LOOK_SECONDS = 0.1
 RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be written
 SYNC_BYTES = 64 << 20
@@ -45,17 +46,22 @@ def add(app: FastAPI, intake: Intake) -> None:
     @app.post("/datasets")
     async def upload(
         request: Request,
+        *,
         name: Annotated[str, Query(min_length=1, max_length=200)],
         level: Level = "normal",
         lineage: LineageName = DEFAULT_LINEAGE,
         kind: Kind = "train",
         again: bool = False,
+        sidecar: Annotated[str | None, Query(max_length=MOST_SIDECAR)] = None,
         settings: Annotated[list[str] | None, Query(alias="set")] = None,
         wait: Wait = 60.0,
     ) -> JSONResponse:
-        """The body is the file. Answers with its report, or with 202 if that takes longer."""
+        """The body is the file. Answers with its report, or with 202 if that takes longer.
+
+        `sidecar`: the text of one; what is `set` counts more.
+        """
         values = wanted(name, settings or [], again=again)
-        origin = Origin(uuid.uuid4().hex, name, level, lineage, kind, None, values)
+        origin = Origin(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
         path = intake.inbox.root / UPLOADS / origin.id
         limit = intake.settings.max_upload_bytes
         try:

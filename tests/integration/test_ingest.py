@@ -66,13 +66,15 @@ class Box:
         return part.rename(self.folder(folder) / name)
 
     async def ended(self, name: str, where: str = "done") -> Report:
-        """The report of a file, once the file lies where it ends."""
+        """The report of a file, once it and all that goes with it lie where they end."""
 
-        async def look() -> bool:
-            return os.path.lexists(self.root / where / name)
+        async def look() -> Report | None:
+            if not os.path.lexists(self.root / where / name):
+                return None
+            report = Report.model_validate_json(self.report(name, where).read_bytes())
+            return None if (self.root / ".taken" / report.taken).exists() else report
 
-        await until(look, f"{where}/{name}", SECONDS)
-        return Report.model_validate_json(self.report(name, where).read_bytes())
+        return await until(look, f"{where}/{name}", SECONDS)
 
     def report(self, name: str, where: str, suffix: str = "json") -> Path:
         return self.root / where / f"{name}.report.{suffix}"

@@ -175,6 +175,11 @@ async def test_what_the_plan_left_out_is_told_by_line(box: Box) -> None:
             return (box.root / "done/planned.jsonl.plan.json").exists()
 
         await until(told, "the plan is told", SECONDS)
+    shown = partial(duramen, box.house.stack, "queue", "show", str(job.id), columns=120)
+    text = (await asyncio.to_thread(shown)).stdout
+    assert "1 row: repeated (line 5)" in text
+    assert "1 row: held out, to be measured (line 3)" in text
+    assert "1 row: longer than 512 tokens (line 6)" in text
     found = orjson.loads((box.root / "done/planned.jsonl.plan.json").read_bytes())
     assert found["held_out_lines"] == [3]
     assert [(e["line"], e["tokens"]) for e in found["left_out"]] == [(4, None), (6, 900)]
@@ -257,6 +262,14 @@ async def test_submit_names_the_job_and_waits_for_the_report(box: Box, tmp_path:
         assert f"queued as job {job.id}" in done.stdout
         assert "1 repeated rows" in done.stdout
         assert job.record.settings.learning_rate == 3e-4
+        assert job.record.settings.epochs is None
+        file.with_suffix(".yaml").write_text("lr: 1e-5\nnum_train_epochs: 4\n")
+        assert (await submit(*options, "--again")).returncode == 0
+        job = max(await box.jobs(), key=lambda j: j.ticket)
+        assert (job.record.settings.learning_rate, job.record.settings.epochs) == (3e-4, 4)
+        file.with_suffix(".yaml").write_text("lora_r: 3\n")
+        assert "belongs to the lineage" in (await submit(*options, "--again")).stderr
+        file.with_suffix(".yaml").unlink()
         file.write_bytes(b"{}\n")
         done = await submit("--json")
         assert done.returncode == 1
