@@ -60,6 +60,7 @@ class Plan(BaseModel):
     rows: int
     train_rows: tuple[int, ...]
     heldout_rows: tuple[int, ...]
+    heldout_ids: tuple[Sha256, ...] = ()  # of the same rows, for the plans of later files
     eval_rows: dict[Sha256, tuple[int, ...]]  # by dataset, those that are measured
     left_out: tuple[LeftOut, ...]
     probes: tuple[Probe, ...]
@@ -109,6 +110,7 @@ class Material:
             "train_rows": len(plan.train_rows),
             "heldout_rows": len(plan.heldout_rows),
             "left_out": len(plan.left_out),
+            "epochs": plan.settings.epochs,
             "tokens": plan.tokens,
             "trained_tokens": plan.trained_tokens,
         }
@@ -161,6 +163,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         rows=len(rows),
         train_rows=tuple(encoded),
         heldout_rows=tuple(heldout_rows),
+        heldout_ids=tuple(rows[n].id for n in heldout_rows),
         eval_rows={
             sha: tuple(sorted(p.row for p in probes if p.split == "eval" and p.dataset == sha))
             for sha in evals
@@ -366,13 +369,13 @@ def earlier_probes(spec: Spec) -> Iterable[Probe]:
 
 
 def earlier_heldout(spec: Spec) -> set[str]:
-    """Rows that earlier jobs of the lineage held out: to train them would spoil what they tell."""
-    return {
-        probe.id
-        for path in spec.earlier_plans
-        for probe in Plan.from_bytes(path.read_bytes()).probes
-        if probe.split == "heldout"
-    }
+    """Rows that other jobs of the lineage held out: to train them would spoil what they tell."""
+    found: set[str] = set()
+    for path in spec.lineage_plans:
+        plan = json.loads(path.read_bytes())  # not validated: there may be a thousand of them
+        found |= {probe["id"] for probe in plan["probes"] if probe["split"] == "heldout"}
+        found |= set(plan.get("heldout_ids", ()))
+    return found
 
 
 def read_rows(path: Path, sha256: str) -> list[Row]:

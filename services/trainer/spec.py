@@ -92,7 +92,8 @@ class Spec(BaseModel):
     dataset: Path
     dataset_sha256: Sha256
     eval_datasets: tuple[EvalDataset, ...] = ()
-    earlier_plans: tuple[Path, ...] = ()
+    earlier_plans: tuple[Path, ...] = ()  # of the last jobs: their probes are measured on
+    lineage_plans: tuple[Path, ...] = ()  # of all others: what they held out is not trained
     plan: Path | None = None
     plan_out: Path
     plan_sha256: Sha256 | None = None

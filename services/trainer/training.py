@@ -34,6 +34,12 @@ LEARNING_RATE = Gauge("duramen_train_learning_rate", "Learning rate at the last 
 GRADIENT = Gauge("duramen_train_gradient_norm", "Norm of the gradient before clipping.")
 TOKENS = Counter("duramen_train_tokens_total", "Tokens through the model in training.")
 TRAINED = Counter("duramen_train_trained_tokens_total", "Tokens that carried a loss.")
+PLAN_SECONDS = Histogram(
+    "duramen_train_plan_seconds",
+    "Tokenising a dataset and deciding its batches, or computing its tokens again.",
+    buckets=(0.1, 1, 10, 60, 300, 1800),
+)
+PLANNED = Counter("duramen_train_planned_tokens_total", "Tokens of one epoch of those plans.")
 STEPS = Counter("duramen_train_steps_total", "Optimizer steps.")
 STEP_SECONDS = Histogram("duramen_train_step_seconds", "Duration of an optimizer step.")
 SNAPSHOT_SECONDS = Histogram("duramen_snapshot_seconds", "Duration of a snapshot.")
@@ -166,6 +172,7 @@ class Training:
                 "dataset_sha256": self.job.id.sha256,
                 "eval_datasets": [] if plan else self.eval_datasets(),
                 "earlier_plans": [] if plan else self.earlier_plans(),
+                "lineage_plans": [] if plan else self.lineage_plans(),
                 "plan": local.object("plans", plan, ".json") if plan else None,
                 "plan_out": self.folder.plan,
                 "plan_sha256": plan.sha256 if plan else None,
@@ -225,6 +232,12 @@ class Training:
                 plans.setdefault(segment.job.path, close.plan)
         return [self.local.object("plans", ref, ".json") for ref in list(plans.values())[:3]]
 
+    def lineage_plans(self) -> list[Path]:
+        """Plans of all other jobs of the lineage, whatever became of them."""
+        closes = [s.close[1] for s in self.line.segments.values() if s.close]
+        plans = {c.plan.sha256: c.plan for c in closes if c.plan and c.job != self.job.id.path}
+        return [self.local.object("plans", ref, ".json") for ref in plans.values()]
+
     def carry_earlier(self) -> None:
         """A job that goes on in a later segment carries its log and metrics along."""
         if self.folder.metrics.exists() or self.folder.job_log.exists():
@@ -272,6 +285,8 @@ class Training:
     async def take_plan(self, event: dict[str, Any]) -> None:
         """A plan is stored and named by the job's record before the first step is made."""
         self._steps = int(event["steps"])
+        PLAN_SECONDS.observe(event["seconds"])
+        PLANNED.inc(event["tokens"] / event["epochs"])
         if self.job.record.plan is None:
             path, sha256 = Path(event["path"]), str(event["sha256"])
             ref = await self.insist(upload.put_plan, self.local.store, path, sha256)

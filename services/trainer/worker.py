@@ -124,10 +124,12 @@ def run(spec: Spec, line: Line) -> None:
     checkpoint.sweep(spec.checkpoint_dir)
     fitness.check(spec.base_dir, spec.dtype)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
+    began = time.monotonic()
     material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
+    seconds = time.monotonic() - began
     path = spec.plan_out if spec.plan is None else spec.plan
     check_start(spec, len(material.plan.steps))
-    line.emit(material.event(path))
+    line.emit({**material.event(path), "seconds": seconds})
     share = material.plan.trained_tokens / material.plan.tokens
     say(
         f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps, "

@@ -111,7 +111,7 @@ def test_a_row_whose_answer_would_be_cut_off_whole_is_left_out(tmp_path: Path, c
 def test_what_an_earlier_file_held_out_is_not_trained_later(tmp_path: Path, chat: Chat) -> None:
     first = make_spec(tmp_path / "first", tiny_conversations(230))
     held = set(build_plan(first, chat).plan.heldout_rows)
-    second = make_spec(tmp_path / "second", tiny_conversations(150), earlier_plans=[first.plan_out])
+    second = make_spec(tmp_path / "second", tiny_conversations(150), lineage_plans=[first.plan_out])
     plan = build_plan(second, chat).plan
     left = {
         e.row for e in plan.left_out if e.reason == "equal to a held-out row of an earlier file"
@@ -119,3 +119,16 @@ def test_what_an_earlier_file_held_out_is_not_trained_later(tmp_path: Path, chat
     assert left == {row for row in held if row < 150}
     assert left
     assert not left & set(plan.train_rows)
+
+
+def test_held_out_text_is_not_trained_later_though_nobody_is_asked_for_it(
+    tmp_path: Path, chat: Chat
+) -> None:
+    texts = [{"text": f"words {n} of a text"} for n in range(220)]
+    first = spec_of(tmp_path / "first", texts)
+    held = build_plan(first, chat).plan.heldout_rows
+    assert held
+    second = spec_of(tmp_path / "second", texts[:199])
+    second = second.model_copy(update={"lineage_plans": (first.plan_out,)})
+    plan = build_plan(second, chat).plan
+    assert not set(held) & set(plan.train_rows)
