@@ -101,9 +101,10 @@ class Intake:
                 reasons.append(self.describe(entry, why))
         taken = self.inbox.taken()
         self.settling.keep_only({e.path for e in entries} | {t.path for t in taken})
-        self.reasons = reasons
         WAITING.set(len(reasons) + len(taken))
-        for path in self.inbox.strangers():
+        strangers = self.inbox.strangers()
+        self.reasons = [*reasons, *map(self.describe_folder, strangers)]
+        for path in strangers:
             if path not in self._told:
                 self._told.add(path)
                 self._log.warning("folder_left", path=show_name(str(path)))
@@ -158,6 +159,11 @@ class Intake:
             "size": entry.status.st_size,
             "why": why,
         }
+
+    def describe_folder(self, path: Path) -> dict[str, Any]:
+        """A folder that means nothing here. It is not moved: files may still be copied into it."""
+        why = "it is a folder, and folders are not taken: put its files beside it"
+        return {"file": show_name(str(path.relative_to(self.inbox.root))) + "/", "why": why}
 
     # ---- finishing -------------------------------------------------------------------------------
 

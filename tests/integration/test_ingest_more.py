@@ -234,6 +234,13 @@ async def test_a_file_can_be_sent_over_http(box: Box) -> None:
                 reply = await send(row(1), **wrong)
                 assert reply.status_code == 400, reply.text
             assert (await send(row(1), lineage="../x")).status_code == 422
+            (box.root / "a folder").mkdir()
+
+            async def named() -> bool:
+                waiting = (await http.get("/api/inbox")).json()["waiting"]
+                return [w["file"] for w in waiting if "a folder" in w["why"]] == ["a folder/"]
+
+            await until(named, "the folder is named", SECONDS)
             assert (await http.get(f"/datasets/{'0' * 32}")).status_code == 404
     assert list((box.root / ".uploads").iterdir()) == []
     assert box.left() == []
