@@ -36,6 +36,8 @@ class Settings(BaseSettings):
 
     nats_url: str
     nats_seed_file: Path
+    # The CA of a bus that is spoken to by TLS (tls://…), else None.
+    nats_ca: Path | None = None
     state_dir: Path
     http_host: str = "127.0.0.1"
     http_port: int
@@ -162,6 +164,7 @@ class CtlSettings(BaseSettings):
 
     nats_url: str
     nats_seed_file: Path
+    nats_ca: Path | None = None
     nats_monitor_url: str = ""
     store_url: str
     store_access_key: SecretStr
@@ -173,6 +176,10 @@ class CtlSettings(BaseSettings):
     backup_secret_key: SecretStr
     archive_dir: Path | None = None
     inbox_dir: Path | None = None
+    # Of an installation in containers, seen from its host: whose preflight `doctor` repeats.
+    checkout: Path | None = None
+    # May be empty. Only `base add` reads it; without one the hub's own settings count.
+    hub_token_file: Path | None = None
     state_dir: Path
     ingest_url: str = ""
     ingest_token: SecretStr | None = None

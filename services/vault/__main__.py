@@ -27,7 +27,7 @@ async def main(settings: VaultSettings) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)
     http.watch_space("archive", settings.archive_dir)
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "vault", settings.state_dir)
+    bus = Bus.of(settings)
     async with bus:
         keeper = vault.make(settings, bus, copies)
         commands = Commands(keeper)
