@@ -118,6 +118,8 @@ class VaultSettings(StoreSettings):
     backup_access_key: SecretStr
     backup_secret_key: SecretStr
     archive_dir: Path
+    # Where the backup's server keeps its data, if that can be seen from here: for its free space.
+    backup_disk: Path | None = None
     copies: int = Field(default=3, ge=2)
     accept_one_disk: bool = False
     # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
