@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
 
-from infra.compose import preflight
+from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, Host, HostRefused
 
 IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
-WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
 UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
 SECRETS_SEEN_AS = "/home/duramen"
 
@@ -168,34 +166,19 @@ def destroy(host: Host, words: list[str]) -> int:
 
 def backup(host: Host, _words: list[str]) -> int:
     """A copy of the bus (queue, ledgers, audit) in HOME/bus-backups; versions have their own."""
-    compose = compose_for(host)
-    folder = host.home / "bus-backups"
-    folder.mkdir(exist_ok=True)
-    if folder.stat().st_uid != host.uid:
-        os.chown(folder, host.uid, host.gid)
-    name = time.strftime("bus-%Y%m%dT%H%M%SZ.tar", time.gmtime())
-    running = [service for service in WRITERS if service in compose.running()]
-    # The files of a stream belong together: nothing may write while they are read.
-    compose.output("stop", *running, "nats")
-    try:
-        docker(
-            *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL"),
-            *("--cap-add", "DAC_READ_SEARCH", "--cap-add", "DAC_OVERRIDE", "--cap-add", "CHOWN"),
-            *("-v", f"{host.project}_bus:/bus:ro", "-v", f"{folder}:/out"),
-            *(host.image("bootstrap"), "sh", "-c"),
-            f"tar -C /bus -cf /out/{name} . && chown {host.uid}:{host.gid} /out/{name}",
-            seconds=3600,
-        )
-    finally:
-        compose.output("start", "nats", *running)
-    say(f"bus: {folder / name}")
+    say(f"bus: {bus_backup.make(host, compose_for(host))}")
     return 0
 
 
 def restore(host: Host, words: list[str]) -> int:
-    """`make restore ARGS=v003`: a version with its base, into HOME/restored."""
+    """`make restore ARGS=v003`: a version with its base, into HOME/restored. `ARGS=bus`: the bus as
+    `make backup` last kept it, or `ARGS='bus NAME.tar'`."""
     if not words:
-        raise HostRefused("name a version: make restore ARGS=v003")
+        raise HostRefused("say what: make restore ARGS=v003, or make restore ARGS=bus")
+    if words[0] == "bus":
+        restored = bus_backup.restore(host, compose_for(host), words[1] if words[1:] else None)
+        say(f"the bus is as it was in {restored}")
+        return ctl(host, ["check"])
     status = ctl(host, ["restore", words[0], "--to", f"/restored/{words[0]}", *words[1:]])
     if status == 0:
         say(f"in {host.home / 'restored' / words[0]}")
