@@ -4,6 +4,7 @@ Versions, bases and datasets have copies of their own; this one holds queue, led
 Standard library alone.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from infra.compose.engine import Compose, docker
 from infra.compose.host import Host, HostRefused
 
+RECORDS = ("JOBS", "CTL", "EVT")
 WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
 # What the container that packs and unpacks may do: read and write files of the bus' user.
 CAPABILITIES = ("DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER")
@@ -33,11 +35,12 @@ def restore(host: Host, compose: Compose, name: str | None) -> Path:
     back in time would give out the same numbers twice.
     """
     chosen = find(folder_of(host), name)
-    with _still(compose):
+    with _still(compose) as had:
         before = pack(host, "-replaced")
         unpack(host, chosen)
         compose.output("up", "--detach", "--wait", "--no-deps", "nats")
         try:
+            behind(had, lasts(compose))
             check(host)
         except HostRefused as error:
             compose.output("stop", "nats")
@@ -47,15 +50,40 @@ def restore(host: Host, compose: Compose, name: str | None) -> Path:
 
 
 @contextmanager
-def _still(compose: Compose) -> Iterator[None]:
-    running = [service for service in WRITERS if service in compose.running()]
-    compose.output("stop", *running, "nats")
+def _still(compose: Compose) -> Iterator[dict[str, int]]:
+    """Nothing writes, then nothing runs; gives the last sequences of the bus, if it ran."""
+    there = compose.running()
+    running = [service for service in WRITERS if service in there]
+    if running:
+        compose.output("stop", *running)
+    had = lasts(compose) if "nats" in there else {}
+    compose.output("stop", "nats")
     try:
-        yield
+        yield had
     finally:
         compose.output("up", "--detach", "--wait", "--no-deps", "nats")
         if running:
             compose.output("start", *running)
+
+
+def lasts(compose: Compose) -> dict[str, int]:
+    """The last sequence of each stream that records or tells something, by the bus itself."""
+    url = "http://127.0.0.1:8222/jsz?streams=true"
+    output = compose.output("exec", "-T", "nats", "wget", "-q", "-O", "-", url)
+    accounts = json.loads(output).get("account_details") or []
+    streams = [stream for account in accounts for stream in account.get("stream_detail") or []]
+    return {s["name"]: s["state"]["last_seq"] for s in streams if s["name"] in RECORDS}
+
+
+def behind(had: dict[str, int], has: dict[str, int]) -> None:
+    """Raises HostRefused if a stream ends before it did."""
+    short = [
+        f"{name} ends at {has.get(name, 0)}, not {last}"
+        for name, last in had.items()
+        if has.get(name, 0) < last
+    ]
+    if short:
+        raise HostRefused(f"the bus of today holds more: {'; '.join(short)}")
 
 
 def folder_of(host: Host) -> Path:

@@ -108,6 +108,8 @@ class Host:
             chosen.append("compose.cpu.yaml")
         if self.store == "seaweedfs":
             chosen.append("compose.seaweedfs.yaml")
+        if "grafana" in self.without:
+            chosen.append("compose.without-grafana.yaml")
         return chosen + (self.settings.get("DURAMEN_COMPOSE_FILES") or "").split()
 
     @property
@@ -139,5 +141,7 @@ class Host:
             folder = self.folder(name)
             if folder:
                 values[f"DURAMEN_{name.upper()}_DIR"] = str(folder)
+        if "grafana" in self.without:
+            values["DURAMEN_GRAFANA_URL"] = ""
         values |= {name: self.settings[name] for name in CHOSEN if self.settings.get(name)}
         return values | {ports.setting(name): str(port) for name, port in self.ports.items()}

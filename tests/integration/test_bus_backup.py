@@ -72,6 +72,13 @@ def test_a_damaged_file_replaces_nothing(tmp_path: Path) -> None:
     assert contents(data) == {"stream": b"new"}
 
 
+def test_a_bus_that_ends_earlier_is_not_put_back() -> None:
+    bus_backup.behind({"JOBS": 4, "CTL": 2}, {"JOBS": 4, "CTL": 3})
+    bus_backup.behind({}, {"JOBS": 1})  # the bus of today was lost
+    with pytest.raises(HostRefused, match="CTL ends at 0, not 2"):
+        bus_backup.behind({"JOBS": 4, "CTL": 2}, {"JOBS": 4})
+
+
 def test_the_newest_backup_is_chosen_and_a_missing_one_named(tmp_path: Path) -> None:
     for name in ("bus-1.tar", "bus-2.tar", "bus-3-replaced.tar"):
         (tmp_path / name).touch()
