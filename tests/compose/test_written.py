@@ -40,6 +40,8 @@ SERVICES: dict[str, type[Settings]] = {
 # Given by Docker or by nobody; not the user's to set.
 NOT_IN_COMPOSE = {"http_token", "nats_seed_file", "nats_ca"}  # the last: compose.tls.yaml
 
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
+
 
 class Loader(yaml.SafeLoader):
     """Knows compose's own tags."""
@@ -148,6 +150,20 @@ def test_an_image_gets_what_its_extra_needs_and_no_more() -> None:
     assert all("--hash=sha256:" in block for block in subset(project, lock, ["vault"]))
     with pytest.raises(ValueError, match=r"not in requirements\.lock"):
         subset(project, lock, ["no-such-extra"])
+
+
+def test_the_torch_of_the_images_is_the_one_of_the_project_with_its_libraries() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = next(r for r in project["optional-dependencies"]["trainer"] if r.startswith("torch"))
+    pinned = dict(PIN.findall((ROOT / "services/torch-cuda.lock").read_text()))
+    assert wanted == f"torch=={pinned['torch']}"
+    assert f"ARG TORCH={pinned['torch']}\n" in (ROOT / "services/Dockerfile").read_text()
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton"} <= set(pinned)
+    # What both locks pin is the same: the second one is installed over the first.
+    common = dict(PIN.findall((ROOT / "requirements.lock").read_text()))
+    assert {n: v for n, v in pinned.items() if n in common and n != "networkx"} == {
+        n: v for n, v in common.items() if n in pinned and n != "networkx"
+    }
 
 
 def test_nothing_takes_the_place_of_the_store_clients_http_library() -> None:
