@@ -55,7 +55,11 @@ class Smoke:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.compose: Compose = lifecycle.compose_for(host)
+
+    @property
+    def compose(self) -> Compose:
+        """With the hashes of what is rendered by now: another hash makes a container anew."""
+        return lifecycle.compose_for(self.host)
 
     # ---- asking ----------------------------------------------------------------------------------
 

@@ -1,8 +1,11 @@
 """What a run prints of itself: start-up, memory, hardening, images, as the engine tells them."""
 
 import json
-import time
-from collections.abc import Iterator
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from infra.compose.engine import docker
 from infra.compose.smoke import Smoke
@@ -14,23 +17,33 @@ def ids(smoke: Smoke) -> dict[str, str]:
     return {str(c["Service"]): str(c["ID"]) for c in found if c["State"] == "running"}
 
 
-def startup(smoke: Smoke, since: float) -> Iterator[str]:
-    """Seconds from each container's start to its first good health check."""
-    output = docker(
-        *("events", "--since", f"{since:.0f}", "--until", f"{time.time() + 1:.0f}"),
-        *("--filter", f"label=com.docker.compose.project={smoke.host.project}"),
-        *("--filter", "type=container", "--format", "{{json .}}"),
-    )
+@contextmanager
+def listening(smoke: Smoke) -> Iterator[list[str]]:
+    """Filled at the end: seconds from each container's start to its first good health check."""
+    command = ["docker", "events", "--format", "{{json .}}"]
+    label = f"label=com.docker.compose.project={smoke.host.project}"
+    for wanted in (label, "event=start", "event=health_status"):
+        command += ["--filter", wanted]
+    said: list[str] = []
+    with tempfile.TemporaryFile("w+") as output:
+        listener = subprocess.Popen(command, stdout=output)
+        try:
+            yield said
+        finally:
+            listener.terminate()
+            listener.wait()
+            output.seek(0)
+            said += startup(json.loads(line) for line in output)
+
+
+def startup(events: Iterable[dict[str, Any]]) -> Iterator[str]:
     started: dict[str, int] = {}
-    seen: set[str] = set()
-    for line in output.splitlines():
-        event = json.loads(line)
+    for event in events:
         service = str(event["Actor"]["Attributes"].get("com.docker.compose.service"))
         if event["Action"] == "start":
             started.setdefault(service, event["timeNano"])
-        if event["Action"] == "health_status: healthy" and service not in seen:
-            seen.add(service)
-            took = (event["timeNano"] - started[service]) / 1e9
+        if event["Action"] == "health_status: healthy" and service in started:
+            took = (event["timeNano"] - started.pop(service)) / 1e9
             yield f"start-up  {service:<11} healthy after {took:5.1f} s"
 
 

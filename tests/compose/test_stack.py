@@ -10,7 +10,6 @@ import os
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,9 +77,9 @@ def say(lines: Iterable[str]) -> None:
 
 
 def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
-    begun = time.time()
-    smoke.up()
-    say(evidence.startup(smoke, begun))
+    with evidence.listening(smoke) as startup:
+        smoke.up()
+    say(startup)
     for service in (*SERVICES, *SERVERS):
         assert smoke.is_healthy(service), service
     before = {c["ID"] for c in smoke.compose.containers(*SERVICES)}
