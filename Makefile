@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help install install-demo demo demo-stop local local-stop test lint types conf lock clean-env \
-  up down logs ps backup restore upgrade destroy ctl smoke test-compose
+  up doctor down logs ps backup restore upgrade destroy ctl smoke test-compose
 
 help: ## this list
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,7 +30,7 @@ local-stop: install ## stop them; the data stay
 up: ## everything in containers: checks this host, makes secrets, builds, starts, says where it is
 	@$(PYTHON) -m infra.compose up
 
-down logs ps backup restore upgrade destroy ctl: ## the containers; ARGS=… goes along (make ctl ARGS='versions list')
+doctor down logs ps backup restore upgrade destroy ctl: ## the containers; ARGS=… goes along (make ctl ARGS='versions list')
 	@$(PYTHON) -m infra.compose $@ $(ARGS)
 
 smoke: ## the whole path in containers of its own on this host, with its GPU; deleted at the end

@@ -8,6 +8,7 @@ the conformance probe, ends it with an error that names what lacks.
 """
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class BootstrapSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
 
     nats_url: str
+    nats_ca: Path | None = None
     nats_monitor_url: str
     store_url: str
     backup_url: str
@@ -60,7 +62,7 @@ async def bootstrap(settings: BootstrapSettings) -> None:
     """Provision everything, then probe it. Raises BusUnsafe or StoreLies; idempotent."""
     secrets = Secrets(settings.secrets_dir)
     await assert_sync(settings.nats_monitor_url)
-    await provision_bus(settings.nats_url, secrets)
+    await provision_bus(settings.nats_url, secrets, settings.nats_ca)
     await asyncio.gather(
         asyncio.to_thread(provision_store, settings, secrets),
         asyncio.to_thread(provision_backup, settings, secrets),
@@ -75,14 +77,16 @@ async def assert_sync(monitor_url: str) -> None:
         raise BusUnsafe
 
 
-async def provision_bus(nats_url: str, secrets: Secrets) -> None:
+async def provision_bus(nats_url: str, secrets: Secrets, ca: Path | None = None) -> None:
     """Create or update all streams, as the administrator."""
+    options = {"tls": ssl.create_default_context(cafile=ca)} if ca else {}
     connection = await nats.connect(
         nats_url,
         nkeys_seed=str(secrets.seed_file("admin")),
         name="bootstrap",
         inbox_prefix=b"_INBOX_admin",
         allow_reconnect=False,
+        **options,
     )
     try:
         await make_streams(connection.jetstream(timeout=30))

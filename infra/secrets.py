@@ -6,6 +6,7 @@ Each secret is a file of its own, so that each service can be given its own and 
     store/<identity>.{access,secret} S3 keys, likewise under backup/
     http/<service>.token             bearer token of a service's HTTP port
     {store,backup}.inner/            CA, certificate and JWT keys of a store's inner ports
+    nats.tls/                        CA, certificate and key of the bus, for when TLS is on
 
 No secret has a default, and none is ever overwritten: to replace one, delete its file.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import nkeys
 
+from infra.certificates import certificate, write_once
 from infra.store.inner import write_inner
 
 SERVICES = ("ingest", "trainer", "vault", "evolution")
@@ -73,6 +75,8 @@ class Secrets:
                 write_secret(folder / relative, make(), file_mode)
         for server in IDENTITIES:
             write_inner(found.inner(server), server, file_mode)
+        if not found.bus_tls.exists():
+            write_once(found.bus_tls, certificate("nats", "nats"), file_mode)
         return found
 
     def _wanted(self) -> dict[str, Callable[[], str]]:
@@ -108,6 +112,11 @@ class Secrets:
     def inner(self, server: str) -> Path:
         """Folder with what protects the inner ports of a store."""
         return self.folder / f"{server}.inner"
+
+    @property
+    def bus_tls(self) -> Path:
+        """Folder with ca.pem, cert.pem and key.pem of the bus."""
+        return self.folder / "nats.tls"
 
 
 def new_seed() -> str:

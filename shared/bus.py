@@ -9,6 +9,7 @@ Source of every choice: measured with nats-server 2.15.1 and nats-py 2.16 (infra
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ from shared.messages import (
     lease_subject,
     observed_subject,
 )
+from shared.settings import Settings
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -106,14 +108,25 @@ class Bus:
     """A connection. Use `async with Bus(...)`; errors are those of shared/errors.py."""
 
     def __init__(
-        self, url: str, seed_file: Path | str | None, name: str, state_dir: Path | None = None
+        self,
+        url: str,
+        seed_file: Path | str | None,
+        name: str,
+        state_dir: Path | None = None,
+        ca: Path | None = None,
     ) -> None:
-        self.url, self.seed_file, self.name = url, seed_file, name
+        self.url, self.seed_file, self.name, self.ca = url, seed_file, name, ca
         self.marks = Marks(state_dir / "marks.json" if state_dir else None)
         self.unbroken_since = 0.0
         self.went_back: BusWentBack | None = None
         self._unchecked = True
         self._nc = Connection()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The connection of a service, with its mark in its own folder."""
+        at = settings.nats_url, settings.nats_seed_file
+        return cls(*at, settings.service, settings.state_dir, settings.nats_ca)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -132,6 +145,8 @@ class Bus:
         options: dict[str, Any] = {"reconnect_time_wait": 0.5}
         if self.seed_file is not None:
             options["nkeys_seed"] = str(self.seed_file)
+        if self.ca is not None:
+            options["tls"] = ssl.create_default_context(cafile=self.ca)
         while True:
             try:
                 self._nc = Connection()

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
 
     nats_url: str
     nats_seed_file: Path
+    # The CA of a bus that is spoken to by TLS (tls://…), else None.
+    nats_ca: Path | None = None
     state_dir: Path
     http_host: str = "127.0.0.1"
     http_port: int
@@ -116,6 +118,8 @@ class VaultSettings(StoreSettings):
     backup_access_key: SecretStr
     backup_secret_key: SecretStr
     archive_dir: Path
+    # Where the backup's server keeps its data, if that can be seen from here: for its free space.
+    backup_disk: Path | None = None
     copies: int = Field(default=3, ge=2)
     accept_one_disk: bool = False
     # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
@@ -162,6 +166,7 @@ class CtlSettings(BaseSettings):
 
     nats_url: str
     nats_seed_file: Path
+    nats_ca: Path | None = None
     nats_monitor_url: str = ""
     store_url: str
     store_access_key: SecretStr
@@ -173,6 +178,10 @@ class CtlSettings(BaseSettings):
     backup_secret_key: SecretStr
     archive_dir: Path | None = None
     inbox_dir: Path | None = None
+    # Of an installation in containers, seen from its host: whose preflight `doctor` repeats.
+    checkout: Path | None = None
+    # May be empty. Only `base add` reads it; without one the hub's own settings count.
+    hub_token_file: Path | None = None
     state_dir: Path
     ingest_url: str = ""
     ingest_token: SecretStr | None = None

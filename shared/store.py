@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, cast
 from urllib.parse import urlparse
@@ -19,6 +20,7 @@ from urllib.parse import urlparse
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
+from minio.retention import Retention
 from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
@@ -255,6 +257,44 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
         return target
+
+    # ---- locks -----------------------------------------------------------------------------------
+
+    def default_lock(self, bucket: Bucket) -> tuple[str, timedelta] | None:
+        """(mode, time) that the bucket locks what is written with; None if it does not."""
+        found = self._call(bucket, "", lambda: self._client.get_object_lock_config(bucket))
+        if not found.mode or not found.duration:
+            return None
+        days = found.duration * (365 if str(found.duration_unit).lower().startswith("y") else 1)
+        return str(found.mode), timedelta(days=days)
+
+    def locked_until(self, bucket: Bucket, key: str, version_id: str) -> datetime | None:
+        """When the lock of one version ends; None if there is none."""
+        try:
+            found = self._client.get_object_retention(bucket, key, version_id=version_id)
+        except S3Error as error:
+            if error.code == "NoSuchObjectLockConfiguration":
+                return None
+            raise StoreUnavailable(f"{self.name}: lock of {key}: {error.code}") from error
+        except (MinioException, HTTPError, OSError) as error:
+            raise StoreUnavailable(f"{self.name} at {self.url} does not answer: {error}") from error
+        return found.retain_until_date if found else None
+
+    def lock(self, bucket: Bucket, key: str, version_id: str, mode: str, until: datetime) -> None:
+        """Lock one version until then. The store refuses an earlier end than it has."""
+        retention = Retention(mode, until)
+        self._call(
+            bucket,
+            key,
+            lambda: self._client.set_object_retention(
+                bucket, key, retention, version_id=version_id
+            ),
+        )
+
+    def clock(self) -> datetime:
+        """The store's own time, as it says with each answer. Raises StoreUnavailable."""
+        answer = self._call(PRECIOUS, "", lambda: self._http.request("HEAD", self.url))
+        return parsedate_to_datetime(answer.headers["date"])
 
     # ---- writing ---------------------------------------------------------------------------------
 

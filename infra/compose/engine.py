@@ -13,6 +13,16 @@ from infra.compose.host import ROOT, HostRefused
 OLDEST_ENGINE = (20, 10)
 OLDEST_COMPOSE = (2, 24, 4)  # knows !override and !reset
 
+# What docker says -> what to do.
+REMEDIES = {
+    "permission denied while trying to connect": (
+        "this user may not talk to Docker: sudo usermod -aG docker $USER, then log in again"
+    ),
+    "Cannot connect to the Docker daemon": "Docker does not run: sudo systemctl start docker",
+    "'compose' is not a docker command": "install Compose: the package docker-compose-plugin",
+    "unknown flag: --short": "install Compose: the package docker-compose-plugin",
+}
+
 
 def docker(*words: str, seconds: float = 60) -> str:
     """Output of one docker command. Raises HostRefused with what it said."""
@@ -25,7 +35,8 @@ def docker(*words: str, seconds: float = 60) -> str:
     except subprocess.TimeoutExpired as error:
         raise HostRefused(f"`docker {words[0]}` does not answer in {seconds:.0f} s") from error
     if done.returncode:
-        raise HostRefused(done.stderr.strip() or f"`docker {' '.join(words)}` failed")
+        said = done.stderr.strip() or f"`docker {' '.join(words)}` failed"
+        raise HostRefused(next((does for told, does in REMEDIES.items() if told in said), said))
     return done.stdout.strip()
 
 

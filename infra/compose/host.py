@@ -16,6 +16,8 @@ FIXED_ID = 10001
 PRECIOUS = ("bus", "store", "backup", "archive")
 STORES = ("minio", "seaweedfs")
 TORCH = ("cuda", "cpu")
+# What is not worked out here but must be the same when `duramen doctor` looks at this host again.
+CHOSEN = ("DURAMEN_STORE", "DURAMEN_ACCEPT_ONE_DISK", "DURAMEN_TRAINER_GPUS", "DURAMEN_WITHOUT")
 
 
 class HostRefused(Exception):
@@ -92,13 +94,22 @@ class Host:
         return self.settings.get("DURAMEN_ACCEPT_ONE_DISK", "").lower() in ("yes", "true", "1")
 
     @property
+    def tls(self) -> bool:
+        """Whether the bus is spoken to by TLS."""
+        return self.settings.get("DURAMEN_NATS_TLS", "").lower() in ("yes", "true", "1")
+
+    @property
     def files(self) -> list[str]:
         """The compose files, in order."""
         chosen = ["compose.yaml"]
+        if self.tls:
+            chosen.append("compose.tls.yaml")
         if self.torch == "cpu":
             chosen.append("compose.cpu.yaml")
         if self.store == "seaweedfs":
             chosen.append("compose.seaweedfs.yaml")
+        if "grafana" in self.without:
+            chosen.append("compose.without-grafana.yaml")
         return chosen + (self.settings.get("DURAMEN_COMPOSE_FILES") or "").split()
 
     @property
@@ -115,6 +126,7 @@ class Host:
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": ":".join(self.files),
             "DURAMEN_HOME": str(self.home),
+            "DURAMEN_CHECKOUT": str(ROOT),
             "DURAMEN_INBOX_DIR": str(self.inbox),
             "DURAMEN_HOST_UID": str(self.uid),
             "DURAMEN_HOST_GID": str(self.gid),
@@ -129,4 +141,7 @@ class Host:
             folder = self.folder(name)
             if folder:
                 values[f"DURAMEN_{name.upper()}_DIR"] = str(folder)
+        if "grafana" in self.without:
+            values["DURAMEN_GRAFANA_URL"] = ""
+        values |= {name: self.settings[name] for name in CHOSEN if self.settings.get(name)}
         return values | {ports.setting(name): str(port) for name, port in self.ports.items()}

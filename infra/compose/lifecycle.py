@@ -1,28 +1,33 @@
 """Up, down, destroy and what lies between. Standard library alone."""
 
 import hashlib
-import os
+import json
 import time
+from dataclasses import asdict
 
-from infra.compose import preflight
+from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
+from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, Host, HostRefused
 
 IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
-WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
 UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
 SECRETS_SEEN_AS = "/home/duramen"
 
 
 def compose_for(host: Host) -> Compose:
     domains, _ = preflight.failure_domains(host)
-    return Compose({**host.computed(domains), "DURAMEN_RENDERED": rendered(host)})
+    hashes = {
+        "DURAMEN_RENDERED": rendered(host, "nats.conf", "nats.tls/*", "store/*", "backup/*"),
+        "DURAMEN_NOTIFY_RENDERED": rendered(host, "notify.urls"),
+    }
+    return Compose({**host.computed(domains), **hashes})
 
 
-def rendered(host: Host) -> str:
-    """A hash of all that was rendered for the servers."""
+def rendered(host: Host, *patterns: str) -> str:
+    """A hash of files below HOME/run: what changes it makes a container anew."""
     total = hashlib.sha256()
-    for path in sorted(p for p in (host.home / "run").rglob("*") if p.is_file()):
+    for path in sorted(p for pattern in patterns for p in (host.home / "run").glob(pattern)):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()[:16]
 
@@ -31,28 +36,50 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def doctor(host: Host, _words: list[str]) -> int:
-    """Say what is right and what is not. Exit status 1 if something hinders a start."""
-    looks = preflight.preflight(host, Compose(host.computed(1)))
+def doctor(host: Host, words: list[str]) -> int:
+    """What `up` looks at, the GPU from a container, and what runs. Exit status 1 if not right."""
+    compose = Compose(host.computed(1))
+    looks = preflight.preflight(host, compose)
+    ready = all(found.ok is not False for found in looks)
+    if ready and host.torch == "cuda":
+        looks.append(gpu_inside(host))
+    if "--json" in words:
+        say(json.dumps([asdict(found) for found in looks]))
+        return 0 if ready else 1
     for found in looks:
         say(found.line())
-    return 1 if any(found.ok is False for found in looks) else 0
+    if ready and compose.running():
+        say()
+        return ctl(host, ["doctor"])
+    return 0 if ready and looks[-1].ok is not False else 1
+
+
+def gpu_inside(host: Host) -> preflight.Look:
+    if not docker("image", "ls", "--quiet", host.image("trainer")):
+        return preflight.Look("gpu inside", None, "`make up` builds the image that can look")
+    return preflight.look("gpu inside", lambda: preflight.look_gpu_in_container(host))
 
 
 def up(host: Host, words: list[str]) -> int:
     """Preflight, secrets, images, start; then addresses. Idempotent."""
     say("preflight")
-    if doctor(host, []):
+    looks = preflight.preflight(host, Compose(host.computed(1)))
+    for found in looks:
+        say(found.line())
+    if any(found.ok is False for found in looks):
         raise HostRefused("the host is not ready: see the lines marked NO")
     preflight.prepare_folders(host)
     compose = compose_for(host)
     if "--no-build" not in words:
         build(host, compose)
     if host.torch == "cuda":
-        found = preflight.look("gpu inside", lambda: preflight.look_gpu_in_container(host))
+        found = gpu_inside(host)
         say(found.line())
         if not found.ok:
-            raise HostRefused("the trainer's container cannot use the GPU")
+            raise HostRefused(
+                f"the trainer's container cannot use the GPU (see above): {preflight.TOOLKIT}; "
+                "or set DURAMEN_TORCH=cpu"
+            )
     render(host)
     compose = compose_for(host)
     for name in PRECIOUS:
@@ -79,9 +106,12 @@ def build(host: Host, compose: Compose) -> None:
 
 def render(host: Host) -> None:
     """Secrets and rendered settings, made in a container as the owner of `home`."""
-    environment = {**host.computed(1)}
-    for name in ("DURAMEN_NOTIFY_URLS",):
-        environment[name] = host.settings.get(name, "")
+    hand_over(host)
+    environment = {
+        **host.computed(1),
+        "DURAMEN_NATS_TLS": "yes" if host.tls else "",
+        "DURAMEN_NATS_TLS_DIR": host.settings.get("DURAMEN_NATS_TLS_DIR", ""),
+    }
     passed = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
     docker(
         *("run", "--rm", "--network", "none", "--cap-drop", "ALL", "--read-only"),
@@ -96,14 +126,15 @@ def show(host: Host) -> None:
     """Where everything is, and the next command."""
     at = {name: f"http://127.0.0.1:{port}" for name, port in host.ports.items()}
     say(f"\n  inbox    {host.inbox}")
-    say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
+    if "grafana" not in host.without:
+        say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
     say(f"  store    {at['store']}   backup {at['backup']}")
     say(f"  nats     nats://127.0.0.1:{host.ports['nats']}")
     domains, where = preflight.failure_domains(host)
     if domains == 1:
         say(f"  \x1b[31m3 copies, 1 disk\x1b[0m ({where}): set DURAMEN_BACKUP_DIR to another disk")
     say("\nNext: a base model, then a file into the inbox.")
-    say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN if it asks for one)")
+    say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN in .env if it asks)")
     say(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
     say("On the host (pipx install .[ctl]):")
     say(f"  export DURAMEN_ENV_FILE={host.home}/env; duramen doctor")
@@ -135,34 +166,19 @@ def destroy(host: Host, words: list[str]) -> int:
 
 def backup(host: Host, _words: list[str]) -> int:
     """A copy of the bus (queue, ledgers, audit) in HOME/bus-backups; versions have their own."""
-    compose = compose_for(host)
-    folder = host.home / "bus-backups"
-    folder.mkdir(exist_ok=True)
-    if folder.stat().st_uid != host.uid:
-        os.chown(folder, host.uid, host.gid)
-    name = time.strftime("bus-%Y%m%dT%H%M%SZ.tar", time.gmtime())
-    running = [service for service in WRITERS if service in compose.running()]
-    # The files of a stream belong together: nothing may write while they are read.
-    compose.output("stop", *running, "nats")
-    try:
-        docker(
-            *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL"),
-            *("--cap-add", "DAC_READ_SEARCH", "--cap-add", "DAC_OVERRIDE", "--cap-add", "CHOWN"),
-            *("-v", f"{host.project}_bus:/bus:ro", "-v", f"{folder}:/out"),
-            *(host.image("bootstrap"), "sh", "-c"),
-            f"tar -C /bus -cf /out/{name} . && chown {host.uid}:{host.gid} /out/{name}",
-            seconds=3600,
-        )
-    finally:
-        compose.output("start", "nats", *running)
-    say(f"bus: {folder / name}")
+    say(f"bus: {bus_backup.make(host, compose_for(host))}")
     return 0
 
 
 def restore(host: Host, words: list[str]) -> int:
-    """`make restore ARGS=v003`: a version with its base, into HOME/restored."""
+    """`make restore ARGS=v003`: a version with its base, into HOME/restored. `ARGS=bus`: the bus as
+    `make backup` last kept it, or `ARGS='bus NAME.tar'`."""
     if not words:
-        raise HostRefused("name a version: make restore ARGS=v003")
+        raise HostRefused("say what: make restore ARGS=v003, or make restore ARGS=bus")
+    if words[0] == "bus":
+        restored = bus_backup.restore(host, compose_for(host), words[1] if words[1:] else None)
+        say(f"the bus is as it was in {restored}")
+        return ctl(host, ["check"])
     status = ctl(host, ["restore", words[0], "--to", f"/restored/{words[0]}", *words[1:]])
     if status == 0:
         say(f"in {host.home / 'restored' / words[0]}")
@@ -195,5 +211,5 @@ def config(host: Host, words: list[str]) -> int:
 
 def ctl(host: Host, words: list[str]) -> int:
     """Run the command line in its container: `python3 -m infra.compose ctl versions list`."""
-    passed = ["-e", "HF_TOKEN"] if host.settings.get("HF_TOKEN") else []
-    return compose_for(host).run("--profile", "tools", "run", "--rm", *passed, "ctl", *words)
+    hand_over(host)
+    return compose_for(host).run("--profile", "tools", "run", "--rm", "ctl", *words)

@@ -18,7 +18,13 @@ from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker,
 from infra.compose.host import FIXED_ID, Host, HostRefused
 
 FREE_BYTES = 20 << 30
-CLOCK_SECONDS = 2.0
+# What the pinned torch of services/torch-cuda.lock is built for: CUDA 13 knows no older ones.
+OLDEST_DRIVER = (580,)
+OLDEST_CAPABILITY = (7, 5)
+TOOLKIT = (
+    "install the NVIDIA Container Toolkit, then: sudo nvidia-ctk runtime configure "
+    "--runtime=docker && sudo systemctl restart docker"
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
     if any(found.ok is False for found in looks):
         return looks  # nothing else can be asked
     if host.torch == "cuda":
-        looks.append(look("gpu", look_gpu))
+        looks.append(look("gpu", lambda: look_gpu(host)))
+        looks.append(look("toolkit", look_toolkit))
     looks.append(look("ports", lambda: look_ports(host, compose)))
     looks.append(look("inbox", lambda: look_inbox(host)))
+    looks.append(look("permissions", lambda: look_permissions(host)))
     looks.append(look("clock", look_clock))
     looks.append(look("space", lambda: look_space(host)))
     looks.append(look("disks", lambda: look_disks(host)))
@@ -78,31 +86,60 @@ def look_compose() -> tuple[bool | None, str]:
     return numbers(version) >= OLDEST_COMPOSE, f"Compose {version} (2.24.4 or newer)"
 
 
-def look_gpu() -> tuple[bool | None, str]:
+def look_gpu(host: Host) -> tuple[bool | None, str]:
+    """The GPU that the trainer shall have, as the host's driver sees it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return False, (
             "nvidia-smi is not here: install the NVIDIA driver, or set DURAMEN_TORCH=cpu to train "
             "on the processor"
         )
-    query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
+    query = ["--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader"]
+    command = [tool, f"--id={gpu_of(host)}", *query]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    said = done.stdout.strip() or done.stderr.strip()
     if done.returncode:
-        return False, f"nvidia-smi: {done.stdout.strip() or done.stderr.strip()}"
-    runtimes = docker("info", "--format", "{{json .Runtimes}}")
-    if "nvidia" not in json.loads(runtimes):
-        return None, (
-            f"{done.stdout.splitlines()[0]}; Docker names no `nvidia` runtime: if the start fails, "
-            "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure`"
+        return False, f"GPU {gpu_of(host)} (DURAMEN_TRAINER_GPUS): nvidia-smi says: {said}"
+    return fits_torch(said.splitlines()[0])
+
+
+def fits_torch(line: str) -> tuple[bool | None, str]:
+    """`line` is "name, driver, compute capability, memory", as nvidia-smi prints it."""
+    name, driver, capability, memory = (part.strip() for part in line.split(","))
+    if numbers(driver) < OLDEST_DRIVER:
+        return False, (
+            f"{name}: driver {driver} is older than {OLDEST_DRIVER[0]}, which this torch's CUDA "
+            "needs: update the driver, or name another build (DURAMEN_TORCH_INDEX)"
         )
-    return True, done.stdout.splitlines()[0]
+    if numbers(capability) < OLDEST_CAPABILITY:
+        oldest = ".".join(str(part) for part in OLDEST_CAPABILITY)
+        return False, (
+            f"{name} has compute capability {capability}; this torch has no code for GPUs below "
+            f"{oldest}: name an older CUDA's build (DURAMEN_TORCH_INDEX)"
+        )
+    return True, f"{name}, driver {driver}, compute capability {capability}, {memory}"
+
+
+def gpu_of(host: Host) -> str:
+    """Number or UUID of the trainer's GPU."""
+    return host.settings.get("DURAMEN_TRAINER_GPUS") or "0"
+
+
+def look_toolkit() -> tuple[bool | None, str]:
+    """What lets a container have a GPU. The proof comes later: one is started with it."""
+    if "nvidia" in json.loads(docker("info", "--format", "{{json .Runtimes}}")):
+        return True, "Docker knows the `nvidia` runtime"
+    if shutil.which("nvidia-container-runtime-hook"):
+        return True, "the NVIDIA Container Toolkit is installed"
+    if "Desktop" in docker("info", "--format", "{{.OperatingSystem}}"):
+        return None, "Docker Desktop brings its own; a container is tried after the build"
+    return False, f"Docker cannot give a GPU to a container: {TOOLKIT}"
 
 
 def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
     """After the build: what the trainer's own torch says of the GPU, from its container."""
-    device = host.settings.get("DURAMEN_TRAINER_GPUS") or "0"
     output = docker(
-        *("run", "--rm", "--gpus", f"device={device}", "--network", "none"),
+        *("run", "--rm", "--gpus", f"device={gpu_of(host)}", "--network", "none"),
         *("-e", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", host.image("trainer")),
         *("python", "-m", "services.trainer.gpu"),
         seconds=180,
@@ -137,6 +174,27 @@ def look_inbox(host: Host) -> tuple[bool | None, str]:
         os.chown(host.inbox, host.uid, host.gid)
         return True, f"{host.inbox}, now owned by user {host.uid} of the containers"
     return False, f"{host.inbox} belongs to user {owner}: sudo chown {host.uid} {host.inbox}"
+
+
+def look_permissions(host: Host) -> tuple[bool | None, str]:
+    """Folders that containers share with this host belong to whom these run as, or to root, who
+    makes them so. What is not there yet is made at the start."""
+    folders = {
+        "DURAMEN_HOME": host.home,
+        "DURAMEN_BACKUP_DIR": host.folder("backup"),
+        "DURAMEN_ARCHIVE_DIR": host.folder("archive"),
+    }
+    there = {name: f for name, f in folders.items() if f is not None and f.exists()}
+    wrong = []
+    for name, folder in there.items():
+        owner = folder.stat().st_uid
+        if owner != host.uid and not (os.getuid() == 0 == owner):
+            wrong.append(
+                f"{folder} ({name}) belongs to user {owner}: sudo chown {host.uid} {folder}"
+            )
+    if wrong:
+        return False, "; ".join(wrong)
+    return True, f"containers run as user {host.uid}; {len(there)} folders are theirs"
 
 
 def look_clock() -> tuple[bool | None, str]:

@@ -5,7 +5,7 @@ Runs in the bootstrap image, as the owner of DIR (data/compose), with the ports 
     DIR/secrets/…          generated if missing, never overwritten (infra/secrets.py)
     DIR/run/nats.conf      public keys and grants
     DIR/run/{store,backup}/{security.toml,s3.json,run.sh}   for SeaweedFS
-    DIR/run/notify.urls    DURAMEN_NOTIFY_URLS, which hold passwords
+    DIR/run/nats.tls/      certificate of the bus, unless the user gave one (handed.py)
     DIR/run/tools.env      the command line's settings inside the network
     DIR/env                the command line's settings on the host
 
@@ -17,6 +17,7 @@ import secrets as random
 import sys
 from pathlib import Path
 
+from infra.compose.host import CHOSEN
 from infra.compose.ports import PORTS
 from infra.nats.conf import NatsConf
 from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
@@ -79,6 +80,15 @@ def render_stores(run: Path, secrets: Secrets) -> None:
         write(folder / "run.sh", weed_script(weed(name)))
 
 
+def render_tls(folder: Path, secrets: Secrets) -> None:
+    """The bus' certificate: the generated one, unless the user's own was put there."""
+    if os.environ.get("DURAMEN_NATS_TLS_DIR"):
+        return
+    folder.mkdir(exist_ok=True, mode=0o700)
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        write(folder / name, (secrets.bus_tls / name).read_text())
+
+
 def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str, str]:
     """Settings of `duramen` with addresses `urls` (nats, store, backup and each service)."""
     values = {
@@ -114,25 +124,45 @@ def render(home: Path, seen_as: Path) -> None:
         write_secret(password, random.token_urlsafe(24), READABLE)
     run = home / "run"
     run.mkdir(exist_ok=True, mode=0o700)
-    conf = NatsConf(Path("/data"), 4222, 8222, host="0.0.0.0", monitor_host="0.0.0.0")  # noqa: S104 - in its container
+    tls = bool(os.environ.get("DURAMEN_NATS_TLS"))
+    if tls:
+        render_tls(run / "nats.tls", secrets)
+    conf = NatsConf(
+        *(Path("/data"), 4222, 8222),
+        host="0.0.0.0",  # noqa: S104 - in its container
+        monitor_host="0.0.0.0",  # noqa: S104
+        tls_dir=Path("/etc/nats/tls") if tls else None,
+    )
     write(run / "nats.conf", conf.render(secrets))
     render_stores(run, secrets)
-    write(run / "notify.urls", os.environ.get("DURAMEN_NOTIFY_URLS", ""))
     inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PORTS}
-    inside["nats"] = "nats://nats:4222"
+    scheme = "tls" if tls else "nats"
+    inside["nats"] = f"{scheme}://nats:4222"
     tools = command_line(secrets, inside, PRIVATE / "seed")
     tools |= {
+        "DURAMEN_HUB_TOKEN_FILE": str(PRIVATE / "hub_token"),
         "DURAMEN_ARCHIVE_DIR": "/archive",
         "DURAMEN_INBOX_DIR": "/inbox",
         "DURAMEN_STATE_DIR": "/tmp",  # noqa: S108 - a tmpfs of its own
     }
+    if tls:
+        tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
     write(run / "tools.env", lines(tools))
     outside = {name: f"http://127.0.0.1:{port(name)}" for name in PORTS}
-    outside["nats"] = f"nats://127.0.0.1:{port('nats')}"
+    outside["nats"] = f"{scheme}://127.0.0.1:{port('nats')}"
     seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
+    if tls:
+        seen["DURAMEN_NATS_CA"] = str(seen_as / "run" / "nats.tls" / "ca.pem")
     for name in ("INBOX_DIR", "ARCHIVE_DIR"):
         if os.environ.get(f"DURAMEN_{name}"):
             seen[f"DURAMEN_{name}"] = os.environ[f"DURAMEN_{name}"]
+    # So that `duramen doctor` can look at the host as `make up` does.
+    for name in ("DURAMEN_CHECKOUT", "DURAMEN_HOME", "COMPOSE_PROJECT_NAME", "DURAMEN_TORCH"):
+        seen[name] = os.environ[name]
+    for name in (*CHOSEN, "DURAMEN_BACKUP_DIR"):
+        if os.environ.get(name):
+            seen[name] = os.environ[name]
+    seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PORTS}
     seen["DURAMEN_STATE_DIR"] = str(seen_as / "state")
     (home / "state").mkdir(exist_ok=True)
     write(home / "env", lines(seen), 0o600)

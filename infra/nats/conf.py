@@ -19,6 +19,8 @@ class NatsConf:
     host: str = "127.0.0.1"
     monitor_host: str = "127.0.0.1"
     server_name: str = "duramen"
+    # Where the server finds cert.pem and key.pem; None: clients speak without TLS.
+    tls_dir: Path | None = None
 
     def render(self, secrets: Secrets) -> str:
         """The text of nats.conf. `nats-server -t -c FILE` accepts it."""
@@ -27,7 +29,7 @@ class NatsConf:
 server_name: {self.server_name}
 listen: "{self.host}:{self.port}"
 http: "{self.monitor_host}:{self.monitor_port}"
-max_payload: 1MB
+{self._tls()}max_payload: 1MB
 jetstream {{
   store_dir: "{self.store_dir}"
   # An acknowledged message is on the disk: the default loses minutes at a power cut.
@@ -46,6 +48,13 @@ accounts {{
   }}
 }}
 """
+
+    def _tls(self) -> str:
+        """Users are known by their nkeys; the certificate is what clients know the server by."""
+        if self.tls_dir is None:
+            return ""
+        cert, key = self.tls_dir / "cert.pem", self.tls_dir / "key.pem"
+        return f'tls {{ cert_file: "{cert}", key_file: "{key}", timeout: 5 }}\n'
 
 
 def _user(user: str, public_key: str) -> str:

@@ -51,11 +51,17 @@ def add(
 ) -> None:
     """Keep a base model, in three verified copies; the first one becomes lineage `main`'s."""
     text = chat_template(template) if template else None
-    folder = Path(source) if Path(source).is_dir() else from_hub(source, revision)
+    folder = Path(source) if Path(source).is_dir() else from_hub(source, revision, hub_token())
     cli.run(_add(folder, text, json))
 
 
-def from_hub(name: str, revision: str | None) -> Path:
+def hub_token() -> str | None:
+    """From the file that the settings name; None leaves it to the hub's library."""
+    path = cli.settings().hub_token_file
+    return (path.read_text().strip() or None) if path and path.is_file() else None
+
+
+def from_hub(name: str, revision: str | None, token: str | None) -> Path:
     """Download a model at a pinned commit, text and safetensors only. Raises DuramenError."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise NotFound(f"{name} is neither a directory here nor a name such as owner/model.")
@@ -68,11 +74,16 @@ def from_hub(name: str, revision: str | None) -> Path:
             next_step="download the model elsewhere, then: duramen base add DIR",
         ) from error
     try:
-        commit = HfApi().model_info(name, revision=revision).sha
+        commit = HfApi(token=token).model_info(name, revision=revision).sha
         cli.console.print(f"{name} at commit {commit}", style="dim")
-        return Path(snapshot_download(name, revision=commit, allow_patterns=HUB_PATTERNS))
+        return Path(
+            snapshot_download(name, revision=commit, allow_patterns=HUB_PATTERNS, token=token)
+        )
     except HfHubHTTPError as error:
-        raise DuramenError(f"The hub refuses {name}: {error}") from error
+        raise DuramenError(
+            f"The hub refuses {name}: {error}",
+            next_step="accept its terms on its page, put HF_TOKEN into .env, and try again",
+        ) from error
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise DuramenError(
             f"The hub cannot be reached for {name}: {error}",

@@ -88,7 +88,7 @@ def who() -> str:
 @asynccontextmanager
 async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
     """A connection that does not come back by itself: a command never fires later."""
-    connection = Bus(config.nats_url, config.nats_seed_file, "ctl")
+    connection = Bus(config.nats_url, config.nats_seed_file, "ctl", ca=config.nats_ca)
     await connection.connect(patient=False)
     try:
         yield connection

@@ -1,9 +1,13 @@
 """duramen doctor: is everything there that training needs? Each line ends with what to do."""
 
 import asyncio
+import json as jsonlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +20,7 @@ from shared.settings import CtlSettings
 from shared.store import Store
 
 LOW_DISK_BYTES = 5 << 30
+HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the GPU
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def look_service(url: str) -> str:
         reply = httpx.get(f"{url}/healthz", timeout=10)
     except httpx.HTTPError as error:
         raise ValueError(
-            f"{url} does not answer ({error})  Next: make local, or its log"
+            f"{url} does not answer ({error})  Next: make local or make up, or its log"
         ) from error
     if reply.status_code != 200:
         raise ValueError(f"{url}: {reply.json().get('detail')}")
@@ -83,9 +88,22 @@ def look_inbox(config: CtlSettings) -> str:
     return f"{config.inbox_dir}" + (f"; {count} refused files with reports" if count else "")
 
 
+def look_host(checkout: Path) -> list[Look]:
+    """What `make up` looks at before it starts: engine, GPU, ports, permissions, clock, disks."""
+    command = [sys.executable, "-m", "infra.compose", "doctor", "--json"]
+    try:
+        done = subprocess.run(
+            command, cwd=checkout, capture_output=True, text=True, timeout=HOST_SECONDS
+        )
+        return [Look(**found) for found in jsonlib.loads(done.stdout)]
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return [Look("host", None, f"{checkout} cannot look at this host: {error}")]
+
+
 def look_all(config: CtlSettings) -> list[Look]:
     """Everything, in the order in which it depends on each other."""
-    looks = [look("bus", lambda: look_bus(config))]
+    looks = look_host(config.checkout) if config.checkout else []
+    looks.append(look("bus", lambda: look_bus(config)))
     if config.nats_monitor_url:
         looks.append(look("bus durability", lambda: look_sync(config)))
     looks.append(look("store", lambda: look_store(cli.store(config))))
@@ -109,7 +127,8 @@ def doctor(json: cli.Json = False) -> None:
 
 def print_looks(looks: list[Look]) -> None:
     for found in looks:
-        said = Text.assemble(f"{found.what:16}", ("ok", "green") if found.ok else ("no", "red"))
+        mark = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[found.ok]
+        said = Text.assemble(f"{found.what:16}", mark)
         cli.console.print(said.append(f"  {found.found}"), soft_wrap=True)
 
 

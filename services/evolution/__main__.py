@@ -18,7 +18,7 @@ async def main(settings: EvolutionSettings) -> None:
     """Read what is there, then whatever comes, for ever."""
     store = Store.of(settings)
     cache = Cache(settings.state_dir / "evolution.sqlite")
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "evolution", settings.state_dir)
+    bus = Bus.of(settings)
     async with bus:
         watch = Watch(bus, Reader(store, cache), cache)
         for subject in ("jobs.line.>", "evt.trainer.snapshot", "evt.vault.version_published"):

@@ -20,7 +20,7 @@ async def main(settings: HeraldSettings) -> None:
     notifier = Notifier(settings.notify_urls.get_secret_value())
     poll = Poll(settings.nats_monitor_url, settings.store_health_urls)
     alerts = Alerts(settings.prometheus_url, notifier, settings.state_dir)
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "herald", settings.state_dir)
+    bus = Bus.of(settings)
     async with bus:
         herald = Herald(settings, bus, notifier)
         for subject in ("jobs.>", "evt.>"):

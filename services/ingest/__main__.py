@@ -16,7 +16,7 @@ async def main(settings: IngestSettings) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     inbox = Inbox(settings.inbox_dir)
     store = Store.of(settings)
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "ingest", settings.state_dir)
+    bus = Bus.of(settings)
     async with bus:
         intake = Intake(settings, bus, store, inbox)
         await bus.subscribe("ctl.desired.ingest", intake.wake.set)

@@ -41,7 +41,7 @@ async def main(settings: TrainerSettings) -> None:
         raise SystemExit(f"another trainer runs on {settings.state_dir}")
     store = Store.of(settings)
     dtype = await measured_dtype(settings)
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "trainer", settings.state_dir)
+    bus = Bus.of(settings)
     async with bus:
         name = lease.lease_name(settings.state_dir)
         held = lease.Held(bus, name, service.instance("trainer"), settings.lease_seconds)

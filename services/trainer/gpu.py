@@ -59,7 +59,8 @@ def verdict() -> dict[str, Any]:
     arches = torch.cuda.get_arch_list()
     found: dict[str, Any] = {"torch": torch.__version__, "driver": driver(), "usable": False}
     if not torch.cuda.is_available():
-        return {**found, "why": f"torch for CUDA {torch.version.cuda} sees no GPU"}
+        why = f"torch for CUDA {torch.version.cuda} sees no GPU; is the driver new enough for it?"
+        return {**found, "why": why}
     major, minor = torch.cuda.get_device_capability(0)
     found |= {"name": torch.cuda.get_device_name(0), "arch": f"sm_{major}{minor}"}
     try:

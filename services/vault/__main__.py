@@ -27,7 +27,9 @@ async def main(settings: VaultSettings) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)
     http.watch_space("archive", settings.archive_dir)
-    bus = Bus(settings.nats_url, settings.nats_seed_file, "vault", settings.state_dir)
+    if settings.backup_disk is not None:
+        http.watch_space("backup", settings.backup_disk)
+    bus = Bus.of(settings)
     async with bus:
         keeper = vault.make(settings, bus, copies)
         commands = Commands(keeper)
@@ -44,6 +46,9 @@ async def main(settings: VaultSettings) -> None:
                     "inputs", keeper.keep_inputs, keeper.wake_inputs, settings.sweep_seconds
                 ),
                 service.repeat("sweep", keeper.sweep, asyncio.Event(), settings.sweep_seconds),
+                service.repeat(
+                    "locks", keeper.extend_locks, asyncio.Event(), settings.sweep_seconds
+                ),
                 http.serve(api.make(keeper), settings),
             )
         finally:

@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 from services.vault import checks, latest, publish
 from services.vault.alarms import Alarms
 from services.vault.copies import Copies, Stopping
+from services.vault.lock import RollingLock
 from shared import log, service
 from shared.bus import Bus
 from shared.control import Control, observed
@@ -72,6 +73,7 @@ class Vault:
 
     def __post_init__(self) -> None:
         self.alarms = Alarms(self.bus)
+        self.lock = RollingLock(self.copies.backup)
         self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
         self.wake_inputs = asyncio.Event()
         self._said: tuple[Any, ...] = ()
@@ -235,6 +237,17 @@ class Vault:
                     "shadowed", about, f"{what} hides the oldest version, which is the truth"
                 )
         SWEPT.set_to_current_time()
+
+    async def extend_locks(self) -> None:
+        """What lies in the backup stays locked. Raises StoreUnavailable."""
+        try:
+            extended = await asyncio.to_thread(self.lock.extend)
+        except StoreUnavailable as error:
+            await self.alarms.sound("lock_not_extended", "backup", str(error))
+            raise
+        self.alarms.clear("lock_not_extended", "backup")
+        if extended:
+            self._log.info("locks_extended", objects=extended)
 
     async def keep(self, key: str) -> None:
         """One of them, once for each start of this process. Raises StoreUnavailable."""

@@ -10,13 +10,15 @@ from urllib.parse import parse_qs, urlparse
 
 
 class Recorder:
-    """`annotations` as Grafana would hold them; `posts` of any other path; `away`: all are 503."""
+    """`annotations` as Grafana would hold them; `posts` of any other path; `away`: all are 503.
+    `bearers`: each Authorization header that came."""
 
     def __init__(self) -> None:
         self.annotations: list[dict[str, Any]] = []
         self.posts: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.away = False
+        self.bearers: set[str] = set()
         self.url = ""
 
     def answer(self, method: str, path: str, body: Any) -> Any:
@@ -41,6 +43,7 @@ def recording() -> Iterator[Recorder]:
         def handle_any(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
+            recorder.bearers.add(self.headers.get("authorization") or "")
             if recorder.away:
                 self.send_response(503)
                 self.send_header("content-length", "0")

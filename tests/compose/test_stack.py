@@ -7,22 +7,27 @@ DURAMEN_WITHOUT choose what can be run; what is left out is printed as not run.
 
 import json
 import os
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
 from minio.error import S3Error
+from nats.aio.client import Client
 
 from infra.buckets import client, connections
-from infra.compose import lifecycle, measured
+from infra.compose import bus_backup, lifecycle, measured
 from infra.compose.engine import docker
 from infra.compose.host import ROOT, HostRefused
 from infra.compose.smoke import Smoke, smoke_host
 from infra.secrets import Secrets
+from shared.bus import Bus
+from shared.control import Control
+from tests.compose import evidence
 from tests.integration.test_permissions import Member, record
 
 ASKED = os.environ.get("DURAMEN_TEST_COMPOSE") == "yes"
@@ -67,8 +72,14 @@ def inside(smoke: Smoke, service: str, code: str) -> str:
     return smoke.compose.output("exec", "-T", service, "python", "-c", code)
 
 
+def say(lines: Iterable[str]) -> None:
+    print(*lines, sep="\n")
+
+
 def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
-    smoke.up()
+    with evidence.listening(smoke) as startup:
+        smoke.up()
+    say(startup)
     for service in (*SERVICES, *SERVERS):
         assert smoke.is_healthy(service), service
     before = {c["ID"] for c in smoke.compose.containers(*SERVICES)}
@@ -77,6 +88,8 @@ def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
 
 
 def test_images_are_small_and_share_the_torch_layer(smoke: Smoke) -> None:
+    say(evidence.images(smoke))
+
     def look(service: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("image", "inspect", smoke.host.image(service)))[0]
         return found
@@ -93,6 +106,7 @@ def test_images_are_small_and_share_the_torch_layer(smoke: Smoke) -> None:
 
 
 def test_containers_are_hardened(smoke: Smoke) -> None:
+    say(evidence.hardening(smoke))
     for service in (*SERVICES, *SERVERS):
         found = inspect(smoke, service)
         host = found["HostConfig"]
@@ -133,10 +147,33 @@ def test_inner_ports_of_the_stores_are_shut_towards_the_network(smoke: Smoke) ->
 def test_each_container_has_its_own_secrets_and_no_other(smoke: Smoke) -> None:
     code = "import os; print(*sorted(os.listdir('/run/secrets')))"
     own = ["seed", "store_access", "store_secret", "token"]
+    own = sorted([*own, "nats_ca"]) if smoke.host.tls else own
     for service in ("ingest", "trainer", "evolution"):
         assert inside(smoke, service, code).split() == own, service
     both = sorted([*own, "backup_access", "backup_secret"])
     assert inside(smoke, "vault", code).split() == both
+
+
+def ca(smoke: Smoke) -> Path | None:
+    return smoke.host.home / "run" / "nats.tls" / "ca.pem" if smoke.host.tls else None
+
+
+def bus_url(smoke: Smoke) -> str:
+    scheme = "tls" if smoke.host.tls else "nats"
+    return f"{scheme}://127.0.0.1:{smoke.host.ports['nats']}"
+
+
+async def join(smoke: Smoke, secrets: Secrets, user: str, **options: Any) -> Client:
+    """A bus connection with the credentials of `user`, from the host."""
+    found = ca(smoke)
+    if found is not None:
+        options["tls"] = ssl.create_default_context(cafile=found)
+    return await nats.connect(
+        bus_url(smoke),
+        nkeys_seed=str(secrets.seed_file(user)),
+        inbox_prefix=f"_INBOX_{user}".encode(),
+        **options,
+    )
 
 
 DENIED = {
@@ -154,12 +191,7 @@ async def test_the_bus_denies_what_is_not_a_user_s_own(
     smoke: Smoke, secrets: Secrets, user: str
 ) -> None:
     member = Member()
-    member.connection = await nats.connect(
-        f"nats://127.0.0.1:{smoke.host.ports['nats']}",
-        nkeys_seed=str(secrets.seed_file(user)),
-        inbox_prefix=f"_INBOX_{user}".encode(),
-        error_cb=member.on_error,
-    )
+    member.connection = await join(smoke, secrets, user, error_cb=member.on_error)
     try:
         for subject in DENIED[user]:
             assert not await member.may_publish(subject), subject
@@ -203,8 +235,11 @@ def test_every_panel_has_data(smoke: Smoke) -> None:
 
 
 def test_rules_pass_prometheus_own_tool(smoke: Smoke) -> None:
-    words = ("promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
-    assert "SUCCESS" in smoke.compose.output("exec", "-T", "prometheus", *words)
+    smoke.rules()
+
+
+def test_the_bootstrap_proved_both_stores(smoke: Smoke) -> None:
+    smoke.probe()
 
 
 def test_the_command_line_works_from_the_host(smoke: Smoke) -> None:
@@ -215,6 +250,17 @@ def test_the_command_line_works_from_the_host(smoke: Smoke) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "v001" in done.stdout or '"version": 1' in done.stdout
+
+
+def test_the_doctor_looks_at_host_and_services_from_the_host(smoke: Smoke) -> None:
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("DURAMEN_")}
+    environment["DURAMEN_ENV_FILE"] = str(smoke.host.home / "env")
+    command = [sys.executable, "-m", "services.ctl", "doctor", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    looks = {found["what"]: found for found in json.loads(done.stdout)}
+    say(f"doctor    {what:<12} {found['ok']} {found['found']}" for what, found in looks.items())
+    assert done.returncode == 0, done.stdout
+    assert {"engine", "ports", "permissions", "clock", "disks", "bus", "trainer"} <= set(looks)
 
 
 def test_any_s3_client_restores_a_version(smoke: Smoke, secrets: Secrets, tmp_path: Path) -> None:
@@ -233,6 +279,39 @@ def test_any_s3_client_restores_a_version(smoke: Smoke, secrets: Secrets, tmp_pa
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path, check=True)
 
 
+def test_the_bus_is_kept_and_put_back_but_not_behind_what_was_acknowledged(smoke: Smoke) -> None:
+    kept = bus_backup.make(smoke.host, smoke.compose)
+    smoke.control()  # acknowledged to the trainer after the backup was made
+    with pytest.raises(HostRefused, match="was not put back"):
+        bus_backup.restore(smoke.host, smoke.compose, kept.name)
+    smoke.bus()
+    smoke.control()
+    assert smoke.versions()
+
+
+async def test_a_reply_subject_writes_no_command(smoke: Smoke, secrets: Secrets) -> None:
+    """The server answers to any subject that a request names: such an answer is no record."""
+    async with Bus(bus_url(smoke), secrets.seed_file("ctl"), "ctl", ca=ca(smoke)) as bus:
+        before = Control("trainer")
+        await before.update(bus)
+        _, last = await bus.bounds("CTL")
+        for user in ("ingest", "evolution", "herald"):
+            member = await join(smoke, secrets, user)
+            for target in ("ctl.desired.trainer", "ctl.once.trainer", "jobs.line.main.close"):
+                await member.publish("$JS.API.STREAM.INFO.JOBS", b"", reply=target)
+                await member.publish("$JS.API.CONSUMER.INFO.JOBS.none", b"", reply=target)
+            await member.flush()
+            await member.close()
+        after = Control("trainer")
+        await after.update(bus)
+        print(f"replies that reached CTL: {(await bus.bounds('CTL'))[1] - last}; all void")
+        assert (after.state, after.generation) == (before.state, before.generation)
+        assert after.once == before.once
+    smoke.control()  # a command of the user's still goes through, over what was left there
+    smoke.drop("after.jsonl", 40)
+    smoke.wait("a version over the forged ledger", lambda: len(smoke.versions()) >= 2, 240)
+
+
 def test_an_alert_fires_and_ends(smoke: Smoke) -> None:
     smoke.alert()
 
@@ -243,6 +322,7 @@ def test_what_is_killed_is_started_again(smoke: Smoke, service: str) -> None:
 
 
 def test_down_and_up_keeps_everything(smoke: Smoke) -> None:
+    say(evidence.memory(smoke))
     smoke.again()
     smoke.verify()
 

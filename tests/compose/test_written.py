@@ -1,20 +1,26 @@
 """What can be checked of the containers without an engine."""
 
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from infra.compose import measured, ports
+from infra.compose import measured, ports, preflight
+from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused, read_env
 from infra.compose.subset import subset
 from infra.store.identities import policy
 from shared.settings import (
+    CtlSettings,
     EvolutionSettings,
     HeraldSettings,
     IngestSettings,
@@ -22,6 +28,7 @@ from shared.settings import (
     TrainerSettings,
     VaultSettings,
 )
+from tests.compose.recorder import recording
 
 SERVICES: dict[str, type[Settings]] = {
     "ingest": IngestSettings,
@@ -31,7 +38,9 @@ SERVICES: dict[str, type[Settings]] = {
     "herald": HeraldSettings,
 }
 # Given by Docker or by nobody; not the user's to set.
-NOT_IN_COMPOSE = {"http_token", "nats_seed_file"}
+NOT_IN_COMPOSE = {"http_token", "nats_seed_file", "nats_ca"}  # the last: compose.tls.yaml
+
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
 class Loader(yaml.SafeLoader):
@@ -143,6 +152,20 @@ def test_an_image_gets_what_its_extra_needs_and_no_more() -> None:
         subset(project, lock, ["no-such-extra"])
 
 
+def test_the_torch_of_the_images_is_the_one_of_the_project_with_its_libraries() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = next(r for r in project["optional-dependencies"]["trainer"] if r.startswith("torch"))
+    pinned = dict(PIN.findall((ROOT / "services/torch-cuda.lock").read_text()))
+    assert wanted == f"torch=={pinned['torch']}"
+    assert f"ARG TORCH={pinned['torch']}\n" in (ROOT / "services/Dockerfile").read_text()
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton"} <= set(pinned)
+    # What both locks pin is the same: the second one is installed over the first.
+    common = dict(PIN.findall((ROOT / "requirements.lock").read_text()))
+    assert {n: v for n, v in pinned.items() if n in common and n != "networkx"} == {
+        n: v for n, v in common.items() if n in pinned and n != "networkx"
+    }
+
+
 def test_nothing_takes_the_place_of_the_store_clients_http_library() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "urllib3-future" not in lock
@@ -157,6 +180,74 @@ def test_settings_are_read_from_a_file_and_completed(tmp_path: Path) -> None:
     assert host.uid != 0
     with pytest.raises(HostRefused, match="minio or seaweedfs"):
         Host.load({"DURAMEN_STORE": "s3"})
+
+
+@pytest.mark.parametrize(
+    ("said", "ok", "why"),
+    [
+        ("NVIDIA H100, 580.95.05, 9.0, 81559 MiB", True, "driver 580.95.05"),
+        ("NVIDIA GeForce RTX 4090, 550.120, 8.9, 24564 MiB", False, "update the driver"),
+        ("Tesla V100, 580.95.05, 7.0, 16384 MiB", False, "compute capability 7.0"),
+    ],
+)
+def test_a_gpu_is_measured_against_what_torch_was_built_for(said: str, ok: bool, why: str) -> None:
+    found, text = preflight.fits_torch(said)
+    assert found is ok
+    assert why in text
+
+
+def test_a_folder_of_another_user_is_named_with_what_to_do(tmp_path: Path) -> None:
+    host = Host.load({"DURAMEN_HOME": str(tmp_path / "home"), "DURAMEN_BACKUP_DIR": str(tmp_path)})
+    assert preflight.look_permissions(replace(host, uid=os.getuid()))[0] is True
+    found, text = preflight.look_permissions(replace(host, uid=os.getuid() + 1))
+    if os.getuid() != 0:  # root gives it away at the start
+        assert found is False
+        assert f"sudo chown {os.getuid() + 1} {tmp_path}" in text
+
+
+def test_secrets_that_the_user_sets_reach_containers_as_files_only(tmp_path: Path) -> None:
+    token = tmp_path / "hub"
+    token.write_text("hf_one\n")
+    chosen = {
+        "DURAMEN_HOME": str(tmp_path / "home"),
+        "DURAMEN_NOTIFY_URLS": "ntfy://user:word@example.org/topic",
+        "HF_TOKEN": "hf_two",
+    }
+    hand_over(Host.load(chosen))
+    run = tmp_path / "home" / "run"
+    assert (run / "hub.token").read_text() == "hf_two"
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    hand_over(Host.load({**chosen, "DURAMEN_HUB_TOKEN_FILE": str(token)}))
+    assert (run / "hub.token").read_text() == "hf_one"
+    assert "example.org" in (run / "notify.urls").read_text()
+    computed = Host.load(chosen).computed(1)
+    assert not any("hf_two" in value or "example.org" in value for value in computed.values())
+    environments = [str(s.get("environment", "")) for s in compose_file()["services"].values()]
+    assert not any("HF_TOKEN" in text for text in environments)
+    with pytest.raises(HostRefused, match="not there"):
+        hand_over(Host.load({**chosen, "DURAMEN_HUB_TOKEN_FILE": str(tmp_path / "none")}))
+
+
+def test_the_hub_is_given_the_token_of_the_file(tmp_path: Path) -> None:
+    token = tmp_path / "hub.token"
+    token.write_text("hf_from_the_file")
+    with recording() as hub:
+        hub.away = True
+        environment = {
+            **{n: v for n, v in os.environ.items() if not n.startswith(("DURAMEN_", "HF_"))},
+            **{f"DURAMEN_{name}": "x" * 8 for name in CtlSettings.model_fields if "key" in name},
+            **{f"DURAMEN_{name}_URL": "http://127.0.0.1:1" for name in ("NATS", "STORE", "BACKUP")},
+            "DURAMEN_NATS_SEED_FILE": str(token),
+            "DURAMEN_STATE_DIR": str(tmp_path),
+            "DURAMEN_HUB_TOKEN_FILE": str(token),
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        command = [sys.executable, "-m", "services.ctl", "base", "add", "owner/model"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "HF_TOKEN" in done.stderr + done.stdout
+    assert hub.bearers - {""} == {"Bearer hf_from_the_file"}
 
 
 @pytest.mark.parametrize("server", ["store", "backup"])

@@ -1,0 +1,154 @@
+"""`make backup`, and `make restore ARGS=bus`: the bus as a file in HOME/bus-backups.
+
+Versions, bases and datasets have copies of their own; this one holds queue, ledgers and audit.
+Standard library alone.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.compose.engine import Compose, docker
+from infra.compose.host import Host, HostRefused
+
+RECORDS = ("JOBS", "CTL", "EVT")
+WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
+# What the container that packs and unpacks may do: read and write files of the bus' user.
+CAPABILITIES = ("DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER")
+
+
+def make(host: Host, compose: Compose) -> Path:
+    """A new file. The bus and all that write to it stand still meanwhile: files of a stream
+    belong together."""
+    with _still(compose):
+        return pack(host)
+
+
+def restore(host: Host, compose: Compose, name: str | None) -> Path:
+    """Put the bus back as it was in file `name`, else the newest one; what it replaces is kept as
+    another file.
+
+    Raises HostRefused, with everything as it was, if a service has written since: a bus that went
+    back in time would give out the same numbers twice.
+    """
+    chosen = find(folder_of(host), name)
+    with _still(compose) as had:
+        before = pack(host, "-replaced")
+        unpack(host, chosen)
+        compose.output("up", "--detach", "--wait", "--no-deps", "nats")
+        try:
+            behind(had, lasts(compose))
+            check(host)
+        except HostRefused as error:
+            compose.output("stop", "nats")
+            unpack(host, before)
+            raise HostRefused(f"{chosen.name} was not put back: {error}") from error
+    return chosen
+
+
+@contextmanager
+def _still(compose: Compose) -> Iterator[dict[str, int]]:
+    """Nothing writes, then nothing runs; gives the last sequences of the bus, if it ran."""
+    there = compose.running()
+    running = [service for service in WRITERS if service in there]
+    if running:
+        compose.output("stop", *running)
+    had = lasts(compose) if "nats" in there else {}
+    compose.output("stop", "nats")
+    try:
+        yield had
+    finally:
+        compose.output("up", "--detach", "--wait", "--no-deps", "nats")
+        if running:
+            compose.output("start", *running)
+
+
+def lasts(compose: Compose) -> dict[str, int]:
+    """The last sequence of each stream that records or tells something, by the bus itself."""
+    url = "http://127.0.0.1:8222/jsz?streams=true"
+    output = compose.output("exec", "-T", "nats", "wget", "-q", "-O", "-", url)
+    accounts = json.loads(output).get("account_details") or []
+    streams = [stream for account in accounts for stream in account.get("stream_detail") or []]
+    return {s["name"]: s["state"]["last_seq"] for s in streams if s["name"] in RECORDS}
+
+
+def behind(had: dict[str, int], has: dict[str, int]) -> None:
+    """Raises HostRefused if a stream ends before it did."""
+    short = [
+        f"{name} ends at {has.get(name, 0)}, not {last}"
+        for name, last in had.items()
+        if has.get(name, 0) < last
+    ]
+    if short:
+        raise HostRefused(f"the bus of today holds more: {'; '.join(short)}")
+
+
+def folder_of(host: Host) -> Path:
+    folder = host.home / "bus-backups"
+    folder.mkdir(exist_ok=True)
+    if os.getuid() == 0:
+        os.chown(folder, host.uid, host.gid)
+    return folder
+
+
+def find(folder: Path, name: str | None) -> Path:
+    """The file called `name`, else the newest that was not put aside by a restore."""
+    if name:
+        found = [folder / Path(name).name]
+    else:
+        found = sorted(p for p in folder.glob("bus-*.tar") if "-replaced" not in p.name)[-1:]
+    if not found or not found[0].is_file():
+        there = ", ".join(sorted(p.name for p in folder.glob("bus-*.tar"))) or "none"
+        raise HostRefused(f"no such backup in {folder}; there: {there}")
+    return found[0]
+
+
+def pack(host: Host, suffix: str = "") -> Path:
+    name = time.strftime(f"bus-%Y%m%dT%H%M%SZ{suffix}.tar", time.gmtime())
+    _run(host, "pack", "/bus", f"/backups/{name}")
+    return folder_of(host) / name
+
+
+def unpack(host: Host, archive: Path) -> None:
+    """Raises HostRefused if the file is not what its .sha256 says; nothing is changed then."""
+    _run(host, "unpack", f"/backups/{archive.name}", "/bus")
+
+
+def _run(host: Host, *words: str) -> None:
+    """One step in a container that sees the bus' volume, the folder of backups and no network."""
+    caps = [word for name in CAPABILITIES for word in ("--cap-add", name)]
+    docker(
+        *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL", *caps),
+        *("--read-only", "--tmpfs", "/tmp"),  # noqa: S108 - the container's own
+        *("-v", f"{host.project}_bus:/bus", "-v", f"{folder_of(host)}:/backups"),
+        *(host.image("bootstrap"), "python", "-m", "infra.nats.backup", *words),
+        seconds=3600,
+    )
+
+
+def check(host: Host) -> None:
+    """Has the bus all that the services saw acknowledged? Raises HostRefused."""
+    volumes = docker("volume", "ls", "--quiet").split()
+    seen = [service for service in WRITERS if f"{host.project}_{service}" in volumes]
+    mounts = [w for s in seen for w in ("-v", f"{host.project}_{s}:/marks/{s}:ro")]
+    scheme = "tls" if host.tls else "nats"
+    values = {
+        "NATS_URL": f"{scheme}://nats:4222",
+        "NATS_MONITOR_URL": "http://nats:8222",
+        "STORE_URL": "http://store:9000",
+        "BACKUP_URL": "http://backup:9000",
+        "SECRETS_DIR": "/secrets",
+    }
+    if host.tls:
+        mounts += ["-v", f"{host.home / 'run' / 'nats.tls'}:/tls:ro"]
+        values["NATS_CA"] = "/tls/ca.pem"
+    docker(
+        *("run", "--rm", "--network", f"{host.project}_backend", "--cap-drop", "ALL"),
+        *("--user", f"{host.uid}:{host.gid}", "-v", f"{host.home / 'secrets'}:/secrets:ro"),
+        *(word for name, value in values.items() for word in ("-e", f"DURAMEN_{name}={value}")),
+        *(*mounts, host.image("bootstrap"), "python", "-m", "infra.nats.backup", "check"),
+        *(f"/marks/{service}" for service in seen),
+    )

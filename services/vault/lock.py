@@ -1,0 +1,76 @@
+"""The rolling lock: what lies in the backup stays locked, however old it is.
+
+What is written there is locked for the bucket's own time (30 days) and no longer. So the vault
+extends each lock before it ends, and only ever to a later day. Should the vault be gone for good,
+the locks end by themselves, and the disk can be freed.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import Gauge
+
+from shared import service
+from shared.errors import StoreUnavailable
+from shared.store import PRECIOUS, Store
+
+UNTIL = Gauge(
+    "duramen_vault_lock_until_seconds", "Unix time when the first lock of the backup ends."
+)
+TIME = Gauge("duramen_vault_lock_seconds", "How long what is written to the backup is locked.")
+LEFT = 0.5  # of its time: a lock is extended when less is left
+CLOCKS_SECONDS = 60.0
+
+
+class RollingLock:
+    """Of one store. Remembers how long what it saw is locked. Blocking."""
+
+    def __init__(self, backup: Store) -> None:
+        self._backup = backup
+        self._until: dict[tuple[str, str], datetime] = {}
+
+    def extend(self, now: datetime | None = None) -> int:
+        """Extend what needs it; how many. `now` is the store's own time unless given.
+
+        Raises StoreUnavailable, also if the store refuses, or its clock is not this host's: a lock
+        that a wrong clock set for years could not be taken back.
+        """
+        default = self._backup.default_lock(PRECIOUS)
+        if default is None:
+            return 0
+        mode, length = default
+        now = now or self._checked_clock()
+        extended = 0
+        for key, version_id in self._counting():
+            until = self._known(key, version_id)
+            if until is None or until - now < length * LEFT:
+                until = now + length
+                self._backup.lock(PRECIOUS, key, version_id, mode, until)
+                extended += 1
+            self._until[key, version_id] = until
+            service.beat()
+        TIME.set(length.total_seconds())
+        if self._until:
+            UNTIL.set(min(self._until.values()).timestamp())
+        return extended
+
+    def _counting(self) -> list[tuple[str, str]]:
+        """The version of each key that counts: its oldest one."""
+        oldest = {
+            version.key: version.version_id  # of one key the newest comes first
+            for version in self._backup.versions(PRECIOUS, "")
+            if not version.is_delete_marker
+        }
+        return list(oldest.items())
+
+    def _known(self, key: str, version_id: str) -> datetime | None:
+        known = self._until.get((key, version_id))
+        return known or self._backup.locked_until(PRECIOUS, key, version_id)
+
+    def _checked_clock(self) -> datetime:
+        theirs = self._backup.clock()
+        apart = abs(datetime.now(UTC) - theirs)
+        if apart > timedelta(seconds=CLOCKS_SECONDS):
+            raise StoreUnavailable(
+                f"{self._backup.name}: its clock and this host's are {apart} apart"
+            )
+        return theirs
