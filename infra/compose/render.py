@@ -17,7 +17,7 @@ import secrets as random
 import sys
 from pathlib import Path
 
-from infra.compose.ports import PORTS
+from infra.compose.ports import PUBLISHED
 from infra.nats.conf import NatsConf
 from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
 from infra.store.identities import s3_json
@@ -118,7 +118,7 @@ def render(home: Path, seen_as: Path) -> None:
     write(run / "nats.conf", conf.render(secrets))
     render_stores(run, secrets)
     write(run / "notify.urls", os.environ.get("DURAMEN_NOTIFY_URLS", ""))
-    inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PORTS}
+    inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PUBLISHED}
     inside["nats"] = "nats://nats:4222"
     tools = command_line(secrets, inside, PRIVATE / "seed")
     tools |= {
@@ -127,7 +127,7 @@ def render(home: Path, seen_as: Path) -> None:
         "DURAMEN_STATE_DIR": "/tmp",  # noqa: S108 - a tmpfs of its own
     }
     write(run / "tools.env", lines(tools))
-    outside = {name: f"http://127.0.0.1:{port(name)}" for name in PORTS}
+    outside = {name: f"http://127.0.0.1:{port(name)}" for name in PUBLISHED}
     outside["nats"] = f"nats://127.0.0.1:{port('nats')}"
     seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
     for name in ("INBOX_DIR", "ARCHIVE_DIR"):

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save
 
 from services.trainer.spec import Failure, Lora
-from shared.manifest import sync_folder, write_synced
+from shared.manifest import sync_folder
 from shared.probes import Sha256
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -32,7 +32,6 @@ OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
 KEPT = 3  # local checkpoints of a segment
 
 Tensors = Mapping[str, NDArray[Any]]
-write_durably, sync_directory = write_synced, sync_folder
 
 
 class Contents(BaseModel):

@@ -28,6 +28,7 @@ from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Failure, Spec, TrainingSettings
 from services.trainer.template import Encoded
+from shared.manifest import write_synced
 
 
 class Line(Protocol):
@@ -227,7 +228,7 @@ def open_metrics(path: Path, position: int) -> Any:
                 continue  # a line that a killed process left unfinished
             if done <= position:
                 kept.append(line + b"\n")
-    checkpoint.write_durably(path, b"".join(kept))
+    write_synced(path, b"".join(kept))
     return path.open("ab", buffering=0)
 
 
