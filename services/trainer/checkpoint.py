@@ -133,13 +133,17 @@ def write(
     final = directory / f"{full.global_step:08d}-{full.id[:12]}"
     temporary = directory / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, data in {**payload, HEADER: full.to_bytes()}.items():
-        with (temporary / name).open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-    sync_folder(temporary)
+    try:
+        temporary.mkdir()
+        for name, data in {**payload, HEADER: full.to_bytes()}.items():
+            with (temporary / name).open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+        sync_folder(temporary)
+    except OSError:  # a full disk is not kept full by what did not fit
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
         shutil.rmtree(final)
     temporary.rename(final)
@@ -228,7 +232,10 @@ def sweep(directory: Path) -> None:
     """Remove what a killed worker left half written or half deleted."""
     for pattern in (".*.tmp", ".*.doomed"):
         for path in directory.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def tensors_sha256(tensors: Tensors) -> str:
