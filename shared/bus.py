@@ -23,6 +23,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from shared import log
 from shared.connection import Arrived, Connection, Raw
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
+from shared.manifest import write_synced
 from shared.messages import (
     Event,
     Lease,
@@ -96,12 +97,10 @@ class Marks:
             return
         self.marks[stream] = (sequence, nonce)
         if self.path is not None:
-            temporary = self.path.with_suffix(".tmp")
-            with temporary.open("w") as file:
-                json.dump(self.marks, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            try:
+                write_synced(self.path, json.dumps(self.marks).encode())
+            except OSError as error:  # the disk is full: the mark of before still guards a restart
+                log.get().error("marks_not_kept", path=str(self.path), error=str(error))
 
 
 class Bus:

@@ -109,6 +109,13 @@ class ObjectDamaged(DuramenError):
         super().__init__(f"{where}: SHA-256 is {found[:16]}…, expected {expected[:16]}….")
 
 
+class CheckpointUnusable(DuramenError):
+    """A checkpoint that training would go on from is missing or damaged wherever it lay."""
+
+    exit_code = 8
+    next_step = "duramen check, then duramen rollback VERSION"
+
+
 class AlreadyExists(DuramenError):
     """A conditional create found the name taken by other bytes."""
 

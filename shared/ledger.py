@@ -206,6 +206,14 @@ class Line:
                 return segment.close[1]
         return None
 
+    def version_with(self, segment: Segment) -> int | None:
+        """The version that holds a segment's log, metrics and snapshots: one of the same job."""
+        for version in self.versions:
+            close = self.version_close(version)
+            if close and close.job == segment.job.path and segment in self.segments_behind(version):
+                return version
+        return None
+
     def segments_behind(self, version: int) -> list[Segment]:
         """The segments whose replay gives the bytes of a version, oldest first."""
         return self.kept(self.versions[version])

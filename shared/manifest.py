@@ -40,11 +40,15 @@ def write_synced(path: Path, data: bytes) -> None:
     """Write a file so that a power cut leaves it whole or absent: temporary, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk is not kept full by what did not fit
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -105,6 +105,8 @@ class TrainerSettings(StoreSettings):
     neftune_alpha: float = Field(default=0.0, ge=0)
     eval_fraction: float = Field(default=0.05, ge=0, lt=1)
     checkpoint_seconds: float = Field(default=60.0, gt=0)
+    # How long the store may be away before it is said; training goes on, uploads follow.
+    store_away_seconds: float = Field(default=300.0, gt=0)
     snapshot_fraction: float = Field(default=0.05, ge=0)
     snapshot_allowance_seconds: float = Field(default=60.0, ge=0)
     threads: int | None = None

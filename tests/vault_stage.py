@@ -78,6 +78,10 @@ class Forge:
             "tokenizer.json": b"{}",
             **{name.replace("_", "."): data for name, data in extra.items()},
         }
+        return self.stage(files)
+
+    def stage(self, files: dict[str, bytes]) -> str:
+        """Put the files of a base into staging; its root."""
         hashes = {path: sha256_bytes(data) for path, data in files.items()}
         root = root_hash(hashes.items())
         store = self.store("ctl")
@@ -107,11 +111,13 @@ class Forge:
             found: dict[str, Any] = await until(look, seconds, f"answer to {nonce}")
             return found
 
-    async def begin(self) -> "Forge":
+    async def begin(
+        self, files: dict[str, bytes] | None = None, chat_template: str | None = None
+    ) -> "Forge":
         """A base that waits in staging with its command, and a lineage on it."""
-        self.root = self.stage_base()
+        self.root = self.stage(files) if files else self.stage_base()
         await self.ask(command="base", base_root=self.root)
-        settings = LineageSettings(base_root=self.root)
+        settings = LineageSettings(base_root=self.root, chat_template=chat_template)
         async with self.bus("ctl") as bus:
             await bus.append(
                 "JOBS",

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.compose import ports
+from infra.compose.ports import published
+from infra.ports import setting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXED_ID = 10001
@@ -67,7 +68,7 @@ class Host:
             home=(ROOT / home).absolute(),
             store=one_of(settings, "DURAMEN_STORE", STORES),
             torch=one_of(settings, "DURAMEN_TORCH", TORCH),
-            ports=ports.chosen(settings),
+            ports=published(settings),
             uid=uid or FIXED_ID,
             gid=gid if uid else FIXED_ID,
             project=settings.get("COMPOSE_PROJECT_NAME") or "duramen",
@@ -144,4 +145,4 @@ class Host:
         if "grafana" in self.without:
             values["DURAMEN_GRAFANA_URL"] = ""
         values |= {name: self.settings[name] for name in CHOSEN if self.settings.get(name)}
-        return values | {ports.setting(name): str(port) for name, port in self.ports.items()}
+        return values | {setting(name): str(port) for name, port in self.ports.items()}

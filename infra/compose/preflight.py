@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.compose import ports
+from infra import ports
 from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker, numbers
 from infra.compose.host import FIXED_ID, Host, HostRefused
 

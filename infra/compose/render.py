@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from infra.compose.host import CHOSEN
-from infra.compose.ports import PORTS
+from infra.compose.ports import PUBLISHED
 from infra.nats.conf import NatsConf
 from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
 from infra.store.identities import s3_json
@@ -135,7 +135,7 @@ def render(home: Path, seen_as: Path) -> None:
     )
     write(run / "nats.conf", conf.render(secrets))
     render_stores(run, secrets)
-    inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PORTS}
+    inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PUBLISHED}
     scheme = "tls" if tls else "nats"
     inside["nats"] = f"{scheme}://nats:4222"
     tools = command_line(secrets, inside, PRIVATE / "seed")
@@ -148,7 +148,7 @@ def render(home: Path, seen_as: Path) -> None:
     if tls:
         tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
     write(run / "tools.env", lines(tools))
-    outside = {name: f"http://127.0.0.1:{port(name)}" for name in PORTS}
+    outside = {name: f"http://127.0.0.1:{port(name)}" for name in PUBLISHED}
     outside["nats"] = f"{scheme}://127.0.0.1:{port('nats')}"
     seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
     if tls:
@@ -162,7 +162,7 @@ def render(home: Path, seen_as: Path) -> None:
     for name in (*CHOSEN, "DURAMEN_BACKUP_DIR"):
         if os.environ.get(name):
             seen[name] = os.environ[name]
-    seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PORTS}
+    seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PUBLISHED}
     seen["DURAMEN_STATE_DIR"] = str(seen_as / "state")
     (home / "state").mkdir(exist_ok=True)
     write(home / "env", lines(seen), 0o600)

@@ -16,6 +16,7 @@ from typing import Any
 from infra.compose import bus_backup, lifecycle, measured, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.host import ROOT, Host, HostRefused
+from infra.ports import DEFAULT_BASE
 
 PROJECT = "duramen-smoke"
 TINY = "from pathlib import Path; from tests.tiny import make_tiny; make_tiny(Path('/out/tiny'))"
@@ -31,7 +32,7 @@ class SmokeFailed(Exception):
 def smoke_host(environ: dict[str, str] | None = None) -> Host:
     """The user's settings, in another project with other volumes, ports and folders."""
     chosen = Host.load(environ)
-    base = int(chosen.settings.get("DURAMEN_PORT_BASE") or 4220) + PORTS_APART
+    base = int(chosen.settings.get("DURAMEN_PORT_BASE") or DEFAULT_BASE) + PORTS_APART
     home = ROOT / "data" / "smoke"
     own = {
         "COMPOSE_PROJECT_NAME": PROJECT,

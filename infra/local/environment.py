@@ -8,9 +8,10 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from infra.local.home import Home
-from infra.local.ports import HOST, Ports
-from infra.local.ports import PREFIX as PORT_PREFIX
+from infra.local.ports import Ports
 from infra.local.programs import ROOT
+from infra.ports import HOST
+from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets import SERVICES, Secrets
 
 PREFIX = "DURAMEN_"

@@ -19,11 +19,11 @@ from infra.local.environment import (
     write_env,
 )
 from infra.local.home import Home
-from infra.local.ports import PREFIX as PORT_PREFIX
 from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.local.servers import PACKAGES, binary
 from infra.local.supervisor import last_line
+from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets import SERVICES, Secrets
 
 START_SECONDS = 300

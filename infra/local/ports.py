@@ -1,39 +1,12 @@
-"""The ports of an embedded run: one base, from which all follow; each can be set on its own.
-
-DURAMEN_PORT_BASE moves them all (default 4220: 4220 to 4259 are used); DURAMEN_PORT_NATS,
-DURAMEN_PORT_STORE, … move one. All listen on 127.0.0.1 only.
-"""
+"""The ports of an embedded run, as a settings class: one base, from which all follow."""
 
 import random
-import socket
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-HOST = "127.0.0.1"
-PREFIX = "DURAMEN_PORT_"
-STORE_PARTS = (
-    "",
-    "_grpc",
-    "_master",
-    "_master_grpc",
-    "_volume",
-    "_volume_grpc",
-    "_filer",
-    "_filer_grpc",
-)
-OFFSETS = {
-    "nats": 2,
-    "nats_monitor": 3,
-    **{f"store{part}": 10 + n for n, part in enumerate(STORE_PARTS)},
-    **{f"backup{part}": 20 + n for n, part in enumerate(STORE_PARTS)},
-    "ingest": 30,
-    "trainer": 31,
-    "vault": 32,
-    "evolution": 33,
-    "console": 34,
-}
+from infra.ports import DEFAULT_BASE, HOST, OFFSETS, PREFIX, is_taken, setting
 
 
 class PortTaken(Exception):
@@ -45,7 +18,7 @@ class Ports(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    base: int = Field(default=4220, ge=1024, le=65400)
+    base: int = Field(default=DEFAULT_BASE, ge=1024, le=65400)
     nats: int
     nats_monitor: int
     store: int
@@ -73,8 +46,8 @@ class Ports(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def derive(cls, values: dict[str, Any]) -> dict[str, Any]:
-        base = int(values.get("base", cls.model_fields["base"].default))
-        return {**{name: base + offset for name, offset in OFFSETS.items()}, **values}
+        base = int(values.get("base", DEFAULT_BASE))
+        return {**from_base(base), **values}
 
     @model_validator(mode="after")
     def distinct(self) -> Self:
@@ -85,16 +58,22 @@ class Ports(BaseSettings):
             seen[port] = name
         return self
 
+    @classmethod
+    def names(cls) -> list[str]:
+        return [name for name in cls.model_fields if name != "base"]
+
     def by_name(self) -> dict[str, int]:
         """All ports, without `base`."""
-        return {name: getattr(self, name) for name in OFFSETS}
+        return {name: getattr(self, name) for name in self.names()}
 
     def url(self, name: str) -> str:
         return f"http://{HOST}:{getattr(self, name)}"
 
     def refuse_taken(self) -> None:
         """Raise PortTaken, naming every port that somebody else listens on, and its setting."""
-        taken = [f"{port} ({setting(name)})" for name, port in self.by_name().items() if busy(port)]
+        taken = [
+            f"{port} ({setting(name)})" for name, port in self.by_name().items() if is_taken(port)
+        ]
         if taken:
             raise PortTaken(
                 f"In use by another program on {HOST}: {', '.join(taken)}.\n"
@@ -102,21 +81,8 @@ class Ports(BaseSettings):
             )
 
 
-def setting(name: str) -> str:
-    """Name of the environment variable that sets the port `name`."""
-    return PREFIX + name.upper()
-
-
-def busy(port: int) -> bool:
-    """True if `port` cannot be listened on at 127.0.0.1."""
-    with socket.socket() as probe:
-        # Connections of an earlier run in TIME_WAIT do not hinder a listener.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return True
-    return False
+def from_base(base: int) -> dict[str, int]:
+    return {name: base + OFFSETS[name] for name in Ports.names()}
 
 
 def free_ports() -> Ports:
@@ -127,6 +93,6 @@ def free_ports() -> Ports:
     """
     while True:
         base = random.randrange(10240, 32000, 40)  # noqa: S311 - no secret
-        numbers = {name: base + offset for name, offset in OFFSETS.items()}
-        if not any(busy(port) for port in numbers.values()):
+        numbers = from_base(base)
+        if not any(is_taken(port) for port in numbers.values()):
             return Ports.model_validate({"base": base, **numbers})

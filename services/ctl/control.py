@@ -90,7 +90,11 @@ def print_receipt(seen: Observed, state: str) -> None:
     if job and seen.checkpoint:
         at = seen.checkpoint
         cli.console.print(f"job {job} at plan step {at.position}, global step {at.global_step}")
-        cli.console.print(f"checkpoint {at.id[:12]} at {at.bucket}/{at.prefix}, read back in full")
+        where = f"checkpoint {at.id[:12]} at {at.bucket}/{at.prefix}"
+        if seen.read_back:
+            cli.console.print(f"{where}, read back in full")
+        else:
+            cli.console.print(f"[red]{where} is not there yet[/red]: {seen.waiting}")
     elif job:
         cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
     cli.console.print(f"Next: {UNDO[state]}", style="dim")

@@ -10,7 +10,7 @@ from shared.manifest import version_name
 from shared.messages import JobRecord, ObjectRef
 
 if TYPE_CHECKING:
-    from shared.store import Store
+    from shared.store import Bucket, Store
 
 SEGMENT_HEADS: Heads = ["segment", "outcome", number("plan steps"), "global steps"]
 SEGMENT_HEADS += ["owners", "version"]
@@ -74,12 +74,18 @@ def log_text(store: "Store", table: Table, job: Job) -> str:
     again = f"duramen queue show {job.id}"
     if not segments:
         raise NotFound(f"{job.id} was never trained: it has no log.", next_step=again)
-    key = log_place(segments[-1]).removeprefix("work/")
-    try:
-        data: bytes = store.read("work", key)
-        return data.decode(errors="replace")
-    except ObjectMissing as error:
-        raise NotFound(f"The log of {job.id} is not stored yet.", next_step=again) from error
+    last = segments[-1]
+    places: list[tuple[Bucket, str]] = [("work", log_place(last).removeprefix("work/"))]
+    version = table.lines[job.id.lineage].version_with(last)
+    if version is not None:  # what a version holds is cleaned from `work`
+        places.append(("duramen", f"lineages/{job.id.lineage}/{version_name(version)}/job.log"))
+    for bucket, key in places:
+        try:
+            data: bytes = store.read(bucket, key)
+            return data.decode(errors="replace")
+        except ObjectMissing:
+            continue
+    raise NotFound(f"The log of {job.id} is not stored yet.", next_step=again)
 
 
 def segment_value(table: Table, segment: Segment) -> dict[str, Any]:

@@ -138,8 +138,9 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
             return world.store.read(file["bucket"], file["key"], sha256=file["sha256"])
         except (ObjectMissing, StopIteration):
             pass
-    if close.version is not None:
-        key = f"lineages/{line.lineage}/{version_name(close.version)}/metrics.jsonl"
+    version = line.version_with(segment)
+    if version is not None:
+        key = f"lineages/{line.lineage}/{version_name(version)}/metrics.jsonl"
         return world.store.read(PRECIOUS, key)
     raise ObjectMissing("store", "work", f"metrics.jsonl of segment {segment.id}")
 

@@ -32,6 +32,8 @@ async def answer_idle(trainer: Trainer) -> None:
             await close_skipped(trainer, at, once)
         elif trainer.control.state == "running":
             return  # its worker is about to start and is asked then
+        elif once.command == "checkpoint" and trainer.unstored is not None:
+            return  # the store is away
         elif once.command == "checkpoint":
             await answer(trainer, at, once, "done", "paused: its checkpoint is stored")
         else:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save
 
 from services.trainer.spec import Failure, Lora
-from shared.manifest import sync_folder, write_synced
+from shared.manifest import sync_folder
 from shared.probes import Sha256
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -32,7 +32,6 @@ OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
 KEPT = 3  # local checkpoints of a segment
 
 Tensors = Mapping[str, NDArray[Any]]
-write_durably, sync_directory = write_synced, sync_folder
 
 
 class Contents(BaseModel):
@@ -134,13 +133,17 @@ def write(
     final = directory / f"{full.global_step:08d}-{full.id[:12]}"
     temporary = directory / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, data in {**payload, HEADER: full.to_bytes()}.items():
-        with (temporary / name).open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-    sync_folder(temporary)
+    try:
+        temporary.mkdir()
+        for name, data in {**payload, HEADER: full.to_bytes()}.items():
+            with (temporary / name).open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+        sync_folder(temporary)
+    except OSError:  # a full disk is not kept full by what did not fit
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
         shutil.rmtree(final)
     temporary.rename(final)
@@ -229,7 +232,10 @@ def sweep(directory: Path) -> None:
     """Remove what a killed worker left half written or half deleted."""
     for pattern in (".*.tmp", ".*.doomed"):
         for path in directory.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def tensors_sha256(tensors: Tensors) -> str:

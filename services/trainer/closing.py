@@ -1,12 +1,10 @@
 """Closing a segment: the commit point of training."""
 
 import asyncio
-from typing import Any
 
 from prometheus_client import Counter
 
-from services.trainer import claim, upload
-from services.trainer.show import show
+from services.trainer import claim, retention, upload
 from services.trainer.state import Trainer
 from services.trainer.training import earlier_files
 from shared import log
@@ -27,29 +25,28 @@ async def close_segment(
     cause: str | None = None,
     keep: bool = False,
 ) -> None:
-    """Close the held segment: the commit point. The checkpoint is in the store, read back."""
+    """Close the held segment: the commit point. The checkpoint is in the store, read back.
+
+    Raises StoreUnavailable, with nothing closed: it is asked for again when the store is back.
+    """
     assert trainer.held is not None
     segment, line = trainer.held, trainer.table.lines[trainer.held.job.lineage]
     assert line.head is not None
     first = segment.opens[0][1]
     keeps = outcome in KEPT_OUTCOMES or keep or (outcome == "failed" and not suspect)
     folder = trainer.local.segment(line.lineage, segment.id).make()
-    found = await insist(trainer, upload.newest, trainer.local.store, segment, folder)
+    store = trainer.local.store
+    found = await asyncio.to_thread(upload.newest, store, segment, folder)
     head, to_step, to_position = line.head, first.global_step, first.position
     if found is not None and keeps and moves_head(line, found.ref):
         if found.local is not None:
-            await insist(
-                trainer,
-                upload.put_checkpoint,
-                trainer.local.store,
-                line.lineage,
-                found.local,
-            )
+            await asyncio.to_thread(upload.put_checkpoint, store, line.lineage, found.local)
         to_step, to_position = found.ref.global_step, found.ref.position
         head = Head(base_root=line.head.base_root, global_step=to_step, checkpoint=found.ref)
     job = trainer.table.jobs[segment.job]
-    earlier = await insist(trainer, earlier_files, trainer.local, line, job)
-    result = await insist(trainer, upload.put_result, trainer.local.store, segment, folder, earlier)
+    earlier = await asyncio.to_thread(earlier_files, trainer.local, line, job)
+    result = await asyncio.to_thread(upload.put_result, store, segment, folder, earlier)
+    trainer.outage.over()
     numbered = outcome == "done" or (outcome == "skipped" and head != line.head)
     record = LineClose(
         by=trainer.by,
@@ -94,22 +91,7 @@ async def close_stopped(trainer: Trainer) -> None:
 def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
     """`work` and this disk are cleaned by their owner, after the commit."""
     try:
-        upload.prune(trainer.local.store, line, segment)
-        upload.prune_heads(trainer.local.store, line)
+        retention.sweep(trainer.local.store, line)
     except (StoreUnavailable, ObjectMissing) as error:
         log.get().warning("not_cleaned", error=str(error))
     trainer.local.prune({segment.id})
-
-
-async def insist(trainer: Trainer, call: Any, *args: Any) -> Any:
-    """Repeat a store call until the store is back; the segment stays open meanwhile."""
-    while True:
-        try:
-            return await asyncio.to_thread(call, *args)
-        except StoreUnavailable as error:
-            log.get().warning("store_away", error=str(error))
-            trainer.waiting["*"] = str(error)
-            await show(trainer)
-            await asyncio.sleep(1.0)
-        finally:
-            trainer.waiting.pop("*", None)

@@ -17,6 +17,7 @@ from shared.messages import CheckpointRef, ObjectRef
 from shared.store import PRECIOUS, Bucket, Store
 
 KEPT_SEGMENTS = 8
+KEPT_FETCHED = 64  # datasets, and plans: they are fetched again where they are needed
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Local:
     def checkpoint(self, line: Line, ref: CheckpointRef) -> Path:
         """A checkpoint's folder: local if whole, else from `work`, else out of its version.
 
-        Raises ObjectMissing if it is nowhere, ObjectDamaged.
+        Raises ObjectMissing or ObjectDamaged if it is nowhere whole.
         """
         mine = self.segment(line.lineage, ref.segment).checkpoints
         name = ref.prefix.rsplit("/", 1)[-1]
@@ -102,7 +103,7 @@ class Local:
         shutil.rmtree(target, ignore_errors=True)
         try:
             self._fetch_checkpoint(ref, "work", ref.prefix, target, {})
-        except ObjectMissing:
+        except (ObjectMissing, ObjectDamaged):
             version = version_of(line, ref)
             if version is None:
                 raise
@@ -151,6 +152,12 @@ class Local:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.cache / "checkpoints").glob("*"):
             shutil.rmtree(folder, ignore_errors=True)
+        for kind in ("datasets", "plans"):
+            files = sorted(
+                (self.cache / kind).glob("*"), key=lambda f: f.stat().st_mtime, reverse=True
+            )
+            for file in files[KEPT_FETCHED:]:
+                file.unlink(missing_ok=True)
 
 
 IN_A_VERSION = {

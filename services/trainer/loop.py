@@ -6,6 +6,7 @@ rate and the randomness of a step are functions of (plan, seed, global_step), so
 behind any step and go on in another process with the same bits.
 """
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -28,6 +29,7 @@ from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Failure, Spec, TrainingSettings
 from services.trainer.template import Encoded
+from shared.manifest import write_synced
 
 
 class Line(Protocol):
@@ -60,10 +62,11 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
     """
     settings, steps = material.plan.settings, material.plan.steps
     position, global_step = spec.start.position, spec.start.global_step
-    metrics = open_metrics(spec.metrics, position)
+    metrics, past = open_metrics(spec.metrics, position)
     parameters = list(network.adapter.values())
-    train_seconds = 0.0
-    bad: list[tuple[int, ...]] = []
+    # What a kill must not change: when bad steps are too many, and what looking has cost.
+    bad, train_seconds, timed = past.bad, past.train_seconds, past.steps
+    snapshots.spent_seconds = past.snapshot_seconds
     last_saved = time.monotonic()
     saved: dict[str, Any] | None = None
     outcome = "done"
@@ -92,7 +95,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
                 "full" if last or "snapshot" in wanted else snapshots.due(job_step, train_seconds)
             )
             if size is not None:
-                each = train_seconds / max(1, position - spec.start.position)
+                each = train_seconds / max(1, timed)
                 # Nobody who wants to pause waits for a snapshot, but the last one is always taken.
                 leave = (lambda: False) if last else line.leaving
                 taken = snapshots.take(size, job_step, position, global_step, each, leave)
@@ -131,7 +134,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         optimizer.zero_grad(set_to_none=True)
         position, global_step = position + 1, global_step + 1
         seconds = time.monotonic() - began
-        train_seconds += seconds
+        train_seconds, timed = train_seconds + seconds, timed + 1
 
         event = {
             "position": position,
@@ -148,9 +151,10 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         rows_seen = [
             {"row": r, "id": material.row_ids[r], "loss": finite(row_losses[r])} for r in rows
         ]
-        metrics.write(orjson.dumps({**event, "rows": rows_seen}) + b"\n")
+        spent = {"snapshot_seconds": snapshots.spent_seconds}
+        write_whole(metrics, orjson.dumps({**event, **spent, "rows": rows_seen}) + b"\n")
         line.emit({"event": "step", **event})
-        if len(bad) == min(BAD_STEPS, len(steps)):
+        if len(bad) >= min(BAD_STEPS, len(steps)):
             raise not_finite(bad, settings)
 
     metrics.close()
@@ -215,20 +219,48 @@ def finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def open_metrics(path: Path, position: int) -> Any:
-    """Open for appending, without the lines of steps that are about to be done again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
-    if path.exists():
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                done = orjson.loads(line)["position"]
-            except (orjson.JSONDecodeError, KeyError, TypeError):
-                continue  # a line that a killed process left unfinished
-            if done <= position:
+@dataclasses.dataclass
+class Past:
+    """What the job's earlier workers noted of the steps up to here. `bad`: the rows behind each of
+    the last steps in a row that were skipped; the times are those of the whole job."""
+
+    steps: int = 0
+    bad: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    train_seconds: float = 0.0
+    snapshot_seconds: float = 0.0
+
+    def take(self, step: dict[str, Any]) -> None:
+        rows, skipped = step["rows"], step["skipped"]
+        self.steps += 1
+        self.train_seconds += step["seconds"]
+        self.snapshot_seconds = step["snapshot_seconds"]
+        if skipped:
+            broken = tuple(r["row"] for r in rows if r["loss"] is None)
+            self.bad.append(broken or tuple(r["row"] for r in rows))
+        else:
+            self.bad.clear()
+
+
+def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
+    """Open for appending, without the lines of steps that are about to be done again; and what
+    the kept ones say."""
+    kept, past = [], Past()
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            step = orjson.loads(line)
+            if step["position"] <= position:
+                past.take(step)
                 kept.append(line + b"\n")
-    checkpoint.write_durably(path, b"".join(kept))
-    return path.open("ab", buffering=0)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue  # a line that a killed process left unfinished
+    write_synced(path, b"".join(kept))
+    return path.open("ab", buffering=0), past
+
+
+def write_whole(file: Any, data: bytes) -> None:
+    """Write all of it: a disk that fills up takes a part and says nothing until the next write."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.AdamW:

@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.trainer.checkpoint import write_durably
 from services.trainer.spec import Failure, OnLong, Spec, TrainingSettings
 from services.trainer.template import Chat, Encoded, TemplateRefuses
+from shared.manifest import write_synced
 from shared.probes import (
     EARLIER_PROBES,
     HELDOUT_ROWS,
@@ -177,7 +177,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         **chat.hashes,
     )
     data = plan.to_bytes()
-    write_durably(spec.plan_out, data)
+    write_synced(spec.plan_out, data)
     row_ids = {r: rows[r].id for r in encoded}
     return Material(plan, hashlib.sha256(data).hexdigest(), encoded, row_ids, measured)
 

@@ -16,8 +16,11 @@ def view_of(trainer: Trainer) -> Observed:
     """What this trainer is, now."""
     segment, training = trainer.held, trainer.training
     state = trainer.control.state
-    waiting = "; ".join(f"{k}: {v}" for k, v in trainer.waiting.items()) or None
-    if training is not None or (segment is not None and state == "running"):
+    waiting = "; ".join(waits_for(trainer)) or None
+    # What a pause or the end of a worker asks for is under way, and nothing hinders it.
+    is_ending = trainer.ended is not None or trainer.unstored is not None
+    busy = training is not None or (is_ending and not trainer.outage.is_on)
+    if busy or (segment is not None and state == "running"):
         shown = "running"
     elif state != "running" and not (segment and state == "stopped"):
         shown = state
@@ -35,7 +38,7 @@ def view_of(trainer: Trainer) -> Observed:
             "state": shown,
             # while a worker still runs, a newer generation is seen but not obeyed yet
             "generation": trainer.control.generation
-            if shown == state or (training is None)
+            if shown == state or not busy
             else obeyed(trainer),
             "once_through": max(trainer.once_through, 0),
             "waiting": waiting,
@@ -46,9 +49,22 @@ def view_of(trainer: Trainer) -> Observed:
             "ledger": line.sequence if line else 0,
             "progress": progress,
             "checkpoint": checkpoint,
-            "read_back": checkpoint is not None,
+            "read_back": checkpoint is not None and not is_local(trainer),
         }
     )
+
+
+def waits_for(trainer: Trainer) -> list[str]:
+    outage = trainer.outage
+    said = outage.is_long if trainer.training is not None else outage.is_on
+    reasons = [f"{lineage}: {why}" for lineage, why in trainer.waiting.items()]
+    return [outage.sentence, *reasons] if said else reasons
+
+
+def is_local(trainer: Trainer) -> bool:
+    """Whether the checkpoint that is shown lies on this disk alone."""
+    uploaded = trainer.training is not None and trainer.training.state.checkpoint is not None
+    return trainer.unstored is not None and not uploaded
 
 
 def obeyed(trainer: Trainer) -> int:

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import torch
 
 from services.trainer.attention import pack
-from services.trainer.checkpoint import sync_directory
 from services.trainer.model import Network
 from services.trainer.plan import Material
 from services.trainer.spec import Spec
 from services.trainer.template import Chat, Encoded
+from shared.manifest import sync_folder
 from shared.probes import Probe, draw
 
 Size = Literal["full", "small"]
@@ -356,5 +356,5 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> tuple[str, int]
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
     temporary.rename(path)
-    sync_directory(path.parent)
+    sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest(), len(data)

@@ -1,5 +1,6 @@
 """What the supervisor tells the worker (a JSON file), and how the worker says that it cannot."""
 
+import errno
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,8 @@ from shared.probes import Sha256
 
 FailureKind = Literal["nan", "mask", "memory", "disk", "data", "checkpoint", "base", "internal"]
 
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
 
 Schedule = Literal["constant", "cosine", "wsd"]
 OnLong = Literal["set_aside", "truncate", "refuse"]

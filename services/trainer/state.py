@@ -1,7 +1,9 @@
 """What one trainer holds while it lives; the other rooms act on it."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Gauge
@@ -9,7 +11,8 @@ from prometheus_client import Gauge
 from services.trainer import lease
 from services.trainer.claim import Owner
 from services.trainer.local import Local
-from services.trainer.training import Training
+from services.trainer.outage import Outage
+from services.trainer.training import End, Training
 from shared import log
 from shared.bus import Bus
 from shared.control import Control, observed
@@ -17,7 +20,7 @@ from shared.errors import BusUnavailable
 from shared.jobs import Table
 from shared.lease import Watch
 from shared.ledger import Segment
-from shared.messages import LEVELS, Event, Observed
+from shared.messages import LEVELS, Event, Observed, Once
 from shared.service import instance
 from shared.settings import TrainerSettings
 
@@ -27,10 +30,29 @@ VOID = Gauge("duramen_bus_void_records", "Messages on JOBS and CTL that do not c
 
 
 @dataclass
+class Wish:
+    """Why a running worker is asked to end, and the one-time command behind it, if any."""
+
+    why: str  # pause, stop, skip, preempt, lost
+    once: tuple[int, Once] | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the worker of the held segment ended, and the wish behind it."""
+
+    end: End
+    wish: Wish | None
+
+
+@dataclass
 class Trainer:
     """The streams as folded, the segment that is held (at most one), and who trains it.
 
-    `waiting`: lineage -> why it cannot train; `*` is what the trainer as a whole waits for.
+    `waiting`: lineage -> why it cannot train. `spoilt`: id of a head's checkpoint that cannot be
+    used -> why. `ended`: what a worker's end still asks for. `unstored`: the checkpoint that the
+    held segment goes on from, if only this disk has it.
     """
 
     settings: TrainerSettings
@@ -45,6 +67,10 @@ class Trainer:
     held: Segment | None = None
     training: Training | None = None
     waiting: dict[str, str] = field(default_factory=dict)
+    spoilt: dict[str, str] = field(default_factory=dict)
+    ended: Ended | None = None
+    unstored: Path | None = None
+    outage: Outage = field(default_factory=Outage)
     once_through: int = -1
     shown: Observed | None = None
     voids_seen: int = 0
@@ -52,6 +78,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.by = instance("trainer")
         self.watch = Watch(self.bus, self.settings.lease_seconds)
+        self.outage.limit_seconds = self.settings.store_away_seconds
 
     @property
     def owner(self) -> Owner:
@@ -65,6 +92,7 @@ class Trainer:
     def release(self) -> None:
         """Hold nothing any more."""
         self.held, self.lease.fence = None, None
+        self.ended, self.unstored = None, None
 
     async def refresh(self) -> None:
         """Fold what is new on the bus."""

@@ -7,12 +7,12 @@
     train until: done · failed · died · paused · stopped · skipped · preempted ── close the segment
 
 A paused segment stays open with its checkpoint stored and no worker: what resumes is what a
-restart resumes, so exact resume is the only way on.
+restart resumes, so exact resume is the only way on. A store that is away hinders no training and no
+pause: what the end of a worker asks for is kept (`ended`, `unstored`) and done when it is back.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
 
@@ -20,27 +20,25 @@ from services.trainer import claim
 from services.trainer.answers import answer_idle, answer_live, close_skipped
 from services.trainer.closing import close_segment, close_stopped
 from services.trainer.show import show
-from services.trainer.state import Trainer
-from services.trainer.training import End, Training
-from services.trainer.work import next_job, open_job, reopen, take_over_lost
+from services.trainer.spec import DISK_FULL
+from services.trainer.state import Ended, Trainer, Wish
+from services.trainer.training import NEXT_STEPS, End, Training
+from services.trainer.work import next_job, open_job, reopen, store_held, take_over_lost
 from shared import log, service
-from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing
+from shared.errors import (
+    BusUnavailable,
+    CheckpointUnusable,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+)
 from shared.jobs import Job
 from shared.ledger import OWNER_DEATHS_ALLOWED, Segment
-from shared.messages import LEVEL_RANK, Failure, ObjectRef, Once
+from shared.messages import LEVEL_RANK, Failure, ObjectRef
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
-
-
-@dataclass
-class Wish:
-    """Why a running worker is asked to end, and the one-time command behind it, if any."""
-
-    why: str  # pause, stop, skip, preempt, lost
-    once: tuple[int, Once] | None = None
-    since: float = field(default_factory=time.monotonic)
 
 
 async def look(trainer: Trainer) -> None:
@@ -51,7 +49,24 @@ async def look(trainer: Trainer) -> None:
 
 
 async def step(trainer: Trainer) -> bool:
-    """One decision; True if another may follow at once."""
+    """One decision; True if another may follow at once. A store that is away is waited for here,
+    with everything else as it was."""
+    try:
+        return await decide(trainer)
+    except StoreUnavailable as error:
+        trainer.outage.failed(error)
+        await tell_outage(trainer)
+        return False
+
+
+async def tell_outage(trainer: Trainer) -> None:
+    """Alarm once when the store has been away for longer than its limit."""
+    if trainer.outage.is_long and not trainer.outage.told:
+        trainer.outage.told = True
+        await trainer.tell("alarm", {"what": "store_away", "detail": trainer.outage.sentence})
+
+
+async def decide(trainer: Trainer) -> bool:
     await trainer.refresh()
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     if trainer.held is not None and not trainer.is_mine(trainer.held):
@@ -61,14 +76,20 @@ async def step(trainer: Trainer) -> bool:
     await answer_idle(trainer)
     state = trainer.control.state
     if trainer.held is not None:
-        if state == "stopped":
+        if trainer.ended is not None:
+            await after(trainer, trainer.ended)
+        elif state == "stopped":
             await close_stopped(trainer)
         elif state == "running":
             await train(trainer)
-        return state != "paused"
+        else:
+            await store_held(trainer)
+            return False
+        return True
     if state != "running":
         return False
     job = await next_job(trainer)
+    trainer.outage.over()  # each that waits asked the store, or none does
     if job is None:
         return False
     await open_job(trainer, job)
@@ -79,6 +100,10 @@ async def train(trainer: Trainer) -> None:
     """Train the held segment until there is a reason to end, then do what the reason asks."""
     assert trainer.held is not None
     segment, line = trainer.held, trainer.table.lines[trainer.held.job.lineage]
+    job = trainer.table.jobs[segment.job]
+    if job.record.state == "removed":
+        await close_segment(trainer, "void")
+        return
     deaths = segment.record.deaths
     if deaths >= OWNER_DEATHS_ALLOWED:
         why = f"Its owner died {deaths} times without a new checkpoint."
@@ -90,20 +115,45 @@ async def train(trainer: Trainer) -> None:
         trainer.bus,
         trainer.local,
         line,
-        trainer.table.jobs[segment.job],
+        job,
         segment,
         trainer.changed.set,
         lambda plan, tokens, steps: name_plan(trainer, plan, tokens, steps),
+        outage=trainer.outage,
     )
     wish: Wish | None = None
     try:
         end, wish = await train_watched(trainer, trainer.training)
+    except CheckpointUnusable as error:
+        await give_back(trainer, error)
+        return
     except (ObjectMissing, ObjectDamaged) as error:
         failure = Failure(kind="base", message=str(error), next_step="duramen check")
         end = End("failed", failure)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        what = NEXT_STEPS["disk"].format(job=segment.job)
+        end = End("failed", Failure(kind="disk", message=str(error), next_step=what))
     finally:
         trainer.training = None
-    await after(trainer, end, wish)
+    if end.outcome == "died":
+        DEATHS.inc()
+    trainer.ended = Ended(end, wish)
+    await after(trainer, trainer.ended)
+
+
+async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
+    """Nobody can train from this checkpoint. One of the segment's own: from the one before. The
+    head's: its lineage waits, for no job of it is to blame, and the others go on."""
+    assert trainer.held is not None
+    line, start = trainer.table.lines[trainer.held.job.lineage], trainer.held.record.checkpoint
+    if start is None or line.head is None or start != line.head.checkpoint:
+        await reopen(trainer, trainer.held, died=True)
+        return
+    trainer.spoilt[start.id] = str(error)
+    await trainer.tell("alarm", {"what": "head_unusable", "detail": str(error)})
+    await close_segment(trainer, "void")
 
 
 async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish | None]:
@@ -113,6 +163,7 @@ async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish
     try:
         while not run.done():
             service.beat()
+            await tell_outage(trainer)
             await show(trainer)
             changed = asyncio.create_task(trainer.changed.wait())
             woken = asyncio.create_task(trainer.wake.wait())
@@ -174,9 +225,10 @@ def may_preempt(trainer: Trainer, job: Job, segment: Segment) -> bool:
     return line.open_segment is None or line.open_segment.id == segment.id
 
 
-async def after(trainer: Trainer, end: End, wish: Wish | None) -> None:
-    """What the end of a worker means for the segment."""
+async def after(trainer: Trainer, ended: Ended) -> None:
+    """What the end of a worker means for the segment. Raises StoreUnavailable: then again."""
     assert trainer.held is not None
+    end, wish = ended.end, ended.wish
     log.get().info("worker_ended", outcome=end.outcome, wish=wish.why if wish else None)
     if wish is not None and wish.why == "lost":
         trainer.release()
@@ -187,7 +239,6 @@ async def after(trainer: Trainer, end: End, wish: Wish | None) -> None:
         case "failed":
             await close_segment(trainer, "failed", failure=end.failure, suspect=end.suspect)
         case "died":
-            DEATHS.inc()
             await reopen(trainer, trainer.held, died=True)
         case "interrupted" if wish is not None:
             await after_wish(trainer, wish)

@@ -14,14 +14,21 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.trainer import retention, upload
 from services.trainer import spec as worker_spec
-from services.trainer import upload
 from services.trainer.local import Local, SegmentFolder
+from services.trainer.outage import Outage
 from services.trainer.process import Worker
 from services.trainer.spec import Spec
 from shared import log
 from shared.bus import Bus
-from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import (
+    BusUnavailable,
+    CheckpointUnusable,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+)
 from shared.jobs import Job
 from shared.ledger import Line, Segment
 from shared.manifest import write_synced
@@ -88,8 +95,11 @@ class Training:
     answered: dict[str, asyncio.Event] = field(default_factory=dict)
     worker: Worker | None = None
     asked: int = 0  # the one-time command that the worker has heard, by sequence
-    _newest: Path | None = None
+    outage: Outage = field(default_factory=Outage)
+    _newest: Path | None = None  # the checkpoint that is to be uploaded
+    _snapshots: list[dict[str, Any]] = field(default_factory=list)  # likewise, by their events
     _uploading: asyncio.Task[None] | None = None
+    _stuck: bool = False  # the last upload did not succeed
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _steps: int = 0
     _parameters: int = 0
@@ -100,7 +110,8 @@ class Training:
         self._log = log.get().bind(job=str(self.job.id), segment=self.segment.id)
 
     async def run(self) -> End:
-        """Train until the worker ends. Raises StoreUnavailable, ObjectMissing before its start."""
+        """Train until the worker ends. Before its start raises StoreUnavailable, ObjectMissing,
+        ObjectDamaged, CheckpointUnusable, OSError."""
         spec = await asyncio.to_thread(self.prepare)
         if self._leaving.is_set():
             return End("interrupted")
@@ -180,9 +191,7 @@ class Training:
                 "dtype": record.dtype,
                 "settings": resolved,
                 "clock": self.job.record.queued_at.isoformat(),
-                "checkpoint": (
-                    local.checkpoint(self.line, record.checkpoint) if record.checkpoint else None
-                ),
+                "checkpoint": self.checkpoint(record.checkpoint) if record.checkpoint else None,
                 "start": {
                     "position": record.position,
                     "global_step": record.global_step,
@@ -202,6 +211,14 @@ class Training:
                 "threads": self.settings.threads,
             }
         )
+
+    def checkpoint(self, ref: CheckpointRef) -> Path:
+        try:
+            return self.local.checkpoint(self.line, ref)
+        except (ObjectMissing, ObjectDamaged) as error:
+            raise CheckpointUnusable(
+                f"Step {ref.global_step} of {self.line.lineage} cannot be gone on from: {error}"
+            ) from error
 
     def training_settings(self) -> dict[str, Any]:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
@@ -263,7 +280,7 @@ class Training:
             case "checkpoint":
                 self.take_checkpoint(event)
             case "snapshot":
-                await self.take_snapshot(event)
+                self.take_snapshot(event)
             case "end":
                 self.take_checkpoint(event["checkpoint"])
                 return End(event["outcome"])
@@ -288,8 +305,9 @@ class Training:
         PLAN_SECONDS.observe(event["seconds"])
         PLANNED.inc(event["tokens"] / event["epochs"])
         if self.job.record.plan is None:
-            path, sha256 = Path(event["path"]), str(event["sha256"])
-            ref = await self.insist(upload.put_plan, self.local.store, path, sha256)
+            ref = await self.store_plan(Path(event["path"]), str(event["sha256"]))
+            if ref is None:
+                return
             await self.on_plan(ref, int(event["tokens"]), self._steps)
             self.state.plan = ref
         else:
@@ -301,6 +319,19 @@ class Training:
         self.changed()
         assert self.worker is not None
         await self.worker.send("go")
+
+    async def store_plan(self, path: Path, sha256: str) -> ObjectRef | None:
+        """Nothing is trained before its plan is stored; None if told to leave meanwhile."""
+        while not self._leaving.is_set():
+            try:
+                ref = await asyncio.to_thread(upload.put_plan, self.local.store, path, sha256)
+            except (StoreUnavailable, ObjectDamaged) as error:
+                self.outage.failed(error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.outage.over()
+                return ref
+        return None
 
     def take_step(self, event: dict[str, Any]) -> None:
         if event["loss"] is not None:
@@ -343,42 +374,66 @@ class Training:
         if "write_seconds" in event:
             CHECKPOINT_SECONDS.observe(event["write_seconds"])
         self._newest = Path(event["path"])
-        if self._uploading is None or self._uploading.done():
-            self._uploading = asyncio.create_task(self.upload_newest())
+        self.upload_soon()
 
-    async def upload_newest(self) -> None:
-        while self._newest is not None:
-            path, self._newest = self._newest, None
-            started = time.monotonic()
-            try:
-                self.state.checkpoint = await self.insist(self._put_checkpoint, path)
-            except (
-                worker_spec.Failure
-            ) as error:  # damaged on this disk: the one before still stands
-                self._log.error("checkpoint_damaged", path=path.name, error=str(error))
-                continue
-            UPLOAD_SECONDS.observe(time.monotonic() - started)
-            self.answered["checkpoint"].set()
-            self.changed()
-
-    def _put_checkpoint(self, path: Path) -> CheckpointRef:
-        ref = upload.put_checkpoint(self.local.store, self.line.lineage, path)
-        upload.put_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
-        upload.prune(self.local.store, self.line, self.segment)
-        return ref
-
-    async def take_snapshot(self, event: dict[str, Any]) -> None:
+    def take_snapshot(self, event: dict[str, Any]) -> None:
         SNAPSHOT_SECONDS.observe(event["seconds"])
         for split, numbers in event["summary"].items():
             HELDOUT_LOSS.labels(split).set(numbers["loss"])
             if numbers.get("exact_match") is not None:
                 EXACT.labels(split).set(numbers["exact_match"])
+        self._snapshots.append(event)
+        self.upload_soon()
+
+    def upload_soon(self) -> None:
+        if self._uploading is None or self._uploading.done():
+            self._uploading = asyncio.create_task(self.upload_all())
+
+    async def upload_all(self) -> None:
+        """Upload what there is, checkpoints first; what fails is tried again with the newest."""
+        while self._newest is not None or self._snapshots:
+            try:
+                if self._newest is not None:
+                    await self.upload_checkpoint(self._newest)
+                else:
+                    await self.upload_snapshot(self._snapshots[0])
+                    del self._snapshots[0]
+            except (StoreUnavailable, ObjectDamaged, FileNotFoundError) as error:
+                self._stuck = True  # or it was pruned meanwhile, since a newer one is there
+                if isinstance(error, StoreUnavailable):
+                    self.outage.failed(error)
+                self._log.warning("not_uploaded", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._stuck = False
+                self.outage.over()
+                self.changed()
+
+    async def upload_checkpoint(self, path: Path) -> None:
+        started = time.monotonic()
+        try:
+            self.state.checkpoint = await asyncio.to_thread(self._put_checkpoint, path)
+        except worker_spec.Failure as error:  # damaged on this disk: the one before still stands
+            self._log.error("checkpoint_damaged", path=path.name, error=str(error))
+        else:
+            UPLOAD_SECONDS.observe(time.monotonic() - started)
+            self.answered["checkpoint"].set()
+        if self._newest == path:
+            self._newest = None
+
+    def _put_checkpoint(self, path: Path) -> CheckpointRef:
+        # The steps before it first: whoever goes on from a checkpoint finds what led to it.
+        upload.put_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
+        ref = upload.put_checkpoint(self.local.store, self.line.lineage, path)
+        retention.prune(self.local.store, self.line, self.segment)
+        return ref
+
+    async def upload_snapshot(self, event: dict[str, Any]) -> None:
         path = Path(event["path"])
         key = upload.snapshot_key(self.line.lineage, self.segment.id, path)
-        ref = await self.insist(upload.put_object, self.local.store, key, path)
+        ref = await asyncio.to_thread(upload.put_object, self.local.store, key, path)
         await self.tell("snapshot", event, ref)
         self.answered["snapshot"].set()
-        self.changed()
 
     async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
         names = ("global_step", "position", "summary")
@@ -398,19 +453,16 @@ class Training:
             self._log.warning("event_not_sent", kind=kind, error=str(error))
 
     async def finish_uploads(self) -> None:
-        if self._uploading is not None:
-            await self._uploading
-
-    async def insist(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Repeat a store call until the store is back: training waits for nobody else."""
-        while True:
-            try:
-                return await asyncio.to_thread(call, *args)
-            except (StoreUnavailable, ObjectDamaged) as error:
-                self._log.warning("store_away", error=str(error))
-                await asyncio.sleep(1.0)
+        """Wait for what is being uploaded, but not for a store that is away: whoever closes or
+        pauses the segment sees to the rest."""
+        task = self._uploading
+        while task is not None and not task.done() and not self._stuck:
+            await asyncio.wait([task], timeout=0.1)
+        if task is not None and task.done():
+            task.result()
 
 
+RETRY_SECONDS = 1.0
 NEXT_STEPS = {
     "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
     "mask": "mend the chat template of the base, then duramen queue retry {job}",

@@ -1,26 +1,27 @@
 """What the trainer puts into `work`: checkpoints, snapshots, results. Blocking, all read back."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer import checkpoint
 from services.trainer.local import SegmentFolder
 from services.trainer.spec import Failure
-from shared.errors import ObjectMissing
-from shared.ledger import Line, Segment
-from shared.manifest import canonical_json, version_name
+from shared import log
+from shared.errors import ObjectDamaged, ObjectMissing
+from shared.ledger import Segment
+from shared.manifest import canonical_json
 from shared.messages import CheckpointRef, ObjectRef
 from shared.store import PRECIOUS, WORK, Store
-
-KEPT_UPLOADS = 3
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint of a segment, on this disk or in the store."""
+    """A checkpoint of a segment, on this disk (`local`), in the store, or both."""
 
     ref: CheckpointRef
     local: Path | None
+    stored: bool
 
 
 def reference(lineage: str, name: str, header: checkpoint.Header) -> CheckpointRef:
@@ -56,8 +57,8 @@ def put_plan(store: Store, path: Path, sha256: str) -> ObjectRef:
 def put_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
     """Log and metrics beside the newest checkpoint, so that another host can go on from both."""
     for path in (folder.metrics, folder.job_log):
-        if path.exists():
-            store.put_file(WORK, f"progress/{lineage}/{segment}/{path.name}", path)
+        if path.exists():  # read at once: it grows while it is uploaded
+            store.put_bytes(WORK, f"progress/{lineage}/{segment}/{path.name}", path.read_bytes())
 
 
 def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
@@ -112,21 +113,30 @@ def newest(
 ) -> Found | None:
     """The newest valid checkpoint of a segment, local or uploaded; a tie goes to the local one."""
     lineage = segment.job.lineage
-    found: list[Found] = []
+    there = [] if only_local else uploaded(store, lineage, segment.id)
+    stored = {ref.id for ref, _ in there}
+    found = [Found(ref, None, True) for ref, header in there if is_alive(segment, header)]
     for path, header in checkpoint.of_segment(folder.checkpoints, segment.id):
         if is_alive(segment, header):
-            found.append(Found(reference(lineage, path.name, header), path))
-    if not only_local:
-        found += [
-            Found(ref, None)
-            for ref, header in uploaded(store, lineage, segment.id)
-            if is_alive(segment, header)
-        ]
+            ref = reference(lineage, path.name, header)
+            found.append(Found(ref, path, ref.id in stored))
     found.sort(key=lambda f: (f.ref.fence, f.ref.global_step, f.local is not None), reverse=True)
-    for candidate in found:
-        if candidate.local is None or is_valid(candidate.local):
-            return candidate
-    return None
+    return next((candidate for candidate in found if is_whole(store, candidate)), None)
+
+
+def is_whole(store: Store, candidate: Found) -> bool:
+    """Whether every byte is what was written, read now where it lies."""
+    if candidate.local is not None:
+        return is_valid(candidate.local)
+    prefix = candidate.ref.prefix
+    try:
+        header = store.read(WORK, f"{prefix}/{checkpoint.HEADER}", sha256=candidate.ref.id)
+        for name, entry in json.loads(header)["files"].items():
+            store.verify(ObjectRef(bucket=WORK, key=f"{prefix}/{name}", **entry))
+    except (ObjectMissing, ObjectDamaged) as error:
+        log.get().error("checkpoint_damaged", prefix=prefix, error=str(error))
+        return False
+    return True
 
 
 def is_valid(path: Path) -> bool:
@@ -150,45 +160,3 @@ def uploaded(
             if header is not None:
                 found.append((reference(lineage, key.split("/")[-2], header), header))
     return sorted(found, key=lambda pair: (pair[0].fence, pair[0].global_step))
-
-
-# ---- cleaning up `work`, which belongs to the trainer --------------------------------------------
-
-
-def prune(store: Store, line: Line, segment: Segment) -> None:
-    """Of one segment the newest three uploads stay, and whatever the ledger names."""
-    kept = line.referenced()
-    refs = [ref for ref, _ in uploaded(store, line.lineage, segment.id)]
-    keep_newest = refs[-KEPT_UPLOADS:] if segment.close is None else []
-    for ref in refs:
-        if ref.id not in kept and ref not in keep_newest:
-            drop(store, ref)
-
-
-def prune_heads(store: Store, line: Line) -> None:
-    """A checkpoint named by a close goes when it is no longer the head and a version that
-    contains it is committed."""
-    committed = [
-        mark
-        for version, mark in line.versions.items()
-        if is_committed(store, line.lineage, version)
-    ]
-    contained = {mark for version_mark in committed for mark in line.ancestry(version_mark)}
-    current = line.head.checkpoint.id if line.head and line.head.checkpoint else None
-    for mark in contained:
-        held = line.heads[mark].checkpoint
-        if held is not None and held.id != current and line.mark != mark:
-            drop(store, held)
-
-
-def is_committed(store: Store, lineage: str, version: int) -> bool:
-    key = f"catalog/{lineage}/{version_name(version)}.json"
-    return store.oldest(PRECIOUS, key) is not None
-
-
-def drop(store: Store, ref: CheckpointRef) -> None:
-    """Delete an uploaded checkpoint, its header first: without it the rest is nobody's."""
-    header_key = f"{ref.prefix}/{checkpoint.HEADER}"
-    keys = list(store.keys(WORK, f"{ref.prefix}/"))
-    for key in sorted(keys, key=lambda key: key != header_key):
-        store.delete(WORK, key)

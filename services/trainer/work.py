@@ -1,14 +1,16 @@
 """Finding work: the next job, and open segments whose owner is dead."""
 
 import asyncio
+import functools
 from contextlib import suppress
 from typing import Any
 
 from services.trainer import claim, upload
 from services.trainer.closing import close_segment
+from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
-from shared.errors import Conflict
+from shared.errors import Conflict, StoreUnavailable
 from shared.jobs import Job
 from shared.ledger import Segment
 from shared.store import PRECIOUS
@@ -46,6 +48,9 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
     if not await asyncio.to_thread(trainer.local.has_head, line):
         return "the checkpoint of its head is in no store: duramen check"
     root = line.settings.base_root
+    head = line.head.checkpoint if line.head else None
+    if head is not None and head.id in trainer.spoilt:
+        return trainer.spoilt[head.id]
     has_base = await asyncio.to_thread(store.oldest, PRECIOUS, f"bases/{root}/SHA256SUMS")
     if has_base is None:
         return f"its base {root[:12]} is not in the store: duramen base add DIR"
@@ -96,11 +101,39 @@ async def take_over_lost(trainer: Trainer) -> None:
             return
 
 
+async def newest(trainer: Trainer, segment: Segment, folder: SegmentFolder) -> upload.Found | None:
+    """The newest valid checkpoint of an open segment. With the store away, what this disk holds
+    will do for a segment that nobody else can have trained; else raises StoreUnavailable."""
+    try:
+        found = await asyncio.to_thread(upload.newest, trainer.local.store, segment, folder)
+        trainer.outage.over()
+        return found
+    except StoreUnavailable as error:
+        mine = functools.partial(upload.newest, only_local=True)
+        found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
+        is_mine = segment.record.lease == trainer.lease.name
+        if not is_mine or found is None or found.ref.global_step < segment.record.global_step:
+            raise
+        trainer.outage.failed(error)
+        return found
+
+
+async def store_held(trainer: Trainer) -> None:
+    """What a pause rests on is in the store, read back. Raises StoreUnavailable."""
+    if trainer.held is not None and trainer.unstored is not None:
+        lineage = trainer.held.job.lineage
+        await asyncio.to_thread(
+            upload.put_checkpoint, trainer.local.store, lineage, trainer.unstored
+        )
+        trainer.unstored = None
+    trainer.outage.over()
+
+
 async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
     """A new fence on an open segment, from its newest valid checkpoint."""
     line = trainer.table.lines[segment.job.lineage]
     folder = trainer.local.segment(line.lineage, segment.id).make()
-    found = await asyncio.to_thread(upload.newest, trainer.local.store, segment, folder)
+    found = await newest(trainer, segment, folder)
     first = segment.opens[0][1]
     start = first
     if found is not None:
@@ -116,8 +149,10 @@ async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
             trainer.bus, trainer.table, segment, trainer.owner, start, died=died
         )
     except Conflict:
-        trainer.held = None
+        trainer.release()
         return
+    trainer.ended = None
+    trainer.unstored = found.local if found and not found.stored else None
     log.get().info(
         "segment_reclaimed",
         segment=segment.id,

@@ -6,7 +6,6 @@ never train the same thing. After `end` or `failed` it exits with 0.
 """
 
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from pydantic import ValidationError
 
-from services.trainer.spec import Failure, FailureKind, Spec
+from services.trainer.spec import DISK_FULL, Failure, FailureKind, Spec
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
 ORPHANED = 3  # exit code
+HERE = str(Path(__file__).parent)
 PR_SET_PDEATHSIG = 1
 
 
@@ -104,7 +105,7 @@ def main(arguments: list[str]) -> int:
     except ValidationError as error:
         report(line, Failure("internal", f"The specification is wrong: {error}"))
     except Exception as error:  # noqa: BLE001  # the supervisor must learn why, whatever it is
-        traceback.print_exc()
+        say(traceback.format_exc())
         report(line, classify(error))
     return 0
 
@@ -121,7 +122,8 @@ def run(spec: Spec, line: Line) -> None:
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    checkpoint.sweep(spec.checkpoint_dir)
+    for directory in (spec.checkpoint_dir, spec.snapshot.directory):
+        checkpoint.sweep(directory)
     fitness.check(spec.base_dir, spec.dtype)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
     began = time.monotonic()
@@ -197,9 +199,11 @@ def classify(error: Exception) -> Failure:
     memory = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     if isinstance(error, MemoryError) or any(m in text for m in memory):
         kind = "memory"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif isinstance(error, OSError) and error.errno in DISK_FULL:
         kind = "disk"
-    return Failure(kind, f"{type(error).__name__}: {text}"[:2000])
+    ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(HERE)]
+    at = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
+    return Failure(kind, f"{type(error).__name__}: {text[:2000]}{at}")
 
 
 def report(line: Line, failure: Failure) -> None:
@@ -221,11 +225,14 @@ def resident_bytes() -> int:
 
 
 def say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    """A line for the job's log. On a full disk it is lost; what happened is still told."""
+    with suppress(OSError):
+        os.write(2, sentence.encode(errors="backslashreplace") + b"\n")
 
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     # Not through the interpreter's end: threads of native libraries may hang there.
     os._exit(code)

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from services.vault import bases, readme
+from services.vault import bases, readme, tokenizer
 from services.vault.copies import Copies, Place, Source
 from shared.errors import (
     AlreadyExists,
@@ -57,6 +57,7 @@ class Wanted:
     close: LineClose
     job: JobId
     file_name: str
+    chat_template: str | None  # the lineage's own, instead of the base's
     segments: tuple[SegmentEntry, ...]
 
     @property
@@ -101,6 +102,7 @@ def wanted(table: Table, line: Line, version: int) -> Wanted:
         close=close,
         job=job,
         file_name=known.history[0][2].name if known else "",
+        chat_template=line.settings.chat_template if line.settings else None,
         segments=tuple(behind),
     )
 
@@ -200,8 +202,11 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
         **checkpoint_sources(copies, version, checkpoint, header),
         **result_sources(copies, version),
     }
-    stored = {path: copies.copy(version.prefix + path, s) for path, s in sources.items()}
     made = {HEADER: header, "README.md": readme.render(version, checkpoint)}
+    if version.chat_template is not None:
+        sources |= tokenizer.sources(copies, version.close.head.base_root)
+        made[tokenizer.TEMPLATE] = version.chat_template.encode()
+    stored = {path: copies.copy(version.prefix + path, s) for path, s in sources.items()}
     stored |= {path: copies.copy_bytes(version.prefix + path, b) for path, b in made.items()}
     manifest = describe(version, checkpoint, stored)
     stored["MANIFEST.json"] = copies.copy_bytes(

@@ -23,6 +23,7 @@ A LoRA adapter, trained on and on over {segments} segment(s), {global_step} opti
 
 - `adapter/`: the adapter, as peft reads it. `training/`: optimizer state and position, so that
   training can go on from here exactly. `evolution/`: what the model answered to watched examples.
+{own_template}\
 - `MANIFEST.json`: every file with its SHA-256, and the segments whose replay gives these bytes.
 
 ## Get it back, with any S3 client
@@ -43,9 +44,15 @@ or `duramen restore {name} --lineage {lineage} --to {name} --with-base`, which p
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("base")
+tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "{name}/adapter")
 ```
+"""
+
+
+OWN_TEMPLATE = """\
+- `tokenizer/`: the base's tokenizer with the chat template of this lineage, with which the adapter
+  was trained.
 """
 
 
@@ -64,4 +71,6 @@ def render(version: "Wanted", checkpoint: CheckpointRef) -> bytes:
         sequence=version.sequence,
         checkpoint=checkpoint.id,
         prefix=version.prefix,
+        own_template=OWN_TEMPLATE if version.chat_template else "",
+        tokenizer=f"{version.name}/tokenizer" if version.chat_template else "base",
     ).encode()

@@ -127,7 +127,7 @@ def test_what_asks_for_no_password_is_not_published() -> None:
     services = compose_file()["services"]
     assert "ports" not in services["prometheus"]
     assert [p for p in services["nats"]["ports"] if "8222" in str(p)] == []  # type: ignore[attr-defined]
-    assert set(ports.PORTS) == {name for name, s in services.items() if "ports" in s}
+    assert set(ports.PUBLISHED) == {name for name, s in services.items() if "ports" in s}
 
 
 def test_precious_volumes_are_external_and_the_others_are_not() -> None:

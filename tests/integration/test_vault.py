@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from services.ctl import base, versions
 from services.ctl.versions import Restore, refuse_filled
 from services.vault.copies import Copies
+from shared.chat_templates import chat_template
 from shared.errors import TargetNotEmpty, UsageError
 from shared.manifest import (
     CommitRecord,
@@ -320,6 +321,31 @@ async def test_an_overwritten_key_is_alarmed_and_restore_gives_the_truth(
     )
     check_sums(target)
     assert value["fallbacks"] == []
+
+
+async def test_a_version_brings_the_chat_template_of_its_lineage(
+    stack: Stack, lineage: str, vault: VaultProcess, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    base = make_tiny(tmp_path / "base")
+    files = {path.name: path.read_bytes() for path in base.iterdir()}
+    # Older models keep their own template here as well.
+    config = {**json.loads(files["tokenizer_config.json"]), "chat_template": "another"}
+    files["tokenizer_config.json"] = json.dumps(config).encode()
+    forge = await Forge(stack, lineage).begin(files, chat_template("alpaca"))
+    await forge.train()
+    vault.start()
+    vault.until_state(lineage, 1, "published")
+    copies, target = vault.copies(), tmp_path / "v001"
+    Restore([copies.store, copies.backup], quiet=True).run(lineage, "v001", target, with_base=False)
+    check_sums(target)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(target / "tokenizer"))
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Red?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert said == "### Instruction:\nRed?\n\n### Response:\n"
+    assert 'from_pretrained("v001/tokenizer")' in (target / "README.md").read_text()
 
 
 async def test_restore_falls_back_to_the_backup_where_the_store_lost_it(

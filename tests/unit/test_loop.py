@@ -247,12 +247,28 @@ def test_a_split_keeps_order_and_only_a_lone_row_may_be_too_long(
     assert all(len(part) == 1 or sum(lengths[r] for r in part) <= most for part in parts)
 
 
-def test_metrics_of_steps_that_are_done_again_are_cut_off(tmp_path: Path) -> None:
+def test_metrics_of_steps_that_are_done_again_are_cut_off_and_the_others_count(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"position": n, "loss": n}) for n in range(1, 6)]
+    lines = [
+        json.dumps(
+            {
+                "position": n,
+                "seconds": 2.0,
+                "snapshot_seconds": 1.5 * n,
+                "skipped": n != 1,
+                "rows": [{"row": n, "loss": None if n == 2 else 1.0}, {"row": 9, "loss": 1.0}],
+            }
+        )
+        for n in range(1, 6)
+    ]
     path.write_text("\n".join(lines) + '\n{"position": 6, "lo')
-    loop.open_metrics(path, 3).close()
+    file, past = loop.open_metrics(path, 3)
+    file.close()
     assert [json.loads(m)["position"] for m in path.read_text().splitlines()] == [1, 2, 3]
+    # Row 2 was no number; in the third step none was, so all of them may have done it.
+    assert past == loop.Past(3, [(2,), (3, 9)], 6.0, 4.5)
 
 
 def test_a_bfloat16_base_keeps_a_float32_adapter(tmp_path: Path) -> None:

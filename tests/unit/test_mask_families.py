@@ -26,8 +26,11 @@ SECOND = "an anchor, naïvely — 錨"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("tokenizer"))
+
+
+def make_base(folder: Path) -> Path:
     """A tokenizer with the special tokens of all of them, that adds bos by itself."""
-    folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = make_tokenizer(None, EXTRA, adds_bos=True)
     tokenizer.save_pretrained(str(folder))
     stops = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|user|>"])

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 class Worker:
     """A running worker with its specification; used as a context manager."""
 
-    def __init__(self, directory: Path, spec: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, spec: dict[str, Any], log: str = "job.log") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "spec.json").write_text(json.dumps(spec))
-        self.log = (directory / "job.log").open("ab")
+        self.log = (directory / log).open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "services.trainer.worker", str(directory / "spec.json")],
             stdin=subprocess.PIPE,
@@ -423,3 +423,9 @@ def test_the_rows_whose_loss_is_no_number_are_named_and_no_others(job: Job, tmp_
     lines = job.dataset.read_text().splitlines()
     poisoned = {n + 1 for n, line in enumerate(lines) if "7" in line}
     assert {int(n) for n in named.split(", ")} <= poisoned
+    # Had it been killed before the last of the three, it would have failed at the same step.
+    path, header = job.newest("x")
+    assert header.position == 2
+    resumed = {**job.resumed("x", path, header), "base_dir": str(base), "settings": settings}
+    again = failure(job.directory / "x", resumed)
+    assert again["message"] == failed["message"]

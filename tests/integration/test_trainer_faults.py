@@ -1,0 +1,191 @@
+"""What goes wrong around a trainer: each says why and what to do, and nothing is lost."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.trainer import upload
+from services.trainer.checkpoint import ADAPTER, OPTIMIZER
+from services.trainer.local import SegmentFolder
+from shared.control import observed
+from shared.ledger import Segment
+from shared.messages import JobId, LineOpen, Observed
+from shared.store import WORK, Store
+from tests.house import House, until
+from tests.integration.test_trainer import SLOW_STEPS, house, set_state
+from tests.servers import Stack
+from tests.tiny import tiny_conversations
+from tests.unit.test_checkpoint import write
+
+__all__ = ["house"]  # a fixture
+
+LONG: dict[str, Any] = {"batch_tokens": 128, "epochs": 60}
+
+
+async def until_seen(house: House, wanted: Any, what: str) -> Observed:
+    """What the trainer shows, once it is as wanted."""
+    async with house.bus("ctl") as bus:
+
+        async def look() -> Observed | None:
+            seen = await observed(bus, "trainer")
+            return seen if seen is not None and wanted(seen) else None
+
+        return await until(look, what)
+
+
+def says_it(seen: Observed) -> bool:
+    return "the store has not answered since" in (seen.waiting or "")
+
+
+async def alarms(house: House) -> list[str]:
+    async with house.bus("ctl") as bus:
+        found = [e async for e in bus.read("EVT", 0, "evt.trainer.alarm")]
+    return [str(json.loads(e.data)["data"]["what"]) for e in found]
+
+
+async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(house: House) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(30), **LONG)
+    quick = {"DURAMEN_CHECKPOINT_SECONDS": "0.2", "DURAMEN_STORE_AWAY_SECONDS": "1"}
+    with house.service("trainer", **quick) as trainer:
+        await house.until_step(2)
+        house.stack.kill("store")
+        away = await until_seen(house, says_it, "the outage is said")
+        assert away.state == "running"
+        assert away.progress is not None
+        await house.until_step(away.progress.position + 3)
+        paused = await set_state(house, "paused")
+        assert trainer.children() == []
+        assert not paused.read_back
+        assert says_it(paused)
+        assert paused.checkpoint is not None
+        assert paused.checkpoint.position >= away.progress.position + 3
+        house.stack.start("store")
+        whole = await until_seen(house, lambda s: s.read_back, "the pause is whole")
+        assert (whole.state, whole.checkpoint) == ("paused", paused.checkpoint)
+        assert whole.waiting is None
+        assert await alarms(house) == ["store_away"]
+        await set_state(house, "running")
+        await house.until_step(paused.checkpoint.position + 1)
+        house.stack.kill("store")
+
+        async def ended() -> bool:
+            return trainer.children() == []
+
+        await until(ended, "the job's worker ends")
+        waiting = await until_seen(house, says_it, "the end waits for the store, and says so")
+        assert waiting.job == job.path
+        assert (await set_state(house, "paused")).state == "paused"
+        house.stack.start("store")
+        table = await house.until_state(job, "done")
+    (segment,) = table.lines["main"].kept()
+    assert segment.close is not None
+    close = segment.close[1]
+    assert (close.outcome, close.version, close.from_position) == ("done", 1, 0)
+    assert close.to_position == table.jobs[job].record.steps
+    assert close.result is not None
+    store = house.store("trainer")
+    files = {e["path"]: e for e in json.loads(store.read(WORK, close.result.key))["files"]}
+    lines = store.read(WORK, files["metrics.jsonl"]["key"]).splitlines()
+    assert [json.loads(x)["position"] for x in lines] == list(range(1, close.to_position + 1))
+    assert any(path.startswith(f"evolution/{close.to_step:08d}-") for path in files)
+
+
+async def test_a_full_disk_fails_the_job_and_a_retry_goes_on_from_what_was_saved(
+    house: House,
+) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(30), **SLOW_STEPS)
+    with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2") as trainer:
+        await until_seen(house, lambda s: s.checkpoint is not None, "a checkpoint is stored")
+        for pid in trainer.children():
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+        table = await house.until_state(job, "failed")
+        failure = table.jobs[job].record.failure
+        assert failure is not None
+        assert (failure.kind, "free space" in failure.next_step) == ("disk", True)
+        head = table.lines["main"].head
+        assert head is not None
+        assert head.global_step > 0
+        async with house.bus("ctl") as bus:
+            await table.write(bus, table.jobs[job], "retry", "test")
+        table = await house.until_state(job, "done")
+    first, last = (s.close[1] for s in table.lines["main"].kept() if s.close)
+    assert first.to_position == head.global_step == last.from_position
+    assert last.to_position == table.jobs[job].record.steps
+
+
+async def test_a_head_that_is_damaged_everywhere_waits_and_the_other_lineages_go_on(
+    house: House,
+) -> None:
+    root = house.add_base()
+    await house.create("main", root)
+    await house.create("other", root)
+    first = await house.submit("main", tiny_conversations(8))
+    with house.service("trainer"):
+        table = await house.until_state(first, "done")
+    head = table.lines["main"].head
+    assert head is not None
+    assert head.checkpoint is not None
+    damage(house.store("trainer"), f"{head.checkpoint.prefix}/{OPTIMIZER}")
+    shutil.rmtree(Path(house.stack.env("trainer")["DURAMEN_STATE_DIR"]) / "segments")
+    held_up = await house.submit("main", tiny_conversations(8, start=50))
+    free = await house.submit("other", tiny_conversations(8))
+    with house.service("trainer"):
+        table = await house.until_state(free, "done")
+        seen = await until_seen(house, lambda s: s.waiting is not None, "the lineage waits")
+    assert "duramen rollback" in (seen.waiting or "")
+    assert table.jobs[held_up].record.state == "queued"
+    assert table.lines["main"].head == head
+    assert "head_unusable" in await alarms(house)
+
+
+def damage(store: Store, key: str) -> None:
+    data = store.read(WORK, key)
+    store.put_bytes(WORK, key, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.fixture
+def segment(lineage: str) -> Segment:
+    fields = {"by": "t", "prev": 0, "lineage": lineage, "segment": "ab" * 6, "job_sequence": 1}
+    job = JobId(lineage, "cd" * 32, 1)
+    record = LineOpen.model_validate(
+        {
+            **fields,
+            "job": job.path,
+            "checkpoint": None,
+            "position": 0,
+            "global_step": 0,
+            "plan": None,
+            "micro_tokens": 64,
+            "dtype": "float32",
+            "lease": "trainer.x",
+            "owner": "t",
+            "host": "here",
+        }
+    )
+    return Segment("ab" * 6, job, 0, [(7, record)])
+
+
+def test_a_damaged_upload_is_passed_over_for_the_one_before(
+    stack: Stack, segment: Segment, tmp_path: Path
+) -> None:
+    store, folder = House(stack).store("trainer"), SegmentFolder(tmp_path).make()
+    lineage = segment.job.lineage
+    paths = [write(folder.checkpoints, step, segment=segment.id) for step in (3, 4)]
+    before, newest = (upload.put_checkpoint(store, lineage, path) for path in paths)
+    damage(store, f"{newest.prefix}/{ADAPTER}")
+    # This disk still has it.
+    assert upload.newest(store, segment, folder) == upload.Found(newest, paths[1], True)
+    # This one as well is damaged: another host's view, and what a restart finds.
+    (paths[1] / ADAPTER).write_bytes(b"")
+    assert upload.newest(store, segment, folder) == upload.Found(before, paths[0], True)
+    empty = SegmentFolder(tmp_path / "elsewhere").make()
+    assert upload.newest(store, segment, empty) == upload.Found(before, None, True)
+    damage(store, f"{before.prefix}/{ADAPTER}")
+    assert upload.newest(store, segment, empty) is None
