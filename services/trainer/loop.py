@@ -88,16 +88,23 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         if outcome != "interrupted":
             last = position == len(steps)
             job_step = position - spec.start.job_steps_from
-            size = (
-                "full" if last or "snapshot" in wanted else snapshots.due(job_step, train_seconds)
-            )
-            if size is not None:
-                each = train_seconds / max(1, position - spec.start.position)
-                # Nobody who wants to pause waits for a snapshot, but the last one is always taken.
-                leave = (lambda: False) if last else line.leaving
-                taken = snapshots.take(size, job_step, position, global_step, each, leave)
-                if taken is not None:
-                    line.emit(taken)
+            asked = "snapshot" in wanted
+            decision = snapshots.decide(job_step, train_seconds, last=last, asked=asked)
+            if decision is not None:
+                told: dict[str, Any] | None = decision.told
+                if decision.size is not None:
+                    each = train_seconds / max(1, position - spec.start.position)
+                    # Who wants to pause waits for no snapshot, but the last one is always taken.
+                    leave = (lambda: False) if last else line.leaving
+                    taken = snapshots.take(decision, job_step, position, global_step, each, leave)
+                    told = taken["decision"] if taken is not None else None
+                    if taken is not None:
+                        line.emit(taken)
+                else:
+                    line.emit({"event": "snapshot_skipped", "decision": told})
+                if told is not None:
+                    at = {"position": position, "global_step": global_step}
+                    metrics.write(orjson.dumps({**at, "snapshot": told}) + b"\n")
         if ending:
             break
 

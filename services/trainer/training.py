@@ -37,6 +37,9 @@ TRAINED = Counter("duramen_train_trained_tokens_total", "Tokens that carried a l
 STEPS = Counter("duramen_train_steps_total", "Optimizer steps.")
 STEP_SECONDS = Histogram("duramen_train_step_seconds", "Duration of an optimizer step.")
 SNAPSHOT_SECONDS = Histogram("duramen_snapshot_seconds", "Duration of a snapshot.")
+SNAPSHOTS = Counter("duramen_snapshots_total", "Decisions: full, small or skipped.", ["size"])
+ALLOWED = Gauge("duramen_snapshot_allowed_seconds", "What snapshots of this job may have cost.")
+SPENT = Gauge("duramen_snapshot_spent_seconds", "What they have cost before the last decision.")
 HELDOUT_LOSS = Gauge("duramen_snapshot_loss", "Mean loss at the last snapshot.", ["split"])
 EXACT = Gauge("duramen_snapshot_exact_match_ratio", "Exact matches at the last one.", ["split"])
 SKIPPED = Counter("duramen_train_skipped_steps_total", "Steps without a finite gradient.")
@@ -189,6 +192,7 @@ class Training:
                     "fraction": self.settings.snapshot_fraction,
                     "allowance_seconds": self.settings.snapshot_allowance_seconds,
                     "directory": self.folder.snapshots,
+                    "baselines": self.settings.state_dir / "baselines",
                 },
                 "metrics": self.folder.metrics,
                 "lock_file": self.settings.state_dir / "worker.lock",
@@ -251,6 +255,8 @@ class Training:
                 self.take_checkpoint(event)
             case "snapshot":
                 await self.take_snapshot(event)
+            case "snapshot_skipped":
+                note_decision(event["decision"])
             case "end":
                 self.take_checkpoint(event["checkpoint"])
                 return End(event["outcome"])
@@ -354,6 +360,7 @@ class Training:
 
     async def take_snapshot(self, event: dict[str, Any]) -> None:
         SNAPSHOT_SECONDS.observe(event["seconds"])
+        note_decision(event["decision"])
         for split, numbers in event["summary"].items():
             HELDOUT_LOSS.labels(split).set(numbers["loss"])
             if numbers.get("exact_match") is not None:
@@ -366,7 +373,7 @@ class Training:
         self.changed()
 
     async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
-        names = ("global_step", "position", "summary")
+        names = ("global_step", "position", "summary", "decision")
         data: dict[str, Any] = {name: event[name] for name in names}
         data |= {"segment": self.segment.id, "fence": self.segment.fence}
         message = Event(
@@ -394,6 +401,12 @@ class Training:
             except (StoreUnavailable, ObjectDamaged) as error:
                 self._log.warning("store_away", error=str(error))
                 await asyncio.sleep(1.0)
+
+
+def note_decision(decision: dict[str, Any]) -> None:
+    SNAPSHOTS.labels(decision["size"]).inc()
+    ALLOWED.set(decision["allowed_seconds"])
+    SPENT.set(decision["spent_seconds"])
 
 
 NEXT_STEPS = {
