@@ -23,6 +23,7 @@ PLACES = {
     "stop": "control",
     "start": "control",
     "skip": "control",
+    "snapshot": "snapshot",
     "versions": "versions:app",
     "restore": "versions",
     "rollback": "versions",
