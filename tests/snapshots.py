@@ -36,6 +36,10 @@ SNAPSHOT = pa.schema(
         ("first_mismatch", pa.int64()),
         ("exact_match", pa.bool_()),
         ("at", pa.string()),
+        ("job_tokens", pa.int64()),
+        ("pieces", pa.list_(pa.string())),
+        ("surprisal", pa.list_(pa.uint8())),
+        ("confidence", pa.float64()),
     ]
 )
 
@@ -65,6 +69,10 @@ def parquet(
             "first_mismatch": None,
             "exact_match": m.right,
             "at": now().isoformat(),
+            "job_tokens": 100 * (first.position + global_step - first.global_step),
+            "pieces": [m.probe[:2], m.probe[2:], ""],
+            "surprisal": [0, round(16 * m.loss), 255],
+            "confidence": None if m.right is None else 0.5,
         }
         for m in measurements
     ]

@@ -25,6 +25,7 @@ PLACES = {
     "stop": "control",
     "start": "control",
     "skip": "control",
+    "snapshot": "snapshot",
     "versions": "versions:app",
     "restore": "versions",
     "rollback": "versions",

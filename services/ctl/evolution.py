@@ -1,18 +1,19 @@
 """`duramen evolution`: what the model learned, in plots and tables, and what it answered when."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.columns import Cell, Heads, Rows, number, text
+from services.ctl.columns import Cell, Heads, Rows, count_of, number, text
+from services.ctl.compare import SPLIT_NAMES, print_comparison, share
 from shared.errors import NotFound, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="What the model learned from each file.")
 API = "/api/evolution"
-SPLIT_NAMES = {"trained": "trained", "heldout": "held out", "eval": "eval", "earlier": "earlier"}
 # Name, sign and colour of a line: they can be told apart on a terminal without colours, too.
 DRAWN = {
     "trained": ("trained", "braille", "green"),
@@ -24,10 +25,13 @@ STATE_STYLES = {
     "learned": "green",
     "learning": "cyan",
     "struggling": "yellow",
+    "not learned": "yellow",
     "forgotten": "red",
     "unstable": "magenta",
     "new": "dim",
 }
+FALL = "loss_fall_per_1000_tokens"
+LIKELY, UNLIKELY = 0.5, 0.1  # probabilities of a token
 PLOT_LINES = 13
 WIDEST = 120  # columns: wider plots of a dozen points are no clearer
 
@@ -145,11 +149,29 @@ def example(
         role = SPLIT_NAMES[probe["split"]]
         cli.console.print(f"[bold]Example {number}[/bold] ({role}, line {found['row'] + 1})")
         cli.console.print(texts(found))
-        cli.console.print(Text.assemble("State: ", *state_words(found)))
+        cli.console.print(
+            Text.assemble("State: ", *state_words(found), speed_words(found["speed"]))
+        )
+        if found["tokens"]:
+            cli.console.print(heat(found["tokens"]))
         cli.console.print()
         cli.console.print(history_table(found["points"]))
 
     cli.emit(found, json, human)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="JOB, JOB@STEP, JOB@first, v003 or LINEAGE/v003.")],
+    b: Annotated[str, typer.Argument(help="The same; JOB alone is its last snapshot.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="Every example, also unchanged ones.")
+    ] = False,
+    json: cli.Json = False,
+) -> None:
+    """Two snapshots, jobs or versions: what got better or worse, with both answers."""
+    found = ask("compare", a=quote(a), b=quote(b))
+    cli.emit(found, json, lambda: print_comparison(found, everything=every))
 
 
 # ---- what is drawn -----------------------------------------------------------------------------
@@ -200,16 +222,19 @@ def curve(snapshots: list[dict[str, Any]], split: str, value: str) -> list[tuple
 
 
 def print_splits(summary: dict[str, Any]) -> None:
-    """How well each kind of example is answered, then how many of each are in which state: two
-    tables, for one would be wider than a terminal."""
+    """How well each kind of example is answered, how many are in which state, and how fast they
+    were learned: three tables, for one would be wider than a terminal."""
     splits = summary["splits"].items()
-    heads: Heads = ["examples", number("n"), number("loss"), number("exact match")]
+    titles = ("n", "loss", "exact match", "but for spelling", "alike")
+    heads: Heads = ["examples", *(number(title) for title in titles)]
     drawn = [
         [
             SPLIT_NAMES[split],
             str(numbers["count"]),
             f"{numbers['loss_first']:.2f} → {numbers['loss_last']:.2f}",
             f"{share(numbers['exact_match_first'])} → {share(numbers['exact_match_last'])}",
+            share(numbers["normalized_match_last"]),
+            share(numbers["similarity_last"]),
         ]
         for split, numbers in splits
     ]
@@ -221,6 +246,44 @@ def print_splits(summary: dict[str, Any]) -> None:
         for split, numbers in splits
     ]
     cli.table(["state now", *(number(state) for state in states)], counts)
+    cli.console.print()
+    speeds = ("steps to learned", "tokens to learned", "loss fall / 1000 tokens")
+    cli.table(
+        ["speed", *(number(title) for title in speeds)],
+        [[SPLIT_NAMES[split], *speed_cells(numbers["speed"])] for split, numbers in splits],
+    )
+
+
+def speed_cells(speed: dict[str, float | None]) -> list[str]:
+    steps, tokens, fall = (speed[name] for name in ("steps_to_learned", "tokens_to_learned", FALL))
+    return [
+        "–" if steps is None else f"{steps:g}",
+        "–" if tokens is None else count_of(tokens),
+        "–" if fall is None else f"{fall:.3f}",
+    ]
+
+
+def speed_words(speed: dict[str, float | None]) -> str:
+    steps, tokens = speed["steps_to_learned"], speed["tokens_to_learned"]
+    if steps is None:
+        return ""
+    after = f", after {steps:g} steps" if steps else ", known from the first look"
+    return after + (f" and {count_of(tokens)} tokens of the job" if steps and tokens else "")
+
+
+def heat(tokens: list[dict[str, Any]]) -> Text:
+    """The expected answer as the model now finds it: the words that it does not expect stand out.
+    Without colours, these are in brackets."""
+    shown = Text("Its tokens: ", style="bold")
+    for token in tokens:
+        surprising = token["probability"] < UNLIKELY
+        piece = token["piece"] or ("⏎" if token is tokens[-1] else "")
+        if surprising and piece:
+            shown.append(f"[{piece}]", style="red")
+        else:
+            shown.append(piece, style="" if token["probability"] >= LIKELY else "yellow")
+    shown.append(f"  ([ ]: under {share(UNLIKELY)} likely)", style="dim")
+    return shown
 
 
 def print_probes(summary: dict[str, Any]) -> None:
@@ -251,18 +314,21 @@ def history_table(points: list[dict[str, Any]]) -> Table:
     table.add_column("file then trained", overflow="ellipsis", no_wrap=True, max_width=24)
     table.add_column("loss", justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("sure", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("the model's answer", overflow="fold", ratio=1)
     for point in points:
         asked = point["answer"] is not None
+        answer = (point["answer"] or "") + ("…" if point["is_cut"] else "")
         style = "green" if point["is_right"] else ""
         table.add_row(
             str(point["global_step"]),
             point["name"],
             f"{point['loss']:.3f}",
             share(point["token_accuracy"]),
+            share(point["confidence"]),
             "✓" if point["is_right"] else "",
-            Text(point["answer"] if asked else "(not asked)", style=style if asked else "dim"),
+            Text(answer if asked else "(not asked)", style=style if asked else "dim"),
         )
     return table
 
@@ -284,11 +350,6 @@ def state_words(found: dict[str, Any]) -> list[tuple[str, str] | str]:
         if found["during"]:
             words.append(f", while {found['during']} was trained")
     return words
-
-
-def share(value: float | None) -> str:
-    """A share in percent, or a dash where nothing was asked."""
-    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def one_line(text: str) -> str:

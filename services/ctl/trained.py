@@ -119,6 +119,8 @@ def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int,
     rows = []
     for text in metrics(world, line, segment).splitlines():
         step = orjson.loads(text)
+        if "rows" not in step:
+            continue  # a decision about a snapshot
         if close.from_position < step["position"] <= close.to_position:
             shown = [r["row"] if isinstance(r, dict) else r for r in step["rows"]]
             rows.append((step["position"], shown))

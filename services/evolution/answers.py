@@ -1,12 +1,16 @@
 """What the life lines say, as the API tells it. Nothing here is stored: cache + ledger = answer."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from services.evolution.cache import Cache, Found, Row
-from services.evolution.lifelines import SPLITS, STATES, Point, Verdict, judge, line
+from services.evolution.lifelines import SPLITS, Point, Verdict, judge, line
 from services.evolution.reader import identity
+from services.evolution.speed import speed, typical
+from services.evolution.tables import by_split, in_order, numbers, tally
 from shared.errors import NotFound, UsageError
 from shared.jobs import Table
 from shared.messages import JobId
@@ -90,20 +94,24 @@ class Answers:
 
     def point(self, row: Row) -> Point:
         one = self.counted[row["snapshot"]]
-        exact = row["exact_match"]
         return Point(
             global_step=one.found.global_step,
             job=one.job.path,
             split=row["split"],
             loss=row["loss"],
             token_accuracy=row["token_accuracy"],
-            exact_match=None if exact is None else bool(exact),
+            exact_match=flag(row["exact_match"]),
             answer=row["answer"],
             first_mismatch=row["first_mismatch"],
             is_final=one.is_final,
             fence=one.found.fence,
             segment=one.found.segment,
             at=one.found.at,
+            normalized_match=flag(row["normalized_match"]),
+            similarity=row["similarity"],
+            confidence=row["confidence"],
+            is_cut=bool(row["is_cut"]),
+            job_tokens=one.found.job_tokens,
         )
 
     def lines(self, lineage: str, probes: Iterable[str]) -> dict[str, list[Point]]:
@@ -169,6 +177,8 @@ class Answers:
                 {
                     **{name: getattr(one.found, name) for name in names},
                     "is_final": one.is_final,
+                    "job_tokens": one.found.job_tokens,
+                    "decision": json.loads(one.found.decision) if one.found.decision else None,
                     "splits": {s: {**measured.get(s, {}), "known": known[s]} for s in known},
                 }
             )
@@ -211,11 +221,23 @@ class Answers:
             "prompt": rows[0]["prompt"],
             "expected": rows[0]["expected"],
             **self._verdict(judge(points)),
+            "speed": asdict(speed(points)),
             "points": [
                 {**point.__dict__, "is_right": point.is_right, "name": self._name(point.job)}
                 for point in points
             ],
+            "tokens": self._tokens(rows, name, points[-1]),
         }
+
+    def _tokens(self, rows: list[Row], lineage: str, last: Point) -> list[Answer]:
+        """The expected answer, piece by piece, with the probability of each at the last point."""
+        for row in rows:
+            one = self.counted[row["snapshot"]]
+            at = one.job.lineage, one.found.global_step, one.found.fence
+            if at == (lineage, last.global_step, last.fence):
+                pairs = zip(*self.cache.tokens(one.found.id, row["probe"]), strict=True)
+                return [{"piece": p, "probability": math.exp(-s / 16)} for p, s in pairs]
+        return []
 
     def summary(self, prefix: str, lineage: str | None, run: int | None) -> Answer:
         """What was learned: numbers for each split, and each probe with its state."""
@@ -238,7 +260,11 @@ class Answers:
             lines = [line(points) for (s, _), points in own.items() if s == split]
             states = [probe["state"] for probe in probes if probe["split"] == split]
             if lines:
-                splits[split] = {**numbers(lines), "states": tally(states)}
+                splits[split] = {
+                    **numbers(lines),
+                    "states": tally(states),
+                    "speed": asdict(typical([speed(points) for points in lines])),
+                }
         return {
             **self.about(mine),
             "snapshots": len(mine),
@@ -255,6 +281,7 @@ class Answers:
             "loss_first": own[0].loss,
             "loss_last": own[-1].loss,
             "is_right": own[-1].is_right,
+            "speed": asdict(speed(own)),
         }
 
     def _verdict(self, verdict: Verdict) -> Answer:
@@ -275,6 +302,10 @@ class Answers:
         return {key: (life[-1].split, judge(life).state) for key, life in lives.items()}
 
 
+def flag(stored: int | None) -> bool | None:
+    return None if stored is None else bool(stored)
+
+
 def only(found: Sequence[str], what: str, prefix: str) -> str:
     if not found:
         raise NotFound(f"There is no {what} {prefix}.", next_step="duramen evolution list")
@@ -282,49 +313,3 @@ def only(found: Sequence[str], what: str, prefix: str) -> str:
         some = ", ".join(name[:40] for name in found[:4])
         raise UsageError(f"{len(found)} of {what} {prefix}: {some}; say more of it.")
     return found[0]
-
-
-def in_order(row: Row) -> tuple[int, str, int]:
-    return SPLITS.index(row["split"]), row["dataset"], row["row"]
-
-
-def tally(states: Sequence[str]) -> dict[str, int]:
-    return {state: states.count(state) for state in STATES}
-
-
-def by_split(
-    points: Mapping[tuple[str, str], Point], asked: Mapping[tuple[str, str], Point]
-) -> dict[str, Answer]:
-    """Means by split: loss and token accuracy over `points`, exact match over those `asked`."""
-    found = {}
-    for split in SPLITS:
-        those = [point for (s, _), point in points.items() if s == split]
-        exact = [p.exact_match for (s, _), p in asked.items() if s == split]
-        answered = [match for match in exact if match is not None]
-        if those:
-            found[split] = {
-                "count": len(those),
-                "loss": mean([point.loss for point in those]),
-                "token_accuracy": mean([point.token_accuracy for point in those]),
-                "answered": len(answered),
-                "exact_match": mean(answered),
-            }
-    return found
-
-
-def numbers(lines: Sequence[Sequence[Point]]) -> Answer:
-    """First and last values of a split's probes, each at its own first and last measurement."""
-    asked = [[p for p in points if p.exact_match is not None] for points in lines]
-    asked = [points for points in asked if points]
-    return {
-        "count": len(lines),
-        "loss_first": mean([points[0].loss for points in lines]),
-        "loss_last": mean([points[-1].loss for points in lines]),
-        "answered": len(asked),
-        "exact_match_first": mean([bool(points[0].exact_match) for points in asked]),
-        "exact_match_last": mean([bool(points[-1].exact_match) for points in asked]),
-    }
-
-
-def mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -5,6 +5,7 @@ import asyncio
 from fastapi import FastAPI
 
 from services.evolution.answers import Answer
+from services.evolution.compare import comparison
 from services.evolution.watch import Watch
 from shared import http
 from shared.settings import EvolutionSettings
@@ -41,5 +42,11 @@ def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:
     async def summary(dataset: str, lineage: str | None = None, run: int | None = None) -> Answer:
         answers = await watch.answers()
         return await asyncio.to_thread(answers.summary, dataset, lineage, run)
+
+    @app.get("/api/evolution/compare")
+    async def compare(a: str, b: str) -> Answer:
+        """`a`, `b`: `JOB`, `JOB@STEP`, `JOB@first` or `v003`; `LINEAGE/v003`, too."""
+        answers = await watch.answers()
+        return await asyncio.to_thread(comparison, answers, a, b)
 
     return app

@@ -4,6 +4,7 @@ Each call opens its own connection, so that the reader's thread and those of the
 one; the write-ahead log lets them read while a snapshot is being added.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LAYOUT = 1  # PRAGMA user_version: a file of another layout is thrown away
+LAYOUT = 2  # PRAGMA user_version: a file of another layout is thrown away
 # Ids are never used again: an answer that is being given may still mean the snapshot before.
 SCHEMA = """
 CREATE TABLE snapshots (
@@ -19,13 +20,17 @@ CREATE TABLE snapshots (
     etag TEXT NOT NULL, sha256 TEXT NOT NULL, judged_by TEXT, problem TEXT, lineage TEXT NOT NULL,
     segment TEXT NOT NULL,
     fence INTEGER NOT NULL, global_step INTEGER NOT NULL, position INTEGER NOT NULL,
-    job TEXT NOT NULL, at TEXT NOT NULL);
+    job TEXT NOT NULL, at TEXT NOT NULL, job_tokens INTEGER, decision TEXT);
 CREATE TABLE probes (probe TEXT PRIMARY KEY, prompt TEXT NOT NULL, expected TEXT NOT NULL);
 CREATE TABLE measurements (
     snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE, probe TEXT NOT NULL,
     split TEXT NOT NULL, dataset TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT,
     tokens INTEGER NOT NULL, loss REAL NOT NULL, token_accuracy REAL NOT NULL,
-    first_mismatch INTEGER, exact_match INTEGER, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
+    first_mismatch INTEGER, exact_match INTEGER, normalized_match INTEGER, similarity REAL,
+    confidence REAL, is_cut INTEGER, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
+CREATE TABLE tokens (
+    snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE, probe TEXT NOT NULL,
+    pieces TEXT NOT NULL, surprisal TEXT NOT NULL, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
 CREATE INDEX measured ON measurements (probe);
 CREATE TABLE named (key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, by_result INTEGER NOT NULL);
 CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -37,7 +42,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Found:
     """A snapshot as it was read. `place` is `work` or `version`; `judged_by` is the SHA-256 that it
-    was compared with, if anybody had named one; `problem` says why it is not used."""
+    was compared with, if anybody had named one; `problem` says why it is not used; `decision`, why
+    and how large it was taken, is JSON."""
 
     place: str
     key: str
@@ -52,6 +58,8 @@ class Found:
     position: int = 0
     job: str = ""
     at: str = ""
+    job_tokens: int | None = None
+    decision: str | None = None
     id: int = 0
 
 
@@ -105,8 +113,17 @@ class Cache:
             db.executemany("INSERT OR IGNORE INTO probes VALUES (:probe, :prompt, :expected)", rows)
             db.executemany(
                 "INSERT INTO measurements VALUES (:snapshot, :probe, :split, :dataset, :row,"
-                " :answer, :tokens, :loss, :token_accuracy, :first_mismatch, :exact_match)",
+                " :answer, :tokens, :loss, :token_accuracy, :first_mismatch, :exact_match,"
+                " :normalized_match, :similarity, :confidence, :is_cut)",
                 [{**row, "snapshot": cursor.lastrowid} for row in rows],
+            )
+            db.executemany(
+                "INSERT INTO tokens VALUES (?, ?, ?, ?)",
+                [
+                    (cursor.lastrowid, r["probe"], json.dumps(r["pieces"]), json.dumps(surprisal))
+                    for r in rows
+                    if (surprisal := r["surprisal"]) is not None
+                ],
             )
 
     def name_hash(self, key: str, sha256: str, *, by_result: bool) -> None:
@@ -156,6 +173,14 @@ class Cache:
                 query = f"{JOINED} WHERE {column} IN ({holes})"
                 found += [dict(row) for row in db.execute(query, part)]
         return found
+
+    def tokens(self, snapshot: int, probe: str) -> tuple[list[str], list[int]]:
+        """(pieces of the expected answer, their surprisal in sixteenths of a nat); both empty where
+        the snapshot has none."""
+        query = "SELECT pieces, surprisal FROM tokens WHERE snapshot = ? AND probe = ?"
+        with self.open() as db:
+            row = db.execute(query, (snapshot, probe)).fetchone()
+        return (json.loads(row["pieces"]), json.loads(row["surprisal"])) if row else ([], [])
 
     def counts(self, snapshots: Iterable[int]) -> dict[str, int]:
         """split -> number of different probes measured in these snapshots."""

@@ -5,12 +5,13 @@ answer matched exactly; where the model was not asked, if every token of the exp
 most likely one. A life line is the list of its points in the order of steps; its state is the first
 of these that holds:
 
-    new         measured once, or twice without a clear fall of its loss: too early to say
-    unstable    changed between right and wrong 3 times or more within its last 8 points
-    learned     right at its last two points, or at the last one if that closed a job
-    forgotten   was learned once, and is not now
-    learning    its loss has fallen by 20 % of its first value or more
-    struggling  measured 3 times or more, and its loss has fallen by less than that
+    new          measured once, or twice without a clear fall of its loss: too early to say
+    unstable     changed between right and wrong 3 times or more within its last 8 points
+    learned      right at its last two points, or at the last one if that closed a job
+    forgotten    was learned once, and is not now
+    learning     its loss has fallen by 20 % of its first value or more, but it is not right (yet)
+    not learned  the job that watched it is done, and its loss has fallen by less than that
+    struggling   the same while the job goes on, measured 3 times or more
 
 Only what the model of today is made of counts: points of kept segments in the head's ancestry and
 of the open one, and of these only what a superseded owner did before its successor began.
@@ -21,12 +22,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-State = Literal["new", "learning", "learned", "struggling", "forgotten", "unstable"]
+State = Literal["new", "learning", "learned", "struggling", "not learned", "forgotten", "unstable"]
 STATES: tuple[State, ...] = (
     "new",
     "learning",
     "learned",
     "struggling",
+    "not learned",
     "forgotten",
     "unstable",
 )
@@ -41,7 +43,8 @@ ENOUGH_POINTS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement. `loss`: mean nats a token; `exact_match`, `answer`: None if not asked.
+    """One measurement. `loss`: mean nats a token; `exact_match`, `answer` and what else is said of
+    an answer: None if not asked. `job_tokens`: trained on in this job so far, None if not known.
 
     `is_final`: taken at the last step of a job that is done. `job` is the job then trained.
     """
@@ -58,6 +61,11 @@ class Point:
     fence: int = 0
     segment: str = ""
     at: str = ""
+    normalized_match: bool | None = None
+    similarity: float | None = None
+    confidence: float | None = None
+    is_cut: bool = False
+    job_tokens: int | None = None
 
     @property
     def is_right(self) -> bool:
@@ -108,6 +116,8 @@ def judge(points: Sequence[Point]) -> Verdict:
         return Verdict("forgotten", lost.global_step, lost.job)
     if has_fallen(points):
         return Verdict("learning")
+    if is_over(points):
+        return Verdict("not learned")
     return Verdict("struggling" if len(points) >= ENOUGH_POINTS else "new")
 
 
@@ -129,6 +139,12 @@ def last_run(points: Sequence[Point]) -> int:
 def changes(points: Sequence[Point]) -> int:
     """How often right turned to wrong or back."""
     return sum(a.is_right != b.is_right for a, b in pairwise(points))
+
+
+def is_over(points: Sequence[Point]) -> bool:
+    """Whether the job that watched it as one of its own is done."""
+    own = [point for point in points if point.split != "earlier"]
+    return not own or own[-1].is_final
 
 
 def has_fallen(points: Sequence[Point]) -> bool:

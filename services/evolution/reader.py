@@ -31,6 +31,12 @@ COLUMNS = (
     *("prompt", "expected", "answer", "tokens", "loss", "token_accuracy", "first_mismatch"),
     *("exact_match", "at"),
 )
+# What earlier snapshots do not have.
+LATER_COLUMNS = (
+    *("job_tokens", "pieces", "surprisal", "confidence", "is_cut", "normalized_match"),
+    "similarity",
+)
+DECISION = b"duramen.decision"
 PER_FILE = ("global_step", "position", "fence", "segment", "job")
 
 
@@ -166,16 +172,20 @@ def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[R
     if problem is not None:
         return unusable(problem)
     try:
-        rows: list[dict[str, Any]] = pq.read_table(
-            pa.BufferReader(data), columns=list(COLUMNS)
-        ).to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(data))
+        has = set(file.schema_arrow.names)
+        later = [name for name in LATER_COLUMNS if name in has]
+        rows: list[dict[str, Any]] = file.read([*COLUMNS, *later]).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         return unusable(f"not a snapshot: {error}")
     if not rows or len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
         return unusable("not one snapshot: rows of several steps or none")
     if any(row["split"] not in SPLITS for row in rows):
         return unusable("it has a split that this program does not know")
-    one = {name: rows[0][name] for name in (*PER_FILE, "at")}
+    rows = [dict.fromkeys(LATER_COLUMNS) | row for row in rows]
+    one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
+    decision = (file.schema_arrow.metadata or {}).get(DECISION)
+    one["decision"] = decision.decode() if decision is not None else None
     match = KEY.fullmatch(wanted.key)
     assert match is not None
     if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):

@@ -31,6 +31,7 @@ class Batch:
     ids, positions: int64 [1, T], positions count from 0 in each sequence.
     sources, targets: int64 [n]; the hidden state at `sources[i]` predicts the token `targets[i]`.
     lengths: tokens of each sequence (an example may be several); labels: labels of each example.
+    shared: if not 0, the length of the first sequence, which all others see as their beginning.
     """
 
     ids: torch.Tensor
@@ -39,6 +40,7 @@ class Batch:
     targets: torch.Tensor
     lengths: list[int]
     labels: list[int]
+    shared: int = 0
 
 
 def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
@@ -69,6 +71,7 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     lengths: list[int] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    shared: int = 0,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads.
@@ -86,15 +89,19 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
         )
         return out
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half and softcap is None and dropout == 0:
+    if query.is_cuda and half and softcap is None and dropout == 0 and not shared:
         return varlen(query, key, value, lengths, scaling, sliding_window), None
     grouped = query.shape[1] != key.shape[1]
-    parts = []
-    for q, k, v in zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True):
+    parts: list[torch.Tensor] = []
+    split = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
+    for q, own_k, own_v in split:
+        behind = shared if parts else 0  # the first is what the others see
+        k = torch.cat((key[:, :, :behind], own_k), 2) if behind else own_k
+        v = torch.cat((value[:, :, :behind], own_v), 2) if behind else own_v
         if softcap is not None:
             parts.append(capped(q, k, v, scaling, softcap, sliding_window, dropout))
             continue
-        mask = window(q.shape[2], sliding_window, q.device)
+        mask = window(q.shape[2], sliding_window, q.device, k.shape[2])
         parts.append(
             functional.scaled_dot_product_attention(
                 q,
@@ -125,7 +132,7 @@ def capped(
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
     scores = query @ key.transpose(2, 3) * (size**-0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
-    seen = window(tokens, sliding_window, query.device)
+    seen = window(tokens, sliding_window, query.device, key.shape[2])
     if seen is None:
         seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
     scores = scores.masked_fill(~seen, float("-inf"))
@@ -133,13 +140,17 @@ def capped(
     return functional.dropout(weights, dropout, training=dropout > 0) @ value
 
 
-def window(tokens: int, size: int | None, device: torch.device) -> torch.Tensor | None:
-    """The mask of a causal sliding window, only where the sequence is longer than the window."""
-    if size is None or tokens <= size:
+def window(
+    tokens: int, size: int | None, device: torch.device, seen: int | None = None
+) -> torch.Tensor | None:
+    """The mask of a causal sliding window, of the last `tokens` of `seen` (all, if not given); None
+    where it would be that of plain causal attention over all."""
+    seen = seen or tokens
+    if seen == tokens and (size is None or tokens <= size):
         return None
-    at = torch.arange(tokens, device=device)
-    behind = at[:, None] - at[None, :]
-    return (behind >= 0) & (behind < size)
+    at = torch.arange(seen, device=device)
+    behind = at[seen - tokens :, None] - at[None, :]
+    return (behind >= 0) & (behind < (size or seen))
 
 
 def varlen(

@@ -34,7 +34,8 @@ class Request(BaseModel):
 
 
 def answer(request: Request) -> dict[str, Any]:
-    from services.trainer.plan import Encoder, Why, read_rows
+    from services.trainer.encoder import Encoder, Why
+    from services.trainer.rows import read_rows
     from services.trainer.template import Chat
 
     rows = read_rows(request.dataset, request.dataset_sha256)

@@ -45,3 +45,12 @@ def plain_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
     """The same from logits [n, V], for heads with a bias, a scale or a soft cap."""
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     return losses.sum(), losses.detach()
+
+
+def most_likely(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss of the target [n] float32, most likely token [n], its loss [n] float32) of [n, V]."""
+    chances = torch.log_softmax(logits.float(), -1)
+    top = chances.max(-1)
+    return -chances.gather(1, targets[:, None]).squeeze(1), top.indices, -top.values

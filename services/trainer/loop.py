@@ -66,7 +66,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
     parameters = list(network.adapter.values())
     # What a kill must not change: when bad steps are too many, and what looking has cost.
     bad, train_seconds, timed = past.bad, past.train_seconds, past.steps
-    snapshots.spent_seconds = past.snapshot_seconds
+    snapshots.governor.spent_seconds = past.snapshot_seconds
     last_saved = time.monotonic()
     saved: dict[str, Any] | None = None
     outcome = "done"
@@ -91,16 +91,23 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         if outcome != "interrupted":
             last = position == len(steps)
             job_step = position - spec.start.job_steps_from
-            size = (
-                "full" if last or "snapshot" in wanted else snapshots.due(job_step, train_seconds)
-            )
-            if size is not None:
-                each = train_seconds / max(1, timed)
-                # Nobody who wants to pause waits for a snapshot, but the last one is always taken.
-                leave = (lambda: False) if last else line.leaving
-                taken = snapshots.take(size, job_step, position, global_step, each, leave)
-                if taken is not None:
-                    line.emit(taken)
+            asked = "snapshot" in wanted
+            decision = snapshots.decide(job_step, train_seconds, last=last, asked=asked)
+            if decision is not None:
+                told: dict[str, Any] | None = decision.told
+                if decision.size is not None:
+                    each = train_seconds / max(1, timed)
+                    # Who wants to pause waits for no snapshot, but the last one is always taken.
+                    leave = (lambda: False) if last else line.leaving
+                    taken = snapshots.take(decision, job_step, position, global_step, each, leave)
+                    told = taken["decision"] if taken is not None else None
+                    if taken is not None:
+                        line.emit(taken)
+                else:
+                    line.emit({"event": "snapshot_skipped", "decision": told})
+                if told is not None:
+                    at = {"position": position, "global_step": global_step}
+                    write_whole(metrics, orjson.dumps({**at, "snapshot": told}) + b"\n")
         if ending:
             break
 
@@ -151,7 +158,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         rows_seen = [
             {"row": r, "id": material.row_ids[r], "loss": finite(row_losses[r])} for r in rows
         ]
-        spent = {"snapshot_seconds": snapshots.spent_seconds}
+        spent = {"snapshot_seconds": snapshots.governor.spent_seconds}
         write_whole(metrics, orjson.dumps({**event, **spent, "rows": rows_seen}) + b"\n")
         line.emit({"event": "step", **event})
         if len(bad) >= min(BAD_STEPS, len(steps)):
@@ -230,6 +237,8 @@ class Past:
     snapshot_seconds: float = 0.0
 
     def take(self, step: dict[str, Any]) -> None:
+        if "snapshot" in step:  # a decision about one, between the steps
+            return
         rows, skipped = step["rows"], step["skipped"]
         self.steps += 1
         self.train_seconds += step["seconds"]

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from services.trainer import attention
 from services.trainer.attention import Batch, pack
 from services.trainer.checkpoint import Tensors
-from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, plain_loss
+from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, most_likely, plain_loss
 from services.trainer.spec import Failure, Lora
 from services.trainer.template import Encoded
 
@@ -106,7 +106,8 @@ class Network:
         """(arguments of the model, sources) of each pass: one for all sequences, or one each."""
         if self.packs:
             whole = {"input_ids": batch.ids, "position_ids": batch.positions}
-            yield {**whole, "lengths": batch.lengths}, batch.sources
+            shared = {"shared": batch.shared} if batch.shared else {}
+            yield {**whole, "lengths": batch.lengths, **shared}, batch.sources
             return
         start = 0
         for length in batch.lengths:
@@ -158,20 +159,18 @@ class Network:
         return total, losses
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loss [n] float32, most likely token [n]) at the labels."""
+    def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(loss [n] float32, most likely token [n], its loss [n] float32) at the labels."""
         if not self.lean:
-            logits = self.logits(batch)
-            return plain_loss(logits, batch.targets)[1], logits.argmax(-1)
+            return most_likely(self.logits(batch), batch.targets)
         states = self.hidden(batch).index_select(0, batch.sources)
         head = self.base.get_output_embeddings().weight
-        losses, best = [], []
+        parts = []
         for start in range(0, len(states), CHUNK_TOKENS):
             here = slice(start, start + CHUNK_TOKENS)
-            logits = states[here] @ head.t()
-            losses.append(plain_loss(logits, batch.targets[here])[1])
-            best.append(logits.argmax(-1))
-        return torch.cat(losses), torch.cat(best)
+            parts.append(most_likely(states[here] @ head.t(), batch.targets[here]))
+        losses, best, best_losses = (torch.cat(part) for part in zip(*parts, strict=True))
+        return losses, best, best_losses
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -9,26 +9,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.trainer.spec import Failure, OnLong, Spec, TrainingSettings
-from services.trainer.template import Chat, Encoded, TemplateRefuses
+from services.trainer.encoder import Encoder, Why
+from services.trainer.probes import candidates, watched
+from services.trainer.rows import Row, read_rows
+from services.trainer.spec import Failure, Spec, TrainingSettings
+from services.trainer.template import Chat, Encoded
 from shared.manifest import write_synced
-from shared.probes import (
-    EARLIER_PROBES,
-    HELDOUT_ROWS,
-    TRAINED_PROBES,
-    Message,
-    Probe,
-    Sha256,
-    Split,
-    draw,
-    heldout,
-    row_id,
-)
+from shared.probes import Probe, Sha256, heldout
 
 
 class LeftOut(BaseModel):
@@ -116,41 +108,33 @@ class Material:
         }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One canonical row: a conversation, with the tools that it may use, or plain `text`."""
-
-    id: str
-    messages: tuple[Message, ...] = ()
-    tools: tuple[dict[str, Any], ...] | None = None
-    text: str | None = None
-    line: str | None = None  # as it is stored, where it has tools
-
-    @property
-    def is_watchable(self) -> bool:
-        """Whether it ends in an answer of words, which can be asked for and compared."""
-        answers = [m for m in self.messages if m.role == "assistant"]
-        return bool(answers) and not answers[-1].tool_calls
-
-
-class Why(NamedTuple):
-    """Why a row is not trained. `tokens`: its length, if that is the reason."""
-
-    reason: str
-    tokens: int | None = None
-
-
 def build_plan(spec: Spec, chat: Chat) -> Material:
     """Decide all batches of the job and write `spec.plan_out`. Raises Failure (data, mask)."""
     rows = read_rows(spec.dataset, spec.dataset_sha256)
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
     encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
     held = heldout((row.id for row in rows), spec.eval_fraction)
-    encoded, heldout_rows, never = encoder.training_rows(spec, rows, evals, held)
+    earlier = [p for path in spec.earlier_plans for p in Plan.from_bytes(path.read_bytes()).probes]
+    encoded, heldout_rows, never = training_rows(
+        encoder,
+        spec.dataset_sha256,
+        rows,
+        held,
+        evaluated={row.id for other in evals.values() for row in other},
+        # To train them would spoil what they tell.
+        earlier=earlier_heldout(spec),
+    )
     if not encoded:
         reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
         raise Failure("data", f"No row is left to train: {'; '.join(reasons)}.")
-    probes, measured = encoder.probes(spec, rows, list(encoded), heldout_rows, evals)
+    own = spec.dataset_sha256
+    probes, measured = watched(
+        encoder,
+        trained=candidates("trained", own, rows, encoded),
+        held=candidates("heldout", own, rows, heldout_rows),
+        asked=[candidates("eval", sha, other, range(len(other))) for sha, other in evals.items()],
+        earlier=earlier,
+    )
     batches = order(list(encoded), {r: len(e) for r, e in encoded.items()}, spec.settings)
     epochs = spec.settings.epochs
     plan = Plan(
@@ -221,151 +205,42 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
     return Material(plan, name, encoded, row_ids, measured)
 
 
-class Encoder:
-    """Encodes rows and says why one is left out."""
+def training_rows(
+    encoder: Encoder,
+    dataset: str,
+    rows: list[Row],
+    held: set[str],
+    evaluated: set[str],
+    earlier: set[str],
+) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
+    """(tokens of the rows to train, held-out rows, rows left out). Raises Failure (data).
 
-    def __init__(self, chat: Chat, max_length: int, on_long: OnLong = "set_aside") -> None:
-        self.chat = chat
-        self.max_length = max_length
-        self.on_long = on_long
-
-    def encode(self, row: Row | Probe) -> Encoded | Why:
-        """The tokens, or the reason why this row cannot be used."""
-        if isinstance(row, Probe):
-            row = parsed(row.line.encode()) if row.line else Row(row.id, row.messages)
-        if row.text is not None:
-            return self.fitted(self.chat.encode_text(row.text))
-        if not any(m.role == "assistant" for m in row.messages):
-            return Why("nothing to train: no assistant message")
-        if row.messages[0].role == "assistant":
-            return Why("begins with an answer to nothing")
-        try:
-            encoded = self.chat.encode(row.messages, row.tools)
-        except TemplateRefuses as error:
-            return Why(f"the chat template refuses it: {error}")
-        return self.fitted(encoded)
-
-    def fitted(self, encoded: Encoded) -> Encoded | Why:
-        """Not longer than may be: cut, if that is wanted and leaves something to train."""
-        longest = max(encoded.lengths)
-        if longest <= self.max_length:
-            return encoded
-        cut = encoded.cut(self.max_length) if self.on_long == "truncate" else None
-        return cut or Why(f"longer than {self.max_length} tokens", longest)
-
-    def again(self, row: Row | Probe) -> Encoded:
-        """The tokens of a row that is in the plan. Raises Failure (data)."""
-        found = self.encode(row)
-        if isinstance(found, Why):
-            raise Failure("data", f"A row of the plan cannot be used any more: {found.reason}.")
-        return found
-
-    def training_rows(
-        self, spec: Spec, rows: list[Row], evals: Mapping[str, list[Row]], held: set[str]
-    ) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
-        """(tokens of the rows to train, held-out rows, rows left out). Raises Failure (data)."""
-        evaluated = {row.id for other in evals.values() for row in other}
-        earlier = earlier_heldout(spec)
-        encoded: dict[int, Encoded] = {}
-        heldout_rows: list[int] = []
-        never: list[LeftOut] = []
-        kept_aside: set[str] = set()
-        for number, row in enumerate(rows):
-            result: Encoded | Why
-            if row.id in held and row.id not in kept_aside:
-                kept_aside.add(row.id)
-                heldout_rows.append(number)
-                continue
-            if row.id in held:
-                result = Why("equal to a held-out row")
-            elif row.id in evaluated:
-                result = Why("equal to an evaluation row")
-            elif row.id in earlier:
-                result = Why("equal to a held-out row of an earlier file")
-            else:
-                result = self.encode(row)
-            if isinstance(result, Why):
-                never.append(LeftOut(dataset=spec.dataset_sha256, row=number, **result._asdict()))
-            else:
-                encoded[number] = result
-        self.check_long(never)
-        return encoded, heldout_rows, never
-
-    def check_long(self, never: list[LeftOut]) -> None:
-        """Raises Failure (data) if rows are too long and that is to be refused."""
-        long = [entry for entry in never if entry.tokens is not None]
-        if self.on_long == "refuse" and long:
-            count = "1 row is" if len(long) == 1 else f"{len(long)} rows are"
-            raise Failure(
-                "data",
-                f"{count} longer than {self.max_length} tokens, and on_long is refuse; the first "
-                f"is row {long[0].row + 1} of the dataset, with {long[0].tokens} tokens.",
-            )
-
-    def probes(
-        self,
-        spec: Spec,
-        rows: list[Row],
-        train_rows: list[int],
-        heldout_rows: list[int],
-        evals: Mapping[str, list[Row]],
-    ) -> tuple[list[Probe], list[Encoded]]:
-        own = spec.dataset_sha256
-        trained = candidates("trained", own, rows, train_rows)
-        held = candidates("heldout", own, rows, heldout_rows)
-        asked: dict[str, Probe] = {}
-        for sha, other in evals.items():
-            asked.update(candidates("eval", sha, other, range(len(other))))
-        asked = {name: p for name, p in asked.items() if name not in held}
-        # Neither kind may crowd out the other: each may claim half, and what the other leaves.
-        half = HELDOUT_ROWS // 2
-        held_count = min(len(held), max(half, HELDOUT_ROWS - len(asked)))
-        chosen = [
-            *chosen_from(trained, TRAINED_PROBES),
-            *chosen_from(held, held_count),
-            *chosen_from(asked, HELDOUT_ROWS - held_count),
-        ]
-        known = {p.id for p in chosen}
-        earlier = {p.id: p for p in earlier_probes(spec) if p.id not in known}
-        chosen += chosen_from(earlier, EARLIER_PROBES)
-        probes, measured = [], []
-        for probe in chosen:
-            result = self.encode(probe)
-            if isinstance(result, Encoded):
-                probes.append(probe)
-                measured.append(result)
-        return probes, measured
-
-
-def candidates(
-    split: Split, dataset: str, rows: list[Row], numbers: Iterable[int]
-) -> dict[str, Probe]:
-    """Probes by id; of equal rows the first."""
-    found: dict[str, Probe] = {}
-    for n in numbers:
-        row = rows[n]
-        if row.id not in found and row.is_watchable:
-            found[row.id] = Probe(
-                id=row.id,
-                split=split,
-                dataset=dataset,
-                row=n,
-                messages=row.messages,
-                line=row.line,
-            )
-    return found
-
-
-def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
-    return [found[name] for name in draw(found, count, "probe")]
-
-
-def earlier_probes(spec: Spec) -> Iterable[Probe]:
-    """Probes of the lineage's earlier jobs, so that forgetting shows."""
-    for path in spec.earlier_plans:
-        for probe in Plan.from_bytes(path.read_bytes()).probes:
-            if probe.split in ("trained", "heldout"):
-                yield probe.model_copy(update={"split": "earlier"})
+    By row id: `held` out of this file, `evaluated` only, held out of an `earlier` file.
+    """
+    encoded: dict[int, Encoded] = {}
+    heldout_rows: list[int] = []
+    never: list[LeftOut] = []
+    kept_aside: set[str] = set()
+    for number, row in enumerate(rows):
+        result: Encoded | Why
+        if row.id in held and row.id not in kept_aside:
+            kept_aside.add(row.id)
+            heldout_rows.append(number)
+            continue
+        if row.id in held:
+            result = Why("equal to a held-out row")
+        elif row.id in evaluated:
+            result = Why("equal to an evaluation row")
+        elif row.id in earlier:
+            result = Why("equal to a held-out row of an earlier file")
+        else:
+            result = encoder.encode(row)
+        if isinstance(result, Why):
+            never.append(LeftOut(dataset=dataset, row=number, **result._asdict()))
+        else:
+            encoded[number] = result
+    check_long(encoder, never)
+    return encoded, heldout_rows, never
 
 
 def earlier_heldout(spec: Spec) -> set[str]:
@@ -378,31 +253,16 @@ def earlier_heldout(spec: Spec) -> set[str]:
     return found
 
 
-def read_rows(path: Path, sha256: str) -> list[Row]:
-    """All rows of a canonical dataset. Raises Failure (data) if its bytes are not `sha256`."""
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise Failure("data", f"The dataset is damaged: it hashes to {found}, not {sha256}.")
-    rows = []
-    # Split at "\n" only: splitlines() would also split at characters that JSON allows in strings.
-    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
-        try:
-            rows.append(parsed(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Failure("data", f"Line {number + 1} of the dataset: {error}") from error
-    return rows
-
-
-def parsed(line: bytes) -> Row:
-    """Raises ValueError, KeyError, TypeError for what is no canonical row."""
-    fields = json.loads(line)
-    if "text" in fields:
-        return Row(row_id(line), text=str(fields["text"]))
-    messages = tuple(Message.model_validate(m) for m in fields["messages"])
-    tools = tuple(fields["tools"]) if fields.get("tools") else None
-    called = tools is not None or any(m.tool_calls for m in messages)
-    return Row(row_id(line), messages, tools, line=line.decode() if called else None)
+def check_long(encoder: Encoder, never: list[LeftOut]) -> None:
+    """Raises Failure (data) if rows are too long and that is to be refused."""
+    long = [entry for entry in never if entry.tokens is not None]
+    if encoder.on_long == "refuse" and long:
+        count = "1 row is" if len(long) == 1 else f"{len(long)} rows are"
+        raise Failure(
+            "data",
+            f"{count} longer than {encoder.max_length} tokens, and on_long is refuse; the first "
+            f"is row {long[0].row + 1} of the dataset, with {long[0].tokens} tokens.",
+        )
 
 
 def order(

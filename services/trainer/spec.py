@@ -75,11 +75,16 @@ class Start(Part):
 
 
 class SnapshotSettings(Part):
-    """Snapshots may cost `fraction` of the training time plus an allowance for the job."""
+    """Snapshots may cost `fraction` of the training time plus an allowance for the job; its first
+    and its last may each cost another allowance.
+
+    `baselines`: where later jobs find what the bare base said to the same probes.
+    """
 
     fraction: float = Field(default=0.05, ge=0)
     allowance_seconds: float = Field(default=60.0, ge=0)
     directory: Path
+    baselines: Path | None = None
 
 
 class Spec(BaseModel):

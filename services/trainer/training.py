@@ -50,6 +50,9 @@ PLANNED = Counter("duramen_train_planned_tokens_total", "Tokens of one epoch of 
 STEPS = Counter("duramen_train_steps_total", "Optimizer steps.")
 STEP_SECONDS = Histogram("duramen_train_step_seconds", "Duration of an optimizer step.")
 SNAPSHOT_SECONDS = Histogram("duramen_snapshot_seconds", "Duration of a snapshot.")
+SNAPSHOTS = Counter("duramen_snapshots_total", "Decisions: full, small or skipped.", ["size"])
+ALLOWED = Gauge("duramen_snapshot_allowed_seconds", "What snapshots of this job may have cost.")
+SPENT = Gauge("duramen_snapshot_spent_seconds", "What they have cost before the last decision.")
 HELDOUT_LOSS = Gauge("duramen_snapshot_loss", "Mean loss at the last snapshot.", ["split"])
 EXACT = Gauge("duramen_snapshot_exact_match_ratio", "Exact matches at the last one.", ["split"])
 SKIPPED = Counter("duramen_train_skipped_steps_total", "Steps without a finite gradient.")
@@ -205,6 +208,7 @@ class Training:
                     "fraction": self.settings.snapshot_fraction,
                     "allowance_seconds": self.settings.snapshot_allowance_seconds,
                     "directory": self.folder.snapshots,
+                    "baselines": self.settings.state_dir / "baselines",
                 },
                 "metrics": self.folder.metrics,
                 "lock_file": self.settings.state_dir / "worker.lock",
@@ -281,6 +285,8 @@ class Training:
                 self.take_checkpoint(event)
             case "snapshot":
                 self.take_snapshot(event)
+            case "snapshot_skipped":
+                note_decision(event["decision"])
             case "end":
                 self.take_checkpoint(event["checkpoint"])
                 return End(event["outcome"])
@@ -378,6 +384,7 @@ class Training:
 
     def take_snapshot(self, event: dict[str, Any]) -> None:
         SNAPSHOT_SECONDS.observe(event["seconds"])
+        note_decision(event["decision"])
         for split, numbers in event["summary"].items():
             HELDOUT_LOSS.labels(split).set(numbers["loss"])
             if numbers.get("exact_match") is not None:
@@ -436,7 +443,7 @@ class Training:
         self.answered["snapshot"].set()
 
     async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
-        names = ("global_step", "position", "summary")
+        names = ("global_step", "position", "summary", "decision")
         data: dict[str, Any] = {name: event[name] for name in names}
         data |= {"segment": self.segment.id, "fence": self.segment.fence}
         message = Event(
@@ -463,6 +470,14 @@ class Training:
 
 
 RETRY_SECONDS = 1.0
+
+
+def note_decision(decision: dict[str, Any]) -> None:
+    SNAPSHOTS.labels(decision["size"]).inc()
+    ALLOWED.set(decision["allowed_seconds"])
+    SPENT.set(decision["spent_seconds"])
+
+
 NEXT_STEPS = {
     "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
     "mask": "mend the chat template of the base, then duramen queue retry {job}",

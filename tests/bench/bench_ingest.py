@@ -25,7 +25,8 @@ from typing import Any
 from services.ingest import dataset
 from services.ingest.admit import store_dataset
 from services.ingest.dataset import Wanted
-from services.trainer.plan import Encoder, parsed
+from services.trainer.encoder import Encoder
+from services.trainer.rows import parsed
 from services.trainer.template import Chat, Encoded
 from tests.conftest import running_stack
 from tests.house import House

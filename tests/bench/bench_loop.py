@@ -25,7 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from services.trainer import attention, loop
 from services.trainer.model import Network
-from services.trainer.plan import read_rows
+from services.trainer.rows import read_rows
 from services.trainer.spec import Lora, TrainingSettings
 from services.trainer.template import Chat, Encoded
 

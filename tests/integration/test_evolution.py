@@ -68,7 +68,7 @@ async def test_histories_become_states_and_come_back_from_a_deleted_cache(
         said = await observed(bus, "evolution")
     assert said is not None
     assert said.state == "idle"
-    expected = {"easy": "learned", "hard": "struggling", "slow": "learning", "held": "new"}
+    expected = {"easy": "learned", "hard": "not learned", "slow": "learning", "held": "new"}
     assert {p["expected"]: p["state"] for p in answers["summary"]["probes"]} == expected
 
     easy = answers["example"]
@@ -79,7 +79,13 @@ async def test_histories_become_states_and_come_back_from_a_deleted_cache(
         (2, 0.5, "easy said True", True),
         (4, 0.1, "easy said True", True),
     ]
+    # 100 tokens a step: learned at the step after the first, and 2.9 nats in 400 tokens.
+    speed = {"steps_to_learned": 1, "tokens_to_learned": 100}
+    assert easy["speed"] == {**speed, "loss_fall_per_1000_tokens": pytest.approx(7.25)}
+    assert [t["piece"] for t in easy["tokens"]] == ["ea", "sy", ""]
+    assert [t["probability"] for t in easy["tokens"]] == pytest.approx([1, 0.88, 0], abs=0.01)
     trained = answers["summary"]["splits"]["trained"]
+    assert trained["speed"]["tokens_to_learned"] == 100
     assert (trained["count"], trained["loss_first"]) == (3, 3.0)
     assert trained["loss_last"] == pytest.approx((0.1 + 2.7 + 1.0) / 3)
     assert trained["exact_match_last"] == pytest.approx(1 / 3)
@@ -206,6 +212,51 @@ async def test_forgetting_names_the_step_and_the_file_then_trained(
         easy = next(p for p in probes if p["expected"] == "easy")
         assert (easy["state"], easy["step"], easy["during"]) == ("forgotten", 6, other)
         assert service.ask(f"summary/{job.id.sha256}")["splits"].keys() == {"earlier"}
+
+
+async def test_two_versions_are_compared_by_what_was_measured_at_both(
+    stack: Stack, lineage: str, tmp_path: Path
+) -> None:
+    async with forging(stack, lineage) as forged:
+        dataset = await train_first(forged)
+        job = await forged.queue(f"second-{lineage}.jsonl", 4)
+        await forged.open(job)
+        await forged.plan(job, 4)
+        # The end of the first job is the start of the second.
+        await forged.snapshot(4, [Measurement("fresh", 3.0, False, "what?", row=1)])
+        earlier = [
+            Measurement("easy", 2.2, False, "forgot", split="earlier"),
+            Measurement("hard", 2.6, False, "no", split="earlier"),
+        ]
+        await forged.snapshot(8, [*earlier, Measurement("fresh", 0.1, True, "fresh", row=1)])
+        await forged.close("done", forged.checkpoint(4, 8))
+    with evolution_service(stack, tmp_path / "state") as service:
+        wait_until(has_snapshots(service, job.id.sha256, 2), 30, "both files are read")
+        found = service.ask("compare", a=f"{lineage}/v001", b=f"{lineage}/v002")
+        changes = {e["expected"]: (e["split"], e["change"]) for e in found["examples"]}
+        assert changes == {
+            "fresh": ("trained", "better"),
+            "easy": ("trained", "worse"),
+            "hard": ("trained", "same"),
+        }
+        assert [e["expected"] for e in found["examples"]] == ["fresh", "easy", "hard"]
+        counts = found["splits"]["trained"]
+        assert [counts[name] for name in ("count", "better", "same", "worse")] == [3, 1, 1, 1]
+        assert (counts["is_right_a"], counts["is_right_b"]) == (1 / 3, 1 / 3)
+        assert (found["a"]["global_step"], found["b"]["global_step"]) == (4, 8)
+
+        within = service.ask("compare", a=f"{dataset[:12]}@first", b=dataset[:12])
+        assert {e["expected"] for e in within["examples"]} == {"easy", "hard", "slow"}
+        query = "/api/evolution/compare"
+        assert service.get(query, a=f"{dataset[:12]}@3", b=dataset[:12]).status_code == 404
+        assert service.get(query, a=f"{lineage}/v001", b=f"{lineage}/v099").status_code == 404
+
+        for columns in (80, 120):
+            words = ("compare", f"{lineage}/v001", f"{lineage}/v002")
+            shown = duramen(stack, "evolution", *words, columns=columns, evolution_url=service.url)
+            assert shown.returncode == 0, shown.stderr
+            assert "forgot" in shown.stdout
+            assert max(len(line) for line in shown.stdout.splitlines()) <= columns
 
 
 async def test_the_api_asks_for_a_token_and_says_what_is_not_there(

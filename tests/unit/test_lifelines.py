@@ -37,6 +37,8 @@ def points(
         ([W, W, W], [1.0, 0.9, 0.81], [], "struggling", None),
         ([W, W, W], [1.0, 0.9, 0.8], [], "learning", None),
         ([W, W, W], [1.0, 1.5, 2.0], [], "struggling", None),
+        ([W, W], [1.0, 0.9], [1], "not learned", None),
+        ([W, W], [1.0, 0.5], [1], "learning", None),
         ([W, R, R], None, [], "learned", 1),
         ([W, W, R], None, [2], "learned", 2),
         ([W, W, R], [1.0, 1.0, 0.1], [], "learning", None),

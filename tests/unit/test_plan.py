@@ -111,9 +111,9 @@ def test_evaluation_rows_are_measured_and_never_trained(tmp_path: Path, chat: Ch
     )
     plan = build_plan(spec, chat).plan
     splits = [p.split for p in plan.probes]
-    assert splits.count("trained") == 24
+    assert splits.count("trained") == 88
     assert splits.count("heldout") == 12
-    assert splits.count("eval") == 52
+    assert splits.count("eval") == 50
     assert any(e.reason == "equal to an evaluation row" for e in plan.left_out)
     assert all(r < 180 for r in plan.train_rows)
 

@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.probes import HELDOUT_ROWS, Message, Probe, draw, heldout, row_id
+from shared.probes import (
+    HELDOUT_ROWS,
+    Message,
+    Probe,
+    draw,
+    draw_by_length,
+    heldout,
+    row_id,
+)
 
 ids = st.lists(st.binary(max_size=8).map(row_id), max_size=60)
 
@@ -37,3 +45,16 @@ def test_a_probe_is_about_its_last_answer() -> None:
     assert probe.expected == "b"
     assert probe.prompt == "user: a?\nassistant: a\nuser: b?"
     assert Probe(**{**probe.model_dump(), "messages": messages[:2]}).prompt == "a?"
+
+
+@given(st.dictionaries(st.binary(max_size=8).map(row_id), st.integers(0, 50), max_size=60))
+def test_short_and_long_rows_are_drawn_in_the_proportions_of_the_file(
+    lengths: dict[str, int],
+) -> None:
+    count = len(lengths) // 2
+    drawn = draw_by_length(lengths, count, "x")
+    assert drawn == draw_by_length(dict(reversed(lengths.items())), count, "x")
+    assert len(set(drawn)) == count
+    ordered = sorted(lengths.values())
+    for name, rank in zip(drawn, range(count), strict=True):
+        assert ordered[2 * rank] <= lengths[name] <= ordered[min(2 * rank + 2, len(ordered) - 1)]

@@ -1,6 +1,7 @@
 """Snapshots measure what the model would do, cost what they may, and change nothing."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,20 @@ import pytest
 import torch
 
 from services.trainer import checkpoint, loop
+from services.trainer.answering import Said
 from services.trainer.attention import pack
+from services.trainer.governor import (
+    SMALL_ANSWERED,
+    SMALL_MEASURED,
+    Decision,
+    Governor,
+    power_of_two_from,
+)
+from services.trainer.measuring import last_answer, measure, packs
 from services.trainer.model import Network
 from services.trainer.plan import build_plan
-from services.trainer.snapshot import SMALL_ANSWERED, SMALL_MEASURED, Snapshots, power_of_two_from
-from services.trainer.spec import Spec
+from services.trainer.snapshot import Snapshots
+from services.trainer.spec import SnapshotSettings, Spec
 from services.trainer.template import Chat
 from tests.tiny import shared_tiny, tiny_conversations, write_dataset
 
@@ -80,11 +90,12 @@ class Quiet:
 
 
 class Never(Snapshots):
-    def due(self, job_step: int, train_seconds: float) -> None:
+    def decide(self, *_: Any, **__: Any) -> None:
         return None
 
-    def take(self, *_: Any) -> None:
-        return None
+
+FULL = Decision("full", "a test", 0.0, 0.0)
+SMALL = Decision("small", "a test", 0.0, 0.0)
 
 
 def test_training_with_snapshots_gives_the_same_bits_as_without(tmp_path: Path) -> None:
@@ -98,7 +109,7 @@ def test_training_with_snapshots_gives_the_same_bits_as_without(tmp_path: Path) 
 
 def test_a_small_snapshot_measures_sixteen_and_asks_eight_of_all_kinds(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    event = bench.snapshots.take("small", 4, 4, 9)
+    event = bench.snapshots.take(SMALL, 4, 4, 9)
     assert event is not None
     rows = pq.read_table(event["path"]).to_pylist()
     assert len(rows) == event["measured"] == SMALL_MEASURED
@@ -113,17 +124,26 @@ def test_answers_do_not_depend_on_who_else_is_asked(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for parameter in bench.network.adapter.values():
         torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    probes = bench.snapshots.probes[:6]
-    together = bench.snapshots.answer(probes)
-    alone: dict[str, str] = {}
-    for probe in probes:
-        alone.update(bench.snapshots.answer([probe]) or {})
-    assert together == alone
+    found = answers(bench, 7)
+    assert found == {name: said for n in range(7) for name, said in answers(bench, 1, n).items()}
+    assert any(said.is_cut for said in found.values())
+
+
+def answers(bench: Bench, count: int, start: int = 0) -> dict[str, Said]:
+    """What the model says to some probes when asked together, its numbers rounded."""
+    probes = bench.snapshots.probes[start : start + count]
+    encoded = [bench.snapshots.encoded[p.id] for p in probes]
+    measured = measure(bench.network, encoded, 600)
+    asked = {p.id: pair for p, *pair in zip(probes, encoded, measured, strict=True)}
+    found = bench.snapshots.answering.answer(asked) or {}  # type: ignore[arg-type]
+    for said in found.values():
+        said.losses = [round(loss, 3) for loss in said.losses]
+    return found
 
 
 def test_who_leaves_does_not_wait_for_a_snapshot(tmp_path: Path) -> None:
     snapshots = Bench(tmp_path).snapshots
-    assert snapshots.take("full", 0, 0, 0, leave=lambda: True) is None
+    assert snapshots.take(FULL, 0, 0, 0, leave=lambda: True) is None
     assert not list(tmp_path.glob("snapshots/*"))
 
 
@@ -140,9 +160,16 @@ def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> N
         torch.autograd.backward(total)
         optimizer.step()
         optimizer.zero_grad()
-    event = bench.snapshots.take("full", 4, 4, 4)
+    event = bench.snapshots.take(FULL, 4, 4, 4)
     assert event is not None
     table = pq.read_table(event["path"]).to_pylist()
+    for row in table:
+        assert len(row["pieces"]) == len(row["surprisal"]) == row["tokens"]
+        assert "".join(row["pieces"]) == row["expected"]
+        assert sum(row["surprisal"]) / 16 / row["tokens"] == pytest.approx(row["loss"], abs=0.04)
+        assert 0 < row["confidence"] <= 1
+        assert row["normalized_match"] >= row["exact_match"]
+        assert (row["similarity"] == 1) == row["exact_match"]
     assert all(
         r["exact_match"] == (r["first_mismatch"] is None) or not r["first_mismatch"] for r in table
     )
@@ -150,36 +177,95 @@ def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> N
     assert all(r["exact_match"] for r in known)
 
 
-def test_snapshots_come_at_powers_of_two_while_they_are_cheap(tmp_path: Path) -> None:
-    snapshots = Bench(tmp_path, allowance_seconds=1e9).snapshots
-    assert rhythm(snapshots, steps=70, cost=1.0, step_seconds=1e-9) == [0, 1, 2, 4, 8, 16, 32, 64]
+def test_snapshots_come_at_powers_of_two_while_they_are_cheap() -> None:
+    governor = governed(allowance_seconds=1e9)
+    assert rhythm(governor, steps=70, cost=1.0, step_seconds=1e-9) == [0, 1, 2, 4, 8, 16, 32, 64]
 
 
-def test_the_gaps_stop_growing_where_the_cost_allows_it(tmp_path: Path) -> None:
-    snapshots = Bench(tmp_path, fraction=0.1, allowance_seconds=10.0).snapshots
-    taken = rhythm(snapshots, steps=200, cost=1.0, step_seconds=1.0)
+def test_the_gaps_stop_growing_where_the_cost_allows_it() -> None:
+    governor = governed(fraction=0.1, allowance_seconds=10.0)
+    taken = rhythm(governor, steps=200, cost=1.0, step_seconds=1.0)
     gaps = [b - a for a, b in itertools.pairwise(taken)]
     assert max(gaps) <= 12
     assert gaps[-1] >= 8
     assert len(taken) * 1.0 <= 0.1 * 200 + 10.0
 
 
-def test_no_snapshot_is_taken_without_time_for_it(tmp_path: Path) -> None:
-    snapshots = Bench(tmp_path, fraction=0.0, allowance_seconds=0.0).snapshots
-    assert rhythm(snapshots, steps=50, cost=1.0, step_seconds=1.0) == [0]
+def test_no_snapshot_is_taken_without_time_for_it_and_that_is_said_once() -> None:
+    governor = governed(fraction=0.0, allowance_seconds=0.0)
+    assert rhythm(governor, steps=50, cost=1.0, step_seconds=1.0) == [0]
+    assert governor.decide(50, 50.0) is None
+    last = governor.decide(50, 50.0, last=True)
+    assert last is not None
+    assert (last.size, last.limit_seconds, last.spent_seconds) == ("full", 0.0, 1.0)
 
 
-def rhythm(snapshots: Snapshots, steps: int, cost: float, step_seconds: float) -> list[int]:
+def governed(**settings: Any) -> Governor:
+    return Governor(SnapshotSettings(directory=Path("none"), **settings), 100, 0)
+
+
+def rhythm(governor: Governor, steps: int, cost: float, step_seconds: float) -> list[int]:
     """The job steps with a snapshot, if each costs `cost` seconds; the clock is arithmetic."""
-    taken = []
+    taken, skipped = [], 0
     for step in range(steps):
-        size = snapshots.due(step, step * step_seconds)
-        if size is not None:
-            snapshots.account(size, step, cost, step_seconds)
+        decision = governor.decide(step, step * step_seconds)
+        if decision is not None and decision.size is None:
+            skipped += 1
+        elif decision is not None and decision.size is not None:
+            governor.account(decision.size, step, cost, step_seconds)
             taken.append(step)
+    assert skipped <= len(taken)
     return taken
 
 
 @pytest.mark.parametrize(("began", "first"), [(0, 1), (1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
 def test_a_resumed_job_keeps_the_rhythm(began: int, first: int) -> None:
     assert power_of_two_from(began) == first
+
+
+def test_a_full_one_has_as_many_probes_as_fit_and_later_ones_the_same(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    tight = Decision("full", "the first of the job", 0.0, 0.0, limit_seconds=0.0)
+    first = bench.snapshots.take(tight, 0, 0, 0)
+    later = bench.snapshots.take(FULL, 4, 4, 4)
+    asked = bench.snapshots.take(Decision("full", "asked for", 0.0, 0.0), 5, 5, 5)
+    assert first is not None
+    assert later is not None
+    assert asked is not None
+    assert first["measured"] == later["measured"] == SMALL_MEASURED
+    assert asked["measured"] == len(bench.snapshots.probes) == 100
+    assert asked["decision"]["answered"] == 100
+    metadata = pq.read_schema(first["path"]).metadata
+    assert json.loads(metadata[b"duramen.decision"]) == first["decision"]
+
+
+def test_a_base_is_asked_the_same_questions_once(tmp_path: Path) -> None:
+    first = Bench(tmp_path / "1", baselines=tmp_path / "baselines")
+    second = Bench(tmp_path / "2", baselines=tmp_path / "baselines")
+    taken = first.snapshots.take(FULL, 0, 0, 0)
+    second.snapshots.looked = None  # type: ignore[assignment, method-assign]  # cannot be called
+    again = second.snapshots.take(FULL, 0, 0, 0)
+    assert taken is not None
+    assert again is not None
+    assert (taken["decision"]["is_reused"], again["decision"]["is_reused"]) == (False, True)
+    rows = [pq.read_table(event["path"]).drop_columns("at") for event in (taken, again)]
+    assert rows[0] == rows[1]
+    with pytest.raises(TypeError):  # other weights
+        second.snapshots.take(FULL, 1, 1, 1)
+
+
+def test_what_probes_begin_with_in_common_is_computed_once_with_the_same_result(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    for parameter in bench.network.adapter.values():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    encoded = [bench.snapshots.encoded[p.id] for p in bench.snapshots.probes[:20]]
+    together = measure(bench.network, encoded, 300)
+    groups = packs([last_answer(e) for e in encoded], 300)
+    assert any(shared > 0 and len(group) > 2 for group, shared in groups)
+    assert sorted(n for group, _ in groups for n in group) == list(range(20))
+    for one, found in zip(encoded, together, strict=True):
+        (alone,) = measure(bench.network, [one], 300)
+        assert found.losses == pytest.approx(alone.losses, abs=1e-5)
+        assert found.draft == alone.draft

@@ -191,7 +191,7 @@ def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_sam
 
 def losses(folder: Path) -> list[tuple[int, float]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [(m["global_step"], m["loss"]) for m in map(json.loads, lines)]
+    return [(m["global_step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
 
 
 def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> None:
@@ -274,7 +274,12 @@ def test_events_snapshots_and_metrics_tell_of_learning(job: Job) -> None:
     assert exact
     assert all(r["answer"].strip() == r["expected"] for r in exact)
     lines = (job.directory / "long" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(m)["position"] for m in lines] == list(range(1, events[0]["steps"] + 1))
+    told = [json.loads(m) for m in lines]
+    steps = [m["position"] for m in told if "rows" in m]
+    assert steps == list(range(1, events[0]["steps"] + 1))
+    decisions = {m["position"]: m["snapshot"] for m in told if "snapshot" in m}
+    assert [decisions[p]["size"] for p in (0, 1, 2, 4)] == ["full"] * 4
+    assert decisions[steps[-1]]["why"] == "the last of the job"
 
 
 def test_commands_take_a_checkpoint_and_a_snapshot_between_steps(job: Job) -> None:

@@ -1,0 +1,57 @@
+"""How fast something was learned.
+
+Counted within one job, from the first look at the example to the first of the right answers that
+made it learned: in steps, and in tokens that were trained on. And how much its loss fell for each
+1000 tokens, from the first look to the last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+from services.evolution.lifelines import Point, judge
+
+
+@dataclass(frozen=True)
+class Speed:
+    """None: not learned, or not known."""
+
+    steps_to_learned: float | None = None
+    tokens_to_learned: float | None = None
+    loss_fall_per_1000_tokens: float | None = None
+
+
+def speed(points: Sequence[Point]) -> Speed:
+    """Of a life line, as `line` returns it, in the job that last watched it as one of its own."""
+    own = [point for point in points if point.split != "earlier"]
+    mine = [point for point in own if point.job == own[-1].job]
+    if not mine:
+        return Speed()
+    first, last = mine[0], mine[-1]
+    fall = None
+    tokens = tokens_between(first, last)
+    if tokens:
+        fall = 1000 * (first.loss - last.loss) / tokens
+    verdict = judge(points)
+    learned = next((p for p in mine if p.global_step == verdict.step), None)
+    if verdict.state != "learned" or learned is None:
+        return Speed(loss_fall_per_1000_tokens=fall)
+    return Speed(learned.global_step - first.global_step, tokens_between(first, learned), fall)
+
+
+def tokens_between(first: Point, last: Point) -> int | None:
+    if first.job_tokens is None or last.job_tokens is None:
+        return None
+    return last.job_tokens - first.job_tokens
+
+
+def typical(speeds: Sequence[Speed]) -> Speed:
+    """The median of those that were learned; the mean fall of the loss over all."""
+    steps = [s.steps_to_learned for s in speeds if s.steps_to_learned is not None]
+    tokens = [s.tokens_to_learned for s in speeds if s.tokens_to_learned is not None]
+    falls = [f for s in speeds if (f := s.loss_fall_per_1000_tokens) is not None]
+    return Speed(
+        median(steps) if steps else None,
+        median(tokens) if tokens else None,
+        mean(falls) if falls else None,
+    )

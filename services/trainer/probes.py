@@ -1,0 +1,72 @@
+"""Which rows a job watches: of its own file, trained and held out, of `inbox/eval`, and of earlier
+files. A choice depends on what the rows say, never on their places in the file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from services.trainer.encoder import Encoder
+from services.trainer.rows import Row
+from services.trainer.template import Encoded
+from shared.probes import (
+    EARLIER_PROBES,
+    EVAL_PROBES,
+    OWN_PROBES,
+    Probe,
+    Split,
+    draw,
+    draw_by_length,
+)
+
+
+def candidates(
+    split: Split, dataset: str, rows: Sequence[Row], numbers: Iterable[int]
+) -> dict[str, Probe]:
+    """Probes by id; of equal rows the first."""
+    found: dict[str, Probe] = {}
+    for n in numbers:
+        row = rows[n]
+        if row.id not in found and row.is_watchable:
+            found[row.id] = Probe(
+                id=row.id,
+                split=split,
+                dataset=dataset,
+                row=n,
+                messages=row.messages,
+                line=row.line,
+            )
+    return found
+
+
+def watched(
+    encoder: Encoder,
+    *,
+    trained: Mapping[str, Probe],
+    held: Mapping[str, Probe],
+    asked: Sequence[Mapping[str, Probe]],
+    earlier: Iterable[Probe],
+) -> tuple[list[Probe], list[Encoded]]:
+    """The probes of a job with their tokens. `asked`: those of each evaluation file; `earlier`:
+    those of the lineage's earlier jobs, so that forgetting shows."""
+    # Neither kind may crowd out the other: each may claim half, and what the other leaves.
+    held_count = min(len(held), max(OWN_PROBES // 2, OWN_PROBES - len(trained)))
+    evaluated = {name: p for file in asked for name, p in file.items() if name not in held}
+    chosen = [
+        *chosen_from(trained, OWN_PROBES - held_count),
+        *chosen_from(held, held_count),
+        *chosen_from(evaluated, EVAL_PROBES),
+    ]
+    known = {p.id for p in chosen}
+    before = {
+        p.id: p.model_copy(update={"split": "earlier"})
+        for p in earlier
+        if p.id not in known and p.split in ("trained", "heldout")
+    }
+    chosen += [before[name] for name in draw(before, EARLIER_PROBES, "probe")]
+    found = [(probe, encoder.encode(probe)) for probe in chosen]
+    usable = [(probe, result) for probe, result in found if isinstance(result, Encoded)]
+    return [probe for probe, _ in usable], [result for _, result in usable]
+
+
+def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
+    """Short and long rows in the proportions of the file."""
+    lengths = {name: sum(len(m.content) for m in p.messages) for name, p in found.items()}
+    return [found[name] for name in draw_by_length(lengths, count, "probe")]
