@@ -129,7 +129,7 @@ def show(host: Host) -> None:
     if "grafana" not in host.without:
         say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
     say(f"  store    {at['store']}   backup {at['backup']}")
-    say(f"  nats     nats://127.0.0.1:{host.ports['nats']}")
+    say(f"  nats     {'tls' if host.tls else 'nats'}://127.0.0.1:{host.ports['nats']}")
     domains, where = preflight.failure_domains(host)
     if domains == 1:
         say(f"  \x1b[31m3 copies, 1 disk\x1b[0m ({where}): set DURAMEN_BACKUP_DIR to another disk")
