@@ -120,6 +120,7 @@ async def train(trainer: Trainer) -> None:
         trainer.changed.set,
         lambda plan, tokens, steps: name_plan(trainer, plan, tokens, steps),
         outage=trainer.outage,
+        unstored=trainer.unstored,
     )
     wish: Wish | None = None
     try:

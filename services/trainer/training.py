@@ -6,7 +6,6 @@ on; the last checkpoint is uploaded and read back before `train` returns.
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.trainer import retention, upload
-from services.trainer import spec as worker_spec
+from services.trainer import upload
 from services.trainer.local import Local, SegmentFolder
 from services.trainer.outage import Outage
 from services.trainer.process import Worker
+from services.trainer.sending import RETRY_SECONDS, Sending
 from services.trainer.spec import Spec
 from shared import log
 from shared.bus import Bus
@@ -60,7 +59,6 @@ CHECKPOINT_SECONDS = Histogram("duramen_checkpoint_write_seconds", "Training sta
 MFU = Gauge("duramen_train_mfu_ratio", "Share of the matrix speed that was measured here.")
 LAST_STEP = Gauge("duramen_train_last_step_seconds", "Unix time of the last optimizer step.")
 RUNNING = Gauge("duramen_train_running", "1 while a worker trains.")
-UPLOAD_SECONDS = Histogram("duramen_checkpoint_upload_seconds", "Upload and read-back.")
 
 
 @dataclass
@@ -99,10 +97,7 @@ class Training:
     worker: Worker | None = None
     asked: int = 0  # the one-time command that the worker has heard, by sequence
     outage: Outage = field(default_factory=Outage)
-    _newest: Path | None = None  # the checkpoint that is to be uploaded
-    _snapshots: list[dict[str, Any]] = field(default_factory=list)  # likewise, by their events
-    _uploading: asyncio.Task[None] | None = None
-    _stuck: bool = False  # the last upload did not succeed
+    unstored: Path | None = None  # where it goes on from, if only this disk has it
     _leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _steps: int = 0
     _parameters: int = 0
@@ -110,6 +105,16 @@ class Training:
     def __post_init__(self) -> None:
         self.folder: SegmentFolder = self.local.segment(self.line.lineage, self.segment.id).make()
         self.answered = {"snapshot": asyncio.Event(), "checkpoint": asyncio.Event()}
+        self.sending = Sending(
+            self.local,
+            self.line,
+            self.segment,
+            self.folder,
+            self.outage,
+            self.is_stored,
+            self.tell_snapshot,
+            self.unstored,
+        )
         self._log = log.get().bind(job=str(self.job.id), segment=self.segment.id)
 
     async def run(self) -> End:
@@ -136,13 +141,12 @@ class Training:
                 end = End("interrupted")
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
-            await self.finish_uploads()
+            await self.sending.finish()
             return end
         finally:
             RUNNING.set(0)
             await self.worker.kill()
-            if self._uploading is not None:
-                self._uploading.cancel()
+            self.sending.cancel()
 
     async def ask(self, command: str, sequence: int) -> None:
         """Pass a one-time command on, once. A worker that is not there yet is asked later."""
@@ -376,11 +380,14 @@ class Training:
                 MFU.set(4 * self._parameters * tokens_per_second / speed)
 
     def take_checkpoint(self, event: dict[str, Any]) -> None:
-        """Upload the newest one in the background; those in between are skipped."""
         if "write_seconds" in event:
             CHECKPOINT_SECONDS.observe(event["write_seconds"])
-        self._newest = Path(event["path"])
-        self.upload_soon()
+        self.sending.checkpoint(Path(event["path"]))
+
+    def is_stored(self, ref: CheckpointRef) -> None:
+        self.state.checkpoint = ref
+        self.answered["checkpoint"].set()
+        self.changed()
 
     def take_snapshot(self, event: dict[str, Any]) -> None:
         SNAPSHOT_SECONDS.observe(event["seconds"])
@@ -389,66 +396,15 @@ class Training:
             HELDOUT_LOSS.labels(split).set(numbers["loss"])
             if numbers.get("exact_match") is not None:
                 EXACT.labels(split).set(numbers["exact_match"])
-        self._snapshots.append(event)
-        self.upload_soon()
+        self.sending.snapshot(event)
 
-    def upload_soon(self) -> None:
-        if self._uploading is None or self._uploading.done():
-            self._uploading = asyncio.create_task(self.upload_all())
-
-    async def upload_all(self) -> None:
-        """Upload what there is, checkpoints first; what fails is tried again with the newest."""
-        while self._newest is not None or self._snapshots:
-            try:
-                if self._newest is not None:
-                    await self.upload_checkpoint(self._newest)
-                else:
-                    await self.upload_snapshot(self._snapshots[0])
-                    del self._snapshots[0]
-            except (StoreUnavailable, ObjectDamaged, FileNotFoundError) as error:
-                self._stuck = True  # or it was pruned meanwhile, since a newer one is there
-                if isinstance(error, StoreUnavailable):
-                    self.outage.failed(error)
-                self._log.warning("not_uploaded", error=str(error))
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self._stuck = False
-                self.outage.over()
-                self.changed()
-
-    async def upload_checkpoint(self, path: Path) -> None:
-        started = time.monotonic()
-        try:
-            self.state.checkpoint = await asyncio.to_thread(self._put_checkpoint, path)
-        except worker_spec.Failure as error:  # damaged on this disk: the one before still stands
-            self._log.error("checkpoint_damaged", path=path.name, error=str(error))
-        else:
-            UPLOAD_SECONDS.observe(time.monotonic() - started)
-            self.answered["checkpoint"].set()
-        if self._newest == path:
-            self._newest = None
-
-    def _put_checkpoint(self, path: Path) -> CheckpointRef:
-        # The steps before it first: whoever goes on from a checkpoint finds what led to it.
-        upload.put_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
-        ref = upload.put_checkpoint(self.local.store, self.line.lineage, path)
-        retention.prune(self.local.store, self.line, self.segment)
-        return ref
-
-    async def upload_snapshot(self, event: dict[str, Any]) -> None:
-        path = Path(event["path"])
-        key = upload.snapshot_key(self.line.lineage, self.segment.id, path)
-        ref = await asyncio.to_thread(upload.put_object, self.local.store, key, path)
-        await self.tell("snapshot", event, ref)
-        self.answered["snapshot"].set()
-
-    async def tell(self, kind: str, event: dict[str, Any], ref: ObjectRef) -> None:
+    async def tell_snapshot(self, event: dict[str, Any], ref: ObjectRef) -> None:
         names = ("global_step", "position", "summary", "decision")
         data: dict[str, Any] = {name: event[name] for name in names}
         data |= {"segment": self.segment.id, "fence": self.segment.fence}
         message = Event(
             service="trainer",
-            kind=kind,
+            kind="snapshot",
             lineage=self.line.lineage,
             job=self.job.id.path,
             ref=ref,
@@ -457,19 +413,9 @@ class Training:
         try:
             await self.bus.event(message)
         except BusUnavailable as error:  # the object is found by listing, too
-            self._log.warning("event_not_sent", kind=kind, error=str(error))
-
-    async def finish_uploads(self) -> None:
-        """Wait for what is being uploaded, but not for a store that is away: whoever closes or
-        pauses the segment sees to the rest."""
-        task = self._uploading
-        while task is not None and not task.done() and not self._stuck:
-            await asyncio.wait([task], timeout=0.1)
-        if task is not None and task.done():
-            task.result()
-
-
-RETRY_SECONDS = 1.0
+            self._log.warning("event_not_sent", kind="snapshot", error=str(error))
+        self.answered["snapshot"].set()
+        self.changed()
 
 
 def note_decision(decision: dict[str, Any]) -> None:
