@@ -3,13 +3,14 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.commands import duramen, evolution_service
 from tests.house import House, until
 from tests.servers import Stack
 from tests.tiny import tiny_conversations
 
-LONG = {"batch_tokens": 64, "epochs": 60}
+LONG: dict[str, Any] = {"batch_tokens": 64, "epochs": 60}
 
 
 async def test_a_snapshot_is_taken_now_and_its_summary_is_shown(
