@@ -51,11 +51,12 @@ def print_counts(found: dict[str, Any]) -> None:
 def print_example(example: dict[str, Any]) -> None:
     """A line of numbers, the question, and what is expected beside what both said."""
     before, after = example["a"], example["b"]
+    file = example["file"] or example["dataset"][:12]
     style = CHANGE_STYLES[example["change"]]
     cli.console.print(
         Text.assemble(
             (example["change"], f"bold {style}"),
-            f"  {SPLIT_NAMES[example['split']]}, line {example['row'] + 1}, "
+            f"  {SPLIT_NAMES[example['split']]}, line {example['row'] + 1} of {file}, "
             f"loss {before['loss']:.2f} → {after['loss']:.2f}",
         )
     )

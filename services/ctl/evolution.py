@@ -225,7 +225,7 @@ def print_splits(summary: dict[str, Any]) -> None:
     """How well each kind of example is answered, how many are in which state, and how fast they
     were learned: three tables, for one would be wider than a terminal."""
     splits = summary["splits"].items()
-    titles = ("n", "loss", "exact match", "but for spelling", "alike")
+    titles = ("n", "loss", "exact match", "loose match", "similar")
     heads: Heads = ["examples", *(number(title) for title in titles)]
     drawn = [
         [

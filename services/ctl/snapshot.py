@@ -68,7 +68,7 @@ def print_summary(job: str, taken: dict[str, Any]) -> None:
         f"{decision['answered']} asked, in {span_of(decision['seconds'])}",
         soft_wrap=True,
     )
-    titles = ("n", "loss", "tokens right", "answers right", "but for spelling")
+    titles = ("n", "loss", "tokens right", "answers right", "loose match")
     heads: Heads = ["examples", *(number(title) for title in titles)]
     drawn = [
         [

@@ -40,7 +40,9 @@ def comparison(answers: Answers, a: str, b: str) -> Answer:
     common = [probe for probe in before if probe in after]
     if not common:
         raise NotFound(f"No example was measured at both {a} and {b}.")
+    names = {job.sha256: known.record.name for job, known in answers.table.jobs.items()}
     found = [example(before[probe], after[probe]) for probe in common]
+    found = [{**one, "file": names.get(one["dataset"])} for one in found]
     found.sort(key=clearest_first)
     return {
         "a": {**first.__dict__, "measured": len(before)},

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from services.trainer import attention, fitness
 from services.trainer.attention import pack
+from services.trainer.measuring import pack_behind
 from services.trainer.model import Network
 from services.trainer.template import Encoded
 from tests.tiny import FAMILIES, ODD, make_family
@@ -135,6 +136,25 @@ def test_a_family_answers_as_it_was_measured(family: str, tmp_path: Path) -> Non
         words = row.ids[len(prompt) :].tolist()
         end = words.index(299) + 1 if 299 in words else 6
         assert found.tolist()[:end] == words[:end]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_measures_what_is_shared_once_with_the_same_result(
+    family: str, tmp_path: Path
+) -> None:
+    """Also where a window ends within what is shared."""
+    network = awake(make_family(tmp_path, family))
+    long = max(ROWS, key=len).ids
+    numbers = range(10, 22, 3)
+    rows = [
+        Encoded(np.array([*long[:16], *long[n:][:12]], np.int32), np.arange(28) > 20)
+        for n in numbers
+    ]
+    both = pack(rows, network.device), pack_behind(rows, 16, network.device)
+    with network.measuring():
+        apart, shared = (network.predict(batch)[0] for batch in both)
+    assert both[1].ids.shape[1] < both[0].ids.shape[1]
+    assert torch.allclose(apart, shared, atol=1e-5)
 
 
 def test_of_a_model_that_also_sees_only_the_decoder_gets_an_adapter(tmp_path: Path) -> None:
