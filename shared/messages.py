@@ -262,7 +262,8 @@ class LineCreate(Record):
 class LineOpen(Record):
     """A segment opens, or goes on under a new owner. Its own sequence is the fence.
 
-    `deaths`: owners in a row that died in training without a new checkpoint.
+    `deaths`: owners in a row that died in training without a new checkpoint. `micro_tokens_asked`:
+    what the settings ask for, where memory ran out before and `micro_tokens` is less.
     """
 
     lineage: LineageName
@@ -274,6 +275,7 @@ class LineOpen(Record):
     global_step: int = Field(ge=0)
     plan: ObjectRef | None = None
     micro_tokens: int = Field(ge=1)
+    micro_tokens_asked: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16"]
     lease: str
     owner: str
@@ -282,7 +284,11 @@ class LineOpen(Record):
 
 
 class LineClose(Record):
-    """A segment closes: the commit point of training. `head` is what training goes on from."""
+    """A segment closes: the commit point of training. `head` is what training goes on from.
+
+    `cause`: the nonce of the command that asked for it, or `memory`: the job goes on in a segment
+    with smaller micro-batches.
+    """
 
     lineage: LineageName
     segment: SegmentId

@@ -24,6 +24,7 @@ from services.trainer import attention
 from services.trainer.attention import Batch, pack
 from services.trainer.checkpoint import Tensors
 from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, plain_loss
+from services.trainer.memory import is_out_of_memory
 from services.trainer.spec import Failure, Lora
 from services.trainer.template import Encoded
 
@@ -71,7 +72,7 @@ class Network:
             base.to(self.device)
             self.model: Any = with_adapter(base, lora)
         except UNREADABLE as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             raise Failure("base", f"The base model cannot be loaded: {error}") from error
         self.base: Any = self.model.get_base_model()
@@ -206,7 +207,7 @@ class Network:
                 self.packs = self.keeps_apart(both, apart)
                 self.lean = self.plain_head(pack([first], self.device))
             except UNFIT as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     raise
                 raise Failure(
                     "base", f"{type(self.base).__name__} cannot be trained here: {error}"
@@ -232,7 +233,7 @@ class Network:
                     )
                 return True
         except UNFIT as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             why = str(error)
         self.base.set_attn_implementation(self.native)

@@ -15,16 +15,23 @@ OnLong = Literal["set_aside", "truncate", "refuse"]
 
 
 class Failure(Exception):
-    """The job cannot go on. `suspect`: what was trained so far may be spoilt."""
+    """The job cannot go on. `suspect`: what was trained so far may be spoilt. `final`: a smaller
+    micro-batch would not help."""
 
     def __init__(
-        self, kind: FailureKind, message: str, suspect: bool = False, example: str | None = None
+        self,
+        kind: FailureKind,
+        message: str,
+        suspect: bool = False,
+        example: str | None = None,
+        final: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.message = message
         self.suspect = suspect
         self.example = example
+        self.final = final
 
 
 class Part(BaseModel):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
 
-from services.trainer import claim
+from services.trainer import claim, memory
 from services.trainer.answers import answer_idle, answer_live, close_skipped
 from services.trainer.closing import close_segment, close_stopped
 from services.trainer.show import show
@@ -30,6 +30,9 @@ from shared.ledger import OWNER_DEATHS_ALLOWED, Segment
 from shared.messages import LEVEL_RANK, Failure, ObjectRef, Once
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
+OUT_OF_MEMORY = Counter(
+    "duramen_train_out_of_memory_total", "Micro-batches halved because memory ran out."
+)
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
 
@@ -184,6 +187,8 @@ async def after(trainer: Trainer, end: End, wish: Wish | None) -> None:
     match end.outcome:
         case "done":
             await close_segment(trainer, "done")
+        case "failed" if may_shrink(trainer.held, end):
+            await shrink(trainer, trainer.held, end)
         case "failed":
             await close_segment(trainer, "failed", failure=end.failure, suspect=end.suspect)
         case "died":
@@ -194,6 +199,26 @@ async def after(trainer: Trainer, end: End, wish: Wish | None) -> None:
             REACTION.observe(time.monotonic() - wish.since)
         case _:
             await reopen(trainer, trainer.held, died=False)
+
+
+def may_shrink(segment: Segment, end: End) -> bool:
+    """Whether memory ran out and a smaller micro-batch is left to be tried."""
+    out = end.failure is not None and end.failure.kind == "memory" and not end.final
+    return out and memory.smaller(segment.record.micro_tokens) is not None
+
+
+async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
+    """Close the segment where it is: the job goes on at once in one with half the micro-batch.
+
+    A segment has one split, so that its replay gives the same bits.
+    """
+    OUT_OF_MEMORY.inc()
+    assert end.failure is not None
+    was = segment.record.micro_tokens
+    data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
+    log.get().warning("out_of_memory", **data)
+    await trainer.tell("out_of_memory", {"segment": segment.id, **data})
+    await close_segment(trainer, "preempted", cause=claim.MEMORY)
 
 
 async def after_wish(trainer: Trainer, wish: Wish) -> None:

@@ -6,6 +6,7 @@ on; the last checkpoint is uploaded and read back before `train` returns.
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.trainer import memory, upload
 from services.trainer import spec as worker_spec
-from services.trainer import upload
 from services.trainer.local import Local, SegmentFolder
 from services.trainer.process import Worker
 from services.trainer.spec import Spec
@@ -64,6 +65,7 @@ class End:
     outcome: str  # done, interrupted, failed, died
     failure: Failure | None = None
     suspect: bool = False
+    final: bool = True  # a smaller micro-batch would not help
 
 
 @dataclass
@@ -99,6 +101,7 @@ class Training:
         if self._leaving.is_set():
             return End("interrupted")
         write_synced(self.folder.path / "spec.json", spec.model_dump_json(indent=1).encode())
+        kills = memory.oom_kills()
         self.worker = await Worker.spawn(
             self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
         )
@@ -116,6 +119,8 @@ class Training:
                 end = End("interrupted")
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
+                if status == -signal.SIGKILL and (memory.oom_kills() or 0) > (kills or 0):
+                    end = End("failed", Failure(kind="memory", message=KILLED), final=False)
             await self.finish_uploads()
             return end
         finally:
@@ -266,6 +271,7 @@ class Training:
                         next_step=NEXT_STEPS.get(event["kind"], "").format(job=self.job.id),
                     ),
                     bool(event.get("suspect")),
+                    bool(event.get("final", True)),
                 )
         return None
 
@@ -396,10 +402,11 @@ class Training:
                 await asyncio.sleep(1.0)
 
 
+KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
 NEXT_STEPS = {
     "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
     "mask": "mend the chat template of the base, then duramen queue retry {job}",
-    "memory": "lower DURAMEN_MICRO_TOKENS, then duramen queue retry {job}",
+    "memory": "lower DURAMEN_MAX_LENGTH, or free memory, then duramen queue retry {job}",
     "disk": "free space, then duramen queue retry {job}",
     "data": "drop a mended file into the inbox",
     "checkpoint": "duramen check",
