@@ -148,12 +148,14 @@ class Lora(Message):
 class LineageSettings(Message):
     """Fixed when a lineage is made. `dtype: auto` is decided by its first open record.
 
+    `quantize`: how the frozen base is held in training; the stored one stays what it is.
     `chat_template`: the text of one that takes the place of the base's own, or None.
     """
 
     base_root: Sha256
     lora: Lora = Lora()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize: Literal["none", "nf4"] = "none"
     seed: int = 0
     chat_template: str | None = Field(default=None, min_length=1, max_length=10_000)
 

@@ -82,6 +82,7 @@ class Header(BaseModel):
     seed: int
     lora: Lora
     dtype: Literal["float32", "bfloat16"]
+    quantize: Literal["none", "nf4"] = "none"
     micro_tokens: int
     tensors: TensorHashes
     files: dict[str, Contents]

@@ -313,6 +313,7 @@ def resume(spec: Spec, material: Material, network: Network, optimizer: torch.op
         "base_root": spec.base_root,
         "lora": spec.lora,
         "dtype": spec.dtype,
+        "quantize": spec.quantize,
         "global_step": spec.start.global_step,
     }
     if found.header.job == spec.job:
@@ -366,6 +367,7 @@ def save(
         "seed": material.plan.settings.seed,
         "lora": spec.lora,
         "dtype": spec.dtype,
+        "quantize": spec.quantize,
         "micro_tokens": spec.micro_tokens,
         "environment": environment(network.device),
     }

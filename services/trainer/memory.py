@@ -1,9 +1,19 @@
-"""Memory as it is: what an out-of-memory error looks like, and how the kernel says it killed.
+"""Memory as it is: what is free and who holds it, what is needed, and how its end is seen.
 
 Needs no torch: the supervisor asks, too.
 """
 
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from shared.memory import Adapter, Choice, Estimate, Shape, estimate, gib, shape_of_folder
+from shared.messages import LineageSettings, LineOpen
+from shared.settings import TrainerSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
 FLOOR_TOKENS = 64  # smaller micro-batches are not tried: the weights fill the memory, not these
@@ -46,3 +56,123 @@ def cgroup_files(second: str, first: str) -> list[Path]:
             old = CGROUPS / "memory"
             found += [old / path.lstrip("/") / first, old / first]
     return [file for file in found if file.is_file()]
+
+
+# ---- what is needed, what is there ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the device that is trained on, in bytes."""
+
+    device: str  # cuda or cpu
+    total: int
+    free: int
+
+
+def measured(settings: TrainerSettings) -> Memory:
+    """Of the GPU as NVML sees it, or of this machine as far as its container may use it."""
+    found = of_gpu() if settings.device != "cpu" else None
+    found = found or of_machine()
+    if settings.memory_limit is None:
+        return found
+    limit = settings.memory_limit
+    return Memory(found.device, found.total, min(found.free, limit))
+
+
+def total(settings: TrainerSettings) -> int:
+    return measured(settings).total
+
+
+def of_gpu() -> Memory | None:
+    """The first GPU that this container is given; None without one."""
+    try:
+        pynvml.nvmlInit()
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+    except pynvml.NVMLError:
+        return None
+    return Memory("cuda", int(memory.total), int(memory.free))
+
+
+def of_machine() -> Memory:
+    """Free is what the kernel could give without swapping, and what the group is still allowed."""
+    machine = psutil.virtual_memory()
+    found_total, free = int(machine.total), int(machine.available)
+    limits = cgroup_files("memory.max", "memory.limit_in_bytes")
+    usages = cgroup_files("memory.current", "memory.usage_in_bytes")
+    for limit, usage in zip(limits, usages, strict=False):
+        text = limit.read_text(encoding="ascii").strip()
+        if text.isdigit():
+            found_total = min(found_total, int(text))
+            used = int(usage.read_text(encoding="ascii")) - cached(usage.parent)
+            free = min(free, int(text) - used)
+    return Memory("cpu", found_total, max(0, free))
+
+
+def cached(group: Path) -> int:
+    """Bytes of files that the kernel would drop before it kills."""
+    with suppress(OSError, ValueError):
+        for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, size = line.partition(" ")
+            if name == "inactive_file":
+                return int(size)
+    return 0
+
+
+def process_name(pid: int) -> str:
+    """`ollama (pid 4711)`; the number alone where the process is another container's."""
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def holders(device: str) -> list[tuple[int, int]]:
+    """(bytes, pid) of the three programs that hold most of a device's memory."""
+    if device == "cuda":
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except pynvml.NVMLError:
+            return []
+        found = [(int(p.usedGpuMemory or 0), int(p.pid)) for p in running]
+    else:
+        found = [
+            (int(p.info["memory_info"].rss), int(p.pid))
+            for p in psutil.process_iter(["memory_info"])
+            if p.info["memory_info"] is not None
+        ]
+    return sorted(found, reverse=True)[:3]
+
+
+def need(
+    base: Path | Shape,
+    line: LineageSettings,
+    settings: TrainerSettings,
+    record: LineOpen | None,
+    *,
+    recompute: bool = False,
+) -> Estimate:
+    """Of a segment. Before the plan is known its longest row is taken for a micro-batch at most."""
+    dtype: Any = record.dtype if record else ("float32" if line.dtype == "auto" else line.dtype)
+    tokens = record.micro_tokens if record else settings.micro_tokens
+    choice = Choice(dtype, tokens, line.quantize, recompute)
+    lora = line.lora
+    targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
+    shape = base if isinstance(base, Shape) else shape_of_folder(base)
+    adapter = Adapter(lora.rank, targets, lora.dropout)
+    return estimate(shape, choice, adapter, measured(settings).device)
+
+
+def shortage(least: Estimate, here: Memory) -> str | None:
+    """Why to wait, with the need, what is free, and who holds it; None if there is enough, or if
+    waiting would not help: an estimate may be wrong, and what does not fit will say so itself."""
+    if least.total <= here.free or least.total > here.total:
+        return None
+    held = ", ".join(f"{process_name(pid)} {gib(size)}" for size, pid in holders(here.device))
+    what = "GPU memory" if here.device == "cuda" else "memory"
+    return (
+        f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free; "
+        f"held by {held or 'nobody that can be seen'}"
+    )

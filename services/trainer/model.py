@@ -53,7 +53,16 @@ class Network:
     job's log.
     """
 
-    def __init__(self, base_dir: Path, dtype: str, lora: Lora, seed: int) -> None:
+    def __init__(
+        self,
+        base_dir: Path,
+        dtype: str,
+        lora: Lora,
+        seed: int,
+        *,
+        quantize: str = "none",
+        recompute: bool = False,
+    ) -> None:
         self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
         torch.use_deterministic_algorithms(True)
         attention.register()
@@ -66,10 +75,14 @@ class Network:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                **(nf4(dtype, self.device) if quantize == "nf4" else {}),
             )
             # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
             self.native: str = base.config._attn_implementation
-            base.to(self.device)
+            if quantize == "none":  # a quantised one lies there already, and must not be moved
+                base.to(self.device)
+            if recompute:
+                base.gradient_checkpointing_enable({"use_reentrant": False})
             self.model: Any = with_adapter(base, lora)
         except UNREADABLE as error:
             if is_out_of_memory(error):
@@ -283,6 +296,24 @@ class Network:
         with torch.no_grad():
             for name, parameter in self.adapter.items():
                 parameter.copy_(torch.from_numpy(tensors[name]))
+
+
+def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
+    """Arguments that load the matrices of the layers in four bits (QLoRA, arXiv 2305.14314);
+    embeddings, norms and head stay as they are. Raises Failure (base)."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise Failure("base", "This lineage is nf4, which needs: pip install bitsandbytes") from (
+            error
+        )
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def with_adapter(base: Any, lora: Lora) -> Any:

@@ -17,7 +17,8 @@ def view_of(trainer: Trainer) -> Observed:
     segment, training = trainer.held, trainer.training
     state = trainer.control.state
     waiting = "; ".join(f"{k}: {v}" for k, v in trainer.waiting.items()) or None
-    if training is not None or (segment is not None and state == "running"):
+    held_up = segment is not None and segment.job.lineage in trainer.waiting
+    if training is not None or (segment is not None and state == "running" and not held_up):
         shown = "running"
     elif state != "running" and not (segment and state == "stopped"):
         shown = state

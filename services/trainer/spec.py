@@ -105,6 +105,8 @@ class Spec(BaseModel):
     plan_sha256: Sha256 | None = None
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Literal["none", "nf4"] = "none"  # of the frozen base
+    gradient_checkpointing: bool = False  # recompute on the way back instead of keeping
     settings: TrainingSettings = TrainingSettings()
     clock: str  # ISO time that a chat template is told, frozen
     checkpoint: Path | None = None

@@ -17,6 +17,7 @@ from shared.errors import BusUnavailable
 from shared.jobs import Table
 from shared.lease import Watch
 from shared.ledger import Segment
+from shared.memory import Shape
 from shared.messages import LEVELS, Event, Observed
 from shared.service import instance
 from shared.settings import TrainerSettings
@@ -45,6 +46,7 @@ class Trainer:
     held: Segment | None = None
     training: Training | None = None
     waiting: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)  # of bases, by root
     once_through: int = -1
     shown: Observed | None = None
     voids_seen: int = 0

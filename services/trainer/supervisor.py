@@ -22,7 +22,13 @@ from services.trainer.closing import close_segment, close_stopped
 from services.trainer.show import show
 from services.trainer.state import Trainer
 from services.trainer.training import End, Training
-from services.trainer.work import next_job, open_job, reopen, take_over_lost
+from services.trainer.work import (
+    next_job,
+    open_job,
+    reopen,
+    short_of_memory,
+    take_over_lost,
+)
 from shared import log, service
 from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing
 from shared.jobs import Job
@@ -66,8 +72,10 @@ async def step(trainer: Trainer) -> bool:
     if trainer.held is not None:
         if state == "stopped":
             await close_stopped(trainer)
-        elif state == "running":
+        elif state == "running" and await may_train(trainer, trainer.held):
             await train(trainer)
+        elif state == "running":
+            return False  # looked at again every second
         return state != "paused"
     if state != "running":
         return False
@@ -76,6 +84,16 @@ async def step(trainer: Trainer) -> bool:
         return False
     await open_job(trainer, job)
     return True
+
+
+async def may_train(trainer: Trainer, segment: Segment) -> bool:
+    """Whether there is memory for a held segment now; what it waits for is shown."""
+    line = trainer.table.lines[segment.job.lineage]
+    trainer.waiting.pop(line.lineage, None)
+    short = await short_of_memory(trainer, line, segment.record)
+    if short is not None:
+        trainer.waiting[line.lineage] = short
+    return short is None
 
 
 async def train(trainer: Trainer) -> None:

@@ -26,6 +26,7 @@ from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing, StoreUna
 from shared.jobs import Job
 from shared.ledger import Line, Segment
 from shared.manifest import write_synced
+from shared.memory import gib
 from shared.messages import CheckpointRef, Event, Failure, JobSettings, ObjectRef, Progress
 from shared.settings import TrainerSettings
 
@@ -176,6 +177,8 @@ class Training:
                 "plan_sha256": plan.sha256 if plan else None,
                 "lora": settings.lora.model_dump(),
                 "dtype": record.dtype,
+                "quantize": settings.quantize,
+                "gradient_checkpointing": self.recomputes(local.base(settings.base_root)),
                 "settings": resolved,
                 "clock": self.job.record.queued_at.isoformat(),
                 "checkpoint": (
@@ -200,6 +203,22 @@ class Training:
                 "threads": self.settings.threads,
             }
         )
+
+    def recomputes(self, base: Path) -> bool:
+        """Whether to checkpoint gradients: the results are the same, in less memory and more time.
+        What is needed, and how it is met, is told in the job's log."""
+        assert self.line.settings is not None
+        record, wanted = self.segment.record, self.settings.gradient_checkpointing
+        need = memory.need(base, self.line.settings, self.settings, record)
+        have = memory.total(self.settings)
+        on = wanted == "on" or record.micro_tokens_asked is not None
+        if wanted == "auto" and not on:
+            on = need.total > have
+        if on:
+            need = memory.need(base, self.line.settings, self.settings, record, recompute=True)
+        with self.folder.job_log.open("a", encoding="utf-8") as log_file:
+            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is there\n")
+        return on and wanted != "off"
 
     def training_settings(self) -> dict[str, Any]:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""

@@ -125,7 +125,7 @@ def run(spec: Spec, line: Line) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     checkpoint.sweep(spec.checkpoint_dir)
-    fitness.check(spec.base_dir, spec.dtype)
+    fitness.check(spec.base_dir, spec.dtype, quantize=spec.quantize)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
     material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
     path = spec.plan_out if spec.plan is None else spec.plan
@@ -153,7 +153,14 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
     from services.trainer.model import Network
     from services.trainer.snapshot import Snapshots
 
-    network = Network(spec.base_dir, spec.dtype, spec.lora, material.plan.settings.seed)
+    network = Network(
+        spec.base_dir,
+        spec.dtype,
+        spec.lora,
+        material.plan.settings.seed,
+        quantize=spec.quantize,
+        recompute=spec.gradient_checkpointing,
+    )
     for note in network.notes:
         say(note)
     optimizer = loop.make_optimizer(network, material.plan.settings)
