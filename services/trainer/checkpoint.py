@@ -91,6 +91,8 @@ class Header(BaseModel):
     def to_bytes(self) -> bytes:
         fields = self.model_dump(mode="json")
         fields["schema"] = fields.pop("schema_")
+        if self.quantize == "none":  # so that headers from before it was there keep their ids
+            del fields["quantize"]
         return json.dumps(
             fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()

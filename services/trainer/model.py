@@ -81,9 +81,9 @@ class Network:
             self.native: str = base.config._attn_implementation
             if quantize == "none":  # a quantised one lies there already, and must not be moved
                 base.to(self.device)
-            if recompute:
-                base.gradient_checkpointing_enable({"use_reentrant": False})
             self.model: Any = with_adapter(base, lora)
+            if recompute:
+                base.activation_checkpointing_enable({"use_reentrant": False})
         except UNREADABLE as error:
             if is_out_of_memory(error):
                 raise

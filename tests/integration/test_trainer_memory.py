@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.trainer.memory import CGROUPS
+from shared.control import Control, observed
 from shared.jobs import Table
 from shared.ledger import Line
 from tests.house import House, Process, until
@@ -108,3 +109,41 @@ async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_m
     assert all(a[1] == b[0] for a, b in pairwise(positions[:-1]))
     assert all(s.record.deaths == 0 for s in line.segments.values())
     assert table.jobs[job].record.version == 1
+
+
+async def test_too_little_free_memory_is_waited_for_and_a_pause_gives_all_of_it_back(
+    house: House,
+) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(40), **SLOW_STEPS)
+    with house.service("trainer", DURAMEN_MEMORY_LIMIT=str(100 << 20)):
+        async with house.bus("ctl") as bus:
+
+            async def waiting() -> str | None:
+                seen = await observed(bus, "trainer")
+                return seen.waiting if seen and seen.state == "waiting" else None
+
+            why = await until(waiting, "the trainer waits")
+        assert "memory: " in why
+        assert "100 MiB of" in why
+        assert "held by" in why
+        assert "(pid " in why
+        async with house.bus("ctl") as bus:
+            table = Table()
+            assert (await house.job(bus, table, job)).record.state == "queued"
+    with house.service("trainer") as trainer:
+        await house.until_step(2)
+        worker = worker_of(trainer)
+        assert Path(f"/proc/{worker}").exists()
+        async with house.bus("ctl") as bus:
+            control = Control("trainer")
+            await control.update(bus)
+            await control.set_desired(bus, "paused", "test")
+
+            async def paused() -> bool:
+                seen = await observed(bus, "trainer")
+                return seen is not None and seen.state == "paused"
+
+            await until(paused, "paused")
+        assert not trainer.children()
+        assert not Path(f"/proc/{worker}").exists()
