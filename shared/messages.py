@@ -401,8 +401,8 @@ class Event(Message):
     """Something that happened. `kind` is the last token of the subject; `data` is small JSON.
 
     Kinds: ingest `stored`, `queued`, `refused`, `duplicate`; trainer `opened`, `closed`,
-    `snapshot`; vault `base_stored`, `version_published`, `rolled_back`; everyone `answered`
-    (command, sequence, outcome `done` or `void`, why) and `alarm` (what, detail).
+    `snapshot`, `out_of_memory`; vault `base_stored`, `version_published`, `rolled_back`; everyone
+    `answered` (command, sequence, outcome `done` or `void`, why) and `alarm` (what, detail).
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")

@@ -22,7 +22,13 @@ from services.trainer.process import Worker
 from services.trainer.spec import Spec
 from shared import log
 from shared.bus import Bus
-from shared.errors import BusUnavailable, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import (
+    BusUnavailable,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+    UsageError,
+)
 from shared.jobs import Job
 from shared.ledger import Line, Segment
 from shared.manifest import write_synced
@@ -209,7 +215,10 @@ class Training:
         What is needed, and how it is met, is told in the job's log."""
         assert self.line.settings is not None
         record, wanted = self.segment.record, self.settings.gradient_checkpointing
-        need = memory.need(base, self.line.settings, self.settings, record)
+        try:
+            need = memory.need(base, self.line.settings, self.settings, record)
+        except UsageError:  # the worker says in full what is wrong with the base
+            return wanted == "on"
         have = memory.total(self.settings)
         on = wanted == "on" or record.micro_tokens_asked is not None
         if wanted == "auto" and not on:
