@@ -148,12 +148,14 @@ class Lora(Message):
 class LineageSettings(Message):
     """Fixed when a lineage is made. `dtype: auto` is decided by its first open record.
 
+    `quantize`: how the frozen base is held in training; the stored one stays what it is.
     `chat_template`: the text of one that takes the place of the base's own, or None.
     """
 
     base_root: Sha256
     lora: Lora = Lora()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize: Literal["none", "nf4"] = "none"
     seed: int = 0
     chat_template: str | None = Field(default=None, min_length=1, max_length=10_000)
 
@@ -262,7 +264,8 @@ class LineCreate(Record):
 class LineOpen(Record):
     """A segment opens, or goes on under a new owner. Its own sequence is the fence.
 
-    `deaths`: owners in a row that died in training without a new checkpoint.
+    `deaths`: owners in a row that died in training without a new checkpoint. `micro_tokens_asked`:
+    what the settings ask for, where memory ran out before and `micro_tokens` is less.
     """
 
     lineage: LineageName
@@ -274,6 +277,7 @@ class LineOpen(Record):
     global_step: int = Field(ge=0)
     plan: ObjectRef | None = None
     micro_tokens: int = Field(ge=1)
+    micro_tokens_asked: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16"]
     lease: str
     owner: str
@@ -282,7 +286,11 @@ class LineOpen(Record):
 
 
 class LineClose(Record):
-    """A segment closes: the commit point of training. `head` is what training goes on from."""
+    """A segment closes: the commit point of training. `head` is what training goes on from.
+
+    `cause`: the nonce of the command that asked for it, or `memory`: the job goes on in a segment
+    with smaller micro-batches.
+    """
 
     lineage: LineageName
     segment: SegmentId
@@ -393,8 +401,8 @@ class Event(Message):
     """Something that happened. `kind` is the last token of the subject; `data` is small JSON.
 
     Kinds: ingest `stored`, `queued`, `refused`, `duplicate`; trainer `opened`, `closed`,
-    `snapshot`; vault `base_stored`, `version_published`, `rolled_back`; everyone `answered`
-    (command, sequence, outcome `done` or `void`, why) and `alarm` (what, detail).
+    `snapshot`, `out_of_memory`; vault `base_stored`, `version_published`, `rolled_back`; everyone
+    `answered` (command, sequence, outcome `done` or `void`, why) and `alarm` (what, detail).
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")

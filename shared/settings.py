@@ -96,6 +96,10 @@ class TrainerSettings(StoreSettings):
     max_length: int = Field(default=2048, ge=16)
     on_long: Literal["set_aside", "truncate", "refuse"] = "set_aside"
     micro_tokens: int = Field(default=1024, ge=16)
+    # `auto`: where the estimate says that it does not fit otherwise, or memory ran out before.
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    # What of the device's memory the trainer may plan with; None: all of it that is free.
+    memory_limit: int | None = Field(default=None, gt=0)
     seed: int = 0
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)

@@ -34,6 +34,7 @@ PLACES = {
     "base": "base:app",
     "lineage": "base:lineage_app",
     "notify": "notify:app",
+    "estimate": "estimate",
     "doctor": "doctor",
     "check": "check",
 }

@@ -254,6 +254,9 @@ def new(
     ] = "all-linear",
     dropout: Annotated[float, typer.Option("--dropout", min=0, max=0.99)] = 0.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    quantize: Annotated[
+        str, typer.Option("--quantize", help="none, or nf4: a quarter of the weights' memory.")
+    ] = "none",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     template: Annotated[
         str | None,
@@ -276,6 +279,7 @@ def new(
                     "targets": targets if targets == "all-linear" else targets.split(","),
                 },
                 "dtype": dtype,
+                "quantize": quantize,
                 "seed": seed,
                 "chat_template": text,
             }

@@ -81,6 +81,7 @@ class Header(BaseModel):
     seed: int
     lora: Lora
     dtype: Literal["float32", "bfloat16"]
+    quantize: Literal["none", "nf4"] = "none"
     micro_tokens: int
     tensors: TensorHashes
     files: dict[str, Contents]
@@ -89,6 +90,8 @@ class Header(BaseModel):
     def to_bytes(self) -> bytes:
         fields = self.model_dump(mode="json")
         fields["schema"] = fields.pop("schema_")
+        if self.quantize == "none":  # so that headers from before it was there keep their ids
+            del fields["quantize"]
         return json.dumps(
             fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Histogram
 
+from services.trainer import memory
 from shared import log
 from shared.bus import Bus
 from shared.errors import Conflict
@@ -20,6 +21,7 @@ WAITED = Histogram(
     "From a file's being queued to its first segment.",
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 86400),
 )
+MEMORY = "memory"  # the cause of a close whose job goes on with smaller micro-batches
 MEND: dict[str, JobVerb] = {
     "running": "run",
     "queued": "requeue",
@@ -55,7 +57,7 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
             "position": line.position(job.id),
             "global_step": line.head.global_step,
             "plan": job.record.plan,
-            "micro_tokens": owner.micro_tokens,
+            **micro_tokens(line, owner),
             "dtype": line.dtype or owner.dtype,
             "lease": owner.lease,
             "owner": owner.by,
@@ -66,6 +68,23 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
     if record.position == 0:
         WAITED.observe(max(0.0, (now() - job.record.queued_at).total_seconds()))
     return segment
+
+
+def micro_tokens(line: Line, owner: Owner) -> dict[str, int]:
+    """The micro-batch split of a new segment: as the settings ask, or as small as the segment
+    before had to be on this same device, until the settings ask for something else."""
+    asked = owner.micro_tokens
+    before = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
+    if before is None or before.record.lease != owner.lease:
+        return {"micro_tokens": asked}
+    record, close = before.record, before.close[1] if before.close else None
+    if close is not None and close.cause == MEMORY:
+        half = memory.smaller(record.micro_tokens)
+        return {"micro_tokens": half or record.micro_tokens, "micro_tokens_asked": asked}
+    # After a failure it starts anew: its size was not what the job failed for.
+    if record.micro_tokens_asked == asked and close is not None and close.outcome != "failed":
+        return {"micro_tokens": record.micro_tokens, "micro_tokens_asked": asked}
+    return {"micro_tokens": asked}
 
 
 async def reopen_segment(

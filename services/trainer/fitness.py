@@ -12,25 +12,27 @@ from typing import Any
 import psutil
 
 from services.trainer.spec import Failure
+from shared.memory import NF4_BYTES, WIDTHS, gib
 
-WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def check(base_dir: Path, dtype: str, memory_bytes: int | None = None) -> None:
+def check(
+    base_dir: Path, dtype: str, memory_bytes: int | None = None, quantize: str = "none"
+) -> None:
     """Raises Failure (base) if there are no weights, if the model wants code that is not in
     transformers, or if its weights alone are more than the memory of this machine."""
     config = configuration(base_dir)
     check_code(config)
     numbers = sum(parameters(file) for file in weight_files(base_dir))
     have = device_memory() if memory_bytes is None else memory_bytes
-    need = numbers * WIDTHS[dtype]
+    need = int(numbers * (NF4_BYTES if quantize == "nf4" else WIDTHS[dtype]))
     if need > have:
         raise Failure(
             "base",
             f"This base does not fit: {numbers / 1e9:.2f} billion numbers as {dtype} take "
             f"{gib(need)}, and this machine has {gib(have)} in all. Train a smaller base, or on a "
-            "larger machine.",
+            "larger machine, or this one quantised: duramen lineage new NAME --quantize nf4",
         )
 
 
@@ -112,7 +114,3 @@ def device_memory() -> int:
         if text.isdigit():
             limits.append(int(text))
     return min(limits)
-
-
-def gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -12,7 +12,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from services.trainer import checkpoint
 from services.trainer.attention import pack
 from services.trainer.checkpoint import Tensors
+from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.model import Network, adapter_config, environment
 from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
@@ -58,7 +60,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
     """Train from `spec.start` to the end of the plan or until told to finish; the `end` event.
 
     Commands are obeyed between steps. Raises Failure (nan) after three steps in a row without a
-    finite gradient.
+    finite gradient. Where memory runs out, what is trained is saved before the error goes on.
     """
     settings, steps = material.plan.settings, material.plan.steps
     position, global_step = spec.start.position, spec.start.global_step
@@ -71,6 +73,18 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
     saved: dict[str, Any] | None = None
     outcome = "done"
 
+    def keep() -> bool:
+        """Save what is trained and say so; False if it was saved before."""
+        nonlocal saved, last_saved
+        if saved is not None and saved["position"] == position:
+            return False
+        os.fsync(metrics.fileno())
+        began = time.monotonic()
+        saved = save(spec, material, network, optimizer, position, global_step)
+        last_saved = time.monotonic()
+        line.emit({"event": "checkpoint", **saved, "write_seconds": last_saved - began})
+        return True
+
     while True:
         wanted = line.take()
         if "finish" in wanted and position < len(steps):
@@ -78,15 +92,8 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         ending = position == len(steps) or outcome == "interrupted"
         cadence = time.monotonic() - last_saved >= spec.checkpoint_seconds
         # What is trained is saved before anything else is done with it.
-        if (ending or cadence or "checkpoint" in wanted) and (
-            saved is None or saved["position"] != position
-        ):
-            os.fsync(metrics.fileno())
-            began = time.monotonic()
-            saved = save(spec, material, network, optimizer, position, global_step)
-            last_saved = time.monotonic()
-            line.emit({"event": "checkpoint", **saved, "write_seconds": last_saved - began})
-        elif "checkpoint" in wanted and saved is not None:
+        wants = "checkpoint" in wanted
+        if (ending or cadence or wants) and not keep() and wants and saved is not None:
             line.emit({"event": "checkpoint", **saved})
         if outcome != "interrupted":
             last = position == len(steps)
@@ -99,7 +106,10 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
                     each = train_seconds / max(1, timed)
                     # Who wants to pause waits for no snapshot, but the last one is always taken.
                     leave = (lambda: False) if last else line.leaving
-                    taken = snapshots.take(decision, job_step, position, global_step, each, leave)
+                    with saved_first(keep):
+                        taken = snapshots.take(
+                            decision, job_step, position, global_step, each, leave
+                        )
                     told = taken["decision"] if taken is not None else None
                     if taken is not None:
                         line.emit(taken)
@@ -118,16 +128,17 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
         rate = learning_rate(settings, global_step, position, len(steps))
         row_losses: dict[int, float] = {}
         loss_sum = 0.0
-        for micro, part in enumerate(micros):
-            # Dropout is a function of where we are, not a state to carry along.
-            torch.manual_seed(mix(settings.seed, global_step, micro))
-            batch = pack([material.rows[r] for r in part], network.device)
-            total, losses = network.loss(batch, settings.neftune_alpha)
-            # The mean is over the labels of the whole step, however it was cut to fit in memory.
-            torch.autograd.backward(total / labels)
-            loss_sum += float(total.detach())
-            for row, own in zip(part, torch.split(losses, batch.labels), strict=True):
-                row_losses[row] = float(own.mean())
+        with saved_first(keep):
+            for micro, part in enumerate(micros):
+                # Dropout is a function of where we are, not a state to carry along.
+                torch.manual_seed(mix(settings.seed, global_step, micro))
+                batch = pack([material.rows[r] for r in part], network.device)
+                total, losses = network.loss(batch, settings.neftune_alpha)
+                # The mean is over the labels of the whole step, however it was cut to fit.
+                torch.autograd.backward(total / labels)
+                loss_sum += float(total.detach())
+                for row, own in zip(part, torch.split(losses, batch.labels), strict=True):
+                    row_losses[row] = float(own.mean())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
         skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
         if skipped:
@@ -151,6 +162,8 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
             "tokens": sum(len(material.rows[r]) for r in rows),
             "trained_tokens": labels,
             "seconds": seconds,
+            "micro_tokens": spec.micro_tokens,
+            "micro_batches": len(micros),
             "learning_rate": rate,
             "gradient_norm": finite(norm),
             "skipped": skipped,
@@ -167,6 +180,28 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
     metrics.close()
     assert saved is not None
     return {"event": "end", "outcome": outcome, "checkpoint": saved}
+
+
+@contextmanager
+def saved_first(keep: Callable[[], object]) -> Iterator[None]:
+    """Where memory runs out inside, nothing of the weights has changed yet: save, then raise."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            keep()
+        raise
+
+
+def may_be_halved(material: Material, micro_tokens: int) -> bool:
+    """Whether to halve it, again and again, would cut any step of the plan into smaller parts."""
+    least = micro_tokens
+    while (half := smaller(least)) is not None:
+        least = half
+    return any(
+        len(split(rows, material.rows, least)) > len(split(rows, material.rows, micro_tokens))
+        for rows in material.plan.steps
+    )
 
 
 def split(
@@ -321,6 +356,7 @@ def resume(spec: Spec, material: Material, network: Network, optimizer: torch.op
         "base_root": spec.base_root,
         "lora": spec.lora,
         "dtype": spec.dtype,
+        "quantize": spec.quantize,
         "global_step": spec.start.global_step,
     }
     if found.header.job == spec.job:
@@ -374,6 +410,7 @@ def save(
         "seed": material.plan.settings.seed,
         "lora": spec.lora,
         "dtype": spec.dtype,
+        "quantize": spec.quantize,
         "micro_tokens": spec.micro_tokens,
         "environment": environment(network.device),
     }

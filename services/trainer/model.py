@@ -24,6 +24,7 @@ from services.trainer import attention
 from services.trainer.attention import Batch, pack
 from services.trainer.checkpoint import Tensors
 from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, most_likely, plain_loss
+from services.trainer.memory import is_out_of_memory
 from services.trainer.spec import Failure, Lora
 from services.trainer.template import Encoded
 
@@ -52,7 +53,16 @@ class Network:
     job's log.
     """
 
-    def __init__(self, base_dir: Path, dtype: str, lora: Lora, seed: int) -> None:
+    def __init__(
+        self,
+        base_dir: Path,
+        dtype: str,
+        lora: Lora,
+        seed: int,
+        *,
+        quantize: str = "none",
+        recompute: bool = False,
+    ) -> None:
         self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
         torch.use_deterministic_algorithms(True)
         attention.register()
@@ -65,13 +75,17 @@ class Network:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                **(nf4(dtype, self.device) if quantize == "nf4" else {}),
             )
             # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
             self.native: str = base.config._attn_implementation
-            base.to(self.device)
+            if quantize == "none":  # a quantised one lies there already, and must not be moved
+                base.to(self.device)
             self.model: Any = with_adapter(base, lora)
+            if recompute:
+                base.activation_checkpointing_enable({"use_reentrant": False})
         except UNREADABLE as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             raise Failure("base", f"The base model cannot be loaded: {error}") from error
         self.base: Any = self.model.get_base_model()
@@ -205,7 +219,7 @@ class Network:
                 self.packs = self.keeps_apart(both, apart)
                 self.lean = self.plain_head(pack([first], self.device))
             except UNFIT as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     raise
                 raise Failure(
                     "base", f"{type(self.base).__name__} cannot be trained here: {error}"
@@ -231,7 +245,7 @@ class Network:
                     )
                 return True
         except UNFIT as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             why = str(error)
         self.base.set_attn_implementation(self.native)
@@ -281,6 +295,24 @@ class Network:
         with torch.no_grad():
             for name, parameter in self.adapter.items():
                 parameter.copy_(torch.from_numpy(tensors[name]))
+
+
+def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
+    """Arguments that load the matrices of the layers in four bits (QLoRA, arXiv 2305.14314);
+    embeddings, norms and head stay as they are. Raises Failure (base)."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise Failure("base", "This lineage is nf4, which needs: pip install bitsandbytes") from (
+            error
+        )
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def with_adapter(base: Any, lora: Lora) -> Any:

@@ -18,16 +18,23 @@ OnLong = Literal["set_aside", "truncate", "refuse"]
 
 
 class Failure(Exception):
-    """The job cannot go on. `suspect`: what was trained so far may be spoilt."""
+    """The job cannot go on. `suspect`: what was trained so far may be spoilt. `final`: a smaller
+    micro-batch would not help."""
 
     def __init__(
-        self, kind: FailureKind, message: str, suspect: bool = False, example: str | None = None
+        self,
+        kind: FailureKind,
+        message: str,
+        suspect: bool = False,
+        example: str | None = None,
+        final: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.message = message
         self.suspect = suspect
         self.example = example
+        self.final = final
 
 
 class Part(BaseModel):
@@ -107,6 +114,8 @@ class Spec(BaseModel):
     plan_sha256: Sha256 | None = None
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Literal["none", "nf4"] = "none"  # of the frozen base
+    gradient_checkpointing: bool = False  # recompute on the way back instead of keeping
     settings: TrainingSettings = TrainingSettings()
     clock: str  # ISO time that a chat template is told, frozen
     checkpoint: Path | None = None

@@ -20,6 +20,7 @@ from shared.errors import BusUnavailable
 from shared.jobs import Table
 from shared.lease import Watch
 from shared.ledger import Segment
+from shared.memory import Shape
 from shared.messages import LEVELS, Event, Observed, Once
 from shared.service import instance
 from shared.settings import TrainerSettings
@@ -71,6 +72,7 @@ class Trainer:
     ended: Ended | None = None
     unstored: Path | None = None
     outage: Outage = field(default_factory=Outage)
+    shapes: dict[str, Shape] = field(default_factory=dict)  # of bases, by root
     once_through: int = -1
     shown: Observed | None = None
     voids_seen: int = 0

@@ -16,14 +16,21 @@ import time
 
 from prometheus_client import Counter, Histogram
 
-from services.trainer import claim
+from services.trainer import claim, memory
 from services.trainer.answers import answer_idle, answer_live, close_skipped
 from services.trainer.closing import close_segment, close_stopped
 from services.trainer.show import show
 from services.trainer.spec import DISK_FULL
 from services.trainer.state import Ended, Trainer, Wish
 from services.trainer.training import NEXT_STEPS, End, Training
-from services.trainer.work import next_job, open_job, reopen, store_held, take_over_lost
+from services.trainer.work import (
+    next_job,
+    open_job,
+    reopen,
+    short_of_memory,
+    store_held,
+    take_over_lost,
+)
 from shared import log, service
 from shared.errors import (
     BusUnavailable,
@@ -37,6 +44,9 @@ from shared.ledger import OWNER_DEATHS_ALLOWED, Segment
 from shared.messages import LEVEL_RANK, Failure, ObjectRef
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
+OUT_OF_MEMORY = Counter(
+    "duramen_train_out_of_memory_total", "Micro-batches halved because memory ran out."
+)
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
 
@@ -80,9 +90,9 @@ async def decide(trainer: Trainer) -> bool:
             await after(trainer, trainer.ended)
         elif state == "stopped":
             await close_stopped(trainer)
-        elif state == "running":
+        elif state == "running" and await may_train(trainer, trainer.held):
             await train(trainer)
-        else:
+        else:  # paused, or no memory for it now: looked at again every second
             await store_held(trainer)
             return False
         return True
@@ -94,6 +104,16 @@ async def decide(trainer: Trainer) -> bool:
         return False
     await open_job(trainer, job)
     return True
+
+
+async def may_train(trainer: Trainer, segment: Segment) -> bool:
+    """Whether there is memory for a held segment now; what it waits for is shown."""
+    line = trainer.table.lines[segment.job.lineage]
+    trainer.waiting.pop(line.lineage, None)
+    short = await short_of_memory(trainer, line, segment.record)
+    if short is not None:
+        trainer.waiting[line.lineage] = short
+    return short is None
 
 
 async def train(trainer: Trainer) -> None:
@@ -237,6 +257,8 @@ async def after(trainer: Trainer, ended: Ended) -> None:
     match end.outcome:
         case "done":
             await close_segment(trainer, "done")
+        case "failed" if may_shrink(trainer.held, end):
+            await shrink(trainer, trainer.held, end)
         case "failed":
             await close_segment(trainer, "failed", failure=end.failure, suspect=end.suspect)
         case "died":
@@ -246,6 +268,26 @@ async def after(trainer: Trainer, ended: Ended) -> None:
             REACTION.observe(time.monotonic() - wish.since)
         case _:
             await reopen(trainer, trainer.held, died=False)
+
+
+def may_shrink(segment: Segment, end: End) -> bool:
+    """Whether memory ran out and a smaller micro-batch is left to be tried."""
+    out = end.failure is not None and end.failure.kind == "memory" and not end.final
+    return out and memory.smaller(segment.record.micro_tokens) is not None
+
+
+async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
+    """Close the segment where it is: the job goes on at once in one with half the micro-batch.
+
+    A segment has one split, so that its replay gives the same bits.
+    """
+    OUT_OF_MEMORY.inc()
+    assert end.failure is not None
+    was = segment.record.micro_tokens
+    data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
+    log.get().warning("out_of_memory", **data)
+    await trainer.tell("out_of_memory", {"segment": segment.id, **data})
+    await close_segment(trainer, "preempted", cause=claim.MEMORY)
 
 
 async def after_wish(trainer: Trainer, wish: Wish) -> None:

@@ -6,6 +6,7 @@ on; the last checkpoint is uploaded and read back before `train` returns.
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.trainer import upload
+from services.trainer import memory, upload
 from services.trainer.local import Local, SegmentFolder
 from services.trainer.outage import Outage
 from services.trainer.process import Worker
@@ -27,10 +28,12 @@ from shared.errors import (
     ObjectDamaged,
     ObjectMissing,
     StoreUnavailable,
+    UsageError,
 )
 from shared.jobs import Job
 from shared.ledger import Line, Segment
 from shared.manifest import write_synced
+from shared.memory import gib
 from shared.messages import CheckpointRef, Event, Failure, JobSettings, ObjectRef, Progress
 from shared.settings import TrainerSettings
 
@@ -78,6 +81,7 @@ class End:
     outcome: str  # done, interrupted, failed, died
     failure: Failure | None = None
     suspect: bool = False
+    final: bool = True  # a smaller micro-batch would not help
 
 
 @dataclass
@@ -124,6 +128,7 @@ class Training:
         if self._leaving.is_set():
             return End("interrupted")
         write_synced(self.folder.path / "spec.json", spec.model_dump_json(indent=1).encode())
+        kills = memory.oom_kills()
         self.worker = await Worker.spawn(
             self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
         )
@@ -141,6 +146,8 @@ class Training:
                 end = End("interrupted")
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
+                if status == -signal.SIGKILL and (memory.oom_kills() or 0) > (kills or 0):
+                    end = End("failed", Failure(kind="memory", message=KILLED), final=False)
             await self.sending.finish()
             return end
         finally:
@@ -196,6 +203,8 @@ class Training:
                 "plan_sha256": plan.sha256 if plan else None,
                 "lora": settings.lora.model_dump(),
                 "dtype": record.dtype,
+                "quantize": settings.quantize,
+                "gradient_checkpointing": self.recomputes(local.base(settings.base_root)),
                 "settings": resolved,
                 "clock": self.job.record.queued_at.isoformat(),
                 "checkpoint": self.checkpoint(record.checkpoint) if record.checkpoint else None,
@@ -227,6 +236,25 @@ class Training:
             raise CheckpointUnusable(
                 f"Step {ref.global_step} of {self.line.lineage} cannot be gone on from: {error}"
             ) from error
+
+    def recomputes(self, base: Path) -> bool:
+        """Whether to checkpoint gradients: the results are the same, in less memory and more time.
+        What is needed, and how it is met, is told in the job's log."""
+        assert self.line.settings is not None
+        record, wanted = self.segment.record, self.settings.gradient_checkpointing
+        try:
+            need = memory.need(base, self.line.settings, self.settings, record)
+        except UsageError:  # the worker says in full what is wrong with the base
+            return wanted == "on"
+        have = memory.total(self.settings)
+        on = wanted == "on" or record.micro_tokens_asked is not None
+        if wanted == "auto" and not on:
+            on = need.total > have
+        if on:
+            need = memory.need(base, self.line.settings, self.settings, record, recompute=True)
+        with self.folder.job_log.open("a", encoding="utf-8") as log_file:
+            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is there\n")
+        return on and wanted != "off"
 
     def training_settings(self) -> dict[str, Any]:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
@@ -306,6 +334,7 @@ class Training:
                         next_step=NEXT_STEPS.get(event["kind"], "").format(job=self.job.id),
                     ),
                     bool(event.get("suspect")),
+                    bool(event.get("final", True)),
                 )
         return None
 
@@ -424,10 +453,11 @@ def note_decision(decision: dict[str, Any]) -> None:
     SPENT.set(decision["spent_seconds"])
 
 
+KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
 NEXT_STEPS = {
     "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
     "mask": "mend the chat template of the base, then duramen queue retry {job}",
-    "memory": "lower DURAMEN_MICRO_TOKENS, then duramen queue retry {job}",
+    "memory": "lower DURAMEN_MAX_LENGTH, or free memory, then duramen queue retry {job}",
     "disk": "free space, then duramen queue retry {job}",
     "data": "drop a mended file into the inbox",
     "checkpoint": "duramen check",

@@ -5,14 +5,16 @@ import functools
 from contextlib import suppress
 from typing import Any
 
-from services.trainer import claim, upload
+from services.trainer import claim, memory, upload
 from services.trainer.closing import close_segment
 from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
-from shared.errors import Conflict, StoreUnavailable
+from shared.errors import Conflict, StoreUnavailable, UsageError
 from shared.jobs import Job
-from shared.ledger import Segment
+from shared.ledger import Line, Segment
+from shared.memory import shape_in_store
+from shared.messages import LineOpen
 from shared.store import PRECIOUS
 
 DISK_RESERVE_BYTES = 1 << 30
@@ -54,6 +56,8 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
     has_base = await asyncio.to_thread(store.oldest, PRECIOUS, f"bases/{root}/SHA256SUMS")
     if has_base is None:
         return f"its base {root[:12]} is not in the store: duramen base add DIR"
+    if short := await short_of_memory(trainer, line, None):
+        return short
     if not line.versions:
         catalog = await asyncio.to_thread(
             lambda: next(iter(store.keys(PRECIOUS, f"catalog/{lineage}/")), None)
@@ -61,6 +65,22 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
         if catalog is not None:
             return "its ledger is empty but versions are in the store: the bus was lost"
     return None
+
+
+async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None) -> str | None:
+    """Why a lineage must wait for memory, before a job is claimed or a held one goes on."""
+    assert line.settings is not None
+    root, settings = line.settings.base_root, trainer.settings
+    try:
+        if root not in trainer.shapes:
+            found = await asyncio.to_thread(shape_in_store, trainer.local.store, root)
+            trainer.shapes[root] = found
+    except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
+        log.get().warning("memory_not_estimated", base=root, why=str(error))
+        return None
+    recompute = settings.gradient_checkpointing != "off"
+    least = memory.need(trainer.shapes[root], line.settings, settings, record, recompute=recompute)
+    return await asyncio.to_thread(memory.shortage, least, memory.measured(settings))
 
 
 async def open_job(trainer: Trainer, job: Job) -> None:

@@ -16,7 +16,11 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from services.trainer.plan import Material
+    from services.trainer.template import Chat
 
 # Before torch is imported: threads that spin while waiting collapse where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,6 +31,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from pydantic import ValidationError
 
+from services.trainer.memory import is_out_of_memory
 from services.trainer.spec import DISK_FULL, Failure, FailureKind, Spec
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
@@ -116,19 +121,17 @@ def run(spec: Spec, line: Line) -> None:
     import torch
 
     from services.trainer import checkpoint, fitness, loop, plan
-    from services.trainer.model import Network
-    from services.trainer.snapshot import Snapshots
     from services.trainer.template import Chat
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     for directory in (spec.checkpoint_dir, spec.snapshot.directory):
         checkpoint.sweep(directory)
-    fitness.check(spec.base_dir, spec.dtype)
+    fitness.check(spec.base_dir, spec.dtype, quantize=spec.quantize)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
-    began = time.monotonic()
+    plan_began = time.monotonic()
     material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - plan_began
     path = spec.plan_out if spec.plan is None else spec.plan
     check_start(spec, len(material.plan.steps))
     line.emit({**material.event(path), "seconds": seconds})
@@ -138,7 +141,30 @@ def run(spec: Spec, line: Line) -> None:
         f"{share:.0%} of {material.plan.tokens} tokens trained"
     )
     line.wait_for_go()
-    network = Network(spec.base_dir, spec.dtype, spec.lora, material.plan.settings.seed)
+    try:
+        train(spec, line, material, chat, began)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        final = not loop.may_be_halved(material, spec.micro_tokens)
+        why = f"Memory ran out at micro_tokens {spec.micro_tokens}: {error}"
+        raise Failure("memory", why[:2000], final=final) from error
+
+
+def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: float) -> None:
+    """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
+    from services.trainer import loop
+    from services.trainer.model import Network
+    from services.trainer.snapshot import Snapshots
+
+    network = Network(
+        spec.base_dir,
+        spec.dtype,
+        spec.lora,
+        material.plan.settings.seed,
+        quantize=spec.quantize,
+        recompute=spec.gradient_checkpointing,
+    )
     for note in network.notes:
         say(note)
     optimizer = loop.make_optimizer(network, material.plan.settings)
@@ -196,8 +222,7 @@ def with_lock(path: Path) -> None:
 def classify(error: Exception) -> Failure:
     kind: FailureKind = "internal"
     text = str(error) or type(error).__name__
-    memory = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-    if isinstance(error, MemoryError) or any(m in text for m in memory):
+    if is_out_of_memory(error):
         kind = "memory"
     elif isinstance(error, OSError) and error.errno in DISK_FULL:
         kind = "disk"
@@ -213,6 +238,7 @@ def report(line: Line, failure: Failure) -> None:
         "kind": failure.kind,
         "message": failure.message,
         "suspect": failure.suspect,
+        "final": failure.final,
     }
     if failure.example is not None:
         event["example"] = failure.example

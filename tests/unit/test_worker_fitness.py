@@ -67,7 +67,7 @@ def test_a_base_that_does_not_write_on(base: Path) -> None:
 def test_a_base_that_does_not_fit_says_what_it_needs_and_what_there_is(base: Path) -> None:
     message = refused(base, memory_bytes=100_000)
     assert "does not fit" in message
-    assert "GiB" in message
+    assert "MiB" in message
 
 
 def test_weights_that_are_cut_off(base: Path) -> None:

@@ -1,0 +1,178 @@
+"""Memory as it is: what is free and who holds it, what is needed, and how its end is seen.
+
+Needs no torch: the supervisor asks, too.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from shared.memory import Adapter, Choice, Estimate, Shape, estimate, gib, shape_of_folder
+from shared.messages import LineageSettings, LineOpen
+from shared.settings import TrainerSettings
+
+CGROUPS = Path("/sys/fs/cgroup")
+FLOOR_TOKENS = 64  # smaller micro-batches are not tried: the weights fill the memory, not these
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch.OutOfMemoryError, and what the allocators of a CPU raise instead."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def smaller(micro_tokens: int) -> int | None:
+    """The micro-batch to try after memory ran out; None at the floor."""
+    half = micro_tokens // 2
+    return half if half >= FLOOR_TOKENS else None
+
+
+def oom_kills() -> int | None:
+    """How many processes of this control group the kernel has killed for memory; None if it does
+    not say. Only a rise of it tells an out-of-memory kill from any other SIGKILL."""
+    for file in cgroup_files("memory.events", "memory.oom_control"):
+        for line in file.read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def cgroup_files(second: str, first: str) -> list[Path]:
+    """Files of this process's own memory group, by their names in cgroups version 2 and 1.
+
+    A container sees its group as the root; `/proc/self/cgroup` may name it by the host's path.
+    """
+    found = []
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += [CGROUPS / path.lstrip("/") / second, CGROUPS / second]
+        elif "memory" in controllers.split(","):
+            old = CGROUPS / "memory"
+            found += [old / path.lstrip("/") / first, old / first]
+    return [file for file in found if file.is_file()]
+
+
+# ---- what is needed, what is there ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the device that is trained on, in bytes."""
+
+    device: str  # cuda or cpu
+    total: int
+    free: int
+
+
+def measured(settings: TrainerSettings) -> Memory:
+    """Of the GPU as NVML sees it, or of this machine as far as its container may use it."""
+    found = of_gpu() if settings.device != "cpu" else None
+    found = found or of_machine()
+    if settings.memory_limit is None:
+        return found
+    limit = settings.memory_limit
+    return Memory(found.device, found.total, min(found.free, limit))
+
+
+def total(settings: TrainerSettings) -> int:
+    return measured(settings).total
+
+
+def of_gpu() -> Memory | None:
+    """The first GPU that this container is given; None without one."""
+    try:
+        pynvml.nvmlInit()
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+    except pynvml.NVMLError:
+        return None
+    return Memory("cuda", int(memory.total), int(memory.free))
+
+
+def of_machine() -> Memory:
+    """Free is what the kernel could give without swapping, and what the group is still allowed."""
+    machine = psutil.virtual_memory()
+    found_total, free = int(machine.total), int(machine.available)
+    limits = cgroup_files("memory.max", "memory.limit_in_bytes")
+    usages = cgroup_files("memory.current", "memory.usage_in_bytes")
+    for limit, usage in zip(limits, usages, strict=False):
+        text = limit.read_text(encoding="ascii").strip()
+        if text.isdigit():
+            found_total = min(found_total, int(text))
+            used = int(usage.read_text(encoding="ascii")) - cached(usage.parent)
+            free = min(free, int(text) - used)
+    return Memory("cpu", found_total, max(0, free))
+
+
+def cached(group: Path) -> int:
+    """Bytes of files that the kernel would drop before it kills."""
+    with suppress(OSError, ValueError):
+        for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, size = line.partition(" ")
+            if name == "inactive_file":
+                return int(size)
+    return 0
+
+
+def process_name(pid: int) -> str:
+    """`ollama (pid 4711)`; the number alone where the process is another container's."""
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def holders(device: str) -> list[tuple[int, int]]:
+    """(bytes, pid) of the three programs that hold most of a device's memory."""
+    if device == "cuda":
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except pynvml.NVMLError:
+            return []
+        found = [(int(p.usedGpuMemory or 0), int(p.pid)) for p in running]
+    else:
+        found = [
+            (int(p.info["memory_info"].rss), int(p.pid))
+            for p in psutil.process_iter(["memory_info"])
+            if p.info["memory_info"] is not None
+        ]
+    return sorted(found, reverse=True)[:3]
+
+
+def need(
+    base: Path | Shape,
+    line: LineageSettings,
+    settings: TrainerSettings,
+    record: LineOpen | None,
+    *,
+    recompute: bool = False,
+) -> Estimate:
+    """Of a segment. Before the plan is known its longest row is taken for a micro-batch at most."""
+    dtype: Any = record.dtype if record else ("float32" if line.dtype == "auto" else line.dtype)
+    tokens = record.micro_tokens if record else settings.micro_tokens
+    choice = Choice(dtype, tokens, line.quantize, recompute)
+    lora = line.lora
+    targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
+    shape = base if isinstance(base, Shape) else shape_of_folder(base)
+    adapter = Adapter(lora.rank, targets, lora.dropout)
+    return estimate(shape, choice, adapter, measured(settings).device)
+
+
+def shortage(least: Estimate, here: Memory) -> str | None:
+    """Why to wait, with the need, what is free, and who holds it; None if there is enough, or if
+    waiting would not help: an estimate may be wrong, and what does not fit will say so itself."""
+    if least.total <= here.free or least.total > here.total:
+        return None
+    held = ", ".join(f"{process_name(pid)} {gib(size)}" for size, pid in holders(here.device))
+    what = "GPU memory" if here.device == "cuda" else "memory"
+    return (
+        f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free; "
+        f"held by {held or 'nobody that can be seen'}"
+    )

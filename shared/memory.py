@@ -1,0 +1,260 @@
+"""How much memory training needs, told from a base's config.json and the headers of its weights.
+
+Arithmetic only: nothing is loaded, so it can be asked on any machine, about any base and any card.
+Measured against real workers on a CPU (tests/unit/test_estimate.py); for a GPU it is arithmetic.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.errors import UsageError
+from shared.store import PRECIOUS, Store
+
+Quantize = Literal["none", "nf4"]
+GIB = 2**30
+WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
+NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
+HEAD_CHUNK_TOKENS = 512  # of the loss: logits are held for as many tokens at a time
+HEAD_COPIES = 3  # logits, their exponentials, and the product before it is widened
+SNAPSHOT_SEQUENCES = 16  # answered at once
+OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.75 * GIB}  # context and kernels, or the libraries
+SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
+HEADER_LIMIT = 100 << 20
+SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
+POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix inside a layer: `outs` x `ins` numbers."""
+
+    name: str  # its last part, as LoRA targets name it
+    outs: int
+    ins: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a base decides about memory. `numbers`: all that its files hold."""
+
+    numbers: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    key_values: int  # of a token in one layer
+    linears: tuple[Linear, ...]  # of all layers
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The shape of an adapter; `targets` as in the settings of a lineage."""
+
+    rank: int = 16
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to train. `tokens`: at once through the model, at least those of the longest row."""
+
+    dtype: Literal["float32", "bfloat16"]
+    tokens: int
+    quantize: Quantize = "none"
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        weights = "nf4" if self.quantize == "nf4" else self.dtype
+        recomputed = ", gradient checkpointing" if self.checkpointing else ""
+        return f"{weights} weights, {self.tokens} tokens at once{recomputed}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the peak, by what takes them."""
+
+    choice: Choice
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.parts.items())
+        return f"{gib(self.total)} ({parts}) with {self.choice}"
+
+
+def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Estimate:
+    """The peak of training and of a snapshot, whichever is more."""
+    width = WIDTHS[choice.dtype]
+    tuned = shape.linears
+    if not isinstance(adapter.targets, str):
+        tuned = tuple(m for m in shape.linears if m.name in adapter.targets)
+    trained = adapter.rank * sum(m.outs + m.ins for m in tuned)
+    inside = sum(m.outs * m.ins for m in shape.linears)
+    quantized = inside * NF4_BYTES if choice.quantize == "nf4" else inside * width
+    head = HEAD_CHUNK_TOKENS * shape.vocabulary * 4 * HEAD_COPIES
+    saved = activations(shape, tuned, adapter, width) * choice.tokens
+    states = 4 * shape.hidden * width * choice.tokens  # before and behind the layers
+    if choice.checkpointing:  # the inputs of all layers, and all of the one that is done again
+        saved = saved / max(1, shape.layers) + shape.layers * shape.hidden * width * choice.tokens
+    cache = 2 * SNAPSHOT_SEQUENCES * choice.tokens // 4 * shape.key_values * shape.layers * width
+    parts = {
+        "weights": quantized + (shape.numbers - inside) * width,
+        "adapter": trained * 4,
+        "gradients": trained * 4,
+        "optimizer": trained * 8,
+        "activations": max(saved + states + head, cache + head),
+        "overhead": OVERHEAD[device],
+    }
+    slack = {k: int(v * (1 if k == "overhead" else SLACK[device])) for k, v in parts.items()}
+    return Estimate(choice, slack)
+
+
+def activations(shape: Shape, tuned: tuple[Linear, ...], adapter: Adapter, width: int) -> float:
+    """Bytes of a token that all layers keep for the way back.
+
+    What each matrix gives and, once, what those that read the same are given; two more states for
+    the norms and the gate. The adapter computes in float32, and drops out of its own copy.
+    """
+    outs = sum(m.outs for m in shape.linears)
+    layers = max(1, shape.layers)
+    distinct = 2 * shape.hidden + max((m.ins for m in shape.linears), default=0) + shape.hidden
+    norms = 2 * shape.hidden * (1 if width == 4 else 3)
+    kept = (outs + layers * (distinct + norms)) * width
+    copy = (4 if width == 2 or adapter.dropout else 0) + (1 if adapter.dropout else 0)
+    return kept + sum(m.ins for m in tuned) * copy + len(tuned) * adapter.rank * 4
+
+
+def choose(
+    shape: Shape,
+    free: int,
+    choice: Choice,
+    adapter: Adapter,
+    device: str,
+    least_tokens: int = 64,
+) -> Estimate:
+    """The first way that fits in `free` bytes, the nearest to `choice`; else the smallest one.
+
+    Checkpointing and smaller micro-batches change no result, but take time; nf4 changes it.
+    """
+    tried = estimate(shape, choice, adapter, device)
+    for way in ways(choice, least_tokens):
+        if tried.total <= free:
+            break
+        tried = estimate(shape, way, adapter, device)
+    return tried
+
+
+def ways(choice: Choice, least_tokens: int) -> Iterator[Choice]:
+    """From the dearest to the smallest."""
+    for quantize in ("none", "nf4") if choice.quantize == "none" else ("nf4",):
+        yield replace(choice, quantize=quantize)
+        tokens = choice.tokens
+        while tokens >= min(least_tokens, choice.tokens):
+            yield replace(choice, quantize=quantize, checkpointing=True, tokens=tokens)
+            tokens //= 2
+
+
+# ---- reading a base ------------------------------------------------------------------------------
+
+
+def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape:
+    """From a config.json and the headers of all safetensors files. Raises UsageError."""
+    text = config.get("text_config") or config
+    try:
+        layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
+        heads = int(text.get("num_attention_heads") or 1)
+        size = int(text.get("head_dim") or hidden // heads)
+        groups = int(text.get("num_key_value_heads") or heads)
+        vocabulary = int(text.get("vocab_size") or config.get("vocab_size") or 0)
+        tensors = [
+            (str(name), [int(n) for n in entry["shape"]])
+            for header in headers
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"The size of this base cannot be told from its files: {error}") from error
+    return Shape(
+        numbers=sum(math.prod(shape) for _, shape in tensors),
+        layers=layers,
+        hidden=hidden,
+        vocabulary=vocabulary,
+        key_values=groups * size,
+        linears=tuple(matrices(tensors)),
+    )
+
+
+def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
+    """The matrices of the layers; embeddings and head have no layer's number in their names."""
+    for name, shape in tensors:
+        parts = name.split(".")
+        if len(shape) == 2 and parts[-1] == "weight" and any(p.isdigit() for p in parts):
+            yield Linear(parts[-2], shape[0], shape[1])
+
+
+def read_header(first: bytes, read: Any) -> dict[str, Any]:
+    """A safetensors header: `first` are its 8 bytes of length, `read(n)` gives what follows."""
+    length = int.from_bytes(first, "little")
+    if len(first) != 8 or length > HEADER_LIMIT:
+        raise UsageError("These weights are no safetensors file.")
+    try:
+        found = json.loads(read(length))
+    except ValueError as error:
+        raise UsageError(f"The header of the weights cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError("The header of the weights is no object.")
+    return found
+
+
+def shape_of_folder(folder: Path) -> Shape:
+    """Of a model directory. Raises UsageError."""
+    headers = []
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                headers.append(read_header(file.read(8), file.read))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is no model directory: {error}") from error
+    if not headers:
+        raise UsageError(f"{folder} holds no weights as safetensors.")
+    return shape_of(config, headers)
+
+
+def shape_in_store(store: Store, root: str) -> Shape:
+    """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
+    StoreUnavailable, ObjectMissing."""
+    prefix = f"bases/{root}/"
+    headers = []
+    for key in sorted(store.keys(PRECIOUS, prefix)):
+        if key.endswith(".safetensors"):
+            response = store.open(PRECIOUS, key)
+            try:
+                headers.append(read_header(response.read(8), response.read))
+            finally:
+                response.close()
+                response.release_conn()
+    return shape_of(json.loads(store.read(PRECIOUS, f"{prefix}config.json")), headers)
+
+
+# ---- sizes for people ----------------------------------------------------------------------------
+
+
+def size_in_bytes(text: str) -> int:
+    """`24GB`, `24 GiB`, `512M`: what is printed on a card is meant in powers of two."""
+    match = SIZE.match(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no size: write 24GB, for instance.")
+    return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,149 @@
+"""The trainer when memory runs out, on real servers: the kernel kills, training goes on smaller."""
+
+import uuid
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.trainer.memory import CGROUPS
+from shared.control import Control, observed
+from shared.jobs import Table
+from shared.ledger import Line
+from tests.house import House, Process, until
+from tests.servers import Stack
+from tests.tiny import tiny_conversations
+
+SLOW_STEPS: dict[str, Any] = {"batch_tokens": 400, "epochs": 4}
+
+
+@pytest.fixture
+def house(own_stack: Stack) -> House:
+    return House(own_stack)
+
+
+class Group:
+    """A memory control group of this test, whichever version the host has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        old = (folder / "memory.limit_in_bytes").exists()
+        self.limit = "memory.limit_in_bytes" if old else "memory.max"
+        self.usage = "memory.usage_in_bytes" if old else "memory.current"
+        self.none = "-1" if old else "max"
+
+    def take(self, pid: int) -> None:
+        (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def allow_nothing_more(self) -> None:
+        used = int((self.folder / self.usage).read_text())
+        (self.folder / self.limit).write_text(str(used + (1 << 20)))
+
+    def allow_all(self) -> None:
+        (self.folder / self.limit).write_text(self.none)
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    parent = CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
+    folder = parent / f"duramen-test-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here: {error}")
+    try:
+        made = Group(folder)
+        if not (folder / made.limit).exists():
+            pytest.skip("memory is not controlled by groups here")
+        yield made
+    finally:
+        folder.rmdir()
+
+
+def worker_of(trainer: Process) -> int:
+    return trainer.children()[0]
+
+
+async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_micro_batch(
+    house: House, group: Group
+) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(60), **SLOW_STEPS)
+    trainer = house.start("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2", DURAMEN_MICRO_TOKENS="512")
+    try:
+        group.take(trainer.pid)
+        await house.until_step(2)
+        group.allow_nothing_more()
+        table = Table()
+        async with house.bus("ctl") as bus:
+
+            async def shrunk() -> Line | None:
+                await table.update(bus)
+                line = table.lines["main"]
+                closed = [s for s in line.segments.values() if s.close]
+                return line if closed else None
+
+            line = await until(shrunk, "the segment is closed")
+        group.allow_all()
+        first = next(iter(line.segments.values()))
+        assert first.close is not None
+        assert (first.close[1].outcome, first.close[1].cause) == ("preempted", "memory")
+        table = await house.until_state(job, "done")
+        # The next job keeps to what was found out.
+        after = await house.submit("main", tiny_conversations(8, start=90), **SLOW_STEPS)
+        table = await house.until_state(after, "done")
+    finally:
+        group.allow_all()
+        trainer.end()
+    line = table.lines["main"]
+    kept = line.kept()
+    assert [s.job for s in kept] == [job] * (len(kept) - 1) + [after]
+    sizes = [s.record.micro_tokens for s in line.segments.values()]
+    assert sizes[:2] == [512, 256]
+    assert sizes[-1] == sizes[-2] < 512
+    # Nothing is trained twice, nothing left out.
+    positions = [(s.close[1].from_position, s.close[1].to_position) for s in kept if s.close]
+    assert positions[0][1] > 0
+    assert all(a[1] == b[0] for a, b in pairwise(positions[:-1]))
+    assert all(s.record.deaths == 0 for s in line.segments.values())
+    assert table.jobs[job].record.version == 1
+
+
+async def test_too_little_free_memory_is_waited_for_and_a_pause_gives_all_of_it_back(
+    house: House,
+) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(40), **SLOW_STEPS)
+    with house.service("trainer", DURAMEN_MEMORY_LIMIT=str(100 << 20)):
+        async with house.bus("ctl") as bus:
+
+            async def waiting() -> str | None:
+                seen = await observed(bus, "trainer")
+                return seen.waiting if seen and seen.state == "waiting" else None
+
+            why = await until(waiting, "the trainer waits")
+        assert "memory: " in why
+        assert "100 MiB of" in why
+        assert "held by" in why
+        assert "(pid " in why
+        async with house.bus("ctl") as bus:
+            table = Table()
+            assert (await house.job(bus, table, job)).record.state == "queued"
+    with house.service("trainer") as trainer:
+        await house.until_step(2)
+        worker = worker_of(trainer)
+        assert Path(f"/proc/{worker}").exists()
+        async with house.bus("ctl") as bus:
+            control = Control("trainer")
+            await control.update(bus)
+            await control.set_desired(bus, "paused", "test")
+
+            async def paused() -> bool:
+                seen = await observed(bus, "trainer")
+                return seen is not None and seen.state == "paused"
+
+            await until(paused, "paused")
+        assert not trainer.children()
+        assert not Path(f"/proc/{worker}").exists()

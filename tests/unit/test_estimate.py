@@ -1,0 +1,116 @@
+"""What is told of memory before the start, against what a worker then takes."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from services.trainer.memory import Memory, shortage
+from shared.errors import UsageError
+from shared.memory import (
+    GIB,
+    Adapter,
+    Choice,
+    choose,
+    estimate,
+    shape_of_folder,
+    size_in_bytes,
+)
+from tests.tiny import make_tiny, tiny_conversations, write_dataset
+from tests.unit.test_worker import Job, Worker
+from tests.unit.test_worker_memory import status_bytes
+
+MIB = 2**20
+
+
+def test_the_estimate_is_what_a_real_worker_takes(tmp_path: Path) -> None:
+    base = make_tiny(
+        tmp_path / "base",
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        vocab_size=8000,
+    )
+    job = Job(tmp_path, base)
+    job.sha256 = write_dataset(job.dataset, tiny_conversations(80))
+    tokens = 2200
+    settings = {**job.spec("x")["settings"], "batch_tokens": tokens}
+    lora = {"rank": 16, "alpha": 32}
+    spec = job.spec("x", settings=settings, lora=lora, micro_tokens=tokens, checkpoint_seconds=1e6)
+    with Worker(job.directory / "x", spec) as worker:
+        worker.until_event("plan")
+        worker.tell("go")
+        step = worker.until_event("step")
+        peak = status_bytes(worker, "VmHWM")
+    assert step["micro_batches"] == 1
+    choice = Choice("float32", step["tokens"])
+    told = estimate(shape_of_folder(base), choice, Adapter(16), "cpu")
+    ratio = told.total / peak
+    print(f"estimate {told.total / MIB:.0f} MiB, measured {peak / MIB:.0f} MiB: {ratio:.2f}")
+    assert 0.8 < ratio < 1.35
+
+
+def make_8b(folder: Path) -> Path:
+    """Llama 3 8B, by its configuration and the headers of its weights alone."""
+    layers, hidden, inner, words = 32, 4096, 14336, 128256
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": words,
+    }
+    matrices = {"q": hidden, "k": 1024, "v": 1024, "o": hidden, "gate": inner, "up": inner}
+    shapes = {"model.embed_tokens.weight": [words, hidden], "lm_head.weight": [words, hidden]}
+    for layer in range(layers):
+        for name, outs in matrices.items():
+            shapes[f"model.layers.{layer}.{name}_proj.weight"] = [outs, hidden]
+        shapes[f"model.layers.{layer}.down_proj.weight"] = [hidden, inner]
+    header = json.dumps({n: {"dtype": "BF16", "shape": s} for n, s in shapes.items()}).encode()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    return folder
+
+
+def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quantised(
+    tmp_path: Path,
+) -> None:
+    shape = shape_of_folder(make_8b(tmp_path))
+    assert shape.numbers == pytest.approx(8.03e9, rel=1e-3)
+    wish = Choice("bfloat16", 2048)
+    large, middle, small = (
+        choose(shape, size * GIB, wish, Adapter(16), "cuda") for size in (80, 24, 12)
+    )
+    assert large.choice == wish
+    assert middle.choice == Choice("bfloat16", 2048, checkpointing=True)
+    assert small.choice.quantize == "nf4"
+    assert small.total <= 12 * GIB < middle.total <= 24 * GIB < large.total
+    # Adam's two moments, and what it trains: 42 million numbers, as peft counts them.
+    assert large.parts["optimizer"] == pytest.approx(41_943_040 * 8 * 1.08, rel=1e-3)
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert size_in_bytes("24GB") == size_in_bytes("24 GiB") == size_in_bytes("24g") == 24 * GIB
+    assert size_in_bytes("512M") == 512 * MIB
+    with pytest.raises(UsageError, match="24GB"):
+        size_in_bytes("a lot")
+
+
+def test_a_folder_that_holds_no_weights_has_no_size(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model directory"):
+        shape_of_folder(tmp_path)
+
+
+def test_too_little_free_memory_names_need_and_holders(tmp_path: Path) -> None:
+    told = estimate(shape_of_folder(make_8b(tmp_path)), Choice("bfloat16", 64), Adapter(), "cpu")
+    assert shortage(told, Memory("cpu", 64 * GIB, 40 * GIB)) is None
+    why = shortage(told, Memory("cpu", 64 * GIB, 3 * GIB))
+    assert why is not None
+    assert "3.0 GiB of 64.0 GiB free" in why
+    assert "(pid " in why
+    # Waiting would not make the machine larger.
+    assert shortage(told, Memory("cpu", 8 * GIB, 3 * GIB)) is None
