@@ -120,12 +120,21 @@ def cached(group: Path) -> int:
     return 0
 
 
-def process_name(pid: int) -> str:
-    """`ollama (pid 4711)`; the number alone where the process is another container's."""
+def process_name(pid: int, device: str) -> str:
+    """`ollama (pid 4711)`; the number alone where the process is another container's.
+
+    NVML numbers processes as the host does, so it is asked for their names as well.
+    """
     try:
-        return f"{psutil.Process(pid).name()} (pid {pid})"
-    except psutil.Error:
+        name = psutil.Process(pid).name() if device == "cpu" else gpu_process_name(pid)
+    except (psutil.Error, pynvml.NVMLError):
         return f"pid {pid}"
+    return f"{name} (pid {pid})"
+
+
+def gpu_process_name(pid: int) -> str:
+    found: Any = pynvml.nvmlSystemGetProcessName(pid)
+    return Path(found.decode() if isinstance(found, bytes) else str(found)).name
 
 
 def holders(device: str) -> list[tuple[int, int]]:
@@ -170,7 +179,9 @@ def shortage(least: Estimate, here: Memory) -> str | None:
     waiting would not help: an estimate may be wrong, and what does not fit will say so itself."""
     if least.total <= here.free or least.total > here.total:
         return None
-    held = ", ".join(f"{process_name(pid)} {gib(size)}" for size, pid in holders(here.device))
+    held = ", ".join(
+        f"{process_name(pid, here.device)} {gib(size)}" for size, pid in holders(here.device)
+    )
     what = "GPU memory" if here.device == "cuda" else "memory"
     return (
         f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free; "

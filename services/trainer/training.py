@@ -147,7 +147,9 @@ class Training:
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
                 if status == -signal.SIGKILL and (memory.oom_kills() or 0) > (kills or 0):
-                    end = End("failed", Failure(kind="memory", message=KILLED), final=False)
+                    step = NEXT_STEPS["memory"].format(job=self.job.id)
+                    killed = Failure(kind="memory", message=KILLED, next_step=step)
+                    end = End("failed", killed, final=False)
             await self.sending.finish()
             return end
         finally:
