@@ -5,6 +5,7 @@ import asyncio
 from prometheus_client import Counter
 
 from services.trainer import claim, retention, upload
+from services.trainer.show import show
 from services.trainer.state import Trainer
 from services.trainer.training import earlier_files
 from shared import log
@@ -73,6 +74,7 @@ async def close_segment(
         log.get().error("close_refused", segment=segment.id, fence=segment.fence)
     trainer.release()
     await trainer.table.update(trainer.bus)
+    await show(trainer)  # before its job's record tells others that it is over
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     ENDS.labels(outcome).inc()
     data = {"segment": segment.id, "fence": segment.fence, "outcome": outcome}
