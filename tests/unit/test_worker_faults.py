@@ -60,7 +60,9 @@ def test_a_full_disk_fails_the_job_and_what_is_saved_leads_to_the_same_bits(job:
         end = worker.run()
     assert tensors(end) == tensors(undisturbed)
     lines = [json.loads(m) for m in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [m["position"] for m in lines if "rows" in m] == list(range(1, end["checkpoint"]["position"] + 1))
+    assert [m["position"] for m in lines if "rows" in m] == list(
+        range(1, end["checkpoint"]["position"] + 1)
+    )
 
 
 def test_a_log_on_a_full_disk_hides_no_failure(job: Job) -> None:
