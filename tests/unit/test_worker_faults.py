@@ -10,7 +10,7 @@ from tests.unit.test_worker import DEADLINE_SECONDS, Job, Worker, job, tensors
 __all__ = ["job"]  # a fixture
 
 # What does not fit any more, by the module that writes it: the metrics, a snapshot, a checkpoint.
-COMMANDS = {"loop.py": "", "snapshot.py": "snapshot", "checkpoint.py": "checkpoint"}
+COMMANDS = {"loop.py": "", "snapshot_file.py": "snapshot", "checkpoint.py": "checkpoint"}
 
 
 def largest(folder: Path, where: str) -> int:
@@ -18,7 +18,7 @@ def largest(folder: Path, where: str) -> int:
     if where == "loop.py":
         return 1
     snapshots = [p.stat().st_size for p in folder.glob("snapshots/*.parquet")]
-    return min(snapshots) - 1 if where == "snapshot.py" else 20_000
+    return min(snapshots) - 1 if where == "snapshot_file.py" else 20_000
 
 
 def full_disk(worker: Worker, limit: int) -> None:
