@@ -233,6 +233,10 @@ def test_the_second_file_goes_on_from_the_head_without_a_second_warm_up(job: Job
         "checkpoint": first["path"],
         "start": {"position": 0, "global_step": first["global_step"]},
         "earlier_plans": [str(job.directory / "first" / "plan.json")],
+        "snapshot": {
+            "directory": str(job.directory / "second" / "snapshots"),
+            "allowance_seconds": 60.0,  # enough for all that is watched
+        },
     }
     with Worker(job.directory / "second", job.spec("second", **changes)) as worker:
         end = worker.run()
