@@ -5,9 +5,9 @@ import asyncio
 from prometheus_client import Counter
 
 from services.trainer import claim, retention, upload
+from services.trainer.preparing import earlier_files
 from services.trainer.show import show
 from services.trainer.state import Trainer
-from services.trainer.training import earlier_files
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
 from shared.ledger import Line, Segment, moves_head

@@ -6,7 +6,6 @@ rate and the randomness of a step are functions of (plan, seed, global_step), so
 behind any step and go on in another process with the same bits.
 """
 
-import dataclasses
 import hashlib
 import math
 import os
@@ -14,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,12 +24,12 @@ from services.trainer import checkpoint
 from services.trainer.attention import pack
 from services.trainer.checkpoint import Tensors
 from services.trainer.memory import is_out_of_memory, smaller
+from services.trainer.metrics import open_metrics, write_whole
 from services.trainer.model import Network, adapter_config, environment
 from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Failure, Spec, TrainingSettings
 from services.trainer.template import Encoded
-from shared.manifest import write_synced
 
 
 class Line(Protocol):
@@ -259,52 +257,6 @@ def mix(seed: int, global_step: int, micro: int) -> int:
 def finite(number: float) -> float | None:
     """JSON has no NaN."""
     return number if math.isfinite(number) else None
-
-
-@dataclasses.dataclass
-class Past:
-    """What the job's earlier workers noted of the steps up to here. `bad`: the rows behind each of
-    the last steps in a row that were skipped; the times are those of the whole job."""
-
-    steps: int = 0
-    bad: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
-    train_seconds: float = 0.0
-    snapshot_seconds: float = 0.0
-
-    def take(self, step: dict[str, Any]) -> None:
-        if "snapshot" in step:  # a decision about one, between the steps
-            return
-        rows, skipped = step["rows"], step["skipped"]
-        self.steps += 1
-        self.train_seconds += step["seconds"]
-        self.snapshot_seconds = step["snapshot_seconds"]
-        if skipped:
-            broken = tuple(r["row"] for r in rows if r["loss"] is None)
-            self.bad.append(broken or tuple(r["row"] for r in rows))
-        else:
-            self.bad.clear()
-
-
-def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
-    """Open for appending, without the lines of steps that are about to be done again; and what
-    the kept ones say."""
-    kept, past = [], Past()
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        try:
-            step = orjson.loads(line)
-            if step["position"] <= position:
-                past.take(step)
-                kept.append(line + b"\n")
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a killed process left unfinished
-    write_synced(path, b"".join(kept))
-    return path.open("ab", buffering=0), past
-
-
-def write_whole(file: Any, data: bytes) -> None:
-    """Write all of it: a disk that fills up takes a part and says nothing until the next write."""
-    while data:
-        data = data[file.write(data) :]
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.AdamW:

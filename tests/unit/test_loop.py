@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from services.trainer import attention, loop
+from services.trainer import attention, loop, metrics
 from services.trainer.attention import pack
 from services.trainer.model import Network, adapter_config
 from services.trainer.spec import Lora, TrainingSettings
@@ -264,11 +264,11 @@ def test_metrics_of_steps_that_are_done_again_are_cut_off_and_the_others_count(
         for n in range(1, 6)
     ]
     path.write_text("\n".join(lines) + '\n{"position": 6, "lo')
-    file, past = loop.open_metrics(path, 3)
+    file, past = metrics.open_metrics(path, 3)
     file.close()
     assert [json.loads(m)["position"] for m in path.read_text().splitlines()] == [1, 2, 3]
     # Row 2 was no number; in the third step none was, so all of them may have done it.
-    assert past == loop.Past(3, [(2,), (3, 9)], 6.0, 4.5)
+    assert past == metrics.Past(3, [(2,), (3, 9)], 6.0, 4.5)
 
 
 def test_a_bfloat16_base_keeps_a_float32_adapter(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from tests.unit.test_worker import DEADLINE_SECONDS, Job, Worker, job, tensors
 __all__ = ["job"]  # a fixture
 
 # What does not fit any more, by the module that writes it: the metrics, a snapshot, a checkpoint.
-COMMANDS = {"loop.py": "", "snapshot_file.py": "snapshot", "checkpoint.py": "checkpoint"}
+COMMANDS = {"metrics.py": "", "snapshot_file.py": "snapshot", "checkpoint.py": "checkpoint"}
 
 
 def largest(folder: Path, where: str) -> int:
     """The largest file that shall still fit: the three are of different sizes."""
-    if where == "loop.py":
+    if where == "metrics.py":
         return 1
     snapshots = [p.stat().st_size for p in folder.glob("snapshots/*.parquet")]
     return min(snapshots) - 1 if where == "snapshot_file.py" else 20_000
