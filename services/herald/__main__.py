@@ -5,7 +5,7 @@ import asyncio
 from services.herald import api
 from services.herald.alerts import Alerts
 from services.herald.herald import Herald
-from services.herald.notify import Notifier
+from services.herald.notify import addresses
 from services.herald.poll import Poll
 from shared import http, log, service
 from shared.bus import Bus
@@ -17,19 +17,19 @@ POLL_SECONDS = 5.0
 async def main(settings: HeraldSettings) -> None:
     """Hear, tell and measure, for ever."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    notifier = Notifier(settings.notify_urls.get_secret_value())
+    people = addresses(settings.notify_urls.get_secret_value())
     poll = Poll(settings.nats_monitor_url, settings.store_health_urls)
-    alerts = Alerts(settings.prometheus_url, notifier, settings.state_dir)
+    alerts = Alerts(settings.prometheus_url, people, settings.state_dir)
     bus = Bus.of(settings)
     async with bus:
-        herald = Herald(settings, bus, notifier)
+        herald = Herald(settings, bus, people)
         for subject in ("jobs.>", "evt.>"):
             await bus.subscribe(subject, herald.wake.set)
         await service.run(
             service.repeat("herald", herald.once, herald.wake, POLL_SECONDS),
             service.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS),
             service.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS),
-            http.serve(api.make(settings, bus, notifier), settings),
+            http.serve(api.make(settings, bus, people), settings),
         )
 
 

@@ -1,43 +1,35 @@
 """Prometheus' alerts as notifications: told when they fire and when they are over."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from services.herald.notify import Notifier
-from services.herald.outlet import OutletAway
+from services.herald.notify import Address
+from services.herald.outlet import Delay, OutletAway
 from shared import log
 
 SECONDS = 5.0
 
 
 class Alerts:
-    """`standing`: name and text of what was told and is not over, kept on disk."""
+    """Asks once for all addresses; each is told for itself: one away delays no other."""
 
-    def __init__(self, url: str, notifier: Notifier, folder: Path) -> None:
-        self._url, self._notifier = url, notifier
-        self._path = folder / "alerts.json"
-        self.standing: dict[str, str] = (
-            json.loads(self._path.read_text()) if self._path.exists() else {}
-        )
+    def __init__(self, url: str, addresses: Sequence[Address], folder: Path) -> None:
+        self._url = url
+        self._told = [Told(address, folder) for address in addresses]
 
     async def once(self) -> None:
-        """Ask, and tell what has changed; whoever is away is asked again at the next round."""
+        """Ask, and tell what has changed; whoever is away is asked again later."""
         try:
             firing = await self.firing()
-            for name, text in firing.items():
-                if name not in self.standing:
-                    await self._notifier.send("alert", text)
-                    self.standing[name] = text
-                    self._keep()
-            for name in sorted(self.standing.keys() - firing.keys()):
-                await self._notifier.send("alert_over", self.standing[name])
-                del self.standing[name]
-                self._keep()
-        except (OutletAway, httpx.HTTPError) as error:
-            log.get().warning("alerts_not_told", error=str(error) or type(error).__name__)
+        except httpx.HTTPError as error:
+            log.get().warning("alerts_not_asked", error=str(error) or type(error).__name__)
+            return
+        for told in self._told:
+            await told.once(firing)
 
     async def firing(self) -> dict[str, str]:
         """Text by name and labels of all alerts that fire. Raises httpx.HTTPError."""
@@ -49,6 +41,36 @@ class Alerts:
             for alert in found
             if alert["state"] == "firing"
         }
+
+
+class Told:
+    """`standing`: name and text of what one address was told and is not over, kept on disk."""
+
+    def __init__(self, address: Address, folder: Path) -> None:
+        self._address, self._delay = address, Delay()
+        self._path = folder / f"{address.name}.alerts"
+        self.standing: dict[str, str] = (
+            json.loads(self._path.read_text()) if self._path.exists() else {}
+        )
+
+    async def once(self, firing: dict[str, str]) -> None:
+        if not self._delay.is_over:
+            return
+        try:
+            for name, text in firing.items():
+                if name not in self.standing:
+                    await self._address.send("alert", text)
+                    self.standing[name] = text
+                    self._keep()
+            for name in sorted(self.standing.keys() - firing.keys()):
+                await self._address.send("alert_over", self.standing[name])
+                del self.standing[name]
+                self._keep()
+        except OutletAway as error:
+            self._delay.grow()
+            log.get().warning("alerts_not_told", outlet=self._address.name, error=str(error))
+        else:
+            self._delay.end()
 
     def _keep(self) -> None:
         temporary = self._path.with_suffix(".tmp")

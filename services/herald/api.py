@@ -1,8 +1,10 @@
 """The herald's HTTP side: metrics, health, and a test notification."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 
-from services.herald.notify import Notifier
+from services.herald.notify import Address
 from services.herald.outlet import OutletAway
 from shared import http
 from shared.bus import Bus
@@ -13,22 +15,26 @@ from shared.settings import HeraldSettings
 class NotTaken(DuramenError):
     """A notification could not be delivered."""
 
-    next_step = "look at the herald's log for which address, and why"
+    next_step = "look at the herald's log for why"
 
 
-def make(settings: HeraldSettings, bus: Bus, notifier: Notifier) -> FastAPI:
+def make(settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> FastAPI:
     """Routes: POST /api/notify/test."""
     app = http.make_app(settings, {"bus": bus.ping})
 
     @app.post("/api/notify/test")
     async def test() -> dict[str, int]:
         """Send one message to every address. 400 without one, 503 if one did not take it."""
-        if not notifier.addresses:
+        if not addresses:
             raise UsageError("DURAMEN_NOTIFY_URLS is not set.", next_step="set it in .env; make up")
-        try:
-            await notifier.send("test", "This is a test. Alerts and finished jobs will come here.")
-        except OutletAway as error:
-            raise NotTaken(str(error)) from error
-        return {"addresses": len(notifier.addresses)}
+        failures = []
+        for address in addresses:
+            try:
+                await address.send("test", "This is a test. Alerts and finished jobs come here.")
+            except OutletAway as error:
+                failures.append(str(error))
+        if failures:
+            raise NotTaken("; ".join(failures))
+        return {"addresses": len(addresses)}
 
     return app

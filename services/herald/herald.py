@@ -1,10 +1,12 @@
 """The herald's round: read what happened, tell it to each outlet."""
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 
 from services.herald.grafana import Grafana
 from services.herald.happenings import STREAMS, Happening, History
-from services.herald.notify import Notifier
+from services.herald.notify import Address
 from services.herald.outlet import Outlet
 from shared.bus import Bus
 from shared.settings import HeraldSettings
@@ -13,12 +15,15 @@ from shared.settings import HeraldSettings
 class Herald:
     """Whoever is away is told later; nobody waits for it."""
 
-    def __init__(self, settings: HeraldSettings, bus: Bus, notifier: Notifier) -> None:
+    def __init__(self, settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> None:
         self.bus = bus
         self.wake = asyncio.Event()
         folder = settings.state_dir
-        self.notify = Outlet("notify", notifier.deliver, lambda happening: happening.loud, folder)
-        self.outlets = [self.notify]
+        forget_others(folder, addresses)
+        loud = lambda happening: happening.loud  # noqa: E731
+        # One for each address: one that is away delays no other, and none is told twice.
+        self.people = [Outlet(to.name, to.deliver, loud, folder) for to in addresses]
+        self.outlets = [*self.people]
         if settings.grafana_url:
             assert settings.grafana_password is not None
             grafana = Grafana(settings.grafana_url, settings.grafana_password.get_secret_value())
@@ -33,11 +38,20 @@ class Herald:
 
     async def once(self) -> None:
         """Raises BusUnavailable."""
-        if self.notify.is_new:
-            # People are told from now on; Grafana's graphs get the whole history.
-            marks = {stream: (await self.bus.bounds(stream))[1] for stream in STREAMS}
-            self.notify.begin_at(marks)
-            self.notify.is_new = False
+        for outlet in self.people:
+            if outlet.is_new:
+                # People are told from now on; Grafana's graphs get the whole history.
+                marks = {stream: (await self.bus.bounds(stream))[1] for stream in STREAMS}
+                outlet.begin_at(marks)
+                outlet.is_new = False
         await self.history.update(self.bus)
         for outlet in self.outlets:
             await outlet.once()
+
+
+def forget_others(folder: Path, addresses: Sequence[Address]) -> None:
+    """The marks of addresses that are not set any more: one that comes back begins anew."""
+    names = {address.name for address in addresses}
+    for path in folder.glob("notify-*"):
+        if path.stem not in names:
+            path.unlink()

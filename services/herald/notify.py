@@ -1,6 +1,8 @@
 """Notifications by Apprise: ntfy, Discord, Slack, mail, … as DURAMEN_NOTIFY_URLS names them."""
 
 import asyncio
+import hashlib
+import re
 
 from apprise import Apprise, NotifyType
 
@@ -8,26 +10,24 @@ from services.herald.happenings import Happening
 from services.herald.outlet import OutletAway
 
 TYPES = {"alarm": NotifyType.WARNING, "alert": NotifyType.FAILURE, "refused": NotifyType.WARNING}
+# A comma also stands inside an address, between the recipients of a mail: only one before a new
+# address separates.
+SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][\w+.-]*://)|\s+")
 
 
-class Notifier:
-    """Sends to all addresses. None: nothing is sent, and nothing waits."""
+class Address:
+    """One that is told. `name` is that of its marks on disk, and shows nothing of its password."""
 
-    def __init__(self, urls: str) -> None:
-        """`urls`: separated by spaces, commas or line breaks. Raises ValueError for a wrong one.
-
-        The wrong one is named by its place, never shown: such addresses hold passwords.
-        """
+    def __init__(self, url: str, place: int) -> None:
+        """Raises ValueError for one that Apprise does not know, named by its place."""
+        self.name = f"notify-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+        self.place = place
         self._apprise = Apprise()
-        self.addresses = urls.replace(",", " ").split()
-        for place, url in enumerate(self.addresses, 1):
-            if not self._apprise.add(url):
-                raise ValueError(f"address {place} of DURAMEN_NOTIFY_URLS is none that is known")
+        if not self._apprise.add(url):
+            raise ValueError(f"address {place} of DURAMEN_NOTIFY_URLS is none that is known")
 
     async def send(self, kind: str, text: str) -> None:
-        """Raises OutletAway if one address did not take it; the others may then get it twice."""
-        if not self.addresses:
-            return
+        """Raises OutletAway if it did not take it."""
         took = await asyncio.to_thread(
             self._apprise.notify,
             title=f"Duramen: {kind.replace('_', ' ')}",
@@ -35,7 +35,12 @@ class Notifier:
             notify_type=TYPES.get(kind, NotifyType.INFO),
         )
         if not took:
-            raise OutletAway("an address of DURAMEN_NOTIFY_URLS did not take the message")
+            raise OutletAway(f"address {self.place} of DURAMEN_NOTIFY_URLS did not take it")
 
     async def deliver(self, happening: Happening) -> None:
         await self.send(happening.kind, happening.text)
+
+
+def addresses(urls: str) -> list[Address]:
+    """`urls`: separated by spaces, commas or line breaks. Raises ValueError for a wrong one."""
+    return [Address(url, at) for at, url in enumerate(filter(None, SEPARATOR.split(urls)), 1)]

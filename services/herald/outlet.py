@@ -1,7 +1,7 @@
 """An outlet: where happenings are told, in order, each until it succeeded, with a mark on disk."""
 
-import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +21,24 @@ class OutletAway(Exception):
     """It does not answer; nothing is lost, it is told later."""
 
 
+class Delay:
+    """Between two attempts: twice as long after each that failed."""
+
+    def __init__(self) -> None:
+        self._seconds, self._due = 1.0, 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def grow(self) -> None:
+        self._due = time.monotonic() + self._seconds
+        self._seconds = min(self._seconds * 2, LONGEST_SECONDS)
+
+    def end(self) -> None:
+        self._seconds, self._due = 1.0, 0.0
+
+
 class Outlet:
     """`deliver` is called with one happening at a time; it raises OutletAway."""
 
@@ -36,7 +54,7 @@ class Outlet:
         self.is_new = not self._path.exists()
         self._marks: dict[str, int] = {} if self.is_new else json.loads(self._path.read_text())
         self._waiting: deque[Happening] = deque()
-        self._delay, self._due = 1.0, 0.0
+        self._delay = Delay()
 
     def begin_at(self, marks: dict[str, int]) -> None:
         """A new outlet tells nothing from before `marks`."""
@@ -51,18 +69,16 @@ class Outlet:
     async def once(self) -> None:
         """Tell what waits; after a failure not before a growing delay is over."""
         WAITING.labels(self.name).set(len(self._waiting))
-        now = asyncio.get_running_loop().time()
-        while self._waiting and now >= self._due:
+        while self._waiting and self._delay.is_over:
             happening = self._waiting[0]
             try:
                 await self._deliver(happening)
             except OutletAway as error:
                 FAILED.labels(self.name).inc()
-                self._due = now + self._delay
-                self._delay = min(self._delay * 2, LONGEST_SECONDS)
+                self._delay.grow()
                 log.get().warning("outlet_away", outlet=self.name, error=str(error))
                 return
-            self._delay = 1.0
+            self._delay.end()
             self._waiting.popleft()
             self._marks[happening.stream] = happening.sequence
             self._keep()

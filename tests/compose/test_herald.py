@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from services.herald.alerts import Alerts
 from services.herald.herald import Herald
-from services.herald.notify import Notifier
+from services.herald.notify import addresses
 from services.herald.outlet import OutletAway
 from services.herald.poll import Poll
 from shared.bus import Bus
@@ -48,7 +48,7 @@ async def herald(stack: Stack, recorder: Recorder, state: Path) -> AsyncIterator
     """As it is after a start, with the marks in `state`."""
     chosen = settings(stack, recorder, state)
     async with Bus(stack.nats_url, stack.seed_file("herald"), "herald") as bus:
-        yield Herald(chosen, bus, Notifier(chosen.notify_urls.get_secret_value()))
+        yield Herald(chosen, bus, addresses(chosen.notify_urls.get_secret_value()))
 
 
 async def publish(stack: Stack, version: int) -> None:
@@ -121,17 +121,17 @@ async def test_a_forged_command_is_told_to_nobody(
 async def test_an_alert_is_sent_when_it_fires_and_when_it_is_over(
     recorder: Recorder, tmp_path: Path
 ) -> None:
-    notifier = Notifier(recorder.url.replace("http://", "json://"))
+    people = addresses(recorder.url.replace("http://", "json://"))
     firing = {
         "labels": {"alertname": "GpuLost"},
         "annotations": {"summary": "The GPU does not answer"},
         "state": "firing",
     }
     recorder.alerts = [firing, {**firing, "labels": {"alertname": "X"}, "state": "pending"}]
-    await Alerts(recorder.url, notifier, tmp_path).once()
-    await Alerts(recorder.url, notifier, tmp_path).once()  # a restart says nothing twice
+    await Alerts(recorder.url, people, tmp_path).once()
+    await Alerts(recorder.url, people, tmp_path).once()  # a restart says nothing twice
     recorder.alerts = []
-    await Alerts(recorder.url, notifier, tmp_path).once()
+    await Alerts(recorder.url, people, tmp_path).once()
     assert [(post["title"], post["message"]) for post in recorder.posts] == [
         ("Duramen: alert", "The GPU does not answer"),
         ("Duramen: alert over", "The GPU does not answer"),
@@ -141,14 +141,51 @@ async def test_an_alert_is_sent_when_it_fires_and_when_it_is_over(
 async def test_an_address_that_takes_nothing_is_an_outlet_away(recorder: Recorder) -> None:
     recorder.away = True
     with pytest.raises(OutletAway):
-        await Notifier(recorder.url.replace("http://", "json://")).send("test", "x")
-    await Notifier("").send("test", "nobody asked for it")
+        await addresses(recorder.url.replace("http://", "json://"))[0].send("test", "x")
+
+
+async def test_an_address_that_is_gone_keeps_nothing_from_the_others(
+    own_stack: Stack, recorder: Recorder, tmp_path: Path
+) -> None:
+    there = recorder.url.replace("http://", "json://")
+    people = addresses(f"json://127.0.0.1:1/gone, {there}")
+    recorder.alerts = [
+        {"labels": {"alertname": name}, "annotations": {"summary": name}, "state": "firing"}
+        for name in ("OneDisk", "GpuLost")
+    ]
+    alerts = Alerts(recorder.url, people, tmp_path)
+    for _ in range(3):
+        await alerts.once()
+    assert [post["message"] for post in recorder.posts] == ["OneDisk", "GpuLost"]
+    recorder.posts.clear()
+    chosen = settings(own_stack, recorder, tmp_path)
+    async with Bus(own_stack.nats_url, own_stack.seed_file("herald"), "herald") as bus:
+        told = Herald(chosen, bus, people)
+        await told.once()
+        for version in (1, 2):
+            await publish(own_stack, version)
+            await told.once()
+        await told.once()
+        # An address that is taken away and given again is told what happens from then on.
+        Herald(chosen, bus, people[:1])
+        await publish(own_stack, 3)
+        await Herald(chosen, bus, people).once()
+    assert [post["message"] for post in recorder.posts] == [
+        "main v001 is kept in 3 copies",
+        "main v002 is kept in 3 copies",
+    ]
 
 
 def test_a_wrong_address_is_named_by_its_place_and_never_shown() -> None:
     with pytest.raises(ValueError, match="address 2 of") as found:
-        Notifier("json://127.0.0.1:1 nonsense-with-a-password")
+        addresses("json://127.0.0.1:1 nonsense-with-a-password")
     assert "password" not in str(found.value)
+
+
+def test_commas_within_an_address_are_its_own() -> None:
+    given = "mailto://u:p@host.org?to=a@x.org,b@y.org,json://127.0.0.1:1/a\n json://127.0.0.1:1/b"
+    assert len(addresses(given)) == 3
+    assert addresses(" \n") == []
 
 
 async def test_bus_and_stores_are_measured(own_stack: Stack) -> None:
