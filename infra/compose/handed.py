@@ -8,10 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
-from infra.compose.host import ROOT, Host, HostRefused
+from infra.compose.host import ROOT, TLS_FILES, Host, HostRefused
 
 MODE = 0o444
-TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
 def hand_over(host: Host) -> None:
@@ -22,9 +21,9 @@ def hand_over(host: Host) -> None:
     given = host.settings.get("DURAMEN_NATS_TLS_DIR")
     if host.tls and given:
         for name in TLS_FILES:
-            source = ROOT / given / name
+            source = ROOT / given / name  # tried by preflight.look_tls
             if not source.is_file():
-                raise HostRefused(f"{source} is missing: DURAMEN_NATS_TLS_DIR needs {TLS_FILES}")
+                raise HostRefused(f"{source} (DURAMEN_NATS_TLS_DIR) is missing")
             write(host, folder(host, run / "nats.tls") / name, source.read_text())
 
 

@@ -17,6 +17,7 @@ FIXED_ID = 10001
 PRECIOUS = ("bus", "store", "backup", "archive")
 STORES = ("minio", "seaweedfs")
 TORCH = ("cuda", "cpu")
+TLS_FILES = ("ca.pem", "cert.pem", "key.pem")  # in DURAMEN_NATS_TLS_DIR
 # What is not worked out here but must be the same when `duramen doctor` looks at this host again.
 CHOSEN = ("DURAMEN_STORE", "DURAMEN_ACCEPT_ONE_DISK", "DURAMEN_TRAINER_GPUS", "DURAMEN_WITHOUT")
 
@@ -139,9 +140,8 @@ class Host:
             "DURAMEN_RESTORE_DIR": str(self.home / "restored"),
         }
         for name in ("backup", "archive"):
-            folder = self.folder(name)
-            if folder:
-                values[f"DURAMEN_{name.upper()}_DIR"] = str(folder)
+            # Empty, not left out: else compose takes the .env's again, which may be another's.
+            values[f"DURAMEN_{name.upper()}_DIR"] = str(self.folder(name) or "")
         if "grafana" in self.without:
             values["DURAMEN_GRAFANA_URL"] = ""
         values |= {name: self.settings[name] for name in CHOSEN if self.settings.get(name)}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict
+from typing import Any
 
 from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
@@ -13,15 +14,18 @@ from infra.compose.host import PRECIOUS, Host, HostRefused
 IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
 UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
 SECRETS_SEEN_AS = "/home/duramen"
+GO_ON = "To let it train again: make ctl ARGS=start"
 
 
 def compose_for(host: Host) -> Compose:
-    domains, _ = preflight.failure_domains(host)
+    """With the host's own settings, too: smoke's are not those of .env, which compose reads."""
+    own = {name: value for name, value in host.settings.items() if name.startswith("DURAMEN_")}
+    domains = len(preflight.failure_domains(host))
     hashes = {
         "DURAMEN_RENDERED": rendered(host, "nats.conf", "nats.tls/*", "store/*", "backup/*"),
         "DURAMEN_NOTIFY_RENDERED": rendered(host, "notify.urls"),
     }
-    return Compose({**host.computed(domains), **hashes})
+    return Compose({**own, **host.computed(domains), **hashes})
 
 
 def rendered(host: Host, *patterns: str) -> str:
@@ -130,9 +134,9 @@ def show(host: Host) -> None:
         say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
     say(f"  store    {at['store']}   backup {at['backup']}")
     say(f"  nats     {'tls' if host.tls else 'nats'}://127.0.0.1:{host.ports['nats']}")
-    domains, where = preflight.failure_domains(host)
-    if domains == 1:
-        say(f"  \x1b[31m3 copies, 1 disk\x1b[0m ({where}): set DURAMEN_BACKUP_DIR to another disk")
+    if preflight.look_disks(host)[0] is not True:
+        where = preflight.shown(preflight.failure_domains(host))
+        say(f"  \x1b[31m3 copies, {where}\x1b[0m: set DURAMEN_BACKUP_DIR to another disk")
     say("\nNext: a base model, then a file into the inbox.")
     say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN in .env if it asks)")
     say(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
@@ -157,7 +161,7 @@ def destroy(host: Host, words: list[str]) -> int:
     answer = words[0] if words else input(f"Type {host.project} to delete them: ")
     if answer != host.project:
         raise HostRefused("nothing was deleted")
-    compose_for(host).check("down", "--volumes", "--remove-orphans")
+    compose_for(host).output("down", "--volumes", "--remove-orphans")
     for name in names:
         docker("volume", "rm", "--force", name)
     say(f"Secrets and settings are still in {host.home}, the inbox in {host.inbox}.")
@@ -186,12 +190,22 @@ def restore(host: Host, words: list[str]) -> int:
 
 
 def upgrade(host: Host, words: list[str]) -> int:
-    """Close the open segment, back the bus up, build, start, verify what is newest."""
+    """Build, close the open segment, back the bus up, start, let the trainer do what it did, check.
+
+    The images come first: what fails there has stopped nothing.
+    """
+    if "--no-build" not in words:
+        build(host, compose_for(host))
+    seen = asked(host, "status")["services"]["trainer"]
+    was = seen["state"] if seen else "running"
     if ctl(host, ["stop"]):
-        raise HostRefused("the trainer did not stop; nothing was changed")
-    backup(host, [])
-    up(host, words)
-    if ctl(host, ["start"]):
+        raise HostRefused(f"the trainer has not stopped yet; nothing else was changed. {GO_ON}")
+    try:
+        backup(host, [])
+        up(host, ["--no-build"])
+    except HostRefused as error:
+        raise HostRefused(f"{error}\nThe trainer was stopped for this. {GO_ON}") from error
+    if was != "stopped" and ctl(host, ["pause" if was == "paused" else "start"]):
         raise HostRefused("the new trainer did not start; see: make logs")
     return ctl(host, ["check"])
 
@@ -207,6 +221,14 @@ def ps(host: Host, words: list[str]) -> int:
 def config(host: Host, words: list[str]) -> int:
     """The composed file, as the engine would be given it."""
     return compose_for(host).run("config", *words)
+
+
+def asked(host: Host, *words: str) -> Any:
+    """JSON of one command, run in its container. Raises HostRefused with what it said."""
+    hand_over(host)
+    run = ("--profile", "tools", "run", "--rm", "-T", "--no-deps", "ctl")
+    output = compose_for(host).output(*run, *words, "--json")
+    return json.loads(output.splitlines()[-1]) if output else None
 
 
 def ctl(host: Host, words: list[str]) -> int:

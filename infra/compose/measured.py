@@ -20,11 +20,11 @@ GPU = "duramen_gpu_"
 # True of a system in which nothing was ever wrong: a labelled counter has no series before then.
 MAY_BE_EMPTY = (
     "duramen_ingest_refusals_total",
-    "duramen_vault_verify_failures_total",
-    "duramen_vault_copy_failures_total",
     "duramen_vault_standing_alarms",
     "duramen_vault_alarms_total",
     "duramen_errors_total",
+    # Only where Grafana or an address is to be told.
+    "duramen_herald_waiting",
     # Only after somebody paused, stopped or skipped.
     "duramen_control_reaction_seconds",
 )

@@ -3,10 +3,12 @@
 Each check is one line: what, whether it is right, what was found or what to do.
 """
 
+import contextlib
 import json
 import os
 import platform
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra import ports
+from infra.compose.disks import disks_of, domains, there
 from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker, numbers
-from infra.compose.host import FIXED_ID, Host, HostRefused
+from infra.compose.host import FIXED_ID, ROOT, TLS_FILES, Host, HostRefused
 
 FREE_BYTES = 20 << 30
 # What the pinned torch of services/torch-cuda.lock is built for: CUDA 13 knows no older ones.
 OLDEST_DRIVER = (580,)
 OLDEST_CAPABILITY = (7, 5)
+MOUNTED = ("infra/prometheus", "infra/grafana")  # from the checkout, into containers of other users
 TOOLKIT = (
     "install the NVIDIA Container Toolkit, then: sudo nvidia-ctk runtime configure "
     "--runtime=docker && sudo systemctl restart docker"
@@ -60,6 +64,8 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
     if host.torch == "cuda":
         looks.append(look("gpu", lambda: look_gpu(host)))
         looks.append(look("toolkit", look_toolkit))
+    if host.tls:
+        looks.append(look("tls", lambda: look_tls(host)))
     looks.append(look("ports", lambda: look_ports(host, compose)))
     looks.append(look("inbox", lambda: look_inbox(host)))
     looks.append(look("permissions", lambda: look_permissions(host)))
@@ -100,7 +106,10 @@ def look_gpu(host: Host) -> tuple[bool | None, str]:
     said = done.stdout.strip() or done.stderr.strip()
     if done.returncode:
         return False, f"GPU {gpu_of(host)} (DURAMEN_TRAINER_GPUS): nvidia-smi says: {said}"
-    return fits_torch(said.splitlines()[0])
+    line = said.splitlines()[0]
+    if host.settings.get("DURAMEN_TORCH_INDEX"):
+        return None, f"{line}; a container is tried after the build of another torch"
+    return fits_torch(line)
 
 
 def fits_torch(line: str) -> tuple[bool | None, str]:
@@ -153,6 +162,45 @@ def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
     )
 
 
+def look_tls(host: Host) -> tuple[bool | None, str]:
+    """The user's own certificate, tried as the bus and its clients will use it."""
+    given = host.settings.get("DURAMEN_NATS_TLS_DIR")
+    if not (host.tls and given):
+        return True, "a certificate is made here"
+    ca, cert, key = ((ROOT / given).absolute() / name for name in TLS_FILES)
+    missing = [path.name for path in (ca, cert, key) if not path.is_file()]
+    if missing:
+        return False, f"{ca.parent} (DURAMEN_NATS_TLS_DIR) lacks {', '.join(missing)}"
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A key under a passphrase is refused, not asked about: the bus could not open it.
+        server.load_cert_chain(cert, key, password=lambda: b"")
+    except (ssl.SSLError, OSError) as error:
+        return False, f"{cert} and {key.name} are no certificate with its open key: {error}"
+    try:
+        client = ssl.create_default_context(cafile=str(ca))
+        for name in ("nats", "127.0.0.1"):
+            handshake(client, server, name)
+    except ssl.SSLCertVerificationError as error:
+        return False, f"{cert}: {error.verify_message} (by {ca.name})"
+    except (ssl.SSLError, OSError) as error:
+        return False, f"{ca} is no certificate of an authority: {error}"
+    return True, f"{cert} is for nats and 127.0.0.1, signed by {ca.name}"
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
+    """Two ends in memory. Raises ssl.SSLError as a real connection to `name` would."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(down, up, server_hostname=name),
+        server.wrap_bio(up, down, server_side=True),
+    ]
+    for _ in range(3):  # hello, answer, end
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+
+
 def look_ports(host: Host, compose: Compose) -> tuple[bool | None, str]:
     if compose.running():
         return True, "used by what runs here already"
@@ -178,23 +226,40 @@ def look_inbox(host: Host) -> tuple[bool | None, str]:
 
 def look_permissions(host: Host) -> tuple[bool | None, str]:
     """Folders that containers share with this host belong to whom these run as, or to root, who
-    makes them so. What is not there yet is made at the start."""
+    makes them so. What is not there yet is made at the start, where it can be; what is mounted from
+    the checkout can be read by all."""
     folders = {
         "DURAMEN_HOME": host.home,
         "DURAMEN_BACKUP_DIR": host.folder("backup"),
         "DURAMEN_ARCHIVE_DIR": host.folder("archive"),
     }
-    there = {name: f for name, f in folders.items() if f is not None and f.exists()}
-    wrong = []
-    for name, folder in there.items():
+    theirs, wrong = 0, []
+    for name, folder in folders.items():
+        if folder is None:
+            continue
+        if not folder.exists():
+            if not os.access(there(folder), os.W_OK | os.X_OK):
+                make = f"sudo install -d -o {host.uid} -g {host.gid} {folder}"
+                wrong.append(f"{folder} ({name}) cannot be made by this user: {make}")
+            continue
+        theirs += 1
         owner = folder.stat().st_uid
         if owner != host.uid and not (os.getuid() == 0 == owner):
             wrong.append(
                 f"{folder} ({name}) belongs to user {owner}: sudo chown {host.uid} {folder}"
             )
+    closed = [path for folder in MOUNTED for path in closed_to_others(ROOT / folder)]
+    if closed:
+        wrong.append(f"{closed[0]} cannot be read in containers: chmod -R a+rX {ROOT / 'infra'}")
     if wrong:
         return False, "; ".join(wrong)
-    return True, f"containers run as user {host.uid}; {len(there)} folders are theirs"
+    return True, f"containers run as user {host.uid}; {theirs} folders are theirs"
+
+
+def closed_to_others(folder: Path) -> list[Path]:
+    """Files and folders that a user who is neither owner nor in the group cannot read."""
+    paths = [folder, *folder.rglob("*")]
+    return [p for p in paths if ~p.stat().st_mode & (0o005 if p.is_dir() else 0o004)]
 
 
 def look_clock() -> tuple[bool | None, str]:
@@ -214,46 +279,44 @@ def look_clock() -> tuple[bool | None, str]:
     return True, "set by a time server"
 
 
-def engine_folder() -> Path | None:
-    """Where named volumes lie, if it is on this host; its own parent may be closed to us."""
-    folder = Path(docker("info", "--format", "{{.DockerRootDir}}"))
-    while not folder.exists():
-        if folder == folder.parent:
-            return None
-        folder = folder.parent
-    return folder
+def engine_folder() -> Path:
+    """Where named volumes lie, or what is seen from here above it: its parent may be closed."""
+    return there(Path(docker("info", "--format", "{{.DockerRootDir}}")))
 
 
 def look_space(host: Host) -> tuple[bool | None, str]:
     folders = [engine_folder(), host.folder("backup"), host.folder("archive"), host.inbox]
-    free = {str(f): shutil.disk_usage(f).free for f in folders if f and f.exists()}
+    free = {str(f): shutil.disk_usage(there(f)).free for f in folders if f}
     low = [f"{name}: {size >> 30} GiB" for name, size in free.items() if size < FREE_BYTES]
     if low:
         return None, f"little space left ({', '.join(low)}); a base model is kept three times"
     return True, ", ".join(f"{size >> 30} GiB at {name}" for name, size in free.items())
 
 
-def failure_domains(host: Host) -> tuple[int, str]:
-    """On how many disks store, backup and archive lie, and which lies where."""
+def failure_domains(host: Host) -> list[list[str]]:
+    """Which of store, backup and archive lie on one disk; one list for each disk."""
     engine = engine_folder()
-    places = {"store": engine, "backup": host.folder("backup"), "archive": host.folder("archive")}
-    devices: dict[str, int | None] = {}
-    for name, folder in places.items():
-        where = folder or engine
-        devices[name] = where.stat().st_dev if where and where.exists() else None
-    found = {device for device in devices.values() if device is not None}
-    by_disk = [" and ".join(n for n, d in devices.items() if d == device) for device in found]
-    return max(len(found), 1), "; ".join(by_disk)
+    places = {"store": None, "backup": host.folder("backup"), "archive": host.folder("archive")}
+    return domains({name: disks_of(folder or engine) for name, folder in places.items()})
+
+
+def shown(groups: list[list[str]]) -> str:
+    """`1 disk (store and backup and archive)`."""
+    disks = f"{len(groups)} disk" + ("s" if len(groups) > 1 else "")
+    return f"{disks} ({'; '.join(' and '.join(names) for names in groups)})"
 
 
 def look_disks(host: Host) -> tuple[bool | None, str]:
-    count, where = failure_domains(host)
-    if count > 1:
-        return True, f"{count} disks ({where})"
+    """The backup on a disk of its own, or one who knows that it is not."""
+    groups = failure_domains(host)
+    together = any({"store", "backup"} <= set(names) for names in groups)
+    if not together:
+        return True, shown(groups)
     if host.accepts_one_disk:
-        return None, f"3 copies, 1 disk ({where}): accepted; a dead disk takes them all"
+        what = "them all" if len(groups) == 1 else "store and backup"
+        return None, f"3 copies, {shown(groups)}: accepted; a dead disk takes {what}"
     return False, (
-        "3 copies, 1 disk: set DURAMEN_BACKUP_DIR to a folder on another disk, or "
+        f"3 copies, {shown(groups)}: set DURAMEN_BACKUP_DIR to a folder on another disk, or "
         "DURAMEN_ACCEPT_ONE_DISK=yes to start without one"
     )
 

@@ -5,8 +5,11 @@ end. Each step says pass or FAIL; what cannot be run here says so. Standard libr
 """
 
 import base64
+import contextlib
+import io
 import json
 import os
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -65,11 +68,7 @@ class Smoke:
     # ---- asking ----------------------------------------------------------------------------------
 
     def ctl(self, *words: str) -> Any:
-        """JSON of one command, run in its container. Raises HostRefused with what it said."""
-        output = self.compose.output(
-            *("--profile", "tools", "run", "--rm", "-T", "--no-deps", "ctl", *words, "--json")
-        )
-        return json.loads(output.splitlines()[-1]) if output else None
+        return lifecycle.asked(self.host, *words)
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         """Until `condition`. Raises SmokeFailed after `seconds`."""
@@ -96,6 +95,7 @@ class Smoke:
     # ---- steps -----------------------------------------------------------------------------------
 
     def up(self) -> None:
+        """As `make up` does, with all that it says."""
         lifecycle.up(self.host, ["--no-build"])
 
     def base(self) -> None:
@@ -177,7 +177,11 @@ class Smoke:
     def panels(self) -> None:
         """Every panel's query has data."""
         gpu = self.host.torch == "cuda"
-        self.wait("all panels", lambda: not measured.empty(self.compose, with_gpu=gpu), 60)
+        try:
+            self.wait("all panels", lambda: not measured.empty(self.compose, with_gpu=gpu), 60)
+        except SmokeFailed as error:
+            bare = ", ".join(measured.empty(self.compose, with_gpu=gpu))
+            raise SmokeFailed(f"no data in {bare}") from error
 
     def grafana(self) -> None:
         """The dashboards are there, and what happened is drawn into them."""
@@ -218,7 +222,8 @@ class Smoke:
         """Down and up: everything is still there."""
         before = self.versions()
         self.compose.output("down")
-        lifecycle.up(self.host, ["--no-build"])
+        with contextlib.redirect_stdout(io.StringIO()):  # it was all said at the start
+            lifecycle.up(self.host, ["--no-build"])
         if self.versions() != before:
             raise SmokeFailed("the versions are not what they were")
 
@@ -226,13 +231,22 @@ class Smoke:
         self.ctl("notify", "test")
 
     def remove(self) -> None:
-        lifecycle.destroy(self.host, [self.host.project])
+        """Containers, volumes, networks and files: another run makes its secrets anew."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            lifecycle.destroy(self.host, [self.host.project])
+        # What is there belongs to the containers' user, or to this one.
+        shutil.rmtree(self.host.home, ignore_errors=True)
 
 
 def run(_host: Host, words: list[str]) -> int:
     """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is."""
+    begun = time.monotonic()
     smoke = Smoke(smoke_host())
     host = smoke.host
+    tls = preflight.look("tls", lambda: preflight.look_tls(host))
+    if tls.ok is False:
+        raise HostRefused(tls.found)
+    lifecycle.say(f"An installation of its own, {host.project}, data in {host.home}")
     smoke.remove()  # what an earlier run may have left
     lifecycle.build(host, smoke.compose)
     addresses = host.settings.get("DURAMEN_NOTIFY_URLS")
@@ -250,7 +264,7 @@ def run(_host: Host, words: list[str]) -> int:
         ("restore", smoke.restore, ""),
         ("backup and restore of the bus", smoke.bus, ""),
         ("kill -9 of the trainer", smoke.kill, ""),
-        ("Grafana", smoke.grafana, "DURAMEN_WITHOUT" if "grafana" in host.without else ""),
+        ("Grafana", smoke.grafana, "DURAMEN_WITHOUT=grafana" if "grafana" in host.without else ""),
         ("alert fires and ends", smoke.alert, ""),
         ("notification", smoke.notify, "" if addresses else "DURAMEN_NOTIFY_URLS is not set"),
         ("down and up", smoke.again, ""),
@@ -261,9 +275,17 @@ def run(_host: Host, words: list[str]) -> int:
             failed.append(name)
             if place < NEEDED:
                 break  # nothing after it could pass
-    if "--keep" not in words:
-        smoke.remove()
-    lifecycle.say(f"\nfailed: {', '.join(failed)}" if failed else "\nall passed")
+    if "--keep" in words:
+        lifecycle.say(f"kept: {host.project}, {host.home}")
+    elif not passes("everything of it is deleted", smoke.remove, ""):
+        failed.append("deletion")
+    if failed and "--keep" not in words:
+        lifecycle.say("To look at it as it is then: make smoke ARGS=--keep")
+    left_out = [name for name, _, why in steps if why]
+    if left_out:
+        lifecycle.say(f"\nnot run: {', '.join(left_out)}")
+    took = f"{(time.monotonic() - begun) / 60:.1f} minutes"
+    lifecycle.say(f"FAILED after {took}: {', '.join(failed)}" if failed else f"passed in {took}")
     return 1 if failed else 0
 
 

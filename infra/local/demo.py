@@ -111,7 +111,7 @@ def show(home: Home) -> None:
         title("what it learned")
         duramen(home, "evolution", "show", str(job.id))
         title("what it answered on the way")
-        duramen(home, "evolution", "example", str(job.id), "1")
+        duramen(home, "evolution", "example", str(job.id))
     newest = max((line.latest or 0 for line in found.lines.values()), default=0)
     if newest:
         show_restore(home, version_name(newest))

@@ -85,6 +85,9 @@ def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
     before = {c["ID"] for c in smoke.compose.containers(*SERVICES)}
     smoke.up()
     assert {c["ID"] for c in smoke.compose.containers(*SERVICES)} == before
+    # Its own settings reach its containers, though compose reads .env itself.
+    told = inside(smoke, "trainer", "import os; print(os.environ['DURAMEN_EPOCHS'])")
+    assert told == smoke.host.settings["DURAMEN_EPOCHS"]
 
 
 def test_images_are_small_and_share_the_torch_layer(smoke: Smoke) -> None:
@@ -103,6 +106,7 @@ def test_images_are_small_and_share_the_torch_layer(smoke: Smoke) -> None:
     )
     assert shared >= 6
     assert "torch" in history
+    assert inside(smoke, "trainer", "import bitsandbytes; print('there')").endswith("there")
 
 
 def test_containers_are_hardened(smoke: Smoke) -> None:
@@ -280,7 +284,8 @@ def test_any_s3_client_restores_a_version(smoke: Smoke, secrets: Secrets, tmp_pa
 
 
 def test_the_bus_is_kept_and_put_back_but_not_behind_what_was_acknowledged(smoke: Smoke) -> None:
-    kept = bus_backup.make(smoke.host, smoke.compose)
+    assert lifecycle.upgrade(smoke.host, ["--no-build"]) == 0
+    kept = bus_backup.find(smoke.host.home / "bus-backups", None)
     smoke.control()  # acknowledged to the trainer after the backup was made
     with pytest.raises(HostRefused, match="was not put back"):
         bus_backup.restore(smoke.host, smoke.compose, kept.name)

@@ -8,13 +8,12 @@ import stat
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from infra.compose import measured, ports, preflight
+from infra.compose import measured, ports
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused, read_env
 from infra.compose.subset import subset
@@ -180,29 +179,6 @@ def test_settings_are_read_from_a_file_and_completed(tmp_path: Path) -> None:
     assert host.uid != 0
     with pytest.raises(HostRefused, match="minio or seaweedfs"):
         Host.load({"DURAMEN_STORE": "s3"})
-
-
-@pytest.mark.parametrize(
-    ("said", "ok", "why"),
-    [
-        ("NVIDIA H100, 580.95.05, 9.0, 81559 MiB", True, "driver 580.95.05"),
-        ("NVIDIA GeForce RTX 4090, 550.120, 8.9, 24564 MiB", False, "update the driver"),
-        ("Tesla V100, 580.95.05, 7.0, 16384 MiB", False, "compute capability 7.0"),
-    ],
-)
-def test_a_gpu_is_measured_against_what_torch_was_built_for(said: str, ok: bool, why: str) -> None:
-    found, text = preflight.fits_torch(said)
-    assert found is ok
-    assert why in text
-
-
-def test_a_folder_of_another_user_is_named_with_what_to_do(tmp_path: Path) -> None:
-    host = Host.load({"DURAMEN_HOME": str(tmp_path / "home"), "DURAMEN_BACKUP_DIR": str(tmp_path)})
-    assert preflight.look_permissions(replace(host, uid=os.getuid()))[0] is True
-    found, text = preflight.look_permissions(replace(host, uid=os.getuid() + 1))
-    if os.getuid() != 0:  # root gives it away at the start
-        assert found is False
-        assert f"sudo chown {os.getuid() + 1} {tmp_path}" in text
 
 
 def test_secrets_that_the_user_sets_reach_containers_as_files_only(tmp_path: Path) -> None:
