@@ -242,6 +242,11 @@ async def make_first_lineage(bus: Bus, root: str) -> str | None:
     return "main"
 
 
+def named(targets: str) -> str | list[str]:
+    """`all-linear`, or the names between commas."""
+    return targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
+
+
 @lineage_app.command("new")
 def new(
     name: Annotated[str, typer.Argument(help="Lower case letters, digits, - and _.")],
@@ -257,7 +262,7 @@ def new(
     quantize: Annotated[
         str, typer.Option("--quantize", help="none, or nf4: a quarter of the weights' memory.")
     ] = "none",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1)] = 0,
     template: Annotated[
         str | None,
         typer.Option("--chat-template", help="A name or file, instead of the base's own."),
@@ -276,7 +281,7 @@ def new(
                     "rank": rank,
                     "alpha": alpha,
                     "dropout": dropout,
-                    "targets": targets if targets == "all-linear" else targets.split(","),
+                    "targets": targets if targets == "all-linear" else named(targets),
                 },
                 "dtype": dtype,
                 "quantize": quantize,

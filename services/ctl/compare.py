@@ -78,9 +78,7 @@ def said(look: dict[str, Any]) -> Text:
     answer = look["answer"] + ("…" if look["is_cut"] else "")
     notes = [f"sure {share(look['confidence'])}"] if look["confidence"] is not None else []
     if look["is_right"]:
-        notes.insert(0, "right")
-    elif look["normalized_match"]:
-        notes.insert(0, "right but for how it is written")
+        notes.insert(0, "right" if look["exact_match"] else "right but for how it is written")
     elif look["similarity"] is not None:
         notes.insert(0, f"{share(look['similarity'])} alike")
     colour = "green" if look["is_right"] else ""

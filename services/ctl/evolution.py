@@ -57,12 +57,9 @@ def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None
     prefix, _, run = shown.partition(".")
     if shown.count("/") == 2:  # a whole path: lineage/dataset/run
         lineage, prefix, run = shown.split("/")
-    known = [
-        dataset
-        for dataset in ask("datasets")["datasets"]
-        if lineage in (None, dataset["lineage"])
-        and (dataset["dataset"].startswith(prefix) or dataset["name"] == shown)
-    ]
+    mine = [d for d in ask("datasets")["datasets"] if lineage in (None, d["lineage"])]
+    known = [dataset for dataset in mine if dataset["name"] == shown]  # `a.jsonl` is no hash
+    known = known or [dataset for dataset in mine if dataset["dataset"].startswith(prefix)]
     if not known:
         raise NotFound(f"No snapshots of {shown!r} yet.", next_step="duramen evolution list")
     if len(known) > 1:
@@ -121,7 +118,8 @@ def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
         print_splits(summary)
         cli.console.print()
         print_probes(summary)
-        cli.console.print(f"One example in full: duramen evolution example {job} 1", style="dim")
+        command = f"duramen evolution example {job} {most_shown(summary['probes'])}"
+        cli.console.print(f"One example in full: {command}", style="dim")
 
     cli.emit({"curves": curves, "summary": summary}, json, human)
 
@@ -129,7 +127,10 @@ def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
 @app.command()
 def example(
     job: Job,
-    number: Annotated[int, typer.Argument(help="Its number in `duramen evolution show`.")],
+    number: Annotated[
+        int | None,
+        typer.Argument(help="Its number in `duramen evolution show`; else one that was learned."),
+    ] = None,
     lineage: Lineage = None,
     json: cli.Json = False,
 ) -> None:
@@ -137,6 +138,7 @@ def example(
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset["lineage"], "run": run}
     probes = ask(f"summary/{dataset['dataset']}", **named)["probes"]
+    number = most_shown(probes) if number is None else number
     if not 1 <= number <= len(probes):
         raise NotFound(
             f"{dataset['name']} has examples 1 to {len(probes)}.",
@@ -158,6 +160,12 @@ def example(
         cli.console.print(history_table(found["points"]))
 
     cli.emit(found, json, human)
+
+
+def most_shown(probes: list[dict[str, Any]]) -> int:
+    """The number of the example with most to see: learned if one was, then most often answered."""
+    order = sorted(probes, key=lambda p: (p["state"] != "learned", -p["asked"]))
+    return int(order[0]["number"]) if order else 1
 
 
 @app.command()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from pydantic import BaseModel
 
 from services.ctl import cli, control
 from services.ctl.columns import Cell, Heads, moment_of, number, size_of, text
@@ -22,6 +23,7 @@ from shared.errors import (
 from shared.jobs import Table
 from shared.manifest import (
     CommitRecord,
+    Latest,
     parse_sums,
     parse_version,
     safe_path,
@@ -34,8 +36,11 @@ from shared.store import PRECIOUS, Store
 
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
+LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]
+Newest = Annotated[str | None, typer.Argument(help="A version; the newest one if left out.")]
 VERIFY_SECONDS = 3600.0
 T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
 
 
 @app.callback(invoke_without_command=True)
@@ -47,6 +52,19 @@ def default(context: typer.Context) -> None:
 def ask(path: str, method: str = "GET", seconds: float = 60.0) -> Any:
     config = cli.settings()
     return cli.ask(config.vault_url, config.vault_token, path, method, seconds)
+
+
+def chosen(version: str | None, lineage: str) -> int:
+    """The number of `version`, else of the newest published one. Raises UsageError, NotFound."""
+    if version is not None:
+        return parse_version(version)
+    rows = ask(f"/api/versions?lineage={lineage}")
+    numbers = [int(row["version"]) for row in rows if row["state"] == "published"]
+    if not numbers:
+        raise NotFound(
+            f"{lineage} has no published version yet.", next_step="duramen versions list"
+        )
+    return max(numbers)
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -113,9 +131,9 @@ def mark(row: dict[str, Any]) -> Cell:
 
 
 @app.command("show")
-def show(version: Version, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
+def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
     """One version: its files, hashes, copies."""
-    value = ask(f"/api/versions/{lineage}/{parse_version(version)}")
+    value = ask(f"/api/versions/{lineage}/{chosen(version, lineage)}")
 
     def tell() -> None:
         print_rows([value])
@@ -131,13 +149,13 @@ def show(version: Version, lineage: cli.Lineage = "main", json: cli.Json = False
 
 @app.command("verify")
 def verify(
-    version: Version,
+    version: Newest = None,
     lineage: cli.Lineage = "main",
     with_base: Annotated[bool, typer.Option("--with-base", help="Its base as well.")] = False,
     json: cli.Json = False,
 ) -> None:
     """Read every copy in full now, and name what is damaged."""
-    path = f"/api/versions/{lineage}/{parse_version(version)}/verify"
+    path = f"/api/versions/{lineage}/{chosen(version, lineage)}/verify"
     value = ask(path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
     cli.emit(value, json, lambda: print_checked(value["copies"]))
     if not value["ok"]:
@@ -177,7 +195,7 @@ ROLLBACK_TEXT = (
 
 
 def restore(
-    version: Version,
+    version: LatestOr = None,
     to: Annotated[Path | None, typer.Option("--to", help="A new or empty folder.")] = None,
     with_base: Annotated[
         bool, typer.Option("--with-base", help="The base model too, into DIR/base.")
@@ -187,10 +205,11 @@ def restore(
     json: cli.Json = False,
 ) -> None:
     """Copy a version into a folder, every byte hashed on the way. Needs no service of ours."""
-    name = version_name(parse_version(version))
+    name = None if version is None else version_name(parse_version(version))
     if to is None:
-        text = ROLLBACK_TEXT.format(name=name)
-        raise UsageError(text, next_step=f"duramen restore {name} --to DIR")
+        shown = name or "VERSION"
+        text = ROLLBACK_TEXT.format(name=shown)
+        raise UsageError(text, next_step=f"duramen restore {shown} --to DIR")
     if source not in ("store", "backup"):
         raise UsageError(f"--from is store or backup, not {source!r}.")
     config = cli.settings()
@@ -200,7 +219,9 @@ def restore(
     value = Restore(stores, quiet=json).run(lineage, name, to, with_base=with_base)
 
     def tell() -> None:
-        cli.console.print(f"{name} of {lineage} is in {to}: {value['files']} files, all hashed")
+        cli.console.print(
+            f"{value['version']} of {lineage} is in {to}: {value['files']} files, all hashed"
+        )
         cli.console.print(f"Check it again: (cd {to} && sha256sum -c SHA256SUMS)", style="dim")
 
     cli.emit(value, json, tell)
@@ -213,9 +234,12 @@ class Restore:
         self.stores, self.quiet = stores, quiet
         self.fallbacks: list[str] = []
 
-    def run(self, lineage: str, name: str, target: Path, *, with_base: bool) -> dict[str, Any]:
+    def run(
+        self, lineage: str, name: str | None, target: Path, *, with_base: bool
+    ) -> dict[str, Any]:
         """Raises TargetNotEmpty, NotFound, ObjectDamaged, StoreUnavailable."""
         refuse_filled(target)
+        name = name or self.latest(lineage)
         commit = self.commit(lineage, name)
         target.mkdir(parents=True, exist_ok=True)
         for file in commit.files:
@@ -234,6 +258,16 @@ class Restore:
             "base": str(target / "base") if with_base else None,
             "fallbacks": self.fallbacks,
         }
+
+    def latest(self, lineage: str) -> str:
+        """The version that users load."""
+        key = f"catalog/{lineage}/latest.json"
+        record = self._first(key, lambda store: read_latest(store, key))
+        if record is None:
+            raise NotFound(
+                f"{lineage} has no published version yet.", next_step="duramen versions list"
+            )
+        return version_name(record.version)
 
     def commit(self, lineage: str, name: str) -> CommitRecord:
         key = f"catalog/{lineage}/{name}.json"
@@ -301,8 +335,18 @@ class Restore:
 
 def read_commit(store: Store, key: str) -> CommitRecord:
     """Raises ObjectMissing; an unreadable one counts as missing there."""
+    return parsed(CommitRecord, store.read(PRECIOUS, key), store, key)
+
+
+def read_latest(store: Store, key: str) -> Latest:
+    """Raises ObjectMissing; an unreadable one counts as missing there."""
+    found = store.read_newest(PRECIOUS, key)
+    return parsed(Latest, found[0] if found else b"", store, key)
+
+
+def parsed(kind: type[R], data: bytes, store: Store, key: str) -> R:
     try:
-        return CommitRecord.model_validate_json(store.read(PRECIOUS, key))
+        return kind.model_validate_json(data)
     except ValueError as error:
         raise ObjectMissing(store.name, PRECIOUS, key) from error
 

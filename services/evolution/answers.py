@@ -281,6 +281,7 @@ class Answers:
             "loss_first": own[0].loss,
             "loss_last": own[-1].loss,
             "is_right": own[-1].is_right,
+            "asked": sum(point.exact_match is not None for point in own),
             "speed": asdict(speed(own)),
         }
 

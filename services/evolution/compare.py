@@ -95,6 +95,12 @@ def version_place(answers: Answers, lineage: str | None, version: int, said: str
     close = lines[0].version_close(version)
     assert close is not None
     name = f"v{version:03d}"
+    if lines[0].versions[version] not in lines[0].ancestry():
+        # Its steps were counted again since: what is found at them is another model's.
+        raise NotFound(
+            f"{name} of {lines[0].lineage} was rolled back; its snapshots are set aside.",
+            next_step="duramen versions list",
+        )
     shown = f"{name} of {lines[0].lineage}, step {close.to_step}"
     return Place(lines[0].lineage, close.to_step, shown)
 

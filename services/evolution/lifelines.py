@@ -1,7 +1,8 @@
 """Life lines: what became of one example through training, over all jobs and versions.
 
 A *point* is one measurement of a probe at one step of its lineage. It is *right* if the model's own
-answer matched exactly; where the model was not asked, if every token of the expected answer was the
+answer is the expected one, but for case, white space, the way a number is written, and quotes and
+full stops at its ends; where the model was not asked, if every token of the expected answer was the
 most likely one. A life line is the list of its points in the order of steps; its state is the first
 of these that holds:
 
@@ -69,7 +70,9 @@ class Point:
 
     @property
     def is_right(self) -> bool:
-        if self.exact_match is not None:
+        if self.normalized_match is not None:
+            return self.normalized_match
+        if self.exact_match is not None:  # a file from before normalized matches
             return self.exact_match
         return self.token_accuracy >= 1.0
 

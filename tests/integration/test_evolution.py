@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from services.ctl.evolution import most_shown
 from services.evolution.cache import Cache
 from shared.bus import Bus
 from shared.control import observed
+from shared.jobs import Table
+from shared.messages import LineRollback
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, forging
 from tests.servers import Stack, wait_until
@@ -70,6 +73,8 @@ async def test_histories_become_states_and_come_back_from_a_deleted_cache(
     assert said.state == "idle"
     expected = {"easy": "learned", "hard": "not learned", "slow": "learning", "held": "new"}
     assert {p["expected"]: p["state"] for p in answers["summary"]["probes"]} == expected
+    asked = {"easy": 4, "hard": 4, "slow": 1, "held": 0}
+    assert {p["expected"]: p["asked"] for p in answers["summary"]["probes"]} == asked
 
     easy = answers["example"]
     assert (easy["state"], easy["step"], easy["prompt"]) == ("learned", 1, "What is easy?")
@@ -258,6 +263,32 @@ async def test_two_versions_are_compared_by_what_was_measured_at_both(
             assert "forgot" in shown.stdout
             assert max(len(line) for line in shown.stdout.splitlines()) <= columns
 
+        await roll_back(stack, lineage, 1)
+        # At its steps there will be another model: nothing is said of it under the old name.
+
+        def set_aside() -> bool:
+            reply = service.get(query, a=f"{lineage}/v001", b=f"{lineage}/v002")
+            return reply.status_code == 404 and "rolled back" in reply.text
+
+        wait_until(set_aside, 30, "v002 is set aside")
+
+
+async def roll_back(stack: Stack, lineage: str, version: int) -> None:
+    """As the vault would, on command."""
+    async with Bus(stack.nats_url, stack.seed_file("vault"), "vault") as bus:
+        line = (await Table.of(bus)).lines[lineage]
+        target = line.versions[version]
+        record = LineRollback(
+            by="test",
+            prev=line.sequence,
+            lineage=lineage,
+            version=version,
+            target=target,
+            head=line.heads[target],
+            cause="a-command-of-a-test",
+        )
+        await line.append(bus, "rollback", record)
+
 
 async def test_the_api_asks_for_a_token_and_says_what_is_not_there(
     stack: Stack, tmp_path: Path
@@ -286,8 +317,17 @@ async def test_the_commands_fit_the_terminal(stack: Stack, lineage: str, tmp_pat
             assert "held out" in shown
             assert max(len(line) for line in shown.splitlines()) <= columns
         assert "easy said True" in run("example", f"{dataset[:12]}.1", "1")
+        assert "easy said True" in run("example", f"{dataset[:12]}.1")
         assert f"{dataset[:12]}.1" in run("list")
         assert '"state": "learned"' in run("show", dataset[:12], "--json")
+
+
+def test_the_example_with_most_to_see_was_learned_and_most_often_asked() -> None:
+    lives = [("learning", 8), ("learned", 2), ("learned", 8), ("learned", 8)]
+    probes = [{"number": n, "state": s, "asked": a} for n, (s, a) in enumerate(lives, 1)]
+    assert most_shown(probes) == 3
+    assert most_shown(probes[:1]) == 1
+    assert most_shown([]) == 1
 
 
 def test_a_damaged_cache_is_thrown_away(tmp_path: Path) -> None:

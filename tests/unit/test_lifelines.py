@@ -99,3 +99,11 @@ def test_every_history_has_one_state_and_it_does_not_depend_on_the_order_given(
     assert (verdict.step is not None) == (verdict.state in ("learned", "forgotten"))
     if verdict.state == "learned":
         assert made[-1].is_right
+
+
+def test_an_answer_is_right_however_it_is_written() -> None:
+    exact, loose, wrong = (
+        Point(1, "job", "trained", 1.0, 0.5, exact_match=e, normalized_match=n)
+        for e, n in ((True, True), (False, True), (False, False))
+    )
+    assert (exact.is_right, loose.is_right, wrong.is_right) == (True, True, False)
