@@ -15,8 +15,10 @@ from typing import Any, Literal
 from shared.errors import UsageError
 from shared.store import PRECIOUS, Store
 
+Dtype = Literal["float32", "bfloat16"]
 Quantize = Literal["none", "nf4"]
 GIB = 2**30
+INDEX = "model.safetensors.index.json"  # which tensor lies in which file
 WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
 HEAD_CHUNK_TOKENS = 512  # of the loss: logits are held for as many tokens at a time
@@ -24,6 +26,12 @@ HEAD_COPIES = 3  # logits, their exponentials, and the product before it is wide
 SNAPSHOT_SEQUENCES = 16  # answered at once
 OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.75 * GIB}  # context and kernels, or the libraries
 SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
+# The same among activations: on a CPU what is kept lies between what was freed, of other sizes
+# (SmolLM2-135M: 1.3 to 2.1 with 512 to 2048 tokens at once, tests/bench/bench_memory.py).
+HOLES = {"cuda": 1.08, "cpu": 1.8}
+# Of the activations that checkpointing frees, what the allocator still holds: the kept inputs of
+# the layers lie among the freed rest (SmolLM2: 0.05, 0.21, 0.40 with 1024, 2048, 4096 tokens).
+UNFREED = {"cuda": 0.0, "cpu": 0.25}
 HEADER_LIMIT = 100 << 20
 SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
 POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -63,7 +71,7 @@ class Adapter:
 class Choice:
     """How to train. `tokens`: at once through the model, at least those of the longest row."""
 
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Dtype
     tokens: int
     quantize: Quantize = "none"
     checkpointing: bool = False
@@ -103,18 +111,19 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
     saved = activations(shape, tuned, adapter, width) * choice.tokens
     states = 4 * shape.hidden * width * choice.tokens  # before and behind the layers
     if choice.checkpointing:  # the inputs of all layers, and all of the one that is done again
-        saved = saved / max(1, shape.layers) + shape.layers * shape.hidden * width * choice.tokens
+        saved *= 1 / max(1, shape.layers) + UNFREED[device]
+        saved += shape.layers * shape.hidden * width * choice.tokens
     cache = 2 * SNAPSHOT_SEQUENCES * choice.tokens // 4 * shape.key_values * shape.layers * width
     parts = {
         "weights": quantized + (shape.numbers - inside) * width,
         "adapter": trained * 4,
         "gradients": trained * 4,
         "optimizer": trained * 8,
-        "activations": max(saved + states + head, cache + head),
-        "overhead": OVERHEAD[device],
     }
-    slack = {k: int(v * (1 if k == "overhead" else SLACK[device])) for k, v in parts.items()}
-    return Estimate(choice, slack)
+    parts = {name: size * SLACK[device] for name, size in parts.items()}
+    parts["activations"] = max(saved + states + head, cache + head) * HOLES[device]
+    parts["overhead"] = OVERHEAD[device]
+    return Estimate(choice, {name: int(size) for name, size in parts.items()})
 
 
 def activations(shape: Shape, tuned: tuple[Linear, ...], adapter: Adapter, width: int) -> float:
@@ -214,12 +223,26 @@ def read_header(first: bytes, read: Any) -> dict[str, Any]:
     return found
 
 
+def named_in(index: bytes) -> set[str]:
+    """The files of a model in parts; others beside them (`consolidated.safetensors`) are not read.
+    Raises ValueError."""
+    found = json.loads(index)
+    parts = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(parts, dict):
+        raise ValueError(f"{INDEX} names no weights")
+    return set(parts.values())
+
+
 def shape_of_folder(folder: Path) -> Shape:
     """Of a model directory. Raises UsageError."""
     headers = []
     try:
         config = json.loads((folder / "config.json").read_bytes())
+        index = folder / INDEX
+        named = named_in(index.read_bytes()) if index.is_file() else None
         for path in sorted(folder.glob("*.safetensors")):
+            if named is not None and path.name not in named:
+                continue
             with path.open("rb") as file:
                 headers.append(read_header(file.read(8), file.read))
     except (OSError, ValueError) as error:
@@ -233,9 +256,11 @@ def shape_in_store(store: Store, root: str) -> Shape:
     """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
     StoreUnavailable, ObjectMissing."""
     prefix = f"bases/{root}/"
-    headers = []
-    for key in sorted(store.keys(PRECIOUS, prefix)):
-        if key.endswith(".safetensors"):
+    headers, keys = [], sorted(store.keys(PRECIOUS, prefix))
+    index = prefix + INDEX
+    named = named_in(store.read(PRECIOUS, index)) if index in keys else None
+    for key in keys:
+        if key.endswith(".safetensors") and (named is None or key.removeprefix(prefix) in named):
             response = store.open(PRECIOUS, key)
             try:
                 headers.append(read_header(response.read(8), response.read))

@@ -156,7 +156,7 @@ class LineageSettings(Message):
     lora: Lora = Lora()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantize: Literal["none", "nf4"] = "none"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     chat_template: str | None = Field(default=None, min_length=1, max_length=10_000)
 
 

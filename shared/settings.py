@@ -100,20 +100,19 @@ class TrainerSettings(StoreSettings):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     # What of the device's memory the trainer may plan with; None: all of it that is free.
     memory_limit: int | None = Field(default=None, gt=0)
-    seed: int = 0
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=10, ge=0)
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
     cooldown_fraction: float = Field(default=0.1, gt=0, le=1)
     neftune_alpha: float = Field(default=0.0, ge=0)
-    eval_fraction: float = Field(default=0.05, ge=0, lt=1)
+    eval_fraction: float = Field(default=0.05, ge=0, le=0.5)
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     # How long the store may be away before it is said; training goes on, uploads follow.
     store_away_seconds: float = Field(default=300.0, gt=0)
     snapshot_fraction: float = Field(default=0.05, ge=0)
     snapshot_allowance_seconds: float = Field(default=60.0, ge=0)
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1)
 
 
 class VaultSettings(StoreSettings):

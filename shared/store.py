@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 
 from shared import service
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.hashing import HashingReader
 from shared.manifest import BLOCK_BYTES, check_bytes, sha256_bytes, sha256_file, sync_folder
 from shared.messages import ObjectRef
 from shared.settings import StoreSettings
@@ -62,36 +63,6 @@ class Version:
     is_delete_marker: bool
     etag: str
     modified: datetime | None = None
-
-
-class HashingReader(io.RawIOBase):
-    """Passes bytes through and hashes them; `size` and `hexdigest` are of what went by.
-
-    Told what is expected, it raises ObjectDamaged instead of giving the last of the wrong bytes:
-    an upload is then given up, and nothing wrong gets the name for ever.
-    """
-
-    def __init__(
-        self, source: BinaryIO | Any, expected: tuple[int, str] | None = None, where: str = ""
-    ) -> None:
-        self._source, self._digest, self.size = source, hashlib.sha256(), 0
-        self._expected, self._where = expected, where
-
-    def read(self, size: int = -1, /) -> bytes:
-        block: bytes = self._source.read(size) if size >= 0 else self._source.read()
-        self._digest.update(block)
-        service.beat()
-        self.size += len(block)
-        if self._expected is not None and block:
-            self._check(*self._expected)
-        return block
-
-    def _check(self, size: int, sha256: str) -> None:
-        if self.size >= size and self.hexdigest() != sha256:
-            raise ObjectDamaged(self._where, sha256, self.hexdigest())
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
 
 
 class Store:
@@ -159,6 +130,11 @@ class Store:
         """All keys under a prefix, sorted by the store."""
         for found in self._listed(bucket, prefix, versions=False):
             yield str(found.object_name)
+
+    def dated(self, bucket: Bucket, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """All keys under a prefix, with when they were written, by the store's clock."""
+        for found in self._listed(bucket, prefix, versions=False):
+            yield str(found.object_name), found.last_modified
 
     def versions(self, bucket: Bucket, prefix: str) -> Iterator[Version]:
         """All versions and delete markers under a prefix; of one key the newest first."""

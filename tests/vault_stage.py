@@ -1,14 +1,14 @@
 """A stage for the vault: a forge of ledgers and files, and the service as a real process."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -46,6 +46,7 @@ from shared.messages import (
 )
 from shared.settings import VaultSettings
 from shared.store import PRECIOUS, WORK, Store
+from tests.house import until
 from tests.servers import Stack, wait_until
 
 TENSORS = {"base_model.model.layers.0.q_proj.lora_A.weight": np.ones((4, 8), np.float32)}
@@ -108,7 +109,7 @@ class Forge:
                         return data
                 return None
 
-            found: dict[str, Any] = await until(look, seconds, f"answer to {nonce}")
+            found: dict[str, Any] = await until(look, f"answer to {nonce}", seconds)
             return found
 
     async def begin(
@@ -331,10 +332,14 @@ class VaultProcess:
         return connect(self.settings)
 
 
-async def until(look: Callable[[], Awaitable[Any]], seconds: float, what: str) -> Any:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while (found := await look()) is None:
-        if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(what)
-        await asyncio.sleep(0.1)
-    return found
+def latest_of(copies: Copies, lineage: str) -> set[int | None]:
+    """Version that `latest` names, in each place."""
+    found = [
+        place.read_newest(PRECIOUS, f"catalog/{lineage}/latest.json") for place in copies.places
+    ]
+    return {json.loads(each[0])["version"] if each else None for each in found}
+
+
+def check_sums(folder: Path) -> None:
+    check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder)
+    assert check.returncode == 0

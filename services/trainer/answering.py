@@ -6,7 +6,7 @@ generated is bounded.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,11 @@ class Said:
 
 
 class Answering:
-    """`stops`: tokens that end an answer."""
+    """`stops`: tokens that end an answer. `most_tokens`: in all answers that are generated at once,
+    with their prompts and padding; a longer one is generated alone."""
 
-    def __init__(self, network: Network, stops: Sequence[int]) -> None:
-        self.network, self.stops = network, list(stops)
+    def __init__(self, network: Network, stops: Sequence[int], most_tokens: int) -> None:
+        self.network, self.stops, self.most_tokens = network, list(stops), most_tokens
         # A window counts the padding in between, and a state would pass through it.
         config = network.base.config.get_text_config()
         self.shares = network.packs and not getattr(config, "sliding_window", None)
@@ -57,16 +58,18 @@ class Answering:
         found = {name: self.begun(measured) for name, (_, measured) in asked.items()}
         rooms = {name: self.room(found[name], measured) for name, (_, measured) in asked.items()}
         open_ = sorted((n for n in asked if rooms[n] > 0), key=lambda n: (rooms[n], n))
-        batch = GPU_BATCH if self.network.device.type == "cuda" else BATCH
+        # As trained: up to the answer, with an empty thought where the template puts one.
+        prompts = {n: [*prompt(asked[n][0]), *found[n].tokens] for n in open_}
+        most = GPU_BATCH if self.network.device.type == "cuda" else BATCH
+        sizes = [(len(prompts[n]), rooms[n]) for n in open_]
         with self.network.generating():
-            for at in range(0, len(open_), batch):
+            for here in batches(sizes, most, self.most_tokens):
                 if leave():
                     return None
-                group = open_[at : at + batch]
-                # As trained: up to the answer, with an empty thought where the template puts one.
-                prompts = [[*prompt(asked[n][0]), *found[n].tokens] for n in group]
+                group = open_[here]
                 limits = [rooms[n] for n in group]
-                for name, more in zip(group, self.generate(prompts, limits), strict=True):
+                said = self.generate([prompts[n] for n in group], limits)
+                for name, more in zip(group, said, strict=True):
                     found[name].tokens += more.tokens
                     found[name].losses += more.losses
                     found[name].is_cut = more.is_cut
@@ -137,6 +140,20 @@ class Told(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self.losses.append(-torch.log_softmax(scores.float(), -1).amax(-1).cpu())
         return scores
+
+
+def batches(sizes: Sequence[tuple[int, int]], most: int, most_tokens: int) -> Iterator[slice]:
+    """Cut (tokens of a prompt, tokens that may be said) so that of each part, at most `most` long,
+    the longest prompt and answer, once for each, are `most_tokens` or less; or it is one alone."""
+    start, width, room = 0, 0, 0
+    for at, (prompt_tokens, limit) in enumerate(sizes):
+        width, room = max(width, prompt_tokens), max(room, limit)
+        count = at - start + 1
+        if count > 1 and (count > most or count * (width + room) > most_tokens):
+            yield slice(start, at)
+            start, width, room = at, prompt_tokens, limit
+    if sizes:
+        yield slice(start, len(sizes))
 
 
 def prompt(encoded: Encoded) -> list[int]:

@@ -20,7 +20,8 @@ async def answer_live(trainer: Trainer, training: Training) -> None:
         await training.ask(once.command, at)
         if training.asked != at or not training.answered[once.command].is_set():
             return  # looked at again when the worker has answered; a pause need not wait for it
-        await answer(trainer, at, once, "done", once.command)
+        why = training.refused.pop(once.command, None)
+        await answer(trainer, at, once, "void" if why else "done", why or once.command)
 
 
 async def answer_idle(trainer: Trainer) -> None:

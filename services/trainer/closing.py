@@ -1,6 +1,7 @@
 """Closing a segment: the commit point of training."""
 
 import asyncio
+from typing import get_args
 
 from prometheus_client import Counter
 
@@ -14,6 +15,8 @@ from shared.ledger import Line, Segment, moves_head
 from shared.messages import Failure, Head, LineClose, Outcome
 
 ENDS = Counter("duramen_train_segments_total", "Segments closed, by outcome.", ["outcome"])
+for each in get_args(Outcome):
+    ENDS.labels(each)  # from the start: a series that begins at 1 never increased
 KEPT_OUTCOMES = {"done", "preempted", "stopped"}
 
 

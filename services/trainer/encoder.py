@@ -47,6 +47,10 @@ class Encoder:
         cut = encoded.cut(self.max_length) if self.on_long == "truncate" else None
         return cut or Why(f"longer than {self.max_length} tokens", longest)
 
+    def is_whole(self, encoded: Encoded) -> bool:
+        """False for what was cut, or may have been: its last token ends no answer."""
+        return self.on_long != "truncate" or max(encoded.lengths) < self.max_length
+
     def again(self, row: Row | Probe) -> Encoded:
         """The tokens of a row that is in the plan. Raises Failure (data)."""
         found = self.encode(row)

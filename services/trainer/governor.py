@@ -54,10 +54,11 @@ class Governor:
         self, job_step: int, train_seconds: float, *, last: bool = False, asked: bool = False
     ) -> Decision | None:
         """What to do at this step; None: nothing is due, or was said to be skipped before."""
-        if not self.probes:
-            return None
         allowed = self.settings.fraction * train_seconds + self.settings.allowance_seconds
         account = {"spent_seconds": self.spent_seconds, "allowed_seconds": allowed}
+        if not self.probes:
+            why = "this job has no example that can be asked"
+            return Decision(None, why, **account) if asked else None
         full, small = self.expected_seconds("full"), self.expected_seconds("small")
         if last or asked:
             why = "the last of the job" if last else "asked for"

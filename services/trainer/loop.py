@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from services.trainer import checkpoint
 from services.trainer.attention import pack
 from services.trainer.checkpoint import Tensors
+from services.trainer.environment import environment
 from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.metrics import open_metrics, write_whole
-from services.trainer.model import Network, adapter_config, environment
+from services.trainer.model import Network, adapter_config
 from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Failure, Spec, TrainingSettings
@@ -112,7 +113,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
                     if taken is not None:
                         line.emit(taken)
                 else:
-                    line.emit({"event": "snapshot_skipped", "decision": told})
+                    line.emit({"event": "snapshot_skipped", "decision": told, "asked": asked})
                 if told is not None:
                     at = {"position": position, "global_step": global_step}
                     write_whole(metrics, orjson.dumps({**at, "snapshot": told}) + b"\n")
@@ -137,7 +138,7 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
                 loss_sum += float(total.detach())
                 for row, own in zip(part, torch.split(losses, batch.labels), strict=True):
                     row_losses[row] = float(own.mean())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
         skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
         if skipped:
             # The rows whose own loss is no number did it; if none is, the gradient's overflow did.

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pynvml
 
-from shared.memory import Adapter, Choice, Estimate, Shape, estimate, gib, shape_of_folder
-from shared.messages import LineageSettings, LineOpen
+from shared.memory import Adapter, Choice, Dtype, Estimate, Shape, estimate, gib, shape_of_folder
+from shared.messages import LineageSettings
 from shared.settings import TrainerSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -78,10 +78,6 @@ def measured(settings: TrainerSettings) -> Memory:
         return found
     limit = settings.memory_limit
     return Memory(found.device, found.total, min(found.free, limit))
-
-
-def total(settings: TrainerSettings) -> int:
-    return measured(settings).total
 
 
 def of_gpu() -> Memory | None:
@@ -159,14 +155,13 @@ def need(
     base: Path | Shape,
     line: LineageSettings,
     settings: TrainerSettings,
-    record: LineOpen | None,
+    dtype: Dtype,
+    micro_tokens: int,
     *,
     recompute: bool = False,
 ) -> Estimate:
     """Of a segment. Before the plan is known its longest row is taken for a micro-batch at most."""
-    dtype: Any = record.dtype if record else ("float32" if line.dtype == "auto" else line.dtype)
-    tokens = record.micro_tokens if record else settings.micro_tokens
-    choice = Choice(dtype, tokens, line.quantize, recompute)
+    choice = Choice(dtype, micro_tokens, line.quantize, recompute)
     lora = line.lora
     targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
     shape = base if isinstance(base, Shape) else shape_of_folder(base)
@@ -184,6 +179,6 @@ def shortage(least: Estimate, here: Memory) -> str | None:
     )
     what = "GPU memory" if here.device == "cuda" else "memory"
     return (
-        f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free; "
+        f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free, "
         f"held by {held or 'nobody that can be seen'}"
     )

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import platform
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import torch
 import transformers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from services.trainer import attention
 from services.trainer.attention import Batch, pack
@@ -77,6 +75,8 @@ class Network:
                 use_safetensors=True,
                 **(nf4(dtype, self.device) if quantize == "nf4" else {}),
             )
+            # Greedy is greedy: Qwen's, for one, wants a penalty for words that came before.
+            base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
             # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
             self.native: str = base.config._attn_implementation
             if quantize == "none":  # a quantised one lies there already, and must not be moved
@@ -376,26 +376,6 @@ def adapter_config(model: Any) -> bytes:
     if isinstance(plain.get("target_modules"), list):
         plain["target_modules"] = sorted(plain["target_modules"])
     return (json.dumps(plain, sort_keys=True, indent=2, default=str) + "\n").encode()
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "cpu": cpu_name(),
-    }
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def sequence(tokens: int, vocabulary: int, factor: int) -> Encoded:

@@ -11,7 +11,7 @@ from services.trainer.spec import Spec
 from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
 from shared.jobs import Job
 from shared.ledger import Line, Segment
-from shared.memory import gib
+from shared.memory import Estimate, gib
 from shared.messages import CheckpointRef, JobSettings, ObjectRef
 from shared.settings import TrainerSettings
 
@@ -94,18 +94,25 @@ class Preparation:
         assert self.line.settings is not None
         record, wanted = self.segment.record, self.settings.gradient_checkpointing
         try:
-            need = memory.need(base, self.line.settings, self.settings, record)
+            need = self.need(base)
         except UsageError:  # the worker says in full what is wrong with the base
             return wanted == "on"
-        have = memory.total(self.settings)
+        have = memory.measured(self.settings).free
         on = wanted == "on" or record.micro_tokens_asked is not None
         if wanted == "auto" and not on:
             on = need.total > have
         if on:
-            need = memory.need(base, self.line.settings, self.settings, record, recompute=True)
+            need = self.need(base, recompute=True)
         with self.folder.job_log.open("a", encoding="utf-8") as log_file:
-            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is there\n")
+            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is free\n")
         return on and wanted != "off"
+
+    def need(self, base: Path, *, recompute: bool = False) -> Estimate:
+        """Raises UsageError if the base's files do not tell."""
+        line, record = self.line.settings, self.segment.record
+        assert line is not None
+        dtype, tokens = record.dtype, record.micro_tokens
+        return memory.need(base, line, self.settings, dtype, tokens, recompute=recompute)
 
     def training_settings(self) -> dict[str, Any]:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""

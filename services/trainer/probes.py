@@ -62,7 +62,7 @@ def watched(
     }
     chosen += [before[name] for name in draw(before, EARLIER_PROBES, "probe")]
     found = [(probe, encoder.encode(probe)) for probe in chosen]
-    usable = [(probe, result) for probe, result in found if isinstance(result, Encoded)]
+    usable = [(p, e) for p, e in found if isinstance(e, Encoded) and encoder.is_whole(e)]
     return [probe for probe, _ in usable], [result for _, result in usable]
 
 

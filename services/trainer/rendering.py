@@ -82,7 +82,7 @@ class Renderer:
             raise self.ended(child)
         reply = json.loads(line)
         if "failed" in reply:
-            raise Failure("base", f"The chat template cannot be used: {reply['failed']}")
+            raise Failure("template", f"The chat template cannot be used: {reply['failed']}")
         return [r if isinstance(r, str) else Rendered(r[0], r[1]) for r in reply["rendered"]]
 
     def started(self) -> subprocess.Popen[bytes]:
@@ -101,7 +101,7 @@ class Renderer:
             why = f"it takes more than {self.cpu_seconds} seconds of processor time for one row"
         else:
             why = f"the process that renders it ended with status {child.returncode}"
-        return Failure("base", f"The chat template cannot be used: {why}.")
+        return Failure("template", f"The chat template cannot be used: {why}.")
 
     def close(self) -> None:
         """End the child; the next rendering starts another."""

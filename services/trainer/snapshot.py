@@ -30,6 +30,7 @@ from shared.probes import Probe, draw
 
 PACK_TOKENS = 2048
 SURPRISAL = 16  # steps a nat, in a byte
+CACHE_SHARE = 4  # tokens in the cache of answers, for each of a micro-batch
 
 
 class Snapshots:
@@ -45,7 +46,7 @@ class Snapshots:
         self.job_tokens = list(accumulate(lengths, initial=0))
         began = spec.start.position - spec.start.job_steps_from
         self.governor = Governor(spec.snapshot, len(self.probes), began)
-        self.answering = Answering(network, self.stop_ids())
+        self.answering = Answering(network, self.stop_ids(), CACHE_SHARE * spec.micro_tokens)
         self.fitting: int | None = None  # probes of a full one, if not all fit into its limit
         self.whole: dict[str, Any] | None = None  # the last event of one with all probes
         if any(spec.snapshot.directory.glob(f"{spec.start.global_step:08d}-*.parquet")):
@@ -236,7 +237,8 @@ class Snapshots:
             return None
         probes = [p.model_dump(mode="json") for p in self.plan_probes]
         ids = [self.encoded[p.id].last.ids.tolist() for p in self.plan_probes]
-        depends = [self.spec.base_root, self.spec.dtype, snapshot_file.SCHEMA.names, probes, ids]
+        weights = [self.spec.base_root, self.spec.dtype, self.spec.quantize]
+        depends = [*weights, snapshot_file.SCHEMA.names, probes, ids]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return directory / f"{digest[:32]}.parquet"
 

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.probes import Sha256
 
-FailureKind = Literal["nan", "mask", "memory", "disk", "data", "checkpoint", "base", "internal"]
+FailureKind = Literal[
+    "nan", "mask", "template", "memory", "disk", "data", "checkpoint", "base", "internal"
+]
 
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file

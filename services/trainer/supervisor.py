@@ -149,8 +149,9 @@ async def train(trainer: Trainer) -> None:
         await give_back(trainer, error)
         return
     except (ObjectMissing, ObjectDamaged) as error:
-        failure = Failure(kind="base", message=str(error), next_step="duramen check")
-        end = End("failed", failure)
+        # Where its base is spoilt a whole lineage waits; a dataset or plan is this job's own.
+        kind = "base" if "bases/" in str(error) else "data"
+        end = End("failed", Failure(kind=kind, message=str(error), next_step="duramen check"))
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -281,13 +282,15 @@ async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
 
     A segment has one split, so that its replay gives the same bits.
     """
-    OUT_OF_MEMORY.inc()
     assert end.failure is not None
     was = segment.record.micro_tokens
     data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
-    log.get().warning("out_of_memory", **data)
-    await trainer.tell("out_of_memory", {"segment": segment.id, **data})
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
+    OUT_OF_MEMORY.inc()
+    log.get().warning("out_of_memory", **data)
+    await trainer.tell(
+        "out_of_memory", {"segment": segment.id, **data}, segment.job.lineage, segment
+    )
 
 
 async def after_wish(trainer: Trainer, wish: Wish) -> None:

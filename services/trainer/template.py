@@ -131,10 +131,10 @@ class Chat:
         }
 
     def rendered(self, wishes: Sequence[Wish]) -> list[Rendered]:
-        """Raises TemplateRefuses, or Failure (base) for a template that cannot be used."""
+        """Raises TemplateRefuses, or Failure (template) for one that cannot be used."""
         if not self.template.text:
             raise Failure(
-                "base",
+                "template",
                 "This base has no chat template, which rows of messages need: make a lineage with "
                 "one (duramen lineage new NAME --base BASE --chat-template chatml).",
             )

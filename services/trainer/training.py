@@ -95,6 +95,7 @@ class Training:
     on_plan: Callable[[ObjectRef, int, int], Any]
     state: State = field(default_factory=State)
     answered: dict[str, asyncio.Event] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # why a command was not done
     worker: Worker | None = None
     asked: int = 0  # the one-time command that the worker has heard, by sequence
     outage: Outage = field(default_factory=Outage)
@@ -195,7 +196,7 @@ class Training:
             case "snapshot":
                 self.take_snapshot(event)
             case "snapshot_skipped":
-                note_decision(event["decision"])
+                self.take_skipped(event)
             case "end":
                 self.take_checkpoint(event["checkpoint"])
                 return End(event["outcome"])
@@ -214,6 +215,13 @@ class Training:
                     bool(event.get("final", True)),
                 )
         return None
+
+    def take_skipped(self, event: dict[str, Any]) -> None:
+        note_decision(event["decision"])
+        if event["asked"]:
+            self.refused["snapshot"] = str(event["decision"]["why"])
+            self.answered["snapshot"].set()
+            self.changed()
 
     async def take_plan(self, event: dict[str, Any]) -> None:
         """A plan is stored and named by the job's record before the first step is made."""
@@ -332,9 +340,12 @@ def note_decision(decision: dict[str, Any]) -> None:
 
 KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
 NEXT_STEPS = {
-    "nan": "duramen queue retry {job}  (after lowering DURAMEN_LEARNING_RATE)",
-    "mask": "mend the chat template of the base, then duramen queue retry {job}",
-    "memory": "lower DURAMEN_MAX_LENGTH, or free memory, then duramen queue retry {job}",
+    # A retry keeps the plan, and with it every setting: another setting is another job.
+    "nan": "duramen submit FILE --again --set learning_rate=…  (a lower one)",
+    "mask": "duramen lineage new NAME --base BASE --chat-template FILE",
+    "template": "duramen lineage new NAME --base BASE --chat-template FILE",
+    "memory": "free memory, then duramen queue retry {job}; or duramen submit FILE --again "
+    "--set max_length=…  (a lower one)",
     "disk": "free space, then duramen queue retry {job}",
     "data": "drop a mended file into the inbox",
     "checkpoint": "duramen check",

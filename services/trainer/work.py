@@ -11,7 +11,7 @@ from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
 from shared.errors import Conflict, StoreUnavailable, UsageError
-from shared.jobs import Job
+from shared.jobs import Job, Table
 from shared.ledger import Line, Segment
 from shared.memory import shape_in_store
 from shared.messages import LineOpen
@@ -46,25 +46,56 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
         return f"{record.owner} trains it (silent for {silent:.0f} s)"
     if free_bytes < DISK_RESERVE_BYTES:
         return f"the disk has {free_bytes >> 20} MiB left, {DISK_RESERVE_BYTES >> 20} are needed"
-    store = trainer.local.store
+    return (
+        await unusable_head(trainer, line)
+        or await unusable_base(trainer, line)
+        or await short_of_memory(trainer, line, None)
+        or await lost_bus(trainer, line)
+    )
+
+
+async def unusable_head(trainer: Trainer, line: Line) -> str | None:
+    """Why what the lineage would go on from cannot be had."""
     if not await asyncio.to_thread(trainer.local.has_head, line):
         return "the checkpoint of its head is in no store: duramen check"
-    root = line.settings.base_root
     head = line.head.checkpoint if line.head else None
-    if head is not None and head.id in trainer.spoilt:
-        return trainer.spoilt[head.id]
-    has_base = await asyncio.to_thread(store.oldest, PRECIOUS, f"bases/{root}/SHA256SUMS")
-    if has_base is None:
+    return trainer.spoilt.get(head.id) if head is not None else None
+
+
+async def unusable_base(trainer: Trainer, line: Line) -> str | None:
+    """Why no job of the lineage can be trained on its base."""
+    assert line.settings is not None
+    root = line.settings.base_root
+    sums = f"bases/{root}/SHA256SUMS"
+    if await asyncio.to_thread(trainer.local.store.oldest, PRECIOUS, sums) is None:
         return f"its base {root[:12]} is not in the store: duramen base add DIR"
-    if short := await short_of_memory(trainer, line, None):
-        return short
-    if not line.versions:
-        catalog = await asyncio.to_thread(
-            lambda: next(iter(store.keys(PRECIOUS, f"catalog/{lineage}/")), None)
-        )
-        if catalog is not None:
-            return "its ledger is empty but versions are in the store: the bus was lost"
-    return None
+    return refused_base(trainer.table, line)
+
+
+async def lost_bus(trainer: Trainer, line: Line) -> str | None:
+    """A ledger without versions, while the store has some: no new v001 is made."""
+    if line.versions:
+        return None
+    prefix = f"catalog/{line.lineage}/"
+    keys = trainer.local.store.keys(PRECIOUS, prefix)
+    if await asyncio.to_thread(next, keys, None) is None:
+        return None
+    return "its ledger is empty but versions are in the store: the bus was lost"
+
+
+def refused_base(table: Table, line: Line) -> str | None:
+    """Why no job of a lineage can be trained, as the last one that was tried has found; None once
+    that one is queued again, or nothing of the kind was found."""
+    last = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
+    failure = last.close[1].failure if last is not None and last.close is not None else None
+    if last is None or failure is None or failure.kind != "base":
+        return None
+    job = table.jobs.get(last.job)
+    if job is None or job.record.state != "failed":
+        return None
+    return (
+        f"its base cannot be trained: {failure.message[:300]}  Then: duramen queue retry {job.id}"
+    )
 
 
 async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None) -> str | None:
@@ -79,7 +110,10 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
         log.get().warning("memory_not_estimated", base=root, why=str(error))
         return None
     recompute = settings.gradient_checkpointing != "off"
-    least = memory.need(trainer.shapes[root], line.settings, settings, record, recompute=recompute)
+    dtype: Any = record.dtype if record else line.dtype or trainer.dtype
+    tokens = record.micro_tokens if record else settings.micro_tokens
+    shape = trainer.shapes[root]
+    least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
     return await asyncio.to_thread(memory.shortage, least, memory.measured(settings))
 
 

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 from shared import service
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.hashing import HashingReader
 from shared.manifest import BLOCK_BYTES, check_bytes, safe_path, sha256_bytes, sync_folder
 from shared.manifest import write_synced as write_file
-from shared.store import PRECIOUS, Bucket, HashingReader, Stored
+from shared.store import PRECIOUS, Bucket, Stored
 
 MARKER = ".duramen-archive"
 STALE_SECONDS = 3600

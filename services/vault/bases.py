@@ -2,14 +2,17 @@
 
 import json
 import struct
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from services.vault.copies import Copies, Origin, Place, Source
+from services.vault.copies import Copies, Origin, Place, Source, reading
 from shared.errors import ObjectMissing, UsageError
 from shared.manifest import check_base_file, parse_sums, sha256_bytes
 from shared.store import PRECIOUS, WORK, Bucket
 
 SUMS = "SHA256SUMS"
+STAGED = "staging/bases/"
+DAY = 86400.0  # seconds
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPE_BYTES = {
@@ -25,7 +28,7 @@ class BadBase(UsageError):
 
 
 def staging(root: str) -> str:
-    return f"staging/bases/{root}/"
+    return f"{STAGED}{root}/"
 
 
 def is_stored(copies: Copies, root: str) -> bool:
@@ -58,12 +61,33 @@ def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
 
 
 def store(copies: Copies, root: str) -> dict[str, Any]:
-    """Make all three copies of a base, verify each, commit it, empty its staging.
+    """Make all three copies of a base, verify each, commit it, empty its staging: also when it is
+    refused, for the same bytes will be refused again.
 
     Idempotent: files that lie in a place already are read again. Returns a receipt. Raises
     UsageError, ObjectMissing, ObjectDamaged, AlreadyExists, StoreUnavailable.
     """
     copies.ping()
+    try:
+        receipt = _store_unless_raced(copies, root)
+    except UsageError:
+        clear_staging(copies, root)
+        raise
+    clear_staging(copies, root)
+    return receipt
+
+
+def _store_unless_raced(copies: Copies, root: str) -> dict[str, Any]:
+    """A command and a version that waits may store the same base at once: who is done first has
+    emptied the staging, but not before all of it was in its places, where a second look finds it.
+    """
+    try:
+        return _store(copies, root)
+    except ObjectMissing:
+        return _store(copies, root)
+
+
+def _store(copies: Copies, root: str) -> dict[str, Any]:
     data, files = read_sums(copies, root)
     refuse_names(files)
     known = is_stored(copies, root)
@@ -74,15 +98,34 @@ def store(copies: Copies, root: str) -> dict[str, Any]:
         size = size_of(origins)
         source = Source(sha256, size, *origins)
         if path.endswith(".safetensors") and not known:
-            chosen = source.choose()
-            check_header(chosen.place.open(chosen.bucket, chosen.key), size, path)
+            with reading(source) as response:
+                check_header(response, size, path)
         copies.copy(key, source)
         total += size
     check_index(copies, root, files)
     copies.commit(f"bases/{root}/{SUMS}", data)
+    return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
+
+
+def clear_staging(copies: Copies, root: str) -> None:
     for key in list(copies.store.keys(WORK, staging(root))):
         copies.store.delete(WORK, key)
-    return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
+
+
+def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DAY) -> list[str]:
+    """Delete what was staged and never finished, but for the bases in `wanted`; gives their roots.
+
+    An upload counts by its newest file, by the store's clock, on which a day is time enough.
+    """
+    newest: dict[str, datetime] = {}
+    for key, at in copies.store.dated(WORK, STAGED):
+        root = key.removeprefix(STAGED).partition("/")[0]
+        newest[root] = max(at, newest.get(root, at))
+    before = datetime.now(UTC) - timedelta(seconds=older_seconds)
+    stale = sorted(root for root, at in newest.items() if at <= before and root not in wanted)
+    for root in stale:
+        clear_staging(copies, root)
+    return stale
 
 
 def size_of(origins: list[Origin]) -> int:
@@ -120,10 +163,6 @@ def check_header(response: Any, size: int, path: str) -> None:
         check_offsets(header, size - 8 - length, path)
     except (ValueError, struct.error, KeyError, TypeError) as error:
         raise BadBase(f"{path} is no safetensors file: {error}") from error
-    finally:
-        response.close()
-        if hasattr(response, "release_conn"):
-            response.release_conn()
 
 
 def read_exactly(response: Any, count: int) -> bytes:

@@ -13,6 +13,8 @@ from shared.store import PRECIOUS, Store, Version
 FAILURES = Counter(
     "duramen_vault_verify_failures_total", "Objects found missing or damaged.", ["place"]
 )
+for each in ("store", "backup", "archive"):
+    FAILURES.labels(each)  # from the start: a series that begins at 1 never increased
 
 
 @dataclass

@@ -24,6 +24,8 @@ VERIFIED = Counter(
 REFUSED = Counter(
     "duramen_vault_copy_failures_total", "Copies that could not be made or verified.", ["place"]
 )
+for each in ("store", "backup", "archive"):
+    REFUSED.labels(each)  # from the start: a series that begins at 1 never increased
 T = TypeVar("T")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from prometheus_client import Gauge
 
-from services.vault import checks, latest, publish
+from services.vault import bases, checks, latest, publish
 from services.vault.alarms import Alarms
 from services.vault.copies import Copies, Stopping
 from services.vault.lock import RollingLock
@@ -236,6 +236,13 @@ class Vault:
                 await self.alarms.sound(
                     "shadowed", about, f"{what} hides the oldest version, which is the truth"
                 )
+        # A command may wait for days until the backup is back.
+        asked = {once.base_root for _, once in self.control.pending(self.once_through)}
+        stale = await asyncio.to_thread(
+            bases.sweep_staging, self.copies, {root for root in asked if root}
+        )
+        for root in stale:
+            self._log.info("staging_swept", base_root=root)
         SWEPT.set_to_current_time()
 
     async def extend_locks(self) -> None:

@@ -1,18 +1,22 @@
-"""How much faster the lean loop is than transformers' Trainer, on the same steps.
+"""How much faster the lean loop is than transformers' Trainer, and in how much memory.
 
 `python -m tests.bench.bench_loop BASE_DIR DATASET [--rows 8] [--steps 5] [--rounds 2]`
 
-Both train the same rows in the same order with the same adapter, optimizer and loss, in turns, in
-one process; the losses must agree. The first step of each turn is left out of the timing.
-Prints one JSON object; `tokens` are those of the conversations, padding not counted.
+Both train the same rows in the same order with the same adapter, optimizer and loss, in turns, each
+turn in a process of its own; the losses must agree. The first step of each turn is left out of the
+timing. Prints one JSON object; `tokens` are those of the conversations, padding not counted, and
+memory is the most that a turn's process held, with what was estimated for the lean loop.
 """
 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
+import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +32,19 @@ from services.trainer.model import Network
 from services.trainer.rows import read_rows
 from services.trainer.spec import Lora, TrainingSettings
 from services.trainer.template import Chat, Encoded
+from shared.memory import GIB, Adapter, Choice, estimate, shape_of_folder
 
 SETTINGS = TrainingSettings(learning_rate=2e-4, warmup_steps=0)
 LORA = Lora(rank=16, alpha=32)
 
 Steps = list[list[Encoded]]
 Timing = dict[str, Any]
+
+
+def alone(turn: Callable[[Path, Steps], Timing], base: Path, steps: Steps) -> Timing:
+    """A turn in a fresh process, so that its peak of memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(turn, (base, steps))
 
 
 def lean(base: Path, steps: Steps) -> Timing:
@@ -118,7 +129,10 @@ class Clock:
     def result(self, steps: Steps, losses: list[float]) -> Timing:
         tokens = sum(len(r) for rows in steps[1:] for r in rows)
         wall, cpu = (b - a for a, b in zip(self.ticks[0], self.ticks[-1], strict=True))
-        return {"wall": tokens / wall, "cpu": tokens / cpu, "losses": losses}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+        return {"wall": tokens / wall, "cpu": tokens / cpu, "losses": losses, "peak": peak}
 
 
 def main() -> None:
@@ -137,8 +151,12 @@ def main() -> None:
     lengths = [[len(r) for r in step] for step in steps]
     padding = 1 - sum(map(sum, lengths)) / sum(max(n) * len(n) for n in lengths)
     turns = [
-        (lean(options.base, steps), padded(options.base, steps)) for _ in range(options.rounds)
+        (alone(lean, options.base, steps), alone(padded, options.base, steps))
+        for _ in range(options.rounds)
     ]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    choice = Choice("float32", max(map(sum, lengths)))
+    told = estimate(shape_of_folder(options.base), choice, Adapter(LORA.rank), device)
     ours, theirs = turns[0][0]["losses"], turns[0][1]["losses"]
     report = {
         "threads": torch.get_num_threads(),
@@ -148,6 +166,9 @@ def main() -> None:
         "trainer_tokens_per_second": [t[1]["wall"] for t in turns],
         "ratio_wall": [t[0]["wall"] / t[1]["wall"] for t in turns],
         "ratio_cpu": [t[0]["cpu"] / t[1]["cpu"] for t in turns],
+        "lean_gib": [t[0]["peak"] / GIB for t in turns],
+        "trainer_gib": [t[1]["peak"] / GIB for t in turns],
+        "estimated_gib": told.total / GIB,
     }
     print(json.dumps(report, indent=2))
 

@@ -23,9 +23,9 @@ import zstandard
 from services.ingest.report import Report
 from shared.manifest import canonical_json, sha256_bytes
 from shared.store import PRECIOUS
+from tests.box import Box, row
 from tests.conftest import running_stack
 from tests.house import House, until
-from tests.integration.test_ingest import Box, row
 
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 GOOD = row("first")

@@ -28,7 +28,7 @@ async def test_a_base_without_a_template_is_trained_with_the_lineages_and_shown_
     with house.service("trainer"):
         failed = (await house.until_state(refused, "failed")).jobs[refused].record.failure
         assert failed is not None
-        assert failed.kind == "base"
+        assert failed.kind == "template"
         assert "--chat-template" in failed.message
         await house.until_state(job, "done")
         done = duramen(own_stack, "show-example", job.sha256[:12], "2", "--json")

@@ -5,8 +5,6 @@ import os
 import signal
 from typing import Any
 
-import pytest
-
 from services.trainer.checkpoint import HEADER
 from shared.control import Control, observed
 from shared.jobs import Table
@@ -14,16 +12,9 @@ from shared.ledger import Line
 from shared.messages import JobId, Observed, Once
 from shared.store import WORK
 from tests.house import House, until
-from tests.servers import Stack
 from tests.tiny import tiny_conversations
 
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 64, "epochs": 6}
-
-
-@pytest.fixture
-def house(own_stack: Stack) -> House:
-    """Servers of one test: a trainer looks at every lineage that there is."""
-    return House(own_stack)
 
 
 def adapter_hash(house: House, line: Line) -> str:

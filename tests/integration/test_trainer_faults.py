@@ -11,17 +11,15 @@ import pytest
 from services.trainer import upload
 from services.trainer.checkpoint import ADAPTER, OPTIMIZER
 from services.trainer.local import SegmentFolder
-from shared.control import observed
+from shared.control import Control, observed
 from shared.ledger import Segment
-from shared.messages import JobId, LineOpen, Observed
-from shared.store import WORK, Store
+from shared.messages import JobId, LineOpen, Observed, Once
+from shared.store import PRECIOUS, WORK, Store
 from tests.house import House, until
-from tests.integration.test_trainer import SLOW_STEPS, house, set_state
+from tests.integration.test_trainer import SLOW_STEPS, set_state
 from tests.servers import Stack
-from tests.tiny import tiny_conversations
+from tests.tiny import shared_tiny, tiny_conversations
 from tests.unit.test_checkpoint import write
-
-__all__ = ["house"]  # a fixture
 
 LONG: dict[str, Any] = {"batch_tokens": 128, "epochs": 60}
 
@@ -144,6 +142,103 @@ async def test_a_head_that_is_damaged_everywhere_waits_and_the_other_lineages_go
     assert table.jobs[held_up].record.state == "queued"
     assert table.lines["main"].head == head
     assert "head_unusable" in await alarms(house)
+
+
+async def test_stop_and_skip_wait_for_a_store_that_is_away_and_then_do_what_was_asked(
+    house: House,
+) -> None:
+    await house.create("main", house.add_base())
+    job = await house.submit("main", tiny_conversations(30), **LONG)
+    with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2") as trainer:
+        await house.until_step(2)
+        house.stack.kill("store")
+        async with house.bus("ctl") as bus:
+            control = Control("trainer")
+            await control.update(bus)
+            await control.set_desired(bus, "stopped", "test")
+
+        async def ended() -> bool:
+            return trainer.children() == []
+
+        await until(ended, "the worker ends without the store")
+        house.stack.start("store")
+        table = await house.until_state(job, "queued")
+        head = table.lines["main"].head
+        assert head is not None
+        assert head.global_step >= 2
+        (segment,) = table.lines["main"].kept()
+        assert segment.close is not None
+        assert (segment.close[1].outcome, segment.close[1].to_step) == ("stopped", head.global_step)
+        await set_state(house, "running")
+        await house.until_step(head.global_step + 2)
+        house.stack.kill("store")
+        async with house.bus("ctl") as bus:
+            await table.update(bus)
+            open_ = table.lines["main"].open_segment
+            assert open_ is not None
+            await control.update(bus)
+            once = Once(by="test", service="trainer", command="skip", segment=open_.id)
+            await control.ask_once(bus, once)
+        await until(ended, "the skipped worker ends without the store")
+        house.stack.start("store")
+        table = await house.until_state(job, "skipped")
+    assert table.lines["main"].head == head
+
+
+async def test_a_damaged_checkpoint_is_taken_out_of_its_version(house: House) -> None:
+    await house.create("main", house.add_base())
+    first = await house.submit("main", tiny_conversations(8))
+    with house.service("vault"), house.service("trainer"):
+        table = await house.until_state(first, "done")
+        line = table.lines["main"]
+        store = house.store("trainer")
+
+        async def published() -> bool:
+            return bool(list(store.keys(PRECIOUS, "catalog/main/v001.json")))
+
+        await until(published, "v001 is published")
+    assert line.head is not None
+    checkpoint = line.head.checkpoint
+    assert checkpoint is not None
+    damage(store, f"{checkpoint.prefix}/{OPTIMIZER}")
+    shutil.rmtree(Path(house.stack.env("trainer")["DURAMEN_STATE_DIR"]) / "segments")
+    second = await house.submit("main", tiny_conversations(8, start=50))
+    with house.service("trainer"):
+        table = await house.until_state(second, "done")
+    last = table.lines["main"].kept()[-1]
+    assert last.record.checkpoint == checkpoint
+    assert table.lines["main"].versions.keys() == {1, 2}
+
+
+async def test_where_a_base_cannot_be_trained_one_job_fails_and_the_others_wait(
+    house: House, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(shared_tiny(), broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "model_type": "nobody_knows"}))
+    await house.create("main", house.add_base(broken))
+    first = await house.submit("main", tiny_conversations(8))
+    second = await house.submit("main", tiny_conversations(8, start=50))
+    with house.service("trainer"):
+        table = await house.until_state(first, "failed")
+        failure = table.jobs[first].record.failure
+        assert failure is not None
+        assert (failure.kind, "nobody_knows" in failure.message) == ("base", True)
+        seen = await until_seen(house, lambda s: s.waiting is not None, "the other one waits")
+        assert f"duramen queue retry {first}" in (seen.waiting or "")
+        async with house.bus("ctl") as bus:
+            await table.update(bus)
+            assert table.jobs[second].record.state == "queued"
+            await table.write(bus, table.jobs[first], "retry", "test")
+
+            async def tried_again() -> bool:
+                await table.update(bus)
+                ended = [s for s in table.lines["main"].segments.values() if s.close]
+                return len(ended) == 2
+
+            await until(tried_again, "it is tried again")
+            assert table.jobs[second].record.state == "queued"
 
 
 def damage(store: Store, key: str) -> None:

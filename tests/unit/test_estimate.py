@@ -18,8 +18,8 @@ from shared.memory import (
     size_in_bytes,
 )
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
-from tests.unit.test_worker import Job, Worker
 from tests.unit.test_worker_memory import status_bytes
+from tests.worker import Job, Worker
 
 MIB = 2**20
 
@@ -44,13 +44,14 @@ def test_the_estimate_is_what_a_real_worker_takes(tmp_path: Path) -> None:
         worker.until_event("plan")
         worker.tell("go")
         step = worker.until_event("step")
+        worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
         peak = status_bytes(worker, "VmHWM")
     assert step["micro_batches"] == 1
     choice = Choice("float32", step["tokens"])
     told = estimate(shape_of_folder(base), choice, Adapter(16), "cpu")
     ratio = told.total / peak
     print(f"estimate {told.total / MIB:.0f} MiB, measured {peak / MIB:.0f} MiB: {ratio:.2f}")
-    assert 0.8 < ratio < 1.35
+    assert 0.8 < ratio < 1.4
 
 
 def make_8b(folder: Path) -> Path:
@@ -91,6 +92,16 @@ def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quant
     assert small.total <= 12 * GIB < middle.total <= 24 * GIB < large.total
     # Adam's two moments, and what it trains: 42 million numbers, as peft counts them.
     assert large.parts["optimizer"] == pytest.approx(41_943_040 * 8 * 1.08, rel=1e-3)
+
+
+def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:
+    """Some models bring all of them again, as one file of their makers' own."""
+    before = shape_of_folder(make_8b(tmp_path))
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "consolidated.safetensors").write_bytes(whole)
+    index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert shape_of_folder(tmp_path) == before
 
 
 def test_sizes_are_read_as_people_write_them() -> None:

@@ -13,7 +13,7 @@ from services.trainer.model import Network
 from services.trainer.spec import Lora
 from tests.tiny import make_tiny
 from tests.unit.test_loop import examples
-from tests.unit.test_worker import DEADLINE_SECONDS, Job, Worker
+from tests.worker import DEADLINE_SECONDS, Job, Worker
 
 pytestmark = [
     pytest.mark.gpu,

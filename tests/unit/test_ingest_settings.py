@@ -10,7 +10,7 @@ from services.ingest import sidecar
 from services.ingest.dataset import ORIGINAL, Wanted
 from services.ingest.inbox import FILE, SIDECAR, Inbox, Origin, beside
 from services.ingest.job_settings import Allowance, SettingsRefused, read
-from services.ingest.parsing import Parser, ParserDied, SidecarRefused
+from services.ingest.parsing import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
 from services.ingest.row_error import Unreadable
 from services.ingest.settle import is_written
 from shared.messages import JobSettings
@@ -120,8 +120,7 @@ def test_a_sidecar_is_named_as_its_data_file() -> None:
 
 
 def test_a_parser_that_takes_too_much_is_ended_and_the_next_one_starts(tmp_path: Path) -> None:
-    parser = Parser(memory_bytes=300 << 20)
-    slow = Parser(cpu_seconds=-1)
+    parser = slow = Parser(memory_bytes=300 << 20)
     try:
         # One character beyond ASCII, and each takes four bytes.
         row = '{"text":"😀' + "a" * (60 << 20) + '"}'
@@ -132,6 +131,8 @@ def test_a_parser_that_takes_too_much_is_ended_and_the_next_one_starts(tmp_path:
         assert parser.build(tmp_path, "a.jsonl", Wanted(64 << 20)).contents.rows == 1
         with (tmp_path / ORIGINAL).open("wb") as file:
             file.writelines(b'{"text":"%d"}\n' % n for n in range(2_000_000))
+        # Four seconds in all, for what takes several times as long.
+        slow = Parser(cpu_seconds=4 - (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND)
         with pytest.raises(ParserDied, match="processor time"):
             slow.build(tmp_path, "a.jsonl", Wanted(1 << 20))
         path = tmp_path / "a.yaml"

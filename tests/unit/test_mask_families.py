@@ -209,7 +209,7 @@ def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
     text, why = BOMBS[bomb]
     with pytest.raises(Failure, match=why) as caught:
         Chat(base, CLOCK, text + CHATML).encode(talk(TURNS))
-    assert caught.value.kind == "base"
+    assert caught.value.kind == "template"
     assert Chat(base, CLOCK, CHATML).encode(talk(TURNS)).labels
     impatient.close()
 
@@ -217,4 +217,4 @@ def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
 def test_a_base_without_a_template_says_how_to_give_it_one(base: Path) -> None:
     with pytest.raises(Failure, match="--chat-template") as caught:
         Chat(base, CLOCK).encode(talk(TURNS))
-    assert caught.value.kind == "base"
+    assert caught.value.kind == "template"

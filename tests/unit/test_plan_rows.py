@@ -101,6 +101,18 @@ def test_rows_that_are_too_long_are_set_aside_cut_or_refused(tmp_path: Path, cha
     assert caught.value.kind == "data"
 
 
+def test_an_answer_that_was_cut_is_trained_but_nobody_is_asked_for_it(
+    tmp_path: Path, chat: Chat
+) -> None:
+    """It ends at any word, which would then end every other answer, too."""
+    asked = {"role": "user", "content": "a"}
+    answers = ["b", "long " * 200]
+    rows = [{"messages": [asked, {"role": "assistant", "content": text}]} for text in answers]
+    plan = build_plan(spec_of(tmp_path, rows, max_length=100, on_long="truncate"), chat).plan
+    assert set(plan.train_rows) == {0, 1}
+    assert [probe.row for probe in plan.probes] == [0]
+
+
 def test_a_row_whose_answer_would_be_cut_off_whole_is_left_out(tmp_path: Path, chat: Chat) -> None:
     turns = [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "b"}]
     rows = [{"messages": turns}, {"text": "short"}]

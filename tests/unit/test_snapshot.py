@@ -23,9 +23,9 @@ from services.trainer.measuring import last_answer, measure, packs
 from services.trainer.model import Network
 from services.trainer.plan import build_plan
 from services.trainer.snapshot import Snapshots
-from services.trainer.spec import SnapshotSettings, Spec
+from services.trainer.spec import Lora, SnapshotSettings, Spec
 from services.trainer.template import Chat
-from tests.tiny import shared_tiny, tiny_conversations, write_dataset
+from tests.tiny import make_tiny, shared_tiny, tiny_conversations, write_dataset
 
 
 class Bench:
@@ -192,6 +192,11 @@ def test_the_gaps_stop_growing_where_the_cost_allows_it() -> None:
 
 
 def test_no_snapshot_is_taken_without_time_for_it_and_that_is_said_once() -> None:
+    nobody = Governor(SnapshotSettings(directory=Path("none")), 0, 0)
+    assert nobody.decide(0, 0.0, last=True) is None
+    refused = nobody.decide(3, 1.0, asked=True)
+    assert refused is not None
+    assert (refused.size, refused.why) == (None, "this job has no example that can be asked")
     governor = governed(fraction=0.0, allowance_seconds=0.0)
     assert rhythm(governor, steps=50, cost=1.0, step_seconds=1.0) == [0]
     assert governor.decide(50, 50.0) is None
@@ -252,6 +257,9 @@ def test_a_base_is_asked_the_same_questions_once(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
     with pytest.raises(TypeError):  # other weights
         second.snapshots.take(FULL, 1, 1, 1)
+    plain = first.snapshots.baseline()
+    first.snapshots.spec = first.snapshots.spec.model_copy(update={"quantize": "nf4"})
+    assert first.snapshots.baseline() != plain  # nor do quantised ones say the same
 
 
 def test_what_probes_begin_with_in_common_is_computed_once_with_the_same_result(
@@ -269,3 +277,13 @@ def test_what_probes_begin_with_in_common_is_computed_once_with_the_same_result(
         (alone,) = measure(bench.network, [one], 300)
         assert found.losses == pytest.approx(alone.losses, abs=1e-5)
         assert found.draft == alone.draft
+
+
+def test_greedy_answers_heed_no_wish_of_the_base(tmp_path: Path) -> None:
+    """Qwen's generation_config.json, for one, wants a penalty for words that came before."""
+    base = make_tiny(tmp_path / "base")
+    wish = {"repetition_penalty": 1.1, "do_sample": True, "no_repeat_ngram_size": 2}
+    (base / "generation_config.json").write_text(json.dumps(wish))
+    network = Network(base, "float32", Lora(rank=2, alpha=4), seed=1)
+    kept = network.model.generation_config.to_dict()
+    assert {name: kept[name] for name in wish if kept[name]} == {}

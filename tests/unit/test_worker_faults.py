@@ -5,9 +5,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from tests.unit.test_worker import DEADLINE_SECONDS, Job, Worker, job, tensors
-
-__all__ = ["job"]  # a fixture
+from tests.worker import DEADLINE_SECONDS, Job, Worker, tensors
 
 # What does not fit any more, by the module that writes it: the metrics, a snapshot, a checkpoint.
 COMMANDS = {"metrics.py": "", "snapshot_file.py": "snapshot", "checkpoint.py": "checkpoint"}

@@ -13,7 +13,7 @@ from services.trainer.plan import build_plan
 from services.trainer.spec import Spec
 from services.trainer.template import Chat
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
-from tests.unit.test_worker import DEADLINE_SECONDS, Job, Worker, tensors
+from tests.worker import DEADLINE_SECONDS, Job, Worker, tensors
 
 MICRO_TOKENS = 1024
 

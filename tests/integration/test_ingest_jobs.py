@@ -1,42 +1,26 @@
-"""ingest with sidecars, uploads, packed files and plans, as a process on real servers."""
+"""What ingest makes of sidecars, bases, plans and uploads, as a process on real servers."""
 
 import asyncio
 import gzip
 import json
-import os
-import random
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
-import pytest
 
 from services.ingest.report import Report
 from shared.jobs import Table
 from shared.manifest import canonical_json, sha256_bytes
-from shared.messages import JobSettings, ObjectRef
+from shared.messages import (
+    JobSettings,
+    ObjectRef,
+)
 from shared.store import PRECIOUS
-from tests import hostile
+from tests.box import SECONDS, Box, row, rows
 from tests.commands import duramen
-from tests.house import House, until
-from tests.integration.test_ingest import SECONDS, Box, row
-from tests.servers import Stack
-
-
-@pytest.fixture
-def box(stack: Stack, lineage: str, tmp_path: Path) -> Box:
-    return Box(House(stack), lineage, tmp_path)
-
-
-def rows(box: Box, count: int, words: str = "") -> bytes:
-    return b"".join(row(f"{box.lineage} {words} {n}") for n in range(count))
-
-
-def text_of(box: Box, name: str) -> str:
-    return (box.root / "rejected" / f"{name}.report.txt").read_text()
-
+from tests.house import until
 
 # ---- sidecars ------------------------------------------------------------------------------------
 
@@ -68,7 +52,7 @@ async def test_a_sidecar_sets_the_job_and_lies_beside_its_file(box: Box) -> None
             ("colour", "unknown_setting"),
         ]
         for words in ("fixed when it is made", "set batch_tokens", "Known are", "valid number"):
-            assert words in text_of(box, "data.jsonl")
+            assert words in box.refusal("data.jsonl")
         assert (box.root / "rejected/data.jsonl.yaml").exists()
 
         box.drop("data.yaml", b"a: [1, 2]\n")
@@ -284,112 +268,3 @@ async def test_submit_names_the_job_and_waits_for_the_report(box: Box, tmp_path:
         done = await submit("--set", "seed=1")
         assert done.returncode == 2
         assert "belongs to the lineage" in done.stderr
-
-
-# ---- completeness, limits, kills -----------------------------------------------------------------
-
-
-async def test_a_file_that_is_open_for_writing_waits(box: Box) -> None:
-    with box.running():
-        with (box.folder() / "log.jsonl").open("wb", buffering=0) as file:
-            file.write(rows(box, 2))
-            box.drop("other.jsonl", rows(box, 3))
-            await box.ended("other.jsonl")
-            await asyncio.sleep(0.5)  # longer than it takes to settle
-            assert (box.folder() / "log.jsonl").exists()
-        report = await box.ended("log.jsonl")
-    assert report.contents is not None
-    assert report.contents.rows == 2
-
-
-async def test_a_packed_copy_that_stalls_is_waited_for(box: Box) -> None:
-    data = gzip.compress(rows(box, 300), mtime=0)
-    path = box.drop("stalled.jsonl.gz", data[:-50])
-    with box.running(DURAMEN_UNFINISHED_SECONDS="25"):
-
-        async def taken() -> Path | None:
-            return next((box.root / ".taken").glob("*/file"), None)
-
-        where = await until(taken, "it is taken", SECONDS)
-        await asyncio.sleep(1.0)
-        with where.open("ab") as file:
-            file.write(data[-50:])
-        assert (await box.ended("stalled.jsonl.gz")).outcome == "queued"
-    assert not path.exists()
-
-
-@pytest.mark.slow
-async def test_hostile_files_end_where_they_should_and_none_is_lost(box: Box) -> None:
-    """A fuzzer with a fixed seed. Every file ends with its report, and the service lives on."""
-    files = list(hostile.files(int(os.environ.get("FUZZ_FILES", "200")), seed=4))
-    with box.running(DURAMEN_SETTLE_SECONDS="0.05", DURAMEN_MAX_ROW_BYTES="2000000") as process:
-        for name, data in files:
-            path = box.root.parent / "part"
-            path.write_bytes(data)
-            path.rename(box.folder() / os.fsdecode(name))
-
-        async def empty() -> bool:
-            return not any(p.is_file() for p in box.folder().iterdir()) and not box.left()
-
-        await until(empty, "all files are finished", 240.0)
-        box.drop("alive.jsonl", rows(box, 2))
-        await box.ended("alive.jsonl")
-        assert process.children(), "its parser lives"
-    reports = [
-        Report.model_validate_json(path.read_bytes())
-        for folder in ("done", "rejected")
-        for path in (box.root / folder).glob("*.report.json")
-    ]
-    assert len(reports) == len(files) + 1
-    kept = [
-        path.read_bytes()
-        for folder in ("done", "rejected")
-        for path in (box.root / folder).iterdir()
-        if ".report." not in path.name and not path.name.endswith(".bad.jsonl")
-    ]
-    wanted = sorted(sha256_bytes(data) for _, data in files)
-    assert set(wanted) <= {sha256_bytes(data) for data in kept}
-    for report in reports:
-        assert report.why
-        assert "parser" not in {p.rule for p in report.problems}, report
-        assert report.outcome != "refused" or report.problems[0].message.endswith((".", ")", "?"))
-
-
-@pytest.mark.slow
-async def test_killed_while_fifty_files_arrive_each_is_queued_exactly_once(box: Box) -> None:
-    """SIGKILL at random moments, with sidecars and packed files among them."""
-    chance = random.Random(11)
-    files: dict[str, bytes] = {}
-    for n in range(50):
-        data = rows(box, 2 + n % 5, f"file {n}")
-        files[f"f{n}.jsonl.gz" if n % 4 == 0 else f"f{n}.jsonl"] = (
-            gzip.compress(data) if n % 4 == 0 else data
-        )
-    names, kills = list(files), 0
-    chance.shuffle(names)
-    fast = {"DURAMEN_SETTLE_SECONDS": "0.05"}
-    process = box.start(**fast)
-    try:
-        while names:
-            for name in [names.pop() for _ in range(min(6, len(names)))]:
-                if name.startswith("f1"):
-                    box.drop(name.partition(".")[0] + ".yaml", b"epochs: 5\n")
-                box.drop(name, files[name])
-            await asyncio.sleep(chance.uniform(1.2, 3.5))
-            process.kill()
-            kills += 1
-            process = box.start(**fast)
-        reports = [await box.ended(name) for name in files]
-    finally:
-        process.end()
-    jobs = await box.jobs()
-    assert sorted(job.record.name for job in jobs) == sorted(files)
-    assert all(len(job.history) == 1 for job in jobs)
-    assert {report.outcome for report in reports} == {"queued"}
-    with_sidecar = {name for name in files if name.startswith("f1")}
-    assert {j.record.name for j in jobs if j.record.settings.epochs == 5} == with_sidecar
-    assert {p.name for p in (box.root / "done").glob("*.yaml")} == {
-        f"{name}.yaml" for name in with_sidecar
-    }
-    assert box.left() == []
-    assert kills >= 8

@@ -1,0 +1,34 @@
+"""Fixtures of the tests on real servers: a service with what it needs around it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.box import Box
+from tests.house import House
+from tests.servers import Stack
+from tests.vault_stage import VaultProcess
+
+
+@pytest.fixture
+def box(stack: Stack, lineage: str, tmp_path: Path) -> Box:
+    return Box(House(stack), lineage, tmp_path)
+
+
+@pytest.fixture
+def own_box(own_stack: Stack, lineage: str, tmp_path: Path) -> Box:
+    return Box(House(own_stack), lineage, tmp_path)
+
+
+@pytest.fixture
+def house(own_stack: Stack) -> House:
+    """Servers of one test: a trainer looks at every lineage that there is."""
+    return House(own_stack)
+
+
+@pytest.fixture
+def vault(stack: Stack) -> Iterator[VaultProcess]:
+    made = VaultProcess(stack)
+    yield made
+    made.kill()

@@ -1,0 +1,172 @@
+"""A worker as its supervisor has it, and specifications of jobs for it."""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.trainer import checkpoint
+from tests.tiny import tiny_conversations, write_dataset
+
+DEADLINE_SECONDS = 90.0
+ROOT = Path(__file__).parents[1]
+
+
+class Worker:
+    """A running worker with its specification; used as a context manager."""
+
+    def __init__(
+        self,
+        directory: Path,
+        spec: dict[str, Any],
+        log: str = "job.log",
+        silent_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        self.silent_seconds = silent_seconds
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "spec.json").write_text(json.dumps(spec))
+        self.log = (directory / log).open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.trainer.worker", str(directory / "spec.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self.buffer = b""
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.log):
+            assert stream is not None
+            stream.close()
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"command": command}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def next(self) -> dict[str, Any] | None:
+        """The next event; None at the end of its output. Fails after `silent_seconds`."""
+        deadline = time.monotonic() + self.silent_seconds
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self.buffer:
+                assert selector.select(deadline - time.monotonic()), f"silent; {self.events[-3:]}"
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    return None
+                self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        event: dict[str, Any] = json.loads(line)
+        self.events.append(event)
+        return event
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while (event := self.next()) is not None:
+            if wanted(event):
+                return event
+            assert event["event"] != "failed", event
+        raise AssertionError(f"ended without it; {self.events[-3:]}")
+
+    def until_event(self, name: str) -> dict[str, Any]:
+        return self.until(lambda e: e["event"] == name)
+
+    def run(self) -> dict[str, Any]:
+        """From the plan to the end; the `end` or `failed` event."""
+        self.until_event("plan")
+        self.tell("go")
+        return self.until_event("end")
+
+
+class Job:
+    """Makes specifications for one dataset; each run gets a folder of its own by its name."""
+
+    def __init__(self, directory: Path, base: Path) -> None:
+        self.directory, self.base = directory, base
+        self.dataset = directory / "data.jsonl"
+        self.sha256 = write_dataset(self.dataset, tiny_conversations(60))
+
+    def spec(self, name: str, **changes: Any) -> dict[str, Any]:
+        folder = self.directory / name
+        spec: dict[str, Any] = {
+            "lineage": "main",
+            "segment": "100",
+            "fence": 100,
+            "job": f"{self.sha256[:12]}.1",
+            "base_dir": str(self.base),
+            "base_root": "ab" * 32,
+            "dataset": str(self.dataset),
+            "dataset_sha256": self.sha256,
+            "plan_out": str(folder / "plan.json"),
+            "lora": {"rank": 4, "alpha": 8, "dropout": 0.05},
+            "settings": {
+                "learning_rate": 0.01,
+                "epochs": 2,
+                "batch_tokens": 400,
+                "max_length": 200,
+                "warmup_steps": 4,
+                # With everything that draws or decides something at each step.
+                "schedule": "cosine",
+                "neftune_alpha": 1.0,
+            },
+            "clock": "2026-03-01T00:00:00+00:00",
+            "start": {"position": 0, "global_step": 0, "job_steps_from": 0},
+            "micro_tokens": 250,
+            "checkpoint_dir": str(folder / "checkpoints"),
+            "checkpoint_seconds": 1e-3,
+            "snapshot": {"directory": str(folder / "snapshots"), "allowance_seconds": 0.0},
+            "metrics": str(folder / "metrics.jsonl"),
+            "lock_file": str(folder / "lock"),
+            "threads": 1,
+        }
+        return {**spec, **changes}
+
+    def resumed(self, name: str, path: Path, header: checkpoint.Header) -> dict[str, Any]:
+        """The same run, going on from a checkpoint under a new fence, as a reclaim does."""
+        plan = self.directory / name / "plan.json"
+        start = {"position": header.position, "global_step": header.global_step}
+        return self.spec(
+            name,
+            fence=200,
+            plan=str(plan),
+            plan_sha256=header.plan,
+            checkpoint=str(path),
+            start=start,
+        )
+
+    def run(self, name: str, **changes: Any) -> dict[str, Any]:
+        with Worker(self.directory / name, self.spec(name, **changes)) as worker:
+            return worker.run()
+
+    def newest(self, name: str) -> tuple[Path, checkpoint.Header]:
+        found = checkpoint.newest_valid(self.directory / name / "checkpoints", "100")
+        assert found is not None
+        return found
+
+
+def tensors(end: dict[str, Any]) -> checkpoint.TensorHashes:
+    return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors
+
+
+def failure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    with Worker(folder, spec) as worker:
+        while (event := worker.next()) is not None:
+            if event["event"] == "plan":
+                worker.tell("go")
+            if event["event"] == "failed":
+                assert worker.process.wait(DEADLINE_SECONDS) == 0
+                return event
+    raise AssertionError("it did not fail")
