@@ -14,6 +14,7 @@ from shared.errors import ObjectDamaged, UsageError
 from shared.messages import Message, Sha256
 
 BLOCK_BYTES = 1 << 20
+COMMIT = re.compile(r"catalog/([^/]+)/v0*(\d+)\.json")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -127,6 +128,27 @@ class CommitRecord(Message):
     dataset_sha256: Sha256
     files: list[StoredFile]
     verified_copies: int
+
+    def is_same_commit(self, other: "CommitRecord") -> bool:
+        """Whether both commit the same bytes. VersionIds may differ: what a killed vault had sent
+        may arrive after the next one has sent it again, and is then the older version."""
+        return self._without_ids() == other._without_ids()
+
+    def _without_ids(self) -> "CommitRecord":
+        blank = {"store_version_id": "", "backup_version_id": ""}
+        return self.model_copy(update={"files": [f.model_copy(update=blank) for f in self.files]})
+
+
+def are_one_commit(records: Iterable[bytes]) -> bool:
+    """Whether all of these are records of the same commit; what cannot be read is none."""
+    distinct = sorted(set(records))
+    if len(distinct) == 1:
+        return True
+    try:
+        first, *others = map(CommitRecord.model_validate_json, distinct)
+    except ValueError:
+        return False
+    return all(first.is_same_commit(other) for other in others)
 
 
 class Latest(Message):

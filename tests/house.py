@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -68,6 +67,11 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def status(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
     def kill(self) -> None:
         """As by `kill -9`."""
         self._process.kill()
@@ -94,6 +98,7 @@ class House:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self.processes: list[Process] = []
 
     @asynccontextmanager
     async def bus(self, service: str) -> AsyncIterator[Bus]:
@@ -115,8 +120,16 @@ class House:
             process.end()
 
     def start(self, name: str, **env: str) -> Process:
-        log = Path(tempfile.gettempdir()) / f"duramen-{self.stack.home.root.name}-{name}.log"
-        return Process(name, {**self.stack.env(name), **env}, log)
+        process = Process(name, {**self.stack.env(name), **env}, self.stack.home.log(name))
+        self.processes.append(process)
+        return process
+
+    def ends_of_logs(self) -> dict[str, str]:
+        """What each service said last, and how it ended if it did."""
+        return {
+            f"{process.name} (exit status {process.status})": process.log.read_text("utf-8")[-8000:]
+            for process in self.processes
+        }
 
     def add_base(self, folder: Path | None = None) -> str:
         """Store a base as the vault would; its root hash."""

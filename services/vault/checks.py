@@ -7,7 +7,7 @@ from prometheus_client import Counter
 
 from services.vault.copies import Copies, Place
 from shared.errors import DuramenError, ObjectMissing
-from shared.manifest import CommitRecord, parse_sums, version_name
+from shared.manifest import COMMIT, CommitRecord, are_one_commit, parse_sums, version_name
 from shared.store import PRECIOUS, Store, Version
 
 FAILURES = Counter(
@@ -78,7 +78,7 @@ def check(place: Place, key: str, sha256: str, found: Found, version_id: str | N
 
 def check_record(place: Place, key: str, encoded: bytes, found: Found) -> None:
     try:
-        if place.read(PRECIOUS, key) != encoded:
+        if not are_one_commit([place.read(PRECIOUS, key), encoded]):
             found.problems.append(f"{key}: another record than in the other places")
     except DuramenError as error:
         found.problems.append(f"{key}: {error}")
@@ -97,7 +97,8 @@ def check_base(place: Place, root: str, found: Found) -> None:
 
 def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
     """Keys of `duramen` whose oldest version is hidden, and by what: the lock keeps bytes, not
-    names. A second version with the same bytes is harmless (two vaults), and not named."""
+    names. A second version with the same bytes or commit is harmless (two vaults), and not named.
+    """
     by_key: dict[str, list[Version]] = {}
     for version in store.versions(PRECIOUS, prefix):
         by_key.setdefault(version.key, []).append(version)
@@ -107,9 +108,13 @@ def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
             continue  # replaced by design; what the bootstrap's probe left
         if any(version.is_delete_marker for version in versions):
             found[key] = "a delete marker"
-        elif (
-            len(versions) > 1
-            and len({store.read_hash(PRECIOUS, key, v.version_id)[0] for v in versions}) > 1
-        ):
+        elif len(versions) > 1 and differ(store, key, versions):
             found[key] = "another version with other bytes"
     return found
+
+
+def differ(store: Store, key: str, versions: list[Version]) -> bool:
+    """Whether the versions of a key say different things."""
+    if COMMIT.fullmatch(key):
+        return not are_one_commit(store.read(PRECIOUS, key, v.version_id) for v in versions)
+    return len({store.read_hash(PRECIOUS, key, v.version_id)[0] for v in versions}) > 1

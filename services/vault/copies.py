@@ -171,9 +171,9 @@ class Copies:
         return self.everywhere(lambda place: place.put_bytes(PRECIOUS, key, data))
 
     def commit(self, key: str, data: bytes) -> dict[str, Stored]:
-        """Create a record that makes other objects count: in backup first, then in the others.
+        """Create a list that makes other objects count: in backup first, then in the others.
 
-        Raises AlreadyExists where the key holds another record.
+        Raises AlreadyExists where the key holds another one.
         """
         return {place.name: place.create(PRECIOUS, key, data) for place in self.places}
 

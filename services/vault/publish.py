@@ -26,6 +26,7 @@ from shared.manifest import (
     Manifest,
     SegmentEntry,
     StoredFile,
+    are_one_commit,
     canonical_json,
     check_bytes,
     safe_path,
@@ -129,8 +130,18 @@ def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRec
             copies.backup.create(PRECIOUS, version.commit_key, begun)
         except AlreadyExists:  # another vault was first: its record is the commit
             begun = copies.backup.read(PRECIOUS, version.commit_key)
-    copies.commit(version.commit_key, begun)
+    for place in copies.places:
+        roll_forward(place, version.commit_key, begun)
     return CommitRecord.model_validate_json(begun)
+
+
+def roll_forward(place: Place, key: str, commit: bytes) -> None:
+    """Give a place the commit. Raises AlreadyExists where it has another one."""
+    try:
+        place.create(PRECIOUS, key, commit)
+    except AlreadyExists:
+        if not are_one_commit([place.read(PRECIOUS, key), commit]):
+            raise
 
 
 def read_commit(copies: Copies, key: str) -> bytes | None:

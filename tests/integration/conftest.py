@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,16 @@ from tests.box import Box
 from tests.house import House
 from tests.servers import Stack
 from tests.vault_stage import VaultProcess
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A test that fails shows what its services said: it may not fail again."""
+    report = yield
+    house = getattr(item, "funcargs", {}).get("house")
+    if report.when == "call" and report.failed and isinstance(house, House):
+        report.sections += [(f"log of {name}", log) for name, log in house.ends_of_logs().items()]
+    return report
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The trainer when memory runs out, on real servers: the kernel kills, training goes on smaller."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -48,12 +50,16 @@ class Group:
     def take(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
-    def run_out(self) -> None:
-        """Until the kernel has killed one process of the group."""
+    def run_out(self, trainer: Process) -> None:
+        """Until the kernel has killed the worker, which is stopped: it cannot end before."""
+        worker = worker_of(trainer)
+        Path(f"/proc/{worker}/oom_score_adj").write_text("1000")  # it, and nobody else
+        os.kill(worker, signal.SIGSTOP)
         used = int((self.folder / self.usage).read_text())
         (self.folder / self.limit).write_text(str(used + (64 << 20)))
         files = (self.folder / "cgroup.procs", self.folder / self.events)
         subprocess.run([sys.executable, "-c", EATER, *map(str, files)], check=True, timeout=60)
+        self.allow_all()
 
     def allow_all(self) -> None:
         (self.folder / self.limit).write_text(self.none)
@@ -77,7 +83,8 @@ def group() -> Iterator[Group]:
 
 
 def worker_of(trainer: Process) -> int:
-    return trainer.children()[0]
+    (worker,) = trainer.children()
+    return worker
 
 
 async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_micro_batch(
@@ -89,9 +96,7 @@ async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_m
     try:
         group.take(trainer.pid)
         await house.until_step(2)
-        Path(f"/proc/{worker_of(trainer)}/oom_score_adj").write_text("900")  # it, not the eater
-        await asyncio.to_thread(group.run_out)
-        group.allow_all()
+        await asyncio.to_thread(group.run_out, trainer)
         table = Table()
         async with house.bus("ctl") as bus:
 

@@ -1,6 +1,7 @@
 """The vault publishes what the ledger numbered, three times and once, whatever is killed."""
 
 import asyncio
+import io
 import json
 import random
 from pathlib import Path
@@ -8,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from services.ctl.versions import Restore, refuse_filled
+from services.vault import publish
 from services.vault.copies import Copies
-from shared.errors import TargetNotEmpty
-from shared.manifest import (
-    CommitRecord,
-    version_name,
-)
+from shared.errors import AlreadyExists, TargetNotEmpty
+from shared.manifest import CommitRecord, are_one_commit, version_name
 from shared.store import PRECIOUS, WORK
 from tests.house import until
 from tests.servers import Stack, wait_until
@@ -23,11 +22,11 @@ FILES = 10  # of a version, as the forge makes it
 
 
 def commit_of(copies: Copies, lineage: str, version: int) -> CommitRecord:
-    """The commit, which is the same record in all three places."""
+    """The commit, which is the same in all three places."""
     key = f"catalog/{lineage}/{version_name(version)}.json"
-    found = {place.read(PRECIOUS, key) for place in copies.places}
-    assert len(found) == 1
-    return CommitRecord.model_validate_json(found.pop())
+    found = [place.read(PRECIOUS, key) for place in copies.places]
+    assert are_one_commit(found)
+    return CommitRecord.model_validate_json(found[0])
 
 
 def count(copies: Copies, prefix: str) -> int:
@@ -100,9 +99,40 @@ async def test_killed_at_any_moment_it_converges_to_one_commit(
             for file in commit.files:
                 assert place.read_hash(PRECIOUS, commit.prefix + file.path)[0] == file.sha256
         for store in (copies.store, copies.backup):
-            records = list(store.versions(PRECIOUS, f"catalog/{lineage}/v00{number}.json"))
-            assert len(records) == 1
+            key = f"catalog/{lineage}/v00{number}.json"
+            found = [store.read(PRECIOUS, key, v.version_id) for v in store.versions(PRECIOUS, key)]
+            assert are_one_commit(found)
     await wait_latest(copies, lineage, 8)
+
+
+async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
+    stack: Stack, lineage: str, vault: VaultProcess
+) -> None:
+    forge = await Forge(stack, lineage).begin()
+    await forge.train()
+    copies = vault.copies()
+    version = publish.wanted(forge.table, forge.table.lines[lineage], 1)
+    ours = publish.commit_record(version, publish.ensure_files(copies, version))
+    # What the killed vault had sent of the same file is there now, too, and in its record.
+    file = ours.files[0]
+    key = version.prefix + file.path
+    data = copies.backup.read(PRECIOUS, key)
+    sent = stack.minio("vault", "backup").put_object("duramen", key, io.BytesIO(data), len(data))
+    its = file.model_copy(update={"backup_version_id": sent.version_id})
+    theirs = ours.model_copy(update={"files": [its, *ours.files[1:]]})
+    copies.backup.create(PRECIOUS, version.commit_key, publish.encode(ours))
+    copies.store.create(PRECIOUS, version.commit_key, publish.encode(theirs))
+    # A record of other bytes is another one, and is refused.
+    wrong = ours.model_copy(update={"manifest_sha256": "0" * 64})
+    with pytest.raises(AlreadyExists):
+        publish.roll_forward(copies.backup, version.commit_key, publish.encode(wrong))
+
+    vault.start()
+    vault.until_state(lineage, 1, "published")
+    assert commit_of(copies, lineage, 1) == ours
+    vault.await_round()
+    assert not [a for a in vault.ask("/api/alarms") if lineage in a["about"]]
+    assert vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
 
 
 async def test_two_vaults_at_once_make_one_commit(
