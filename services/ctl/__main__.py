@@ -27,7 +27,7 @@ PLACES = {
     "skip": "control",
     "snapshot": "snapshot",
     "versions": "versions:app",
-    "restore": "versions",
+    "restore": "restore",
     "rollback": "versions",
     "evolution": "evolution:app",
     "show-example": "show_example",

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from services.ctl import base, versions
-from services.ctl.versions import Restore
+from services.ctl import base, restore, versions
+from services.ctl.restore import Restore
 from shared.chat_templates import chat_template
 from shared.errors import NotFound, TargetNotEmpty, UsageError
 from tests.servers import Stack, wait_until
@@ -168,7 +168,7 @@ async def duramen(*arguments: str) -> Any:
     app.add_typer(versions.app, name="versions")
     app.add_typer(base.app, name="base")
     app.add_typer(base.lineage_app, name="lineage")
-    for name, command in versions.COMMANDS.items():
+    for name, command in {**versions.COMMANDS, **restore.COMMANDS}.items():
         app.command(name)(command)
     result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
     if result.exception is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.ctl.versions import Restore, refuse_filled
+from services.ctl.restore import Restore, refuse_filled
 from services.vault import publish
 from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
