@@ -5,7 +5,7 @@ between they may cost a fraction of the training time plus an allowance. The fir
 always taken, each of as many probes as fit into one more allowance.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from services.trainer.spec import SnapshotSettings
@@ -57,7 +57,7 @@ class Governor:
         allowed = self.settings.fraction * train_seconds + self.settings.allowance_seconds
         account = {"spent_seconds": self.spent_seconds, "allowed_seconds": allowed}
         if not self.probes:
-            why = "this job has no example that can be asked"
+            why = "this job has no example that can be measured"
             return Decision(None, why, **account) if asked else None
         full, small = self.expected_seconds("full"), self.expected_seconds("small")
         if last or asked:
@@ -89,6 +89,12 @@ class Governor:
         if size == "small" and size not in self.cost_seconds and "full" in self.cost_seconds:
             return self.cost_seconds["full"] * min(1.0, SMALL_MEASURED / self.probes)
         return self.cost_seconds.get(size)
+
+    def give_up(self, decision: Decision, job_step: int) -> Decision:
+        """Memory ran out in one that cannot take less: training goes on without it, and tries again
+        twice as far."""
+        self.taken_at, self.next_step = job_step, job_step + max(job_step, 1)
+        return replace(decision, size=None, why="memory ran out, and it cannot take less")
 
     def account(
         self,

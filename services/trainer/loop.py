@@ -105,14 +105,22 @@ def train(  # noqa: C901, PLR0912, PLR0915  # one straight line, to be read from
                     each = train_seconds / max(1, timed)
                     # Who wants to pause waits for no snapshot, but the last one is always taken.
                     leave = (lambda: False) if last else line.leaving
-                    with saved_first(keep):
-                        taken = snapshots.take(
-                            decision, job_step, position, global_step, each, leave
-                        )
-                    told = taken["decision"] if taken is not None else None
-                    if taken is not None:
-                        line.emit(taken)
-                else:
+                    try:
+                        with saved_first(keep):
+                            taken = snapshots.take(
+                                decision, job_step, position, global_step, each, leave
+                            )
+                        told = taken["decision"] if taken is not None else None
+                        if taken is not None:
+                            line.emit(taken)
+                    except (MemoryError, RuntimeError) as error:
+                        # Where a smaller micro-batch is left, looking takes less with it, too.
+                        out = is_out_of_memory(error)
+                        if not out or may_be_halved(material, spec.micro_tokens):
+                            raise
+                        decision = snapshots.governor.give_up(decision, job_step)
+                        told = decision.told
+                if decision.size is None:
                     line.emit({"event": "snapshot_skipped", "decision": told, "asked": asked})
                 if told is not None:
                     at = {"position": position, "global_step": global_step}

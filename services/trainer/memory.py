@@ -4,7 +4,7 @@ Needs no torch: the supervisor asks, too.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Memory:
     device: str  # cuda or cpu
     total: int
     free: int
+    limit: int | None = None  # DURAMEN_MEMORY_LIMIT, if that is less than what is free
 
 
 def measured(settings: TrainerSettings) -> Memory:
@@ -76,8 +77,9 @@ def measured(settings: TrainerSettings) -> Memory:
     found = found or of_machine()
     if settings.memory_limit is None:
         return found
-    limit = settings.memory_limit
-    return Memory(found.device, found.total, min(found.free, limit))
+    if settings.memory_limit >= found.free:
+        return found
+    return replace(found, free=settings.memory_limit, limit=settings.memory_limit)
 
 
 def of_gpu() -> Memory | None:
@@ -174,11 +176,14 @@ def shortage(least: Estimate, here: Memory) -> str | None:
     waiting would not help: an estimate may be wrong, and what does not fit will say so itself."""
     if least.total <= here.free or least.total > here.total:
         return None
+    what = "GPU memory" if here.device == "cuda" else "memory"
+    needed = f"{what}: {gib(least.total)} needed"
+    if here.limit is not None:
+        return f"{needed}, DURAMEN_MEMORY_LIMIT allows {gib(here.limit)}"
     held = ", ".join(
         f"{process_name(pid, here.device)} {gib(size)}" for size, pid in holders(here.device)
     )
-    what = "GPU memory" if here.device == "cuda" else "memory"
     return (
-        f"{what}: {gib(least.total)} needed, {gib(here.free)} of {gib(here.total)} free, "
+        f"{needed}, {gib(here.free)} of {gib(here.total)} free, "
         f"held by {held or 'nobody that can be seen'}"
     )

@@ -258,7 +258,7 @@ async def after(trainer: Trainer, ended: Ended) -> None:
     match end.outcome:
         case "done":
             await close_segment(trainer, "done")
-        case "failed" if may_shrink(trainer.held, end):
+        case "failed" if may_shrink(trainer, trainer.held, end):
             await shrink(trainer, trainer.held, end)
         case "failed":
             await close_segment(trainer, "failed", failure=end.failure, suspect=end.suspect)
@@ -271,10 +271,14 @@ async def after(trainer: Trainer, ended: Ended) -> None:
             await reopen(trainer, trainer.held, died=False)
 
 
-def may_shrink(segment: Segment, end: End) -> bool:
-    """Whether memory ran out and a smaller micro-batch is left to be tried."""
-    out = end.failure is not None and end.failure.kind == "memory" and not end.final
-    return out and memory.smaller(segment.record.micro_tokens) is not None
+def may_shrink(trainer: Trainer, segment: Segment, end: End) -> bool:
+    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or where
+    each row stands alone already, checkpointing, which comes with the first halving."""
+    if end.failure is None or end.failure.kind != "memory":
+        return False
+    first = segment.record.micro_tokens_asked is None
+    more = not end.final or (first and trainer.settings.gradient_checkpointing == "auto")
+    return more and memory.smaller(segment.record.micro_tokens) is not None
 
 
 async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:

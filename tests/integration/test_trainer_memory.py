@@ -23,12 +23,14 @@ from tests.tiny import tiny_conversations
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 400, "epochs": 20}
 
 
-# Takes memory that cannot be given back, until the kernel has killed somebody else for it. A limit
-# alone proves nothing: a worker in its stride asks for no more, and files are dropped before.
+# Takes memory that cannot be given back, until the kernel has killed somebody for it. A limit alone
+# proves nothing: a worker in its stride asks for no more, and files are dropped before. What the
+# first one held may not be free yet when the kernel looks again: this is the next one, then.
 EATER = """
 import sys
 from pathlib import Path
 procs, events = map(Path, sys.argv[1:])
+Path("/proc/self/oom_score_adj").write_text("500")
 procs.write_text("0")
 held = []
 while "oom_kill 0" in events.read_text().splitlines():
@@ -53,12 +55,13 @@ class Group:
     def run_out(self, trainer: Process) -> None:
         """Until the kernel has killed the worker, which is stopped: it cannot end before."""
         worker = worker_of(trainer)
-        Path(f"/proc/{worker}/oom_score_adj").write_text("1000")  # it, and nobody else
+        Path(f"/proc/{worker}/oom_score_adj").write_text("1000")
         os.kill(worker, signal.SIGSTOP)
         used = int((self.folder / self.usage).read_text())
         (self.folder / self.limit).write_text(str(used + (64 << 20)))
         files = (self.folder / "cgroup.procs", self.folder / self.events)
-        subprocess.run([sys.executable, "-c", EATER, *map(str, files)], check=True, timeout=60)
+        eater = subprocess.run([sys.executable, "-c", EATER, *map(str, files)], timeout=60)
+        assert eater.returncode in (0, -signal.SIGKILL)
         self.allow_all()
 
     def allow_all(self) -> None:
@@ -145,9 +148,7 @@ async def test_too_little_free_memory_is_waited_for_and_a_pause_gives_all_of_it_
 
             why = await until(waiting, "the trainer waits")
         assert "memory: " in why
-        assert "100 MiB of" in why
-        assert "held by" in why
-        assert "(pid " in why
+        assert "DURAMEN_MEMORY_LIMIT allows 100 MiB" in why
         async with house.bus("ctl") as bus:
             table = Table()
             assert (await house.job(bus, table, job)).record.state == "queued"

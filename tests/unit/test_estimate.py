@@ -125,3 +125,6 @@ def test_too_little_free_memory_names_need_and_holders(tmp_path: Path) -> None:
     assert "(pid " in why
     # Waiting would not make the machine larger.
     assert shortage(told, Memory("cpu", 8 * GIB, 3 * GIB)) is None
+    limited = shortage(told, Memory("cuda", 64 * GIB, 2 * GIB, limit=2 * GIB))
+    assert limited is not None
+    assert limited.endswith("DURAMEN_MEMORY_LIMIT allows 2.0 GiB")

@@ -1,7 +1,9 @@
 """Memory runs out for real, in a worker: what is trained is kept, and half the split goes on."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,10 @@ from services.trainer.loop import may_be_halved
 from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.plan import build_plan
 from services.trainer.spec import Spec
+from services.trainer.supervisor import may_shrink
 from services.trainer.template import Chat
+from services.trainer.training import End
+from shared.messages import Failure
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.worker import DEADLINE_SECONDS, Job, Worker, tensors
 
@@ -108,6 +113,25 @@ def test_rows_that_stand_alone_already_are_the_floor(job: Job) -> None:
     assert may_be_halved(material, 1 << 20)  # in the end it cuts
     assert may_be_halved(material, 128)
     assert not may_be_halved(material, 64)  # half of that is not tried
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "halved", "more"),
+    [("auto", False, True), ("auto", True, False), ("on", False, False), ("off", False, False)],
+)
+def test_where_rows_stand_alone_checkpointing_is_left_to_be_tried_once(
+    checkpointing: str, halved: bool, more: bool
+) -> None:
+    trainer: Any = SimpleNamespace(
+        settings=SimpleNamespace(gradient_checkpointing=checkpointing),
+    )
+    record = SimpleNamespace(micro_tokens=512, micro_tokens_asked=1024 if halved else None)
+    segment: Any = SimpleNamespace(record=record)
+    alone = End("failed", Failure(kind="memory", message="", next_step=""), final=True)
+    assert may_shrink(trainer, segment, alone) is more
+    assert may_shrink(trainer, segment, replace(alone, final=False))
+    other = Failure(kind="nan", message="", next_step="")
+    assert not may_shrink(trainer, segment, replace(alone, failure=other))
 
 
 def test_only_memory_looks_like_memory() -> None:
