@@ -48,6 +48,7 @@ class Probe(BaseModel):
     """An example that is measured at every snapshot. `id` is its row id, `row` its 0-based line.
 
     `line`: the canonical row itself where it has tools, for templates show them in its own order.
+    `text`: instead of messages; it is measured as a whole, for there is nothing to ask.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,19 +57,20 @@ class Probe(BaseModel):
     split: Split
     dataset: Sha256
     row: int
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     line: str | None = None
+    text: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_line(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = plain(self)
-        if self.line is None:
-            del fields["line"]
-        return fields
+    def _without_nulls(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if value is not None}
 
     @property
     def prompt(self) -> str:
-        """What was asked, for people to read: the question, or all turns before the answer."""
+        """What was asked, for people to read: the question, or all turns before the answer; nothing
+        of plain text."""
+        if self.text is not None:
+            return ""
         before = self.messages[: self.answer_turn]
         if len(before) == 1:
             return before[0].content
@@ -76,6 +78,8 @@ class Probe(BaseModel):
 
     @property
     def expected(self) -> str:
+        if self.text is not None:
+            return self.text
         return self.messages[self.answer_turn].content
 
     @property

@@ -63,8 +63,9 @@ def print_example(example: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Question", Text(example["prompt"]))
-    table.add_row("Expected", Text(example["expected"]))
+    if example["prompt"]:
+        table.add_row("Question", Text(example["prompt"]))
+    table.add_row("Expected" if example["prompt"] else "Text", Text(example["expected"]))
     for name, look in (("A said", before), ("B said", after)):
         table.add_row(name, said(look))
     cli.console.print(table)

@@ -296,14 +296,14 @@ def heat(tokens: list[dict[str, Any]]) -> Text:
 
 def print_probes(summary: dict[str, Any]) -> None:
     """Every example by its number."""
-    heads: Heads = [number("N"), "kind", "state", number("loss"), text("question")]
+    heads: Heads = [number("N"), "kind", "state", number("loss"), text("question or text")]
     drawn: Rows = [
         [
             str(probe["number"]),
             SPLIT_NAMES[probe["split"]],
             state_cell(probe),
             f"{probe['loss_first']:.2f} → {probe['loss_last']:.2f}",
-            one_line(probe["prompt"]),
+            one_line(probe["prompt"] or probe["expected"]),
         ]
         for probe in summary["probes"]
     ]
@@ -345,8 +345,9 @@ def texts(found: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Question", Text(found["prompt"]))
-    table.add_row("Expected", Text(found["expected"]))
+    if found["prompt"]:
+        table.add_row("Question", Text(found["prompt"]))
+    table.add_row("Expected" if found["prompt"] else "Text", Text(found["expected"]))
     return table
 
 

@@ -26,7 +26,9 @@ class Encoder:
     def encode(self, row: Row | Probe) -> Encoded | Why:
         """The tokens, or the reason why this row cannot be used."""
         if isinstance(row, Probe):
-            row = parsed(row.line.encode()) if row.line else Row(row.id, row.messages)
+            row = (
+                parsed(row.line.encode()) if row.line else Row(row.id, row.messages, text=row.text)
+            )
         if row.text is not None:
             return self.fitted(self.chat.encode_text(row.text))
         if not any(m.role == "assistant" for m in row.messages):

@@ -32,6 +32,7 @@ def candidates(
                 row=n,
                 messages=row.messages,
                 line=row.line,
+                text=row.text,
             )
     return found
 
@@ -62,11 +63,16 @@ def watched(
     }
     chosen += [before[name] for name in draw(before, EARLIER_PROBES, "probe")]
     found = [(probe, encoder.encode(probe)) for probe in chosen]
-    usable = [(p, e) for p, e in found if isinstance(e, Encoded) and encoder.is_whole(e)]
+    usable = [
+        (p, e) for p, e in found if isinstance(e, Encoded) and encoder.is_whole(e) and e.labels
+    ]
     return [probe for probe, _ in usable], [result for _, result in usable]
 
 
 def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
     """Short and long rows in the proportions of the file."""
-    lengths = {name: sum(len(m.content) for m in p.messages) for name, p in found.items()}
+    lengths = {
+        name: len(p.text or "") + sum(len(m.content) for m in p.messages)
+        for name, p in found.items()
+    }
     return [found[name] for name in draw_by_length(lengths, count, "probe")]

@@ -22,7 +22,9 @@ class Row:
 
     @property
     def is_watchable(self) -> bool:
-        """Whether it ends in an answer of words, which can be asked for and compared."""
+        """Whether it is text, or ends in an answer of words: that can be asked for and compared."""
+        if self.text is not None:
+            return True
         answers = [m for m in self.messages if m.role == "assistant"]
         return bool(answers) and not answers[-1].tool_calls
 

@@ -108,8 +108,13 @@ class Snapshots:
             "summary": summarize(rows),
             "decision": told,
         }
-        self.whole = event if answered(rows) == len(self.probes) else None
+        self.whole = event if self.is_whole(rows) else None
         return event
+
+    def is_whole(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Whether these are all probes, each that can be asked with its answer."""
+        askable = sum(p.text is None for p in self.probes)
+        return len(rows) == len(self.probes) and answered(rows) == askable
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -154,7 +159,7 @@ class Snapshots:
         leave: Callable[[], bool],
     ) -> bool:
         """False if told to leave."""
-        asked = {p.id: (self.encoded[p.id], found[p.id]) for p in probes}
+        asked = {p.id: (self.encoded[p.id], found[p.id]) for p in probes if p.text is None}
         answers = self.answering.answer(asked, leave)
         said.update(answers or {})
         return answers is not None
@@ -210,7 +215,8 @@ class Snapshots:
 
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer in these examples, and the tokenizer's own end."""
-        ends = {int(e.last.ids[e.answer[1] - 1]) for e in self.encoded.values()}
+        asked = (self.encoded[p.id] for p in self.plan_probes if p.text is None)
+        ends = {int(e.last.ids[e.answer[1] - 1]) for e in asked}
         if self.chat.tokenizer.eos_token_id is not None:
             ends.add(int(self.chat.tokenizer.eos_token_id))
         return sorted(ends)
@@ -227,7 +233,7 @@ class Snapshots:
     def keep(self, path: Path, rows: Sequence[dict[str, Any]], global_step: int) -> None:
         """A new adapter changes nothing: at step 0 of any lineage the model is its base."""
         baseline = self.baseline()
-        if global_step == 0 and baseline is not None and answered(rows) == len(self.probes):
+        if global_step == 0 and baseline is not None and self.is_whole(rows):
             snapshot_file.copy(path, baseline)
 
     def baseline(self) -> Path | None:

@@ -92,11 +92,12 @@ class Encoded:
 
     @property
     def answer(self) -> tuple[int, int]:
-        """Token range [start, end) of the last answer with its end of turn, in `last`."""
+        """Token range [start, end) of the last answer with its end of turn, in `last`; of plain
+        text all that has something before it."""
         trained = self.last.trained
         end = int(np.flatnonzero(trained)[-1]) + 1
         gaps = np.flatnonzero(~trained[:end])
-        return (int(gaps[-1]) + 1 if len(gaps) else 0), end
+        return (int(gaps[-1]) + 1 if len(gaps) else 1), end
 
 
 class Chat:

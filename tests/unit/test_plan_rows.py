@@ -54,12 +54,15 @@ def again(spec: Spec, chat: Chat) -> Material:
     return load_plan(spec.model_copy(update={"plan": spec.plan_out}), chat)
 
 
-def test_text_is_trained_whole_and_not_watched(tmp_path: Path, chat: Chat) -> None:
+def test_text_is_trained_whole_and_watched(tmp_path: Path, chat: Chat) -> None:
     spec = spec_of(tmp_path, [{"text": "All of these words."}])
     material = build_plan(spec, chat)
     assert trained(material, 0, chat).startswith("All of these words.")
     assert material.rows[0].trained.all()
-    assert material.plan.probes == ()
+    (probe,) = material.plan.probes
+    assert (probe.prompt, probe.expected) == ("", "All of these words.")
+    assert (material.probes[0].ids == material.rows[0].ids).all()
+    assert again(spec, chat).plan == material.plan
     assert (again(spec, chat).rows[0].ids == material.rows[0].ids).all()
 
 
@@ -133,12 +136,12 @@ def test_what_an_earlier_file_held_out_is_not_trained_later(tmp_path: Path, chat
     assert not left & set(plan.train_rows)
 
 
-def test_held_out_text_is_not_trained_later_though_nobody_is_asked_for_it(
-    tmp_path: Path, chat: Chat
-) -> None:
+def test_held_out_text_is_watched_and_not_trained_later(tmp_path: Path, chat: Chat) -> None:
     texts = [{"text": f"words {n} of a text"} for n in range(220)]
     first = spec_of(tmp_path / "first", texts)
-    held = build_plan(first, chat).plan.heldout_rows
+    made = build_plan(first, chat).plan
+    held = made.heldout_rows
+    assert {p.row for p in made.probes if p.split == "heldout"} == set(held)
     assert held
     second = spec_of(tmp_path / "second", texts[:199])
     second = second.model_copy(update={"lineage_plans": (first.plan_out,)})

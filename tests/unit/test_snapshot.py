@@ -25,15 +25,21 @@ from services.trainer.plan import build_plan
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Lora, SnapshotSettings, Spec
 from services.trainer.template import Chat
+from shared.manifest import sha256_file
 from tests.tiny import make_tiny, shared_tiny, tiny_conversations, write_dataset
 
 
 class Bench:
-    """Everything of a worker but the process."""
+    """Everything of a worker but the process. `texts`: rows of plain text in the dataset."""
 
-    def __init__(self, directory: Path, **snapshot: Any) -> None:
+    def __init__(
+        self, directory: Path, texts: int = 0, micro_tokens: int = 600, **snapshot: Any
+    ) -> None:
         dataset = directory / "data.jsonl"
-        sha256 = write_dataset(dataset, tiny_conversations(220))
+        write_dataset(dataset, tiny_conversations(220 - texts))
+        with dataset.open("a") as file:
+            file.writelines(f'{{"text":"Row {n} of plain words."}}\n' for n in range(texts))
+        sha256 = sha256_file(dataset)
         self.spec = Spec.model_validate(
             {
                 "lineage": "main",
@@ -49,7 +55,7 @@ class Bench:
                 "settings": {"epochs": 1, "batch_tokens": 600, "learning_rate": 0.01},
                 "clock": "2026-03-01T00:00:00+00:00",
                 "start": {"position": 0, "global_step": 0},
-                "micro_tokens": 600,
+                "micro_tokens": micro_tokens,
                 "checkpoint_dir": directory / "checkpoints",
                 "checkpoint_seconds": 1e6,
                 "snapshot": {"directory": directory / "snapshots", **snapshot},
@@ -129,6 +135,37 @@ def test_answers_do_not_depend_on_who_else_is_asked(tmp_path: Path) -> None:
     assert any(said.is_cut for said in found.values())
 
 
+def test_plain_text_is_measured_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, texts=110, baselines=tmp_path / "baselines")
+    event = bench.snapshots.take(FULL, 0, 0, 0)
+    assert event is not None
+    rows = pq.read_table(event["path"]).to_pylist()
+    of_text = [r for r in rows if not r["prompt"]]
+    assert {r["split"] for r in of_text} == {"trained", "heldout"}
+    assert {r["answer"] is None for r in of_text} == {True}
+    assert {r["answer"] is None for r in rows if r["prompt"]} == {False}
+    for row in of_text:
+        assert len(row["pieces"]) == len(row["surprisal"]) == row["tokens"]
+        assert row["expected"].endswith("".join(row["pieces"]))
+        assert row["loss"] > 0
+    assert bench.snapshots.take(FULL, 0, 0, 0) is event  # as one that has all there is
+    assert list((tmp_path / "baselines").glob("*.parquet"))
+
+
+def test_where_memory_runs_out_for_looking_alone_training_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, micro_tokens=64)  # nothing is left to halve
+
+    def runs_out(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    bench.snapshots.answering.answer = runs_out  # type: ignore[method-assign]
+    _, events = bench.train()
+    skipped = [e for e in events if e["event"] == "snapshot_skipped"]
+    assert [e["decision"]["why"][:15] for e in skipped] == ["memory ran out,"] * len(skipped)
+    assert 2 <= len(skipped) < len(bench.material.plan.steps)
+    assert events[-1]["event"] == "snapshot_skipped"
+
+
 def answers(bench: Bench, count: int, start: int = 0) -> dict[str, Said]:
     """What the model says to some probes when asked together, its numbers rounded."""
     probes = bench.snapshots.probes[start : start + count]
@@ -196,7 +233,7 @@ def test_no_snapshot_is_taken_without_time_for_it_and_that_is_said_once() -> Non
     assert nobody.decide(0, 0.0, last=True) is None
     refused = nobody.decide(3, 1.0, asked=True)
     assert refused is not None
-    assert (refused.size, refused.why) == (None, "this job has no example that can be asked")
+    assert (refused.size, refused.why) == (None, "this job has no example that can be measured")
     governor = governed(fraction=0.0, allowance_seconds=0.0)
     assert rhythm(governor, steps=50, cost=1.0, step_seconds=1.0) == [0]
     assert governor.decide(50, 50.0) is None
