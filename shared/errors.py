@@ -73,7 +73,7 @@ class BusFull(DuramenError):
     """A stream has reached its size limit."""
 
     exit_code = 6
-    next_step = "raise max_bytes in infra/bootstrap.py, then run the bootstrap again"
+    next_step = "raise max_bytes in infra/streams.py, then make up or make local"
 
 
 class UnknownSchema(DuramenError):

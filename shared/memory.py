@@ -276,7 +276,7 @@ def shape_in_store(store: Store, root: str) -> Shape:
 def size_in_bytes(text: str) -> int:
     """`24GB`, `24 GiB`, `512M`: what is printed on a card is meant in powers of two."""
     match = SIZE.match(text.strip())
-    if match is None:
+    if match is None or not match[2]:
         raise UsageError(f"{text!r} is no size: write 24GB, for instance.")
     return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])
 

@@ -126,7 +126,6 @@ class VaultSettings(StoreSettings):
     # Where the backup's server keeps its data, if that can be seen from here: for its free space.
     backup_disk: Path | None = None
     copies: int = Field(default=3, ge=2)
-    accept_one_disk: bool = False
     # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
     failure_domains: int = Field(default=1, ge=1)
     retry_seconds: float = Field(default=30.0, gt=0)

@@ -29,9 +29,17 @@ class CannotInstall(Exception):
     """One line for the user, with what to do."""
 
 
+def setting(name: str) -> str:
+    """The user's own, from the environment or .env; empty if there is none."""
+    file = ROOT / ".env"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    given = dict(line.split("=", 1) for line in lines if line.startswith(f"{name}="))
+    return os.environ.get(name, given.get(name, "").strip().strip("\"'"))
+
+
 def has_gpu() -> bool:
     """True if this host has an NVIDIA GPU with its driver. DURAMEN_TORCH=cpu|cuda overrides."""
-    chosen = os.environ.get("DURAMEN_TORCH", "")
+    chosen = setting("DURAMEN_TORCH")
     if chosen in ("cpu", "cuda"):
         return chosen == "cuda"
     if Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
@@ -68,7 +76,7 @@ def pip(*arguments: str, required: bool = True) -> bool:
 
 def install_torch(gpu: bool) -> None:
     """The pinned torch in the build that fits this host."""
-    index = os.environ.get("DURAMEN_TORCH_INDEX")
+    index = setting("DURAMEN_TORCH_INDEX")
     if index:
         pip("--index-url", index, *([] if gpu else ["--no-deps"]), f"torch=={TORCH}")
     elif gpu:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from pydantic import ValidationError
 
 from services.ctl import cli, versions
 from services.ctl.columns import Heads, number, size_of, text
@@ -72,7 +73,7 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
     except ImportError as error:
         raise DuramenError(
             "Fetching from the hub needs the package huggingface_hub.",
-            next_step="download the model elsewhere, then: duramen base add DIR",
+            next_step="pip install huggingface_hub, or download it, then: duramen base add DIR",
         ) from error
     try:
         commit = HfApi(token=token).model_info(name, revision=revision).sha
@@ -83,7 +84,7 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
     except HfHubHTTPError as error:
         raise DuramenError(
             f"The hub refuses {name}: {error}",
-            next_step="accept its terms on its page, put HF_TOKEN into .env, and try again",
+            next_step="accept its terms on its page, export HF_TOKEN (containers: .env), try again",
         ) from error
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise DuramenError(
@@ -257,7 +258,9 @@ def named(targets: str) -> str | list[str]:
 
 @lineage_app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Lower case letters, digits, - and _.")],
+    name: Annotated[
+        str, typer.Argument(help="Up to 32 of a-z, 0-9, - and _, a letter or digit first.")
+    ],
     base: Annotated[str, typer.Option("--base", help="A base as shown by `duramen base list`.")],
     *,
     rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
@@ -298,8 +301,9 @@ def new(
             }
         )
         LineCreate(by=cli.who(), lineage=name, settings=settings)
-    except ValueError as error:
-        raise UsageError(f"That is no lineage: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"That is no lineage: {wrong}.") from error
     cli.run(_new(config, name, settings, json))
 
 

@@ -64,11 +64,13 @@ def settings() -> CtlSettings:
     if named or "DURAMEN_NATS_URL" not in os.environ:
         found = next((file for file in files if file.is_file()), None)
         if found is None:
+            if named:
+                raise UsageError(f"{named}, which DURAMEN_ENV_FILE names, is not there.")
             raise UsageError(
                 "Nothing runs here: no settings in the environment, in DURAMEN_ENV_FILE or under "
                 + " or ".join(HOMES)
                 + ".",
-                next_step="make local",
+                next_step="make local, or make up",
             )
         for name, value in dotenv_values(found).items():
             if value is not None:

@@ -56,7 +56,7 @@ def print_example(example: dict[str, Any]) -> None:
     cli.console.print(
         Text.assemble(
             (example["change"], f"bold {style}"),
-            f"  {SPLIT_NAMES[example['split']]}, line {example['row'] + 1} of {file}, "
+            f"  {SPLIT_NAMES[example['split']]}, row {example['row'] + 1} of {file}, "
             f"loss {before['loss']:.2f} → {after['loss']:.2f}",
         )
     )

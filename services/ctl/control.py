@@ -141,7 +141,10 @@ def skip(
     ] = False,
     json: cli.Json = False,
 ) -> None:
-    """End the job that trains now and go on with the next; `duramen queue retry` brings it back."""
+    """End the job that trains now and go on with the next; `duramen queue retry` brings it back.
+
+    Without --keep the steps since the job was claimed are dropped: the next one starts before them.
+    """
     cli.run(_skip(keep, json))
 
 

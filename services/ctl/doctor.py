@@ -36,7 +36,8 @@ def look(what: str, call: Callable[[], str]) -> Look:
     try:
         return Look(what, True, call())
     except (DuramenError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
-        return Look(what, False, str(error) or type(error).__name__)
+        found = str(error).removesuffix("  Next: duramen doctor")  # which is this
+        return Look(what, False, found or type(error).__name__)
 
 
 def look_bus(config: CtlSettings) -> str:

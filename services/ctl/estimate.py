@@ -49,7 +49,7 @@ def show(shape: Shape, size: int, chosen: Estimate) -> None:
     cli.table(["part", "memory"], [[name, gib(part)] for name, part in chosen.parts.items()])
     verdict = "fits into" if chosen.total <= size else "does not fit into"
     say(f"{gib(chosen.total)} {verdict} {gib(size)}: {chosen.choice}")
-    if chosen.choice.quantize == "nf4":
+    if chosen.choice.quantize == "nf4" and chosen.total <= size:
         say("Next: duramen lineage new NAME --base … --quantize nf4")
 
 

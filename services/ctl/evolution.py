@@ -149,7 +149,7 @@ def example(
 
     def human() -> None:
         role = SPLIT_NAMES[probe["split"]]
-        cli.console.print(f"[bold]Example {number}[/bold] ({role}, line {found['row'] + 1})")
+        cli.console.print(f"[bold]Example {number}[/bold] ({role}, row {found['row'] + 1})")
         cli.console.print(texts(found))
         cli.console.print(
             Text.assemble("State: ", *state_words(found), speed_words(found["speed"]))

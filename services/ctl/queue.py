@@ -99,10 +99,10 @@ class View:
 
 
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, json: cli.Json = False) -> None:
     """What trains, what waits and in which order, what failed, what is done."""
     if context.invoked_subcommand is None:
-        list_jobs()
+        list_jobs(json=json)
 
 
 @app.command("list")

@@ -19,7 +19,7 @@ TONES = {True: ("black on green", "black on bright_green"), False: ("default", "
 
 def show_example(
     dataset: Annotated[str, typer.Argument(help="A dataset or job, by the start of its hash.")],
-    number: Annotated[int, typer.Argument(min=1, help="The line, from 1.")],
+    number: Annotated[int, typer.Argument(min=1, help="The row, from 1, as it is stored.")],
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:
@@ -55,7 +55,7 @@ def show(found: dict[str, Any]) -> None:
         if found["failed"]["example"]:
             cli.console.print(found["failed"]["example"], markup=False)
         return
-    where = f"line {found['row']} of {found['dataset'][:12]}"
+    where = f"row {found['row']} of {found['dataset'][:12]}"
     if found["left_out"]:
         cli.console.print(f"{where} is not trained: {found['left_out']}", markup=False)
         return

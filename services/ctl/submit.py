@@ -29,7 +29,9 @@ def submit(
     level: Annotated[str, typer.Option(help="high, normal or low")] = "normal",
     again: Annotated[bool, typer.Option("--again", help="Train it also if it was.")] = False,
     settings: Settings = None,
-    wait: Annotated[bool, typer.Option("--wait", help="However long; then its report.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it is queued or refused, however long.")
+    ] = False,
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:

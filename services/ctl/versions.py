@@ -27,9 +27,9 @@ VERIFY_SECONDS = 3600.0
 
 
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, json: cli.Json = False) -> None:
     if context.invoked_subcommand is None:
-        list_versions()
+        list_versions(json=json)
 
 
 def ask(path: str, method: str = "GET", seconds: float = 60.0) -> Any:
@@ -145,7 +145,7 @@ def verify(
         bad = [copy["place"] for copy in value["copies"] if not copy["ok"]]
         raise Damaged(
             f"{version_name(value['version'])}: {', '.join(bad)} not whole.",
-            next_step=f"duramen restore {version_name(value['version'])} --to DIR",
+            next_step=f"duramen restore {version_name(value['version'])} -l {lineage} --to DIR",
         )
 
 

@@ -101,7 +101,8 @@ def decide(table: Table, wish: Wish) -> Decision:
             f"these rows are trained already: {version_name(version)} of {lineage} holds them. "
             "To train them once more: `again: true` in its sidecar, or duramen submit --again."
         )
-        return Decision(job_id, why, f"duramen versions show {version_name(version)}", version)
+        shown = f"duramen versions show {version_name(version)} -l {lineage}"
+        return Decision(job_id, why, shown, version)
     if not runs:
         return Decision(JobId(lineage, sha256, 1))
     return again(table, runs[-1])

@@ -22,7 +22,7 @@ from services.trainer.closing import close_segment, close_stopped
 from services.trainer.show import show
 from services.trainer.spec import DISK_FULL
 from services.trainer.state import Ended, Trainer, Wish
-from services.trainer.training import NEXT_STEPS, End, Training
+from services.trainer.training import End, Training, next_step
 from services.trainer.work import (
     next_job,
     open_job,
@@ -155,7 +155,7 @@ async def train(trainer: Trainer) -> None:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        what = NEXT_STEPS["disk"].format(job=segment.job)
+        what = next_step("disk", segment.job)
         end = End("failed", Failure(kind="disk", message=str(error), next_step=what))
     finally:
         trainer.training = None

@@ -31,7 +31,7 @@ from shared.errors import (
 from shared.jobs import Job
 from shared.ledger import Line, Segment
 from shared.manifest import write_synced
-from shared.messages import CheckpointRef, Event, Failure, ObjectRef, Progress
+from shared.messages import CheckpointRef, Event, Failure, JobId, ObjectRef, Progress
 from shared.settings import TrainerSettings
 
 LOSS = Gauge("duramen_train_loss", "Mean loss per trained token at the last step.")
@@ -145,7 +145,7 @@ class Training:
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
                 if status == -signal.SIGKILL and (memory.oom_kills() or 0) > (kills or 0):
-                    step = NEXT_STEPS["memory"].format(job=self.job.id)
+                    step = next_step("memory", self.job.id)
                     killed = Failure(kind="memory", message=KILLED, next_step=step)
                     end = End("failed", killed, final=False)
             await self.sending.finish()
@@ -209,7 +209,7 @@ class Training:
                     Failure(
                         kind=event["kind"],
                         message=message,
-                        next_step=NEXT_STEPS.get(event["kind"], "").format(job=self.job.id),
+                        next_step=next_step(event["kind"], self.job.id),
                     ),
                     bool(event.get("suspect")),
                     bool(event.get("final", True)),
@@ -341,14 +341,19 @@ def note_decision(decision: dict[str, Any]) -> None:
 KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
 NEXT_STEPS = {
     # A retry keeps the plan, and with it every setting: another setting is another job.
-    "nan": "duramen submit FILE --again --set learning_rate=…  (a lower one)",
+    "nan": "duramen submit FILE --again -l {lineage} --set learning_rate=…  (a lower one)",
     "mask": "duramen lineage new NAME --base BASE --chat-template FILE",
     "template": "duramen lineage new NAME --base BASE --chat-template FILE",
     "memory": "free memory, then duramen queue retry {job}; or duramen submit FILE --again "
-    "--set max_length=…  (a lower one)",
+    "-l {lineage} --set max_length=…  (a lower one)",
     "disk": "free space, then duramen queue retry {job}",
     "data": "drop a mended file into the inbox",
     "checkpoint": "duramen check",
     "base": "duramen base add DIR",
     "internal": "read the job's log, then duramen queue retry {job}",
 }
+
+
+def next_step(kind: str, job: JobId) -> str:
+    """The command after a failure; empty if there is none."""
+    return NEXT_STEPS.get(kind, "").format(job=job, lineage=job.lineage)

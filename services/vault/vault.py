@@ -28,7 +28,7 @@ from shared.store import PRECIOUS
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
 PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")
 LAST = Gauge("duramen_vault_last_publish_seconds", "Unix time of the last publish.")
-COPIES = Gauge("duramen_vault_copies", "Copies that a version is kept in.")
+COPIES = Gauge("duramen_vault_copies", "The fewest copies that any version is kept in.")
 DOMAINS = Gauge("duramen_vault_failure_domains", "Disks or hosts that the copies lie on.")
 LATEST = Gauge("duramen_latest_version_info", "Always 1; what `latest` is.", ["lineage", "version"])
 SWEPT = Gauge("duramen_vault_last_sweep_seconds", "Unix time of the last whole look for changes.")
@@ -51,7 +51,8 @@ class Retry:
 
 @dataclass
 class Vault:
-    """State of one process. `settled`: versions whose commit is in all three places."""
+    """State of one process. `settled`: versions whose commit is in all three places; `refilling`:
+    those of which a place has lost it since."""
 
     settings: VaultSettings
     bus: Bus
@@ -60,6 +61,7 @@ class Vault:
     table: Table = field(default_factory=Table)
     control: Control = field(default_factory=lambda: Control("vault"))
     settled: set[Key] = field(default_factory=set)
+    refilling: set[Key] = field(default_factory=set)
     pending: dict[Key, Retry] = field(default_factory=dict)
     checked: dict[Key, list[checks.Found]] = field(default_factory=dict)
     sound_bases: set[str] = field(default_factory=set)
@@ -140,8 +142,9 @@ class Vault:
         self.settled.add(key)
         self.pending.pop(key, None)
         self.alarms.clear("not_published", name)
-        if commit.aborted is None:
+        if commit.aborted is None and key not in self.refilling:
             await self.tell_published(wanted, commit)
+        self.refilling.discard(key)
 
     async def put_off(self, key: Key, name: str, error: Exception) -> None:
         before = self.pending.get(key)
@@ -243,7 +246,24 @@ class Vault:
         )
         for root in stale:
             self._log.info("staging_swept", base_root=root)
+        await self.count_copies()
         SWEPT.set_to_current_time()
+
+    async def count_copies(self) -> None:
+        """What a place has lost of a version is copied there again, as after a restart; what was
+        found damaged counts for nothing. Raises StoreUnavailable."""
+        kept = len(self.copies.places)
+        for lineage in sorted({lineage for lineage, _ in self.settled}):
+            held = await asyncio.to_thread(publish.committed, self.copies, lineage)
+            for key in sorted(k for k in self.settled if k[0] == lineage):
+                places = {place for place, names in held.items() if version_name(key[1]) in names}
+                if len(places) < len(held):
+                    self.settled.discard(key)
+                    self.refilling.add(key)
+                    self.wake.set()
+                damaged = {found.place for found in self.checked.get(key, ()) if not found.ok}
+                kept = min(kept, len(places - damaged))
+        COPIES.set(kept)
 
     async def extend_locks(self) -> None:
         """What lies in the backup stays locked. Raises StoreUnavailable."""

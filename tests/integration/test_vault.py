@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,34 @@ async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
     vault.await_round()
     assert not [a for a in vault.ask("/api/alarms") if lineage in a["about"]]
     assert vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
+
+
+async def test_what_a_place_loses_is_counted_and_copied_there_again(
+    stack: Stack, lineage: str, vault: VaultProcess
+) -> None:
+    forge = await Forge(stack, lineage).begin()
+    await forge.train()
+    vault.start()
+    vault.until_state(lineage, 1, "published")
+    wait_until(lambda: vault.metric("duramen_vault_copies") == 3, 30, "three copies")
+    archive = stack.home.archive
+    commit = archive / f"catalog/{lineage}/v001.json"
+    version = archive / f"lineages/{lineage}/v001"
+    listed = (version / "SHA256SUMS").read_bytes()
+    commit.unlink()
+    shutil.rmtree(version)
+    wait_until(commit.exists, 30, "it is there again")
+    assert (version / "SHA256SUMS").read_bytes() == listed
+    check_sums(version)
+    # A damaged one is no copy; it is never written over.
+    path = version / "README.md"
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    assert not vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
+    wait_until(lambda: vault.metric("duramen_vault_copies") == 2, 30, "two copies")
+    async with forge.bus("ctl") as bus:
+        told = [e async for e in bus.read("EVT", 0, "evt.vault.version_published")]
+    assert sum(lineage in e.data.decode() for e in told) == 1
 
 
 async def test_two_vaults_at_once_make_one_commit(
