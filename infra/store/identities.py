@@ -48,7 +48,8 @@ def deny(actions: Iterable[str], *resources: str) -> Statement:
 
 def _statement(effect: str, actions: Iterable[str], resources: Iterable[str]) -> Statement:
     arns = [f"arn:aws:s3:::{resource}" for resource in resources]
-    return {"Effect": effect, "Action": list(actions), "Resource": arns}
+    # Sorted: what is rendered is hashed, and must not change from one run to the next.
+    return {"Effect": effect, "Action": sorted(actions), "Resource": arns}
 
 
 # What is precious is out of reach of every service, whatever another statement may allow.

@@ -81,6 +81,8 @@ class Network:
             self.native: str = base.config._attn_implementation
             if quantize == "none":  # a quantised one lies there already, and must not be moved
                 base.to(self.device)
+            else:
+                keep_trainable(base)
             self.model: Any = with_adapter(base, lora)
             if recompute:
                 base.activation_checkpointing_enable({"use_reentrant": False})
@@ -313,6 +315,14 @@ def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def keep_trainable(base: Any) -> None:
+    """Have no matrix packed anew for inference: bitsandbytes does so on a CPU with AVX512-BF16 when
+    the model is first asked something, and no gradient flows through what it packs."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def with_adapter(base: Any, lora: Lora) -> Any:

@@ -15,17 +15,24 @@ from prometheus_client import Counter
 from urllib3.exceptions import HTTPError
 
 from services.vault.archive import Archive
-from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import (
+    AlreadyExists,
+    DuramenError,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+)
 from shared.store import PRECIOUS, WORK, Bucket, Store, Stored
 
 VERIFIED = Counter(
     "duramen_vault_verified_bytes_total", "Bytes read back and found right, by place.", ["place"]
 )
 REFUSED = Counter(
-    "duramen_vault_copy_failures_total", "Copies that could not be made or verified.", ["place"]
+    "duramen_vault_copy_failures_total", "Copies that were found missing or damaged.", ["place"]
 )
 for each in ("store", "backup", "archive"):
     REFUSED.labels(each)  # from the start: a series that begins at 1 never increased
+FAULTS = (ObjectDamaged, ObjectMissing, AlreadyExists)
 T = TypeVar("T")
 
 
@@ -118,6 +125,12 @@ class SourceReader:
                 release()
 
 
+def is_own_fault(place: str, error: BaseException) -> bool:
+    """Whether a copy at `place` is missing or damaged: not away, nor fed from a damaged source."""
+    told = str(error)
+    return isinstance(error, FAULTS) and told.startswith(f"{place}: ") and "(as sent)" not in told
+
+
 @contextmanager
 def reading(source: Source) -> Iterator[SourceReader]:
     reader = SourceReader(source)
@@ -149,7 +162,8 @@ class Copies:
         for name, future in futures.items():
             error = future.exception()
             if error is not None:
-                REFUSED.labels(name).inc()
+                if is_own_fault(name, error):
+                    REFUSED.labels(name).inc()
                 failures.append(error)
         if failures:
             raise failures[0]

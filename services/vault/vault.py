@@ -24,6 +24,7 @@ from shared.manifest import CommitRecord, sha256_bytes, version_name
 from shared.messages import Event, ObjectRef, Observed
 from shared.settings import VaultSettings
 from shared.store import PRECIOUS
+from shared.voids import VoidTeller
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
 PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")
@@ -71,11 +72,12 @@ class Vault:
     once_through: int = -1
     busy: str | None = None
     waiting: str | None = None
-    voids_told: int = 0
 
     def __post_init__(self) -> None:
         self.alarms = Alarms(self.bus)
         self.lock = RollingLock(self.copies.backup)
+        # A record on a ledger's subject that does not count is somebody's mistake, or worse.
+        self.voids = VoidTeller(self.bus, "vault", "JOBS", self.settings.state_dir / "voids-told")
         self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
         self.wake_inputs = asyncio.Event()
         self._said: tuple[Any, ...] = ()
@@ -91,7 +93,7 @@ class Vault:
         """One look at all lineages. Raises BusUnavailable, StoreUnavailable."""
         await self.table.update(self.bus)
         await self.control.update(self.bus)
-        await self.tell_voids()
+        await self.voids.tell(self.table.voids)
         if self.control.state == "running":
             for line in list(self.table.lines.values()):
                 await self.look(line)
@@ -212,14 +214,6 @@ class Vault:
         self.latest_shown[lineage] = name
 
     # ---- watching --------------------------------------------------------------------------------
-
-    async def tell_voids(self) -> None:
-        """A message on a ledger's subject that does not count is somebody's mistake, or worse."""
-        for void in self.table.voids[self.voids_told :]:
-            await self.alarms.sound(
-                "void_record", str(void.sequence), f"{void.subject}: {void.why}"
-            )
-            self.voids_told += 1
 
     async def keep_inputs(self) -> None:
         """Datasets and plans are as precious as versions: copied when they appear."""

@@ -82,9 +82,9 @@ def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
     say(startup)
     for service in (*SERVICES, *SERVERS):
         assert smoke.is_healthy(service), service
-    before = {c["ID"] for c in smoke.compose.containers(*SERVICES)}
+    before = {c["ID"] for c in smoke.compose.containers(*SERVICES, *SERVERS)}
     smoke.up()
-    assert {c["ID"] for c in smoke.compose.containers(*SERVICES)} == before
+    assert {c["ID"] for c in smoke.compose.containers(*SERVICES, *SERVERS)} == before
     # Its own settings reach its containers, though compose reads .env itself.
     told = inside(smoke, "trainer", "import os; print(os.environ['DURAMEN_EPOCHS'])")
     assert told == smoke.host.settings["DURAMEN_EPOCHS"]

@@ -15,6 +15,7 @@ import pytest
 from services.trainer import checkpoint
 from shared.manifest import sha256_file
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
+from tests.unit.test_plan_rows import TOOLS_TEMPLATE
 from tests.worker import DEADLINE_SECONDS, ROOT, Job, Worker, failure, tensors
 
 
@@ -157,11 +158,22 @@ def test_commands_take_a_checkpoint_and_a_snapshot_between_steps(job: Job) -> No
 
 
 def test_a_snapshot_of_a_job_without_examples_is_refused_in_words(job: Job) -> None:
-    texts = [json.dumps({"text": f"words {n} of a text"}) + "\n" for n in range(40)]
-    job.dataset.write_text("".join(texts))
-    spec = job.spec("texts", dataset_sha256=sha256_file(job.dataset))
-    spec["settings"] |= {"epochs": 200}
-    with Worker(job.directory / "texts", spec) as worker:
+    """Calls alone are trained, and no words are there to be asked for."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{n} more?"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+            ],
+            "tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}],
+        }
+        for n in range(40)
+    ]
+    job.dataset.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
+    spec = job.spec("calls", dataset_sha256=sha256_file(job.dataset), chat_template=TOOLS_TEMPLATE)
+    spec["settings"] |= {"epochs": 200, "max_length": 1000}
+    with Worker(job.directory / "calls", spec) as worker:
         worker.until_event("plan")
         worker.tell("go")
         worker.until_event("step")
