@@ -39,12 +39,14 @@ class Wish:
     since: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ended:
-    """How the worker of the held segment ended, and the wish behind it."""
+    """How the worker of the held segment ended, and the wish behind it. `waits`: what that asks for
+    was tried, and the store was away."""
 
     end: End
     wish: Wish | None
+    waits: bool = False
 
 
 @dataclass

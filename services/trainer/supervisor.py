@@ -65,6 +65,8 @@ async def step(trainer: Trainer) -> bool:
         return await decide(trainer)
     except StoreUnavailable as error:
         trainer.outage.failed(error)
+        if trainer.ended is not None:
+            trainer.ended.waits = True
         await tell_outage(trainer)
         return False
 
