@@ -125,7 +125,7 @@ class VaultSettings(StoreSettings):
     archive_dir: Path
     # Where the backup's server keeps its data, if that can be seen from here: for its free space.
     backup_disk: Path | None = None
-    copies: int = Field(default=3, ge=2)
+    copies: int = Field(default=3, ge=2, le=3)
     # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
     failure_domains: int = Field(default=1, ge=1)
     retry_seconds: float = Field(default=30.0, gt=0)
@@ -149,6 +149,7 @@ class HeraldSettings(Settings):
     nats_monitor_url: str
     store_health_urls: dict[str, str] = Field(default_factory=dict)
     prometheus_url: str
+    torch: Literal["cuda", "cpu"] = "cuda"  # whether the trainer is to have a GPU
     grafana_url: str = ""
     grafana_password: SecretStr | None = None
     notify_urls: SecretStr = SecretStr("")
@@ -186,7 +187,7 @@ class CtlSettings(BaseSettings):
     checkout: Path | None = None
     # May be empty. Only `base add` reads it; without one the hub's own settings count.
     hub_token_file: Path | None = None
-    state_dir: Path
+    state_dir: Path | None = None  # whose disk `doctor` looks at
     ingest_url: str = ""
     ingest_token: SecretStr | None = None
     trainer_url: str = ""

@@ -4,16 +4,19 @@ import hashlib
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
-from infra.compose.host import PRECIOUS, Host, HostRefused
+from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
 
 IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
 UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
 SECRETS_SEEN_AS = "/home/duramen"
+COPYING = ".duramen-copying"  # what was copied so far
+DAY_SECONDS = 86400
 GO_ON = "To let it train again: make ctl ARGS=start"
 
 
@@ -21,18 +24,22 @@ def compose_for(host: Host) -> Compose:
     """With the host's own settings, too: smoke's are not those of .env, which compose reads."""
     own = {name: value for name, value in host.settings.items() if name.startswith("DURAMEN_")}
     domains = len(preflight.failure_domains(host))
+    run, infra = host.home / "run", ROOT / "infra"
     hashes = {
-        "DURAMEN_RENDERED": rendered(host, "nats.conf", "nats.tls/*", "store/*", "backup/*"),
-        "DURAMEN_NOTIFY_RENDERED": rendered(host, "notify.urls"),
+        "DURAMEN_RENDERED": hashed(run, "nats.conf", "nats.tls/*", "store/*", "backup/*"),
+        "DURAMEN_NOTIFY_RENDERED": hashed(run, "notify.urls"),
+        "DURAMEN_SECRETS": hashed(host.home / "secrets", "*/*"),
+        "DURAMEN_WATCHING": hashed(infra, "prometheus/*.yml", "grafana/provisioning/*/*"),
     }
     return Compose({**own, **host.computed(domains), **hashes})
 
 
-def rendered(host: Host, *patterns: str) -> str:
-    """A hash of files below HOME/run: what changes it makes a container anew."""
+def hashed(folder: Path, *patterns: str) -> str:
+    """A hash of files below a folder, as a label: what changes it makes a container anew, which a
+    change of what is mounted does not."""
     total = hashlib.sha256()
-    for path in sorted(p for pattern in patterns for p in (host.home / "run").glob(pattern)):
-        total.update(path.name.encode() + path.read_bytes())
+    for path in sorted(p for pattern in patterns for p in folder.glob(pattern)):
+        total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -88,6 +95,8 @@ def up(host: Host, words: list[str]) -> int:
     compose = compose_for(host)
     for name in PRECIOUS:
         docker("volume", "create", "--label", "duramen=precious", f"{host.project}_{name}")
+    for name in ("backup", "archive"):
+        carry_over(host, compose, name)
     begun = time.monotonic()
     log = host.home / "up.log"
     log.unlink(missing_ok=True)
@@ -95,6 +104,26 @@ def up(host: Host, words: list[str]) -> int:
     say(f"all containers are healthy after {time.monotonic() - begun:.0f} s")
     show(host)
     return 0
+
+
+def carry_over(host: Host, compose: Compose, name: str) -> None:
+    """Copy what lies in the volume into the folder that takes its place, if that is empty: else
+    the versions of before would be in one copy less. The volume stays."""
+    folder, volume = host.folder(name), f"{host.project}_{name}"
+    if folder is None or any(path.name != COPYING for path in folder.iterdir()):
+        return
+    bound = ("-v", f"{volume}:/from:ro", "-v", f"{folder}:/to")
+    inside = ("run", "--rm", "--network", "none", "--user", "0:0", *bound, host.image("bootstrap"))
+    if not docker(*inside, "sh", "-c", "ls -A /from | head -1"):
+        return
+    say(f"{name}: copying the volume {volume} to {folder}")
+    compose.output("stop", "vault", "backup")
+    copy = f"rm -rf /to/{COPYING} && mkdir /to/{COPYING} && cp -a /from/. /to/{COPYING}/"
+    moved = (
+        f"find /to/{COPYING} -mindepth 1 -maxdepth 1 -exec mv -t /to {{}} + && rmdir /to/{COPYING}"
+    )
+    docker(*inside, "sh", "-c", f"{copy} && sync && {moved}", seconds=DAY_SECONDS)
+    say(f"{name}: copied. Once `make ctl ARGS=check` is green: docker volume rm {volume}")
 
 
 def build(host: Host, compose: Compose) -> None:

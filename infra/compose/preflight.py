@@ -323,7 +323,7 @@ def look_disks(host: Host) -> tuple[bool | None, str]:
 
 def prepare_folders(host: Host) -> None:
     """The folders that are shared with containers, owned by whom these run as."""
-    shared = [host.home, host.models, host.home / "restored", host.inbox]
+    shared = [host.home, host.models, host.home / "restored", host.home / "hub", host.inbox]
     shared += [f for f in (host.folder("backup"), host.folder("archive")) if f]
     for folder in shared:
         folder.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,6 @@ def render(home: Path, seen_as: Path) -> None:
         "DURAMEN_HUB_TOKEN_FILE": str(PRIVATE / "hub_token"),
         "DURAMEN_ARCHIVE_DIR": "/archive",
         "DURAMEN_INBOX_DIR": "/inbox",
-        "DURAMEN_STATE_DIR": "/tmp",  # noqa: S108 - a tmpfs of its own
     }
     if tls:
         tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
@@ -163,8 +162,7 @@ def render(home: Path, seen_as: Path) -> None:
         if os.environ.get(name):
             seen[name] = os.environ[name]
     seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PUBLISHED}
-    seen["DURAMEN_STATE_DIR"] = str(seen_as / "state")
-    (home / "state").mkdir(exist_ok=True)
+    seen["DURAMEN_STATE_DIR"] = str(seen_as)
     write(home / "env", lines(seen), 0o600)
 
 

@@ -1,9 +1,12 @@
 """The users and policies of a MinIO server, provisioned through its administration API.
 
 The same policies that SeaweedFS reads from a file; here they are kept by the server itself, and
-written again at each start, so that a changed policy or a replaced secret takes effect.
+written again at each start, so that a changed policy or a replaced secret takes effect. A key that
+was replaced may be known to others: whoever holds one of these policies and is none of these users
+is removed.
 """
 
+import json
 from urllib.parse import urlparse
 
 import urllib3
@@ -29,13 +32,18 @@ def provision(url: str, server: str, secrets: Secrets, pool: urllib3.PoolManager
         secure=found.scheme == "https",
         http_client=pool,
     )
+    known = set()
     for identity in IDENTITIES[server]:
         if identity == "admin":
             continue
         keys = secrets.keys(identity, server)
+        known.add(keys.access)
         admin.policy_add(f"duramen-{identity}", policy=policy(server, identity))
         admin.user_add(keys.access, keys.secret)
         attach(admin, f"duramen-{identity}", keys.access)
+    for user, about in json.loads(admin.user_list()).items():
+        if user not in known and str(about.get("policyName", "")).startswith("duramen-"):
+            admin.user_remove(user)
 
 
 def attach(admin: MinioAdmin, name: str, user: str) -> None:

@@ -75,6 +75,7 @@ def look_service(url: str) -> str:
 
 
 def look_disk(config: CtlSettings) -> str:
+    assert config.state_dir is not None
     free = shutil.disk_usage(config.state_dir).free
     if free < LOW_DISK_BYTES:
         raise ValueError(f"{free >> 20} MiB left; free some")
@@ -112,7 +113,8 @@ def look_all(config: CtlSettings) -> list[Look]:
     for name in ("ingest", "trainer", "vault", "evolution"):
         url = str(getattr(config, f"{name}_url"))
         looks.append(look(name, lambda url=url: look_service(url)))  # type: ignore[misc]
-    looks.append(look("disk", lambda: look_disk(config)))
+    if config.state_dir is not None:  # in a container there is none of its own
+        looks.append(look("disk", lambda: look_disk(config)))
     looks.append(look("inbox", lambda: look_inbox(config)))
     return looks
 

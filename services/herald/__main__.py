@@ -2,6 +2,8 @@
 
 import asyncio
 
+from prometheus_client import Gauge
+
 from services.herald import api
 from services.herald.alerts import Alerts
 from services.herald.herald import Herald
@@ -12,6 +14,8 @@ from shared.bus import Bus
 from shared.settings import HeraldSettings
 
 POLL_SECONDS = 5.0
+# Told by one who lives on without it: a trainer that loses its GPU ends, and its series with it.
+GPU_EXPECTED = Gauge("duramen_gpu_expected", "1 if the trainer is to have a GPU.")
 
 
 async def main(settings: HeraldSettings) -> None:
@@ -20,6 +24,7 @@ async def main(settings: HeraldSettings) -> None:
     people = addresses(settings.notify_urls.get_secret_value())
     poll = Poll(settings.nats_monitor_url, settings.store_health_urls)
     alerts = Alerts(settings.prometheus_url, people, settings.state_dir)
+    GPU_EXPECTED.set(settings.torch == "cuda")
     bus = Bus.of(settings)
     async with bus:
         herald = Herald(settings, bus, people)

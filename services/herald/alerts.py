@@ -1,6 +1,7 @@
 """Prometheus' alerts as notifications: told when they fire and when they are over."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,48 +13,62 @@ from services.herald.outlet import Delay, OutletAway
 from shared import log
 
 SECONDS = 5.0
+# Of absence, before one is said to be over: after a restart Prometheus knows of no alert at first.
+OVER_SECONDS = 180.0
 
 
 class Alerts:
     """Asks once for all addresses; each is told for itself: one away delays no other."""
 
-    def __init__(self, url: str, addresses: Sequence[Address], folder: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        addresses: Sequence[Address],
+        folder: Path,
+        over_seconds: float = OVER_SECONDS,
+    ) -> None:
         self._url = url
-        self._told = [Told(address, folder) for address in addresses]
+        self._told = [Told(address, folder, over_seconds) for address in addresses]
 
     async def once(self) -> None:
         """Ask, and tell what has changed; whoever is away is asked again later."""
         try:
-            firing = await self.firing()
+            alerts = await self.alerts()
         except httpx.HTTPError as error:
             log.get().warning("alerts_not_asked", error=str(error) or type(error).__name__)
             return
         for told in self._told:
-            await told.once(firing)
+            await told.once(alerts["firing"], alerts["pending"])
 
-    async def firing(self) -> dict[str, str]:
-        """Text by name and labels of all alerts that fire. Raises httpx.HTTPError."""
+    async def alerts(self) -> dict[str, dict[str, str]]:
+        """By state, text by name and labels of all alerts. Raises httpx.HTTPError."""
         async with httpx.AsyncClient(timeout=SECONDS) as http:
             reply = (await http.get(f"{self._url}/api/v1/alerts")).raise_for_status().json()
         found: list[dict[str, Any]] = reply["data"]["alerts"]
-        return {
-            json.dumps(alert["labels"], sort_keys=True): alert["annotations"]["summary"]
-            for alert in found
-            if alert["state"] == "firing"
-        }
+        states: dict[str, dict[str, str]] = {"firing": {}, "pending": {}}
+        for alert in found:
+            name = json.dumps(alert["labels"], sort_keys=True)
+            states[alert["state"]][name] = alert["annotations"]["summary"]
+        return states
 
 
 class Told:
-    """`standing`: name and text of what one address was told and is not over, kept on disk."""
+    """`standing`: name and text of what one address was told and is not over, kept on disk.
+    `gone`: since when it has been absent."""
 
-    def __init__(self, address: Address, folder: Path) -> None:
-        self._address, self._delay = address, Delay()
+    def __init__(self, address: Address, folder: Path, over_seconds: float) -> None:
+        self._address, self._delay, self._over_seconds = address, Delay(), over_seconds
+        self.gone: dict[str, float] = {}
         self._path = folder / f"{address.name}.alerts"
         self.standing: dict[str, str] = (
             json.loads(self._path.read_text()) if self._path.exists() else {}
         )
 
-    async def once(self, firing: dict[str, str]) -> None:
+    async def once(self, firing: dict[str, str], pending: dict[str, str]) -> None:
+        """One that is pending again has not been over: Prometheus counts anew after its restart."""
+        now = time.monotonic()
+        absent = self.standing.keys() - firing.keys() - pending.keys()
+        self.gone = {name: self.gone.get(name, now) for name in absent}
         if not self._delay.is_over:
             return
         try:
@@ -62,7 +77,9 @@ class Told:
                     await self._address.send("alert", text)
                     self.standing[name] = text
                     self._keep()
-            for name in sorted(self.standing.keys() - firing.keys()):
+            for name in sorted(absent):
+                if now - self.gone[name] < self._over_seconds:
+                    continue
                 await self._address.send("alert_over", self.standing[name])
                 del self.standing[name]
                 self._keep()

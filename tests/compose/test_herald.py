@@ -130,8 +130,12 @@ async def test_an_alert_is_sent_when_it_fires_and_when_it_is_over(
     recorder.alerts = [firing, {**firing, "labels": {"alertname": "X"}, "state": "pending"}]
     await Alerts(recorder.url, people, tmp_path).once()
     await Alerts(recorder.url, people, tmp_path).once()  # a restart says nothing twice
+    recorder.alerts = [{**firing, "state": "pending"}]  # so Prometheus begins after a restart
+    await Alerts(recorder.url, people, tmp_path, over_seconds=0).once()
     recorder.alerts = []
-    await Alerts(recorder.url, people, tmp_path).once()
+    await Alerts(recorder.url, people, tmp_path).once()  # it may know of none yet
+    assert len(recorder.posts) == 1
+    await Alerts(recorder.url, people, tmp_path, over_seconds=0).once()
     assert [(post["title"], post["message"]) for post in recorder.posts] == [
         ("Duramen: alert", "The GPU does not answer"),
         ("Duramen: alert over", "The GPU does not answer"),
