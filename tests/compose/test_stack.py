@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,10 +327,22 @@ def test_what_is_killed_is_started_again(smoke: Smoke, service: str) -> None:
     smoke.kill(service)
 
 
-def test_down_and_up_keeps_everything(smoke: Smoke) -> None:
+def test_down_and_up_keeps_everything_also_with_another_folder_and_other_secrets(
+    smoke: Smoke,
+) -> None:
     say(evidence.memory(smoke))
+    before = {c["Service"]: c["ID"] for c in smoke.compose.containers(*SERVICES)}
+    folder = smoke.host.home / "moved"
+    moved = {**smoke.host.settings, "DURAMEN_BACKUP_DIR": str(folder)}
+    smoke.host = replace(smoke.host, settings=moved)
+    for name in ("store/vault.secret", "backup/vault.secret", "nats/vault.seed"):
+        (smoke.host.home / "secrets" / name).unlink()
     smoke.again()
-    smoke.verify()
+    smoke.verify()  # the moved copy, too
+    assert any(folder.iterdir())
+    assert lifecycle.ctl(smoke.host, ["check"]) == 0
+    after = {c["Service"]: c["ID"] for c in smoke.compose.containers(*SERVICES)}
+    assert not set(before.values()) & set(after.values())
 
 
 def test_nothing_is_destroyed_under_a_wrong_name(smoke: Smoke) -> None:
