@@ -30,7 +30,17 @@ local-stop: install ## stop them; the data stay
 up: ## everything in containers: checks this host, makes secrets, builds, starts, says where it is
 	@$(PYTHON) -m infra.compose up
 
-doctor down logs ps backup restore upgrade destroy ctl: ## the containers; ARGS=… goes along (make ctl ARGS='versions list')
+doctor: ## is this host ready for them, and do they run? each line says what to do
+ctl: ## any command of `duramen`: make ctl ARGS='versions list'
+logs: ## follow what they say: make logs ARGS=trainer
+ps: ## which containers there are
+down: ## stop and remove the containers; every volume stays
+upgrade: ## build, close the open segment, back the bus up, start, check
+backup: ## keep queue and ledgers in data/compose/bus-backups (versions have backups of their own)
+restore: ## a version into data/compose/restored: make restore ARGS=v003; the bus: ARGS=bus
+destroy: ## ask, then delete every model that was trained in them
+
+doctor ctl logs ps down upgrade backup restore destroy:
 	@$(PYTHON) -m infra.compose $@ $(ARGS)
 
 smoke: ## the whole path in containers of its own on this host, with its GPU; deleted at the end
