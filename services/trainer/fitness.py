@@ -5,6 +5,7 @@ Reads the configuration and the headers of the weights; loads neither weights no
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def device_memory() -> int:
     """Bytes of the GPU, or of this machine as far as its container may use it."""
     import torch
 
-    if torch.cuda.is_available():
+    if os.environ.get("DURAMEN_DEVICE") != "cpu" and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
     limits = [int(psutil.virtual_memory().total)]
     for path in CGROUPS:

@@ -7,6 +7,7 @@ start attaches it again, and training must never go on on the CPU instead.
 
 import asyncio
 import json
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -20,18 +21,40 @@ TOTAL = Gauge("duramen_gpu_memory_bytes", "Memory of the GPU.", ["gpu"])
 HEAT = Gauge("duramen_gpu_temperature_celsius", "Temperature of the GPU.", ["gpu"])
 POWER = Gauge("duramen_gpu_power_watts", "Electrical power of the GPU.", ["gpu"])
 SECONDS = 5.0
-FIRST = "0"  # of those that the container is given; without one there is no series at all
+FIRST = "0"  # of those that CUDA is given; without one there is no series at all
+# What some do not tell (a part of a GPU, one of a virtual machine) does not make them lost.
+NOT_TOLD = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission)
 
 
 class GpuLost(Exception):
     """The GPU does not answer any more."""
 
 
+def first() -> Any:
+    """NVML's handle of the GPU that CUDA takes; NVML itself heeds no CUDA_VISIBLE_DEVICES. A part
+    of a GPU (MIG) stands for the first whole one. Raises NVMLError, also where all are hidden."""
+    pynvml.nvmlInit()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", FIRST).partition(",")[0].strip()
+    if named.startswith("MIG"):
+        named = FIRST
+    if named.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(named))
+    for index in range(pynvml.nvmlDeviceGetCount() if named.startswith("GPU-") else 0):
+        device = pynvml.nvmlDeviceGetHandleByIndex(index)
+        if plain(pynvml.nvmlDeviceGetUUID(device)).startswith(named):
+            return device
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+
+def plain(text: Any) -> str:
+    """Older drivers' libraries give bytes."""
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
 async def watch() -> None:
     """Measure for ever. Raises GpuLost, so that the service ends and is started again."""
     try:
-        pynvml.nvmlInit()
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        device = first()
         while True:
             await asyncio.to_thread(measure, device)
             await asyncio.sleep(SECONDS)
@@ -41,13 +64,17 @@ async def watch() -> None:
 
 
 def measure(device: Any) -> None:
-    """Read everything once. What a GPU does not offer (power, on some) is left out."""
-    memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-    MEMORY.labels(FIRST).set(memory.used)
-    TOTAL.labels(FIRST).set(memory.total)
-    LOAD.labels(FIRST).set(pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100)
-    HEAT.labels(FIRST).set(pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU))
-    with suppress(pynvml.NVMLError_NotSupported):
+    """Read everything once. What a GPU does not tell is left out: it is up if it has a name."""
+    pynvml.nvmlDeviceGetName(device)
+    with suppress(*NOT_TOLD):
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        MEMORY.labels(FIRST).set(memory.used)
+        TOTAL.labels(FIRST).set(memory.total)
+    with suppress(*NOT_TOLD):
+        LOAD.labels(FIRST).set(pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100)
+    with suppress(*NOT_TOLD):
+        HEAT.labels(FIRST).set(pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU))
+    with suppress(*NOT_TOLD):
         POWER.labels(FIRST).set(pynvml.nvmlDeviceGetPowerUsage(device) / 1000)
     UP.labels(FIRST).set(1)
 

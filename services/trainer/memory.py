@@ -3,14 +3,15 @@
 Needs no torch: the supervisor asks, too.
 """
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pynvml
 
+from services.trainer import gpu
 from shared.memory import Adapter, Choice, Dtype, Estimate, Shape, estimate, gib, shape_of_folder
 from shared.messages import LineageSettings
 from shared.settings import TrainerSettings
@@ -73,7 +74,7 @@ class Memory:
 
 def measured(settings: TrainerSettings) -> Memory:
     """Of the GPU as NVML sees it, or of this machine as far as its container may use it."""
-    found = of_gpu() if settings.device != "cpu" else None
+    found = of_gpu() if takes_gpu(settings) else None
     found = found or of_machine()
     if settings.memory_limit is None:
         return found
@@ -82,12 +83,20 @@ def measured(settings: TrainerSettings) -> Memory:
     return replace(found, free=settings.memory_limit, limit=settings.memory_limit)
 
 
+def takes_gpu(settings: TrainerSettings) -> bool:
+    """Whether torch computes there, too: `auto` is what it was measured on, once it was. A driver
+    may answer for a GPU that this torch cannot use."""
+    kept = settings.state_dir / "dtype.json"
+    if settings.device == "auto" and kept.is_file():
+        measured_on: str = json.loads(kept.read_bytes()).get("device", "cuda")
+        return measured_on == "cuda"
+    return settings.device != "cpu"
+
+
 def of_gpu() -> Memory | None:
-    """The first GPU that this container is given; None without one."""
+    """The GPU that is trained on; None without one."""
     try:
-        pynvml.nvmlInit()
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu.first())
     except pynvml.NVMLError:
         return None
     return Memory("cuda", int(memory.total), int(memory.free))
@@ -131,19 +140,13 @@ def process_name(pid: int, device: str) -> str:
 
 
 def gpu_process_name(pid: int) -> str:
-    found: Any = pynvml.nvmlSystemGetProcessName(pid)
-    return Path(found.decode() if isinstance(found, bytes) else str(found)).name
+    return Path(gpu.plain(pynvml.nvmlSystemGetProcessName(pid))).name
 
 
 def holders(device: str) -> list[tuple[int, int]]:
     """(bytes, pid) of the three programs that hold most of a device's memory."""
     if device == "cuda":
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except pynvml.NVMLError:
-            return []
-        found = [(int(p.usedGpuMemory or 0), int(p.pid)) for p in running]
+        found = [(size, pid) for pid, size in on_gpu().items()]
     else:
         found = [
             (int(p.info["memory_info"].rss), int(p.pid))
@@ -151,6 +154,20 @@ def holders(device: str) -> list[tuple[int, int]]:
             if p.info["memory_info"] is not None
         ]
     return sorted(found, reverse=True)[:3]
+
+
+def on_gpu() -> dict[int, int]:
+    """Bytes by pid, of all that compute or draw there; who does both is told of twice."""
+    found: dict[int, int] = {}
+    kinds = (
+        pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+        pynvml.nvmlDeviceGetComputeRunningProcesses,
+    )
+    for running in kinds:
+        with suppress(pynvml.NVMLError):
+            here = running(gpu.first())
+            found |= {int(p.pid): int(p.usedGpuMemory or 0) for p in here}
+    return found
 
 
 def need(

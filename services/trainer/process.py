@@ -15,6 +15,7 @@ from shared import log
 
 LINE_BYTES = 32 << 20
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR")
+ORDER = "CUDA_DEVICE_ORDER"  # without it CUDA begins with the fastest GPU, NVML never does
 DEVICE = "DURAMEN_DEVICE"  # a GPU that is wanted is never replaced by the CPU
 
 
@@ -27,6 +28,7 @@ def environment(threads: int | None) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        ORDER: os.environ.get(ORDER, "PCI_BUS_ID"),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
