@@ -72,7 +72,8 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
 
 def micro_tokens(line: Line, owner: Owner) -> dict[str, int]:
     """The micro-batch split of a new segment: as the settings ask, or as small as the segment
-    before had to be on this same device, until the settings ask for something else."""
+    before had to be on this same device, until the settings ask for something else. At the floor
+    it stays; that it was asked for is noted even so: from then on gradients are checkpointed."""
     asked = owner.micro_tokens
     before = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
     if before is None or before.record.lease != owner.lease:

@@ -18,7 +18,10 @@ from shared.settings import TrainerSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
 FLOOR_TOKENS = 64  # smaller micro-batches are not tried: the weights fill the memory, not these
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+SIGNS = (
+    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
+    *("STATUS_ALLOC_FAILED", "ALLOCATION_FAILED"),  # cuBLAS, cuSOLVER and cuDNN for their own
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

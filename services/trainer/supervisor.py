@@ -274,13 +274,14 @@ async def after(trainer: Trainer, ended: Ended) -> None:
 
 
 def may_shrink(trainer: Trainer, segment: Segment, end: End) -> bool:
-    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or where
-    each row stands alone already, checkpointing, which comes with the first halving."""
+    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or, where
+    nothing is left to halve, checkpointing alone, once. It comes with the first halving, too."""
     if end.failure is None or end.failure.kind != "memory":
         return False
     first = segment.record.micro_tokens_asked is None
-    more = not end.final or (first and trainer.settings.gradient_checkpointing == "auto")
-    return more and memory.smaller(segment.record.micro_tokens) is not None
+    if first and trainer.settings.gradient_checkpointing == "auto":
+        return True
+    return not end.final and memory.smaller(segment.record.micro_tokens) is not None
 
 
 async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:

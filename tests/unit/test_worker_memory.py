@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.trainer import checkpoint, memory
+from services.trainer import checkpoint, claim, memory
 from services.trainer.loop import may_be_halved
 from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.plan import build_plan
@@ -115,28 +115,43 @@ def test_rows_that_stand_alone_already_are_the_floor(job: Job) -> None:
     assert not may_be_halved(material, 64)  # half of that is not tried
 
 
+@pytest.mark.parametrize("micro_tokens", [512, 100])  # of which 100 is not halved any more
 @pytest.mark.parametrize(
     ("checkpointing", "halved", "more"),
     [("auto", False, True), ("auto", True, False), ("on", False, False), ("off", False, False)],
 )
 def test_where_rows_stand_alone_checkpointing_is_left_to_be_tried_once(
-    checkpointing: str, halved: bool, more: bool
+    checkpointing: str, halved: bool, more: bool, micro_tokens: int
 ) -> None:
     trainer: Any = SimpleNamespace(
         settings=SimpleNamespace(gradient_checkpointing=checkpointing),
     )
-    record = SimpleNamespace(micro_tokens=512, micro_tokens_asked=1024 if halved else None)
+    asked = 1024 if halved else None
+    record = SimpleNamespace(micro_tokens=micro_tokens, micro_tokens_asked=asked)
     segment: Any = SimpleNamespace(record=record)
     alone = End("failed", Failure(kind="memory", message="", next_step=""), final=True)
     assert may_shrink(trainer, segment, alone) is more
-    assert may_shrink(trainer, segment, replace(alone, final=False))
+    not_final = replace(alone, final=False)
+    assert may_shrink(trainer, segment, not_final) is (more or micro_tokens == 512)
     other = Failure(kind="nan", message="", next_step="")
     assert not may_shrink(trainer, segment, replace(alone, failure=other))
+
+
+def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for() -> None:
+    """The same one: what is new is that it was asked for, which checkpoints the gradients."""
+    owner = claim.Owner("me", "lease.trainer.here", "float32", 100)
+    record = SimpleNamespace(lease=owner.lease, micro_tokens=100, micro_tokens_asked=None)
+    close = SimpleNamespace(cause=claim.MEMORY, outcome="preempted")
+    line: Any = SimpleNamespace(segments={"1": SimpleNamespace(record=record, close=(1, close))})
+    assert claim.micro_tokens(line, owner) == {"micro_tokens": 100, "micro_tokens_asked": 100}
 
 
 def test_only_memory_looks_like_memory() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    for failed in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(f"CUDA error: {failed} when calling `create(handle)`"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
