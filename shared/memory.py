@@ -7,7 +7,7 @@ Measured against real workers on a CPU (tests/unit/test_estimate.py); for a GPU 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ Dtype = Literal["float32", "bfloat16"]
 Quantize = Literal["none", "nf4"]
 GIB = 2**30
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file
+WHOLE = "model.safetensors"  # of a model in one part, which has no index
 WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
 HEAD_CHUNK_TOKENS = 512  # of the loss: logits are held for as many tokens at a time
@@ -223,14 +224,25 @@ def read_header(first: bytes, read: Any) -> dict[str, Any]:
     return found
 
 
-def named_in(index: bytes) -> set[str]:
-    """The files of a model in parts; others beside them (`consolidated.safetensors`) are not read.
-    Raises ValueError."""
-    found = json.loads(index)
-    parts = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(parts, dict):
+def weights_of(names: Collection[str], index: bytes | None) -> set[str]:
+    """Of a model's files those that its weights are read from; the same ones once more beside them
+    (`consolidated.safetensors`) are not. `index`: what INDEX holds, None without it.
+
+    Raises ValueError; what an index names may be missing among the `names`.
+    """
+    if index is None:
+        found = {name for name in names if name.endswith(".safetensors")}
+        return {WHOLE} if WHOLE in found else found
+    read = json.loads(index)
+    parts = read.get("weight_map") if isinstance(read, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
         raise ValueError(f"{INDEX} names no weights")
     return set(parts.values())
+
+
+def index_in(folder: Path) -> bytes | None:
+    """Raises OSError."""
+    return (folder / INDEX).read_bytes() if (folder / INDEX).is_file() else None
 
 
 def shape_of_folder(folder: Path) -> Shape:
@@ -238,12 +250,9 @@ def shape_of_folder(folder: Path) -> Shape:
     headers = []
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        index = folder / INDEX
-        named = named_in(index.read_bytes()) if index.is_file() else None
-        for path in sorted(folder.glob("*.safetensors")):
-            if named is not None and path.name not in named:
-                continue
-            with path.open("rb") as file:
+        here = {path.name for path in folder.iterdir()}
+        for name in sorted(weights_of(here, index_in(folder)) & here):
+            with (folder / name).open("rb") as file:
                 headers.append(read_header(file.read(8), file.read))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} is no model directory: {error}") from error
@@ -256,17 +265,16 @@ def shape_in_store(store: Store, root: str) -> Shape:
     """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
     StoreUnavailable, ObjectMissing."""
     prefix = f"bases/{root}/"
-    headers, keys = [], sorted(store.keys(PRECIOUS, prefix))
-    index = prefix + INDEX
-    named = named_in(store.read(PRECIOUS, index)) if index in keys else None
-    for key in keys:
-        if key.endswith(".safetensors") and (named is None or key.removeprefix(prefix) in named):
-            response = store.open(PRECIOUS, key)
-            try:
-                headers.append(read_header(response.read(8), response.read))
-            finally:
-                response.close()
-                response.release_conn()
+    headers = []
+    names = {key.removeprefix(prefix) for key in store.keys(PRECIOUS, prefix)}
+    index = store.read(PRECIOUS, prefix + INDEX) if INDEX in names else None
+    for name in sorted(weights_of(names, index) & names):
+        response = store.open(PRECIOUS, prefix + name)
+        try:
+            headers.append(read_header(response.read(8), response.read))
+        finally:
+            response.close()
+            response.release_conn()
     return shape_of(json.loads(store.read(PRECIOUS, f"{prefix}config.json")), headers)
 
 

@@ -24,7 +24,7 @@ from shared.manifest import (
     sums,
     version_name,
 )
-from shared.memory import INDEX, named_in
+from shared.memory import INDEX, weights_of
 from shared.messages import LineageSettings, LineCreate, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
@@ -96,9 +96,9 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
 def files_of(folder: Path) -> dict[str, Path]:
     """The files of a model directory, by the path they will have. Raises UsageError.
 
-    Hidden files, SHA256SUMS, which is made anew, and weights that the index does not name (the same
-    ones once more, as `consolidated.safetensors`) are left out; anything else that is no part of a
-    model is refused by name: nothing pickled is kept, and no code.
+    Hidden files, SHA256SUMS, which is made anew, and weights that are not read (the same ones once
+    more, as `consolidated.safetensors`) are left out; anything else that is no part of a model is
+    refused by name: nothing pickled is kept, and no code.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -110,12 +110,11 @@ def files_of(folder: Path) -> dict[str, Path]:
         found[check_base_file(relative.as_posix())] = path
     if "config.json" not in found:
         raise UsageError(f"{folder} holds no config.json: this is no model directory.")
-    if INDEX in found:
-        try:
-            named = named_in(found[INDEX].read_bytes())
-        except ValueError as error:
-            raise UsageError(f"{folder / INDEX}: {error}") from error
-        found = {p: f for p, f in found.items() if p in named or not p.endswith(".safetensors")}
+    try:
+        weights = weights_of(found, found[INDEX].read_bytes() if INDEX in found else None)
+    except ValueError as error:
+        raise UsageError(f"{folder / INDEX}: {error}") from error
+    found = {p: f for p, f in found.items() if p in weights or not p.endswith(".safetensors")}
     if not any(path.endswith(".safetensors") for path in found):
         raise UsageError(
             f"{folder} holds no weights as safetensors.",

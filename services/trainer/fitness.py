@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from services.trainer.spec import Failure
-from shared.memory import NF4_BYTES, WIDTHS, gib
+from shared.memory import INDEX, NF4_BYTES, WIDTHS, gib, index_in, weights_of
 
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -65,16 +65,12 @@ def check_code(config: dict[str, Any]) -> None:
 
 
 def weight_files(base_dir: Path) -> list[Path]:
-    """All safetensors files, each of them there if an index names them. Raises Failure (base)."""
-    index = base_dir / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise Failure("base", f"{index.name} cannot be read: {error}") from error
-        files = [base_dir / Path(name).name for name in names]
-    else:
-        files = sorted(base_dir.glob("*.safetensors"))
+    """The files that hold its weights, each of them there. Raises Failure (base)."""
+    try:
+        names = weights_of({path.name for path in base_dir.iterdir()}, index_in(base_dir))
+    except (OSError, ValueError) as error:
+        raise Failure("base", f"{INDEX} cannot be read: {error}") from error
+    files = [base_dir / Path(name).name for name in sorted(names)]
     missing = [file.name for file in files if not file.is_file()]
     if not files or missing:
         raise Failure(

@@ -23,7 +23,21 @@ def test_the_same_weights_in_another_form_are_left_out(tmp_path: Path) -> None:
     assert {INDEX, "config.json", "tokenizer.json"} <= set(found)
 
 
-@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 1}', "{"])
+def test_beside_weights_in_one_part_no_others_are_kept(tmp_path: Path) -> None:
+    """The name that is read without an index; makers leave theirs, and adapters, beside it."""
+    base = make_tiny(tmp_path / "base")
+    (base / "original").mkdir()
+    for name in ("consolidated.safetensors", "original/model.safetensors"):
+        (base / name).write_bytes(b"the same once more")
+    found = files_of(base)
+    assert [p for p in found if p.endswith(".safetensors")] == ["model.safetensors"]
+    (base / "model.safetensors").rename(base / "part-1.safetensors")
+    assert {"part-1.safetensors", "consolidated.safetensors"} <= set(files_of(base))
+
+
+@pytest.mark.parametrize(
+    "index", ["[]", "{}", '{"weight_map": 1}', '{"weight_map": {"w": 1}}', "{"]
+)
 def test_an_index_that_names_nothing_is_refused(tmp_path: Path, index: str) -> None:
     base = make_tiny(tmp_path / "base")
     (base / INDEX).write_text(index)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer import fitness
 from services.trainer.memory import Memory, shortage
 from shared.errors import UsageError
 from shared.memory import (
@@ -95,13 +96,17 @@ def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quant
 
 
 def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:
-    """Some models bring all of them again, as one file of their makers' own."""
+    """Some models bring all of them again, as one file of their makers' own; an index is only
+    with those in several parts."""
     before = shape_of_folder(make_8b(tmp_path))
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "consolidated.safetensors").write_bytes(whole)
+    assert shape_of_folder(tmp_path) == before
+    assert [file.name for file in fitness.weight_files(tmp_path)] == ["model.safetensors"]
     index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert shape_of_folder(tmp_path) == before
+    assert [file.name for file in fitness.weight_files(tmp_path)] == ["model.safetensors"]
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
