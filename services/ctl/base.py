@@ -24,7 +24,7 @@ from shared.manifest import (
     sums,
     version_name,
 )
-from shared.memory import INDEX, weights_of
+from shared.memory import INDEX, Shape, shape_in_store, weights_of
 from shared.messages import LineageSettings, LineCreate, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
@@ -255,6 +255,18 @@ def named(targets: str) -> str | list[str]:
     return targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
 
 
+def check_targets(targets: list[str], shape: Shape) -> None:
+    """Raises UsageError for names that the base has not: it would be trained without them."""
+    known = {linear.name for linear in shape.linears}
+    unknown = [target for target in targets if target not in known]
+    if unknown:
+        raise UsageError(
+            f"This base has no layer {', '.join(map(repr, unknown))} that could get an adapter.",
+            next_step="duramen lineage new NAME --base BASE --targets with some of "
+            + ",".join(sorted(known)),
+        )
+
+
 @lineage_app.command("new")
 def new(
     name: Annotated[
@@ -282,7 +294,8 @@ def new(
     """Make a lineage; base, shape, dtype and chat template are fixed from now on."""
     text = for_a_record(chat_template(template)) if template else None
     config = cli.settings()
-    root = find_root(cli.store(config), base)
+    store = cli.store(config)
+    root = find_root(store, base)
     try:
         settings = LineageSettings.model_validate(
             {
@@ -291,7 +304,7 @@ def new(
                     "rank": rank,
                     "alpha": alpha,
                     "dropout": dropout,
-                    "targets": targets if targets == "all-linear" else named(targets),
+                    "targets": named(targets),
                 },
                 "dtype": dtype,
                 "quantize": quantize,
@@ -303,6 +316,8 @@ def new(
     except ValidationError as error:
         wrong = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
         raise UsageError(f"That is no lineage: {wrong}.") from error
+    if settings.lora.targets != "all-linear":
+        check_targets(settings.lora.targets, shape_in_store(store, root))
     cli.run(_new(config, name, settings, json))
 
 

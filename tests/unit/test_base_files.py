@@ -1,12 +1,16 @@
-"""What of a model directory becomes a base."""
+"""What of a model directory becomes a base, and which of its layers can be trained."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from services.ctl import base as command
+from services.ctl import cli
 from services.ctl.base import files_of
 from shared.errors import UsageError
+from shared.memory import shape_of_folder
 from tests.tiny import make_tiny
 
 INDEX = "model.safetensors.index.json"
@@ -50,3 +54,21 @@ def test_a_directory_without_its_weights_is_refused(tmp_path: Path) -> None:
     (base / INDEX).write_text(json.dumps({"weight_map": {"w": "elsewhere.safetensors"}}))
     with pytest.raises(UsageError, match="holds no weights"):
         files_of(base)
+
+
+def test_layers_that_the_base_has_not_are_refused_with_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = shape_of_folder(make_tiny(tmp_path / "base"))
+    made: list[Any] = []
+    monkeypatch.setattr(cli, "settings", lambda: None)
+    monkeypatch.setattr(cli, "store", lambda _: None)
+    monkeypatch.setattr(cli, "run", lambda work: made.append(work.close()))
+    monkeypatch.setattr(command, "find_root", lambda *_: "ab" * 32)
+    monkeypatch.setattr(command, "shape_in_store", lambda *_: shape, raising=False)
+    with pytest.raises(UsageError, match="no layer 'c_attn', 'Q_proj'") as caught:
+        command.new("one", "ab", targets="q_proj,c_attn,Q_proj")
+    assert "down_proj,gate_proj,k_proj,o_proj,q_proj,up_proj,v_proj" in caught.value.next_step
+    assert not made
+    command.new("one", "ab", targets="q_proj, down_proj")
+    assert len(made) == 1
