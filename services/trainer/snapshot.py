@@ -22,6 +22,7 @@ from services.trainer.answering import Answering, Said
 from services.trainer.governor import SMALL_ANSWERED, SMALL_MEASURED, Decision, Governor
 from services.trainer.grading import grade
 from services.trainer.measuring import Measured, measure
+from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.model import Network
 from services.trainer.plan import Material
 from services.trainer.spec import Spec
@@ -46,6 +47,8 @@ class Snapshots:
         self.job_tokens = list(accumulate(lengths, initial=0))
         began = spec.start.position - spec.start.job_steps_from
         self.governor = Governor(spec.snapshot, len(self.probes), began)
+        # What goes through the model at once; less after memory ran out.
+        self.pack_tokens = min(PACK_TOKENS, spec.micro_tokens)
         self.answering = Answering(network, self.stop_ids(), CACHE_SHARE * spec.micro_tokens)
         self.fitting: int | None = None  # probes of a full one, if not all fit into its limit
         self.whole: dict[str, Any] | None = None  # the last event of one with all probes
@@ -66,7 +69,10 @@ class Snapshots:
         step_seconds: float = 0.0,
         leave: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any] | None:
-        """Measure, write the file, and return the `snapshot` event; None if told to `leave`."""
+        """Measure, write the file, and return the `snapshot` event; None if told to `leave`.
+
+        Where memory runs out it looks again with less at once, and raises if that is no help.
+        """
         assert decision.size is not None
         if self.whole is not None and self.whole["global_step"] == global_step:
             return self.whole  # the same weights and the same probes
@@ -74,7 +80,7 @@ class Snapshots:
         rows = self.measured_before(decision, global_step)
         is_reused = rows is not None
         if rows is None:
-            rows = self.looked(decision, leave)
+            rows = self.looked_in_memory(decision, leave)
         if rows is None:
             return None
         seconds = time.monotonic() - began
@@ -118,6 +124,20 @@ class Snapshots:
 
     # ---- looking ---------------------------------------------------------------------------------
 
+    def looked_in_memory(
+        self, decision: Decision, leave: Callable[[], bool]
+    ) -> list[dict[str, Any]] | None:
+        """As `looked`, with less and less at once, down to one example at a time."""
+        while True:
+            try:
+                return self.looked(decision, leave)
+            except (MemoryError, RuntimeError) as error:
+                alone = not self.pack_tokens and not self.answering.most_tokens
+                if alone or not is_out_of_memory(error):
+                    raise
+            self.pack_tokens = smaller(self.pack_tokens) or 0
+            self.answering.most_tokens = smaller(self.answering.most_tokens) or 0
+
     def looked(self, decision: Decision, leave: Callable[[], bool]) -> list[dict[str, Any]] | None:
         """One row a probe; None if told to leave. The first few show how many fit into a limit."""
         found: dict[str, Measured] = {}
@@ -147,8 +167,8 @@ class Snapshots:
         return self.fitting or len(self.probes)
 
     def measure(self, probes: Sequence[Probe], found: dict[str, Measured]) -> None:
-        tokens = min(PACK_TOKENS, self.spec.micro_tokens)
-        results = measure(self.network, [self.encoded[p.id] for p in probes], tokens)
+        encoded = [self.encoded[p.id] for p in probes]
+        results = measure(self.network, encoded, self.pack_tokens)
         found.update(zip((p.id for p in probes), results, strict=True))
 
     def answer(

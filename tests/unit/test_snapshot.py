@@ -11,7 +11,7 @@ import torch
 
 from services.trainer import checkpoint, loop
 from services.trainer.answering import Said
-from services.trainer.attention import pack
+from services.trainer.attention import Batch, pack
 from services.trainer.governor import (
     SMALL_ANSWERED,
     SMALL_MEASURED,
@@ -164,6 +164,36 @@ def test_where_memory_runs_out_for_looking_alone_training_goes_on(tmp_path: Path
     assert [e["decision"]["why"][:15] for e in skipped] == ["memory ran out,"] * len(skipped)
     assert 2 <= len(skipped) < len(bench.material.plan.steps)
     assert events[-1]["event"] == "snapshot_skipped"
+
+
+def test_where_memory_is_short_for_looking_less_is_looked_at_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    network, answering = bench.network, bench.snapshots.answering
+    predict, generate = network.predict, answering.generate
+    refused: list[int] = []
+
+    def predict_one(batch: Batch) -> Any:
+        if len(batch.labels) > 1:
+            refused.append(len(batch.labels))
+            raise MemoryError
+        return predict(batch)
+
+    def generate_two(prompts: list[list[int]], limits: list[int]) -> list[Said]:
+        if len(prompts) > 2:
+            refused.append(len(prompts))
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return generate(prompts, limits)
+
+    network.predict = predict_one  # type: ignore[method-assign]
+    answering.generate = generate_two  # type: ignore[method-assign]
+    first = bench.snapshots.take(SMALL, 4, 4, 4)
+    assert first is not None
+    assert first["measured"] == SMALL_MEASURED
+    assert first["decision"]["answered"] == SMALL_ANSWERED
+    assert refused
+    refused.clear()
+    assert bench.snapshots.take(SMALL, 5, 5, 5) is not None
+    assert not refused  # what fits is known from then on
 
 
 def answers(bench: Bench, count: int, start: int = 0) -> dict[str, Said]:
