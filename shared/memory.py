@@ -24,6 +24,11 @@ WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
 HEAD_CHUNK_TOKENS = 512  # of the loss: logits are held for as many tokens at a time
 HEAD_COPIES = 3  # logits, their exponentials, and the product before it is widened
+# A head that is more than a matrix goes the ordinary way: capped logits, chances, two gradients.
+FULL_HEAD_COPIES = 4
+SCORE_BYTES = 8  # of a score with a cap, for the way back: its tangent and its share, and a copy
+HEADS = ("lm_head", "embed_out")
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 SNAPSHOT_SEQUENCES = 16  # answered at once
 OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.75 * GIB}  # context and kernels, or the libraries
 SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
@@ -57,6 +62,8 @@ class Shape:
     vocabulary: int
     key_values: int  # of a token in one layer
     linears: tuple[Linear, ...]  # of all layers
+    is_head_plain: bool = True  # a matrix and nothing else: never all logits at once
+    capped_heads: int = 0  # of a layer whose attention scores have a soft cap: all are held
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,11 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
     inside = sum(m.outs * m.ins for m in shape.linears)
     quantized = inside * NF4_BYTES if choice.quantize == "nf4" else inside * width
     head = HEAD_CHUNK_TOKENS * shape.vocabulary * 4 * HEAD_COPIES
+    if not shape.is_head_plain:
+        head = choice.tokens * shape.vocabulary * 4 * FULL_HEAD_COPIES
+    # Of each layer that keeps its own, and once more of the one that is computed.
+    scores = shape.capped_heads * choice.tokens**2 * SCORE_BYTES
+    scores *= 2 if choice.checkpointing else shape.layers + 1
     saved = activations(shape, tuned, adapter, width) * choice.tokens
     states = 4 * shape.hidden * width * choice.tokens  # before and behind the layers
     if choice.checkpointing:  # the inputs of all layers, and all of the one that is done again
@@ -122,7 +134,7 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
         "optimizer": trained * 8,
     }
     parts = {name: size * SLACK[device] for name, size in parts.items()}
-    parts["activations"] = max(saved + states + head, cache + head) * HOLES[device]
+    parts["activations"] = max(saved + states + scores + head, cache + head) * HOLES[device]
     parts["overhead"] = OVERHEAD[device]
     return Estimate(choice, {name: int(size) for name, size in parts.items()})
 
@@ -148,28 +160,25 @@ def choose(
     choice: Choice,
     adapter: Adapter,
     device: str,
-    least_tokens: int = 64,
 ) -> Estimate:
     """The first way that fits in `free` bytes, the nearest to `choice`; else the smallest one.
 
-    Checkpointing and smaller micro-batches change no result, but take time; nf4 changes it.
+    Checkpointing changes no result, but takes time; nf4 changes it. The tokens are those of the
+    longest row, which is never cut.
     """
     tried = estimate(shape, choice, adapter, device)
-    for way in ways(choice, least_tokens):
+    for way in ways(choice):
         if tried.total <= free:
             break
         tried = estimate(shape, way, adapter, device)
     return tried
 
 
-def ways(choice: Choice, least_tokens: int) -> Iterator[Choice]:
+def ways(choice: Choice) -> Iterator[Choice]:
     """From the dearest to the smallest."""
     for quantize in ("none", "nf4") if choice.quantize == "none" else ("nf4",):
         yield replace(choice, quantize=quantize)
-        tokens = choice.tokens
-        while tokens >= min(least_tokens, choice.tokens):
-            yield replace(choice, quantize=quantize, checkpointing=True, tokens=tokens)
-            tokens //= 2
+        yield replace(choice, quantize=quantize, checkpointing=True)
 
 
 # ---- reading a base ------------------------------------------------------------------------------
@@ -199,7 +208,16 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
         vocabulary=vocabulary,
         key_values=groups * size,
         linears=tuple(matrices(tensors)),
+        is_head_plain=is_head_plain(text, {name for name, _ in tensors}),
+        capped_heads=heads if text.get("attn_logit_softcapping") is not None else 0,
     )
+
+
+def is_head_plain(text: dict[str, Any], names: set[str]) -> bool:
+    """As far as the files tell; a worker tries it out (`Network.plain_head`)."""
+    biased = any(f"{head}.bias" in names for head in HEADS)
+    scaled = any((text.get(name) or 1) != 1 for name in SCALES)
+    return text.get("final_logit_softcapping") is None and not scaled and not biased
 
 
 def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:

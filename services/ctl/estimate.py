@@ -17,7 +17,7 @@ def estimate(
     *,
     rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=16, help="At once: the longest row, or micro_tokens.")
+        int, typer.Option("--tokens", min=16, help="Of the longest row, which is never cut.")
     ] = 2048,
     json: cli.Json = False,
 ) -> None:

@@ -5,20 +5,25 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.trainer import fitness
+from services.trainer.attention import pack
 from services.trainer.memory import Memory, shortage
+from services.trainer.model import Network, sequence
+from services.trainer.spec import Lora
 from shared.errors import UsageError
 from shared.memory import (
     GIB,
     Adapter,
     Choice,
+    Dtype,
     choose,
     estimate,
     shape_of_folder,
     size_in_bytes,
 )
-from tests.tiny import make_tiny, tiny_conversations, write_dataset
+from tests.tiny import make_family, make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_worker_memory import status_bytes
 from tests.worker import Job, Worker
 
@@ -93,6 +98,36 @@ def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quant
     assert small.total <= 12 * GIB < middle.total <= 24 * GIB < large.total
     # Adam's two moments, and what it trains: 42 million numbers, as peft counts them.
     assert large.parts["optimizer"] == pytest.approx(41_943_040 * 8 * 1.08, rel=1e-3)
+
+
+@pytest.mark.parametrize("gib", [80, 24, 18, 12, 8, 6])
+def test_the_longest_row_is_never_cut_to_fit(tmp_path: Path, gib: int) -> None:
+    shape = shape_of_folder(make_8b(tmp_path))
+    found = choose(shape, gib * GIB, Choice("bfloat16", 2048), Adapter(16), "cuda")
+    assert found.choice.tokens == 2048
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_caps_keep_in_full_is_counted(tmp_path: Path, dtype: Dtype) -> None:
+    """Gemma 2's head and attention: all logits, and all scores of each layer."""
+    tokens, words = 1200, 20_000
+    base = make_family(tmp_path, "gemma2", vocab_size=words, max_position_embeddings=tokens)
+    network = Network(base, dtype, Lora(rank=16, alpha=32), seed=0)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in network.model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        total, _ = network.loss(pack([sequence(tokens, words, 7)], network.device))
+    size = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+    told = estimate(shape_of_folder(base), Choice(dtype, tokens), Adapter(16), "cuda")
+    ratio = told.parts["activations"] / size
+    print(f"estimate {told.parts['activations'] / MIB:.0f} MiB, kept {size / MIB:.0f} MiB")
+    assert float(total.detach()) > 0
+    assert 1 < ratio < 2.5  # beside what is kept there is what is computed
 
 
 def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:

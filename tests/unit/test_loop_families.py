@@ -12,6 +12,7 @@ from services.trainer.attention import pack
 from services.trainer.measuring import pack_behind
 from services.trainer.model import Network
 from services.trainer.template import Encoded
+from shared.memory import shape_of_folder
 from tests.tiny import FAMILIES, ODD, make_family
 from tests.unit.test_loop import awake, examples
 
@@ -74,7 +75,7 @@ def test_a_family_trains_like_transformers(family: str, tmp_path: Path) -> None:
     assert max(len(r) for r in ROWS) > 30  # longer than the windows
     assert network.packs
     capped = family == "gemma2"
-    assert network.lean == (not capped)
+    assert network.lean == (not capped) == shape_of_folder(tmp_path).is_head_plain
     assert len(network.notes) == (2 if capped else 0)
     assert_like_transformers(network)
 
@@ -104,7 +105,7 @@ def test_what_is_done_otherwise_for_a_model_is_right_and_said(family: str, tmp_p
     assert [any(n in note for note in network.notes) for n in ODD_NOTES[family]] == [True]
     assert len(network.notes) == 1
     assert network.packs == (family != "gpt-oss")
-    assert network.lean == (family == "gpt-oss")
+    assert network.lean == (family == "gpt-oss") == shape_of_folder(tmp_path).is_head_plain
     assert_like_transformers(network)
 
 
