@@ -291,7 +291,7 @@ async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
     """
     assert end.failure is not None
     was = segment.record.micro_tokens
-    data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
+    data = {"was": was, "micro_tokens": memory.smaller(was) or was, "why": end.failure.message[:500]}
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
     OUT_OF_MEMORY.inc()
     log.get().warning("out_of_memory", **data)
