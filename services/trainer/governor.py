@@ -75,7 +75,8 @@ class Governor:
         # A full one may take a part of what is left only, or the later steps would get none.
         if FULL_SHARE * (full or 0.0) <= left:
             why = f"a {FULL_SHARE}th of the time left is enough for all"
-            return Decision("full", why, **account, expected_seconds=full)
+            limit = left if full is None else None  # nobody knows yet what it costs
+            return Decision("full", why, **account, expected_seconds=full, limit_seconds=limit)
         if (small or 0.0) <= left:
             why = "time is short: a small one"
             return Decision("small", why, **account, expected_seconds=small)

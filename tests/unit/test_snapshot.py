@@ -272,6 +272,19 @@ def test_no_snapshot_is_taken_without_time_for_it_and_that_is_said_once() -> Non
     assert (last.size, last.limit_seconds, last.spent_seconds) == ("full", 0.0, 1.0)
 
 
+def test_the_first_one_after_a_resume_takes_no_more_than_the_time_that_is_left() -> None:
+    governor = Governor(SnapshotSettings(directory=Path("none"), fraction=0.1), 100, 5)
+    governor.spent_seconds = 40.0
+    unknown = governor.decide(8, 500.0)
+    assert unknown is not None
+    left = unknown.allowed_seconds - 40.0
+    assert (unknown.size, unknown.limit_seconds, left > 0) == ("full", left, True)
+    governor.account("full", 8, 1.0, 1.0)
+    known = governor.decide(governor.next_step, 900.0)
+    assert known is not None
+    assert (known.size, known.limit_seconds) == ("full", None)
+
+
 def governed(**settings: Any) -> Governor:
     return Governor(SnapshotSettings(directory=Path("none"), **settings), 100, 0)
 
