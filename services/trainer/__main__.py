@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 
-from services.trainer import api, gpu, lease
+from services.trainer import api, dtype, gpu, lease
 from services.trainer.local import Local
 from services.trainer.process import environment
 from services.trainer.show import heartbeat
@@ -12,16 +12,18 @@ from services.trainer.state import Trainer
 from services.trainer.supervisor import look
 from shared import http, log, service
 from shared.bus import Bus
+from shared.manifest import write_synced
 from shared.settings import TrainerSettings
 from shared.store import Store
 
 
 async def measured_dtype(settings: TrainerSettings) -> str:
-    """float32 or bfloat16, whichever this machine multiplies faster; measured once, kept."""
+    """float32 or bfloat16, whichever this machine multiplies faster; kept until the device, or
+    torch, is another one."""
     kept = settings.state_dir / "dtype.json"
     if settings.device == "cuda" and not gpu.driver():
         raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
-    if not kept.exists():
+    if not dtype.holds(kept, settings.device):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.trainer.dtype"),
             env=environment(settings.threads),
@@ -30,7 +32,7 @@ async def measured_dtype(settings: TrainerSettings) -> str:
         output, _ = await process.communicate()
         if process.returncode != 0:
             raise RuntimeError("the measurement of the number format failed; see the log above")
-        kept.write_bytes(output)
+        write_synced(kept, output)
     return str(json.loads(kept.read_bytes())["dtype"])
 
 
@@ -40,12 +42,12 @@ async def main(settings: TrainerSettings) -> None:
     if lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
         raise SystemExit(f"another trainer runs on {settings.state_dir}")
     store = Store.of(settings)
-    dtype = await measured_dtype(settings)
+    chosen = await measured_dtype(settings)
     bus = Bus.of(settings)
     async with bus:
         name = lease.lease_name(settings.state_dir)
         held = lease.Held(bus, name, service.instance("trainer"), settings.lease_seconds)
-        trainer = Trainer(settings, bus, Local(settings.state_dir, store), dtype, held)
+        trainer = Trainer(settings, bus, Local(settings.state_dir, store), chosen, held)
         for subject in ("jobs.>", "ctl.desired.trainer", "ctl.once.trainer"):
             await bus.subscribe(subject, trainer.wake.set)
         await service.run(

@@ -6,8 +6,14 @@ most CPUs, those without matrix units for it.
 
 import json
 import os
+import platform
 import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import pynvml
 
 SIZE = 1024  # rows and columns
 SECONDS = 0.5  # for each format
@@ -37,11 +43,56 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def here(wanted: str) -> dict[str, str]:
+    """What a measurement holds for, told without torch: the supervisor asks at each start."""
+    gpu = gpu_name() if wanted != "cpu" else ""
+    return {
+        "device": "cuda" if gpu else "cpu",
+        "name": gpu or cpu_name(),
+        "torch": version("torch"),
+    }
+
+
+def holds(kept: Path, wanted: str) -> bool:
+    """Whether an earlier measurement was made on what is here now."""
+    if not kept.exists():
+        return False
+    found = json.loads(kept.read_bytes())
+    return all(found.get(name) == value for name, value in here(wanted).items())
+
+
+def gpu_name() -> str:
+    """Of the first GPU that this container is given; empty without one."""
+    try:
+        pynvml.nvmlInit()
+        found: Any = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError:
+        return ""
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def cpu_name() -> str:
+    """Its model where Linux tells it, else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.machine()
+
+
 def measure() -> dict[str, Any]:
+    """Raises SystemExit if a GPU is wanted and torch can use none: the CPU never stands in."""
     import torch
 
     wanted = os.environ.get("DURAMEN_DEVICE", "auto")
-    device = "cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu"
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise SystemExit(
+            "DURAMEN_DEVICE=cuda, but torch can use no GPU here: "
+            "`python -m services.trainer.gpu` says why"
+        )
+    device = "cuda" if usable and wanted != "cpu" else "cpu"
     single = flops(torch.float32, device)
     half = flops(torch.bfloat16, device)
     if device == "cuda":
@@ -51,6 +102,7 @@ def measure() -> dict[str, Any]:
         chosen = "bfloat16" if half > 1.5 * single else "float32"
     return {
         "dtype": chosen,
+        **here(wanted if device == "cuda" else "cpu"),
         "device": device,
         "float32_flops": single,
         "bfloat16_flops": half,

@@ -1,0 +1,53 @@
+"""The number format is measured on what is here, and again once that is something else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer import dtype
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A measurement of this CPU."""
+    monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
+    monkeypatch.setattr(dtype, "SECONDS", 0.01)
+    path = tmp_path / "dtype.json"
+    path.write_text(json.dumps(dtype.measure()))
+    return path
+
+
+def test_a_measurement_holds_for_its_own_device_and_torch_only(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not dtype.holds(kept.with_name("none.json"), "cpu")
+    assert dtype.holds(kept, "cpu")
+    monkeypatch.setattr(dtype, "gpu_name", lambda: "a card")
+    assert dtype.holds(kept, "cpu")
+    assert not dtype.holds(kept, "auto")
+    monkeypatch.setattr(dtype, "gpu_name", lambda: "")
+    assert dtype.holds(kept, "auto")
+    change(kept, torch="1.0.0")
+    assert not dtype.holds(kept, "cpu")
+
+
+def test_an_earlier_measurement_that_does_not_say_what_it_was_made_on_is_made_again(
+    kept: Path,
+) -> None:
+    found = json.loads(kept.read_text())
+    kept.write_text(json.dumps({"dtype": found["dtype"], "device": found["device"]}))
+    assert not dtype.holds(kept, "cpu")
+
+
+def test_the_cpu_is_not_measured_where_a_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DURAMEN_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="DURAMEN_DEVICE=cuda, but torch can use no GPU"):
+        dtype.measure()
+
+
+def change(kept: Path, **fields: Any) -> None:
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), **fields}))
