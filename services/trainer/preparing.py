@@ -31,8 +31,9 @@ class Preparation:
         """Fetch all that the worker needs to this disk. Blocking."""
         settings, record, local = self.line.settings, self.segment.record, self.local
         assert settings is not None
-        self.carry_earlier()
+        # This segment's own come first: what is there is not replaced.
         upload.get_progress(local.store, self.line.lineage, self.segment.id, self.folder)
+        self.carry_earlier()
         plan = self.job.record.plan
         resolved = self.training_settings()
         return Spec.model_validate(
