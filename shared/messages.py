@@ -377,7 +377,10 @@ class Progress(Message):
 
 
 class Observed(Message):
-    """What a service is. A receipt counts only if `fence` is the ledger's current one."""
+    """What a service is. A receipt counts only if `fence` is the ledger's current one.
+
+    `waiting`, of a trainer: `lineage: why`, joined by `; `; `*` is all lineages.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     service: Service
@@ -395,6 +398,11 @@ class Observed(Message):
     checkpoint: CheckpointRef | None = None
     read_back: bool = False
     at: AwareDatetime = Field(default_factory=now)
+
+    @property
+    def waits_for(self) -> str | None:
+        """`waiting` as people read it."""
+        return self.waiting.removeprefix("*: ") if self.waiting else None
 
 
 class Event(Message):

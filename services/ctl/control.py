@@ -94,7 +94,7 @@ def print_receipt(seen: Observed, state: str) -> None:
         if seen.read_back:
             cli.console.print(f"{where}, read back in full")
         else:
-            cli.console.print(f"[red]{where} is not there yet[/red]: {seen.waiting}")
+            cli.console.print(f"[red]{where} is not there yet[/red]: {seen.waits_for}")
     elif job:
         cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
     cli.console.print(f"Next: {UNDO[state]}", style="dim")
@@ -235,8 +235,8 @@ def describe(view: Observed) -> str:
             parts.append(f"{at.tokens_per_second:.0f} tokens/s")
         if at.eta_seconds is not None:
             parts.append(f"about {span_of(at.eta_seconds)} left")
-    if view.waiting:
-        parts.append(view.waiting)
+    if view.waits_for:
+        parts.append(view.waits_for)
     return ", ".join(parts)
 
 

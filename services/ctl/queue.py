@@ -225,7 +225,7 @@ async def _status(json: bool) -> None:
         cli.table(["level", *(number(state) for state in ORDER)], rows)
         if seen:
             job = f" {JobId.parse(seen.job)}" if seen.job else ""
-            waits = f": {seen.waiting}" if seen.waiting else ""
+            waits = f": {seen.waits_for}" if seen.waits_for else ""
             cli.console.print(f"trainer {seen.state}{job}{waits}", markup=False, soft_wrap=True)
 
     cli.emit(value, json, human)

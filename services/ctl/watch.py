@@ -97,7 +97,7 @@ def progress_line(seen: Observed, queued: int) -> str:
     elif not seen.job and not seen.waiting:
         parts.append("nothing to train")
     parts += [f"queued {queued}"] if queued else []
-    return "  ".join([*parts, *([seen.waiting] if seen.waiting else [])])
+    return "  ".join([*parts, *([seen.waits_for] if seen.waits_for else [])])
 
 
 def describe_event(event: Event) -> str:

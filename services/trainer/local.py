@@ -13,6 +13,7 @@ from services.trainer import checkpoint
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.ledger import Line
 from shared.manifest import parse_sums, root_hash, sha256_bytes, sha256_file, version_name
+from shared.memory import Shape, shape_in_store, shape_of_folder
 from shared.messages import CheckpointRef, ObjectRef
 from shared.store import PRECIOUS, Bucket, Store
 
@@ -81,6 +82,12 @@ class Local:
             self.store.fetch(ref, temporary / path)
         temporary.replace(folder)
         return folder
+
+    def shape(self, root: str) -> Shape:
+        """What of a base decides about memory: from its folder here, else from the store. Raises
+        UsageError, StoreUnavailable, ObjectMissing."""
+        folder = self.cache / "bases" / root
+        return shape_of_folder(folder) if folder.exists() else shape_in_store(self.store, root)
 
     def object(self, kind: str, ref: ObjectRef, suffix: str) -> Path:
         """A dataset or plan by its hash. Raises ObjectMissing, ObjectDamaged."""

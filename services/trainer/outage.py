@@ -48,6 +48,6 @@ class Outage:
     @property
     def sentence(self) -> str:
         return (
-            f"the store has not answered since {self._since:%H:%M:%S} UTC; what was trained lies "
-            "on the trainer's disk and follows when it does: duramen doctor"
+            f"the store has not answered since {self._since:%H:%M:%S} UTC, and what was trained "
+            "lies on the trainer's disk until it does: duramen doctor"
         )

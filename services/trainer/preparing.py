@@ -11,6 +11,7 @@ from services.trainer.spec import Spec
 from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
 from shared.jobs import Job
 from shared.ledger import Line, Segment
+from shared.manifest import sha256_file
 from shared.memory import Estimate, gib
 from shared.messages import CheckpointRef, JobSettings, ObjectRef
 from shared.settings import TrainerSettings
@@ -50,7 +51,7 @@ class Preparation:
                 "eval_datasets": [] if plan else self.eval_datasets(),
                 "earlier_plans": [] if plan else self.earlier_plans(),
                 "lineage_plans": [] if plan else self.lineage_plans(),
-                "plan": local.object("plans", plan, ".json") if plan else None,
+                "plan": self.plan(plan) if plan else None,
                 "plan_out": self.folder.plan,
                 "plan_sha256": plan.sha256 if plan else None,
                 "lora": settings.lora.model_dump(),
@@ -80,6 +81,13 @@ class Preparation:
                 "threads": self.settings.threads,
             }
         )
+
+    def plan(self, ref: ObjectRef) -> Path:
+        """The plan of the job: the segment that made it needs no store for it."""
+        made = self.folder.plan
+        if made.exists() and sha256_file(made) == ref.sha256:
+            return made
+        return self.local.object("plans", ref, ".json")
 
     def checkpoint(self, ref: CheckpointRef) -> Path:
         try:

@@ -58,10 +58,12 @@ def view_of(trainer: Trainer) -> Observed:
 
 
 def waits_for(trainer: Trainer) -> list[str]:
+    """One entry a lineage that waits, and first, as `*`, what all of them wait for. They are joined
+    by `; `: none contains it."""
     outage = trainer.outage
     said = outage.is_long if trainer.training is not None else outage.is_on
-    reasons = [f"{lineage}: {why}" for lineage, why in trainer.waiting.items()]
-    return [outage.sentence, *reasons] if said else reasons
+    waiting = {"*": outage.sentence, **trainer.waiting} if said else trainer.waiting
+    return [f"{lineage}: {why.replace('; ', ', ')}" for lineage, why in waiting.items()]
 
 
 def is_local(trainer: Trainer) -> bool:

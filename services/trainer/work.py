@@ -13,7 +13,6 @@ from shared import log
 from shared.errors import Conflict, StoreUnavailable, UsageError
 from shared.jobs import Job, Table
 from shared.ledger import Line, Segment
-from shared.memory import shape_in_store
 from shared.messages import LineOpen
 from shared.store import PRECIOUS
 
@@ -104,11 +103,14 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     root, settings = line.settings.base_root, trainer.settings
     try:
         if root not in trainer.shapes:
-            found = await asyncio.to_thread(shape_in_store, trainer.local.store, root)
-            trainer.shapes[root] = found
+            trainer.shapes[root] = await asyncio.to_thread(trainer.local.shape, root)
     except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
         log.get().warning("memory_not_estimated", base=root, why=str(error))
         return None
+    except StoreUnavailable:
+        if record is None:
+            raise
+        return None  # nothing is known, and nothing is claimed by going on
     recompute = settings.gradient_checkpointing != "off"
     dtype: Any = record.dtype if record else line.dtype or trainer.dtype
     tokens = record.micro_tokens if record else settings.micro_tokens

@@ -1,8 +1,10 @@
 """What goes wrong around a trainer: each says why and what to do, and nothing is lost."""
 
 import json
+import os
 import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
         assert says_it(paused)
         assert paused.checkpoint is not None
         assert paused.checkpoint.position >= away.progress.position + 3
+        await set_state(house, "running")
+        await house.until_step(paused.checkpoint.position + 2)
+        for pid in trainer.children():
+            os.kill(pid, signal.SIGKILL)
+        await house.until_step(paused.checkpoint.position + 4)
+        before = paused
+        paused = await set_state(house, "paused")
+        assert not paused.read_back
+        assert says_it(paused)
+        assert paused.checkpoint is not None
+        assert before.checkpoint is not None
+        assert paused.checkpoint.position >= before.checkpoint.position + 4
         house.stack.start("store")
         whole = await until_seen(house, lambda s: s.read_back, "the pause is whole")
         assert (whole.state, whole.checkpoint) == ("paused", paused.checkpoint)

@@ -179,3 +179,27 @@ def test_a_new_segment_carries_log_and_metrics_of_the_one_before(prepared: Prepa
     assert prepared.folder.metrics.read_bytes() == b"of the first\n"
     assert prepared.folder.job_log.read_bytes().startswith(b"of the first\n")
 
+
+def test_a_plan_that_was_made_here_needs_no_store(prepared: Prepared) -> None:
+    prepared.folder.plan.write_bytes(PLAN)
+    for path in (prepared.folder.metrics, prepared.folder.job_log):
+        path.write_bytes(b"")
+    prepared.shelf.away = True
+    assert prepared.spec().plan == prepared.folder.plan
+    prepared.folder.plan.write_bytes(b"another")
+    with pytest.raises(StoreUnavailable):
+        prepared.spec()
+    prepared.shelf.away = False
+    plan = prepared.spec().plan
+    assert plan is not None
+    assert plan.read_bytes() == PLAN
+
+
+def test_what_is_needed_of_a_base_on_this_disk_is_told_without_the_store(
+    prepared: Prepared,
+) -> None:
+    prepared.shelf.away = True
+    local = prepared.preparation.local
+    assert local.shape(ROOT).layers > 0
+    with pytest.raises(StoreUnavailable):
+        local.shape("cd" * 32)
