@@ -92,9 +92,9 @@ async def decide(trainer: Trainer) -> bool:
             await after(trainer, trainer.ended)
         elif state == "stopped":
             await close_stopped(trainer)
-        elif state == "running" and await may_train(trainer, trainer.held):
+        elif state == "running":
             await train(trainer)
-        else:  # paused, or no memory for it now: looked at again every second
+        else:  # paused: looked at again every second
             await store_held(trainer)
             return False
         return True
@@ -109,9 +109,11 @@ async def decide(trainer: Trainer) -> bool:
 
 
 async def may_train(trainer: Trainer, segment: Segment) -> bool:
-    """Whether there is memory for a held segment now; what it waits for is shown."""
+    """Whether there is memory for a held segment now; if not, why is shown."""
     line = trainer.table.lines[segment.job.lineage]
     trainer.waiting.pop(line.lineage, None)
+    if len(segment.opens) == 1:
+        return True  # it was asked when its job was claimed
     short = await short_of_memory(trainer, line, segment.record)
     if short is not None:
         trainer.waiting[line.lineage] = short
@@ -131,6 +133,9 @@ async def train(trainer: Trainer) -> None:
         why = f"Its owner died {deaths} times without a new checkpoint."
         failure = Failure(kind="deaths", message=why, next_step=retry(segment))
         await close_segment(trainer, "failed", failure=failure)
+        return
+    if not await may_train(trainer, segment):  # its job waits in the queue, and others go on
+        await close_segment(trainer, "preempted")
         return
     trainer.training = Training(
         trainer.settings,

@@ -98,7 +98,8 @@ def refused_base(table: Table, line: Line) -> str | None:
 
 
 async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None) -> str | None:
-    """Why a lineage must wait for memory, before a job is claimed or a held one goes on."""
+    """Why a lineage must wait for memory, before a job is claimed or a held one goes on: the same
+    for both, or a segment would be closed for want of memory and its job claimed at once."""
     assert line.settings is not None
     root, settings = line.settings.base_root, trainer.settings
     try:
@@ -113,7 +114,9 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
         return None  # nothing is known, and nothing is claimed by going on
     recompute = settings.gradient_checkpointing != "off"
     dtype: Any = record.dtype if record else line.dtype or trainer.dtype
-    tokens = record.micro_tokens if record else settings.micro_tokens
+    tokens = (
+        record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)["micro_tokens"]
+    )
     shape = trainer.shapes[root]
     least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
     return await asyncio.to_thread(memory.shortage, least, memory.measured(settings))

@@ -17,8 +17,12 @@ from services.trainer.memory import CGROUPS
 from shared.control import Control, observed
 from shared.jobs import Table
 from shared.ledger import Line
+from shared.memory import Adapter, Choice, estimate, shape_of_folder
+from shared.messages import Once
+from shared.settings import TrainerSettings
 from tests.house import House, Process, until
-from tests.tiny import tiny_conversations
+from tests.integration.test_trainer import set_state
+from tests.tiny import shared_tiny, tiny_conversations
 
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 400, "epochs": 20}
 
@@ -168,3 +172,59 @@ async def test_too_little_free_memory_is_waited_for_and_a_pause_gives_all_of_it_
             await until(paused, "paused")
         assert not trainer.children()
         assert not Path(f"/proc/{worker}").exists()
+
+
+async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineages_go_on(
+    house: House,
+) -> None:
+    root = house.add_base()
+    await house.create("main", root, rank=64)
+    await house.create("other", root)
+    job = await house.submit("main", tiny_conversations(40), **SLOW_STEPS)
+    with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2"):
+        await house.until_step(2)
+        paused = await set_state(house, "paused")
+    assert paused.checkpoint is not None
+    other = await house.submit("other", tiny_conversations(8))
+    limit = {"DURAMEN_MEMORY_LIMIT": str((needed(64) + needed(4)) // 2)}
+    with house.service("trainer", **limit) as trainer:
+        assert (await set_state(house, "paused")).checkpoint == paused.checkpoint
+        await set_state(house, "running")
+        table = await house.until_state(other, "done")
+        line = table.lines["main"]
+        (segment,) = line.segments.values()
+        assert segment.close is not None
+        assert segment.close[1].outcome == "preempted"
+        assert segment.record.deaths == 0
+        assert line.head is not None
+        assert line.head.checkpoint is not None
+        assert line.head.checkpoint.id == paused.checkpoint.id
+        assert table.jobs[job].record.state == "queued"
+        async with house.bus("ctl") as bus:
+            seen = await observed(bus, "trainer")
+            assert seen is not None
+            assert "main: memory: " in (seen.waiting or "")
+            control = Control("trainer")
+            await control.update(bus)
+            once = Once(by="test", service="trainer", command="snapshot", segment=segment.id)
+            at = await control.ask_once(bus, once)
+
+            async def answered() -> bool:
+                seen = await observed(bus, "trainer")
+                return seen is not None and seen.once_through >= at
+
+            await until(answered, "a late command is answered")
+            await table.update(bus)
+        assert len(table.lines["main"].segments) == 1
+        assert trainer.children() == []
+    with house.service("trainer"):
+        table = await house.until_state(job, "done")
+    first, last = (s.close[1] for s in table.lines["main"].kept() if s.close)
+    assert first.to_position == paused.checkpoint.position == last.from_position
+
+
+def needed(rank: int) -> int:
+    """Bytes, at least, for a segment of the tiny base by the trainer's own settings."""
+    tokens = int(TrainerSettings.model_fields["micro_tokens"].default)
+    choice = Choice("float32", tokens, checkpointing=True)
+    return estimate(shape_of_folder(shared_tiny()), choice, Adapter(rank), "cpu").total
