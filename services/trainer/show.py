@@ -19,10 +19,9 @@ def view_of(trainer: Trainer) -> Observed:
     waiting = "; ".join(waits_for(trainer)) or None
     held_up = segment is not None and segment.job.lineage in trainer.waiting
     # What a pause or the end of a worker asks for is under way, and nothing hinders it.
-    ended = trainer.ended
-    is_ending = ended is not None or trainer.unstored is not None
-    is_tried = ended is None or ended.waits
-    busy = training is not None or (is_ending and not (trainer.outage.is_on and is_tried))
+    is_ending = trainer.ended is not None and not trainer.ended.hindered
+    is_sending = trainer.unstored is not None and not trainer.outage.is_on
+    busy = training is not None or is_ending or is_sending
     if busy or (segment is not None and state == "running" and not held_up):
         shown = "running"
     elif state != "running" and not (segment and state == "stopped"):

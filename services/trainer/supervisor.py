@@ -66,7 +66,7 @@ async def step(trainer: Trainer) -> bool:
     except StoreUnavailable as error:
         trainer.outage.failed(error)
         if trainer.ended is not None:
-            trainer.ended.waits = True
+            trainer.ended.hindered = True
         await tell_outage(trainer)
         return False
 
@@ -279,14 +279,13 @@ async def after(trainer: Trainer, ended: Ended) -> None:
 
 
 def may_shrink(trainer: Trainer, segment: Segment, end: End) -> bool:
-    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or, where
-    nothing is left to halve, checkpointing alone, once. It comes with the first halving, too."""
+    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or where
+    each row stands alone already, checkpointing, which comes with the first halving."""
     if end.failure is None or end.failure.kind != "memory":
         return False
     first = segment.record.micro_tokens_asked is None
-    if first and trainer.settings.gradient_checkpointing == "auto":
-        return True
-    return not end.final and memory.smaller(segment.record.micro_tokens) is not None
+    more = not end.final or (first and trainer.settings.gradient_checkpointing == "auto")
+    return more and memory.smaller(segment.record.micro_tokens) is not None
 
 
 async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
@@ -296,7 +295,7 @@ async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
     """
     assert end.failure is not None
     was = segment.record.micro_tokens
-    data = {"was": was, "micro_tokens": memory.smaller(was) or was, "why": end.failure.message[:500]}
+    data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
     OUT_OF_MEMORY.inc()
     log.get().warning("out_of_memory", **data)
