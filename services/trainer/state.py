@@ -75,6 +75,7 @@ class Trainer:
     unstored: Path | None = None
     outage: Outage = field(default_factory=Outage)
     shapes: dict[str, Shape] = field(default_factory=dict)  # of bases, by root
+    free_before: int = 0  # bytes of memory, before the worker came
     once_through: int = -1
     shown: Observed | None = None
     voids_seen: int = 0

@@ -24,6 +24,7 @@ from services.trainer.spec import DISK_FULL
 from services.trainer.state import Ended, Trainer, Wish
 from services.trainer.training import End, Training, next_step
 from services.trainer.work import (
+    ask_again,
     next_job,
     open_job,
     reopen,
@@ -137,6 +138,7 @@ async def train(trainer: Trainer) -> None:
     if not await may_train(trainer, segment):  # its job waits in the queue, and others go on
         await close_segment(trainer, "preempted")
         return
+    trainer.free_before = memory.measured(trainer.settings).free
     trainer.training = Training(
         trainer.settings,
         trainer.bus,
@@ -188,9 +190,12 @@ async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
 async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish | None]:
     """Run the worker and the watch beside it."""
     run = asyncio.create_task(training.run())
+    asking = asyncio.create_task(ask_again(trainer))
     wish: Wish | None = None
     try:
         while not run.done():
+            if asking.done():
+                asking.result()  # it failed: so does the watch
             service.beat()
             await tell_outage(trainer)
             await show(trainer)
@@ -210,8 +215,9 @@ async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish
         if not run.done():  # this process ends: what was trained is saved on this disk
             await training.finish()
             await asyncio.wait([run], timeout=GOODBYE_SECONDS)
-        run.cancel()
-        await asyncio.gather(run, return_exceptions=True)
+        for task in (run, asking):
+            task.cancel()
+        await asyncio.gather(run, asking, return_exceptions=True)
 
 
 async def find_wish(trainer: Trainer, training: Training) -> Wish | None:

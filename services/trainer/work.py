@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from services.trainer import claim, memory, upload
@@ -10,13 +11,14 @@ from services.trainer.closing import close_segment
 from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
-from shared.errors import Conflict, StoreUnavailable, UsageError
+from shared.errors import BusUnavailable, Conflict, StoreUnavailable, UsageError
 from shared.jobs import Job, Table
 from shared.ledger import Line, Segment
 from shared.messages import LineOpen
 from shared.store import PRECIOUS
 
 DISK_RESERVE_BYTES = 1 << 30
+ASK_SECONDS = 30.0
 
 
 async def next_job(trainer: Trainer) -> Job | None:
@@ -32,6 +34,30 @@ async def next_job(trainer: Trainer) -> Job | None:
             return job
         trainer.waiting[lineage] = why
     return None
+
+
+async def ask_again(trainer: Trainer) -> None:
+    """While a worker trains: whether what others wait for is still missing, so that the reasons are
+    true and a higher level preempts as soon as it can train. For ever; raises what the idle look
+    raises, but an outage."""
+    while True:
+        await asyncio.sleep(ASK_SECONDS)
+        try:
+            await ask_those_that_wait(trainer)
+        except (BusUnavailable, StoreUnavailable) as error:
+            log.get().warning("not_asked_again", error=str(error))
+
+
+async def ask_those_that_wait(trainer: Trainer) -> None:
+    """Ask again for each lineage that waits and has queued jobs. Raises StoreUnavailable."""
+    free = trainer.local.free_bytes()
+    queued = {job.id.lineage for job in trainer.table.queue()}
+    for lineage in list(trainer.waiting):
+        why = await why_not(trainer, lineage, free) if lineage in queued else None
+        if why is None:
+            trainer.waiting.pop(lineage, None)
+        else:
+            trainer.waiting[lineage] = why
 
 
 async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
@@ -119,7 +145,10 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     )
     shape = trainer.shapes[root]
     least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
-    return await asyncio.to_thread(memory.shortage, least, memory.measured(settings))
+    here = memory.measured(settings)
+    if trainer.training is not None:  # what its worker holds is free again once it is preempted
+        here = replace(here, free=max(here.free, trainer.free_before))
+    return await asyncio.to_thread(memory.shortage, least, here)
 
 
 async def open_job(trainer: Trainer, job: Job) -> None:

@@ -1,0 +1,69 @@
+"""What lineages wait for is asked again while another one trains."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.trainer import lease, memory
+from services.trainer.local import Local
+from services.trainer.state import Trainer
+from services.trainer.supervisor import wish_for
+from services.trainer.work import ask_those_that_wait, next_job, open_job
+from shared.settings import TrainerSettings
+from tests.house import House
+from tests.tiny import tiny_conversations
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+async def trainer(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Trainer]:
+    """A trainer in this process, whose worker is none."""
+    for name, value in house.stack.env("trainer").items():
+        monkeypatch.setenv(name, value)
+    settings = TrainerSettings.load(device="cpu")
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    async with house.bus("trainer") as bus:
+        name = lease.lease_name(settings.state_dir)
+        held = lease.Held(bus, name, "trainer@test#1", settings.lease_seconds)
+        local = Local(settings.state_dir, house.store("trainer"))
+        yield Trainer(settings, bus, local, "float32", held)
+
+
+async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
+    house: House, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = house.add_base()
+    await house.create("main", root)
+    low = await house.submit("main", tiny_conversations(8))
+    await house.submit("late", tiny_conversations(8), "high")
+    await trainer.refresh()
+    job = await next_job(trainer)
+    assert job is not None
+    assert job.id == low
+    assert "duramen base add" in trainer.waiting["late"]
+    await open_job(trainer, job)
+    segment: Any = trainer.held
+    worker: Any = SimpleNamespace()
+    trainer.training = worker
+
+    await house.create("late", root)
+    await trainer.refresh()
+    assert wish_for(trainer, segment) is None
+    # The worker has taken what was free: it counts as free, unless there was too little before.
+    monkeypatch.setattr(memory, "measured", lambda _: memory.Memory("cpu", 64 * GIB, 0))
+    trainer.free_before = 1
+    await ask_those_that_wait(trainer)
+    assert "memory: " in trainer.waiting["late"]
+    assert wish_for(trainer, segment) is None
+    trainer.free_before = 32 * GIB
+    await ask_those_that_wait(trainer)
+    assert trainer.waiting == {}
+    wish = wish_for(trainer, segment)
+    assert wish is not None
+    assert wish.why == "preempt"
+    trainer.waiting["gone"] = "nobody queues here any more"
+    await ask_those_that_wait(trainer)
+    assert trainer.waiting == {}
