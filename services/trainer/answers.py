@@ -25,12 +25,14 @@ async def answer_live(trainer: Trainer, training: Training) -> None:
 
 
 async def answer_idle(trainer: Trainer) -> None:
-    """With no worker: skip closes the held segment, a paused one has its checkpoint."""
+    """With no worker: skip closes the held segment, whatever was asked before it; a paused one has
+    its checkpoint."""
+    for at, once in trainer.control.pending(trainer.once_through):
+        if trainer.held is not None and (once.command, once.segment) == ("skip", trainer.held.id):
+            await close_skipped(trainer, at, once)
     for at, once in trainer.control.pending(trainer.once_through):
         if trainer.held is None or once.segment != trainer.held.id:
             await answer_missed(trainer, at, once)
-        elif once.command == "skip":
-            await close_skipped(trainer, at, once)
         elif trainer.control.state == "running":
             return  # its worker is about to start and is asked then
         elif once.command == "checkpoint" and trainer.unstored is not None:
@@ -75,4 +77,7 @@ async def answer(trainer: Trainer, at: int, once: Once, outcome: str, why: str) 
 
 async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
     await close_segment(trainer, "skipped", cause=once.nonce, keep=once.keep)
+    for earlier, other in trainer.control.pending(trainer.once_through):
+        if earlier < at:
+            await answer_missed(trainer, earlier, other)
     await answer(trainer, at, once, "done", "kept" if once.keep else "dropped")

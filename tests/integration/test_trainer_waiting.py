@@ -1,5 +1,6 @@
-"""What lineages wait for is asked again while another one trains."""
+"""What waits behind something is not forgotten: lineages behind a job, a skip behind a snapshot."""
 
+import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import pytest
 
 from services.trainer import lease, memory
+from services.trainer.answers import answer_idle
 from services.trainer.local import Local
 from services.trainer.state import Trainer
 from services.trainer.supervisor import wish_for
 from services.trainer.work import ask_those_that_wait, next_job, open_job
+from shared.control import Control
+from shared.messages import Once
 from shared.settings import TrainerSettings
 from tests.house import House
 from tests.tiny import tiny_conversations
@@ -67,3 +71,31 @@ async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
     trainer.waiting["gone"] = "nobody queues here any more"
     await ask_those_that_wait(trainer)
     assert trainer.waiting == {}
+
+
+async def test_a_skip_waits_for_no_snapshot_that_was_asked_before_it(
+    house: House, trainer: Trainer
+) -> None:
+    await house.create("main", house.add_base())
+    await house.submit("main", tiny_conversations(8))
+    await trainer.refresh()
+    job = await next_job(trainer)
+    assert job is not None
+    await open_job(trainer, job)
+    held: Any = trainer.held
+    async with house.bus("ctl") as bus:
+        control = Control("trainer")
+        for command in ("snapshot", "skip"):
+            await control.update(bus)
+            once = {"by": "test", "service": "trainer", "command": command, "segment": held.id}
+            last = await control.ask_once(bus, Once.model_validate(once))
+    await trainer.refresh()
+    assert trainer.control.state == "running"
+    await answer_idle(trainer)
+    assert trainer.held is None
+    assert trainer.once_through == last
+    found = [e async for e in trainer.bus.read("EVT", 0, "evt.trainer.answered")]
+    answers = [json.loads(e.data)["data"] for e in found]
+    said = [(a["name"], a["outcome"], a["why"]) for a in answers]
+    assert said[0] == ("snapshot", "void", "that segment is closed (skipped)")
+    assert said[1] == ("skip", "done", "dropped")
