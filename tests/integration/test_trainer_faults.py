@@ -64,18 +64,22 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
         assert says_it(paused)
         assert paused.checkpoint is not None
         assert paused.checkpoint.position >= away.progress.position + 3
-        await set_state(house, "running")
+        resumed = await set_state(house, "running")
         await house.until_step(paused.checkpoint.position + 2)
         for pid in trainer.children():
             os.kill(pid, signal.SIGKILL)
-        await house.until_step(paused.checkpoint.position + 4)
-        before = paused
+        further = paused.checkpoint.position + 4
+
+        def trains_again(seen: Observed) -> bool:
+            is_new = seen.fence != resumed.fence
+            return is_new and seen.progress is not None and seen.progress.position >= further
+
+        await until_seen(house, trains_again, "another worker trains on")
         paused = await set_state(house, "paused")
         assert not paused.read_back
         assert says_it(paused)
         assert paused.checkpoint is not None
-        assert before.checkpoint is not None
-        assert paused.checkpoint.position >= before.checkpoint.position + 4
+        assert paused.checkpoint.position >= further
         house.stack.start("store")
         whole = await until_seen(house, lambda s: s.read_back, "the pause is whole")
         assert (whole.state, whole.checkpoint) == ("paused", paused.checkpoint)
