@@ -24,10 +24,10 @@ from shared.memory import Shape
 from shared.messages import LEVELS, Event, Observed, Once
 from shared.service import instance
 from shared.settings import TrainerSettings
+from shared.voids import VoidTeller
 
 QUEUE = Gauge("duramen_queue_jobs", "Queued jobs, by level.", ["level"])
 DESIRED = Gauge("duramen_train_desired_running", "1 unless the trainer is paused or stopped.")
-VOID = Gauge("duramen_bus_void_records", "Messages on JOBS and CTL that do not count.")
 
 
 @dataclass
@@ -78,12 +78,13 @@ class Trainer:
     free_before: int = 0  # bytes of memory, before the worker came
     once_through: int = -1
     shown: Observed | None = None
-    voids_seen: int = 0
 
     def __post_init__(self) -> None:
         self.by = instance("trainer")
         self.watch = Watch(self.bus, self.settings.lease_seconds)
         self.outage.limit_seconds = self.settings.store_away_seconds
+        told = self.settings.state_dir / "voids-told"
+        self.voids = VoidTeller(self.bus, "trainer", "CTL", told)  # the vault tells those of JOBS
 
     @property
     def owner(self) -> Owner:
@@ -110,16 +111,7 @@ class Trainer:
             queued = [j for j in self.table.queue() if j.record.level == level]
             QUEUE.labels(level).set(len(queued))
         DESIRED.set(self.control.state == "running")
-        await self.alarm_voids()
-
-    async def alarm_voids(self) -> None:
-        voids = [*self.table.voids, *self.control.voids]
-        VOID.set(len(voids))
-        for void in voids[self.voids_seen :]:
-            log.get().error("void_record", sequence=void.sequence, why=void.why)
-            data = {"what": "void_record", "sequence": void.sequence, "subject": void.subject}
-            await self.bus.event(Event(service="trainer", kind="alarm", data=data))
-        self.voids_seen = len(voids)
+        await self.voids.tell(self.control.voids)
 
     async def tell(
         self, kind: str, data: dict[str, Any], lineage: str | None = None, of: Segment | None = None

@@ -285,13 +285,14 @@ async def after(trainer: Trainer, ended: Ended) -> None:
 
 
 def may_shrink(trainer: Trainer, segment: Segment, end: End) -> bool:
-    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or where
-    each row stands alone already, checkpointing, which comes with the first halving."""
+    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or, where
+    nothing is left to halve, checkpointing alone, once. It comes with the first halving, too."""
     if end.failure is None or end.failure.kind != "memory":
         return False
     first = segment.record.micro_tokens_asked is None
-    more = not end.final or (first and trainer.settings.gradient_checkpointing == "auto")
-    return more and memory.smaller(segment.record.micro_tokens) is not None
+    if first and trainer.settings.gradient_checkpointing == "auto":
+        return True
+    return not end.final and memory.smaller(segment.record.micro_tokens) is not None
 
 
 async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
@@ -301,7 +302,8 @@ async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
     """
     assert end.failure is not None
     was = segment.record.micro_tokens
-    data = {"was": was, "micro_tokens": memory.smaller(was), "why": end.failure.message[:500]}
+    smaller = memory.smaller(was) or was
+    data = {"was": was, "micro_tokens": smaller, "why": end.failure.message[:500]}
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
     OUT_OF_MEMORY.inc()
     log.get().warning("out_of_memory", **data)
