@@ -15,6 +15,8 @@ from typing import Any
 
 import pynvml
 
+from services.trainer import gpu
+
 SIZE = 1024  # rows and columns
 SECONDS = 0.5  # for each format
 
@@ -45,10 +47,10 @@ def synchronize(device: str) -> None:
 
 def here(wanted: str) -> dict[str, str]:
     """What a measurement holds for, told without torch: the supervisor asks at each start."""
-    gpu = gpu_name() if wanted != "cpu" else ""
+    name = gpu_name() if wanted != "cpu" else ""
     return {
-        "device": "cuda" if gpu else "cpu",
-        "name": gpu or cpu_name(),
+        "device": "cuda" if name else "cpu",
+        "name": name or cpu_name(),
         "torch": version("torch"),
     }
 
@@ -62,13 +64,11 @@ def holds(kept: Path, wanted: str) -> bool:
 
 
 def gpu_name() -> str:
-    """Of the first GPU that this container is given; empty without one."""
+    """Of the GPU that CUDA takes; empty without one."""
     try:
-        pynvml.nvmlInit()
-        found: Any = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        return gpu.plain(pynvml.nvmlDeviceGetName(gpu.first()))
     except pynvml.NVMLError:
         return ""
-    return found.decode() if isinstance(found, bytes) else str(found)
 
 
 def cpu_name() -> str:
