@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def compose_for(host: Host) -> Compose:
     hashes = {
         "DURAMEN_RENDERED": hashed(run, "nats.conf", "nats.tls/*", "store/*", "backup/*"),
         "DURAMEN_NOTIFY_RENDERED": hashed(run, "notify.urls"),
-        "DURAMEN_SECRETS": hashed(host.home / "secrets", "*/*"),
+        "DURAMEN_SECRETS": hashed(host.home / "secrets", "*/*") + hashed(run, "nats.tls/*"),
         "DURAMEN_WATCHING": hashed(infra, "prometheus/*.yml", "grafana/provisioning/*/*"),
     }
     return Compose({**own, **host.computed(domains), **hashes})
@@ -108,21 +109,42 @@ def up(host: Host, words: list[str]) -> int:
 
 def carry_over(host: Host, compose: Compose, name: str) -> None:
     """Copy what lies in the volume into the folder that takes its place, if that is empty: else
-    the versions of before would be in one copy less. The volume stays."""
+    the versions of before would be in one copy less. The volume stays; it is copied once."""
     folder, volume = host.folder(name), f"{host.project}_{name}"
-    if folder is None or any(path.name != COPYING for path in folder.iterdir()):
+    container = f"{volume}_carry"
+    with suppress(HostRefused):  # one that a lost session has left; mostly there is none
+        docker("rm", "--force", container)
+    if folder is None:
         return
-    bound = ("-v", f"{volume}:/from:ro", "-v", f"{folder}:/to")
-    inside = ("run", "--rm", "--network", "none", "--user", "0:0", *bound, host.image("bootstrap"))
+    found = {path.name for path in folder.iterdir()} - {"lost+found"}
+    carried = host.home / f"{name}.carried"
+    bound = ("-v", f"{volume}:/from:ro", "-v", f"{folder}:/to", host.image("bootstrap"))
+    inside = (*("run", "--rm", "--network", "none", "--user", f"{host.uid}:{host.gid}"), *bound)
+    if found - {COPYING} and COPYING not in found:
+        return
     if not docker(*inside, "sh", "-c", "ls -A /from | head -1"):
         return
+    if carried.exists():
+        raise HostRefused(
+            f"{folder} is empty, and the {name} was copied to {carried.read_text()} before: is its "
+            f"disk mounted? If that copy is lost, delete {carried}, and {volume} is copied again"
+        )
+    copy = f"rm -rf /to/{COPYING} && mkdir /to/{COPYING} && cp -a /from/. /to/{COPYING}/ && sync"
+    move = f"find /to/{COPYING} -mindepth 1 -maxdepth 1 -exec mv -t /to {{}} +"
+    # With something beside it the copy is whole, and its move was cut off.
+    script = f"{'true' if found - {COPYING} else copy} && {move} && rmdir /to/{COPYING}"
     say(f"{name}: copying the volume {volume} to {folder}")
     compose.output("stop", "vault", "backup")
-    copy = f"rm -rf /to/{COPYING} && mkdir /to/{COPYING} && cp -a /from/. /to/{COPYING}/"
-    moved = (
-        f"find /to/{COPYING} -mindepth 1 -maxdepth 1 -exec mv -t /to {{}} + && rmdir /to/{COPYING}"
-    )
-    docker(*inside, "sh", "-c", f"{copy} && sync && {moved}", seconds=DAY_SECONDS)
+    try:
+        docker(
+            *inside[:1], "--name", container, *inside[1:], "sh", "-c", script, seconds=DAY_SECONDS
+        )
+    except HostRefused as error:
+        raise HostRefused(
+            f"{error}\nThe {name} was not copied; vault and backup are stopped. Without "
+            f"DURAMEN_{name.upper()}_DIR `make up` starts them as they were"
+        ) from error
+    carried.write_text(str(folder))
     say(f"{name}: copied. Once `make ctl ARGS=check` is green: docker volume rm {volume}")
 
 
@@ -254,6 +276,7 @@ def config(host: Host, words: list[str]) -> int:
 
 def asked(host: Host, *words: str) -> Any:
     """JSON of one command, run in its container. Raises HostRefused with what it said."""
+    preflight.prepare_folders(host, copies=False)
     hand_over(host)
     run = ("--profile", "tools", "run", "--rm", "-T", "--no-deps", "ctl")
     output = compose_for(host).output(*run, *words, "--json")
@@ -262,5 +285,6 @@ def asked(host: Host, *words: str) -> Any:
 
 def ctl(host: Host, words: list[str]) -> int:
     """Run the command line in its container: `python3 -m infra.compose ctl versions list`."""
+    preflight.prepare_folders(host, copies=False)
     hand_over(host)
     return compose_for(host).run("--profile", "tools", "run", "--rm", "ctl", *words)

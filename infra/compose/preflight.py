@@ -230,6 +230,7 @@ def look_permissions(host: Host) -> tuple[bool | None, str]:
     the checkout can be read by all."""
     folders = {
         "DURAMEN_HOME": host.home,
+        "DURAMEN_HOME/hub": host.home / "hub",
         "DURAMEN_BACKUP_DIR": host.folder("backup"),
         "DURAMEN_ARCHIVE_DIR": host.folder("archive"),
     }
@@ -321,10 +322,11 @@ def look_disks(host: Host) -> tuple[bool | None, str]:
     )
 
 
-def prepare_folders(host: Host) -> None:
-    """The folders that are shared with containers, owned by whom these run as."""
+def prepare_folders(host: Host, *, copies: bool = True) -> None:
+    """The folders that are shared with containers, owned by whom these run as; those of `copies`
+    only at a start, which looks at their disks before."""
     shared = [host.home, host.models, host.home / "restored", host.home / "hub", host.inbox]
-    shared += [f for f in (host.folder("backup"), host.folder("archive")) if f]
+    shared += [f for f in (host.folder("backup"), host.folder("archive")) if f and copies]
     for folder in shared:
         folder.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0 and folder.stat().st_uid == 0:

@@ -247,11 +247,13 @@ class Vault:
         """What a place has lost of a version is copied there again, as after a restart; what was
         found damaged counts for nothing. Raises StoreUnavailable."""
         kept = len(self.copies.places)
-        for lineage in sorted({lineage for lineage, _ in self.settled}):
-            held = await asyncio.to_thread(publish.committed, self.copies, lineage)
-            for key in sorted(k for k in self.settled if k[0] == lineage):
+        for line in list(self.table.lines.values()):
+            held = await asyncio.to_thread(publish.committed, self.copies, line.lineage)
+            for key in [(line.lineage, version) for version in line.versions]:
                 places = {place for place, names in held.items() if version_name(key[1]) in names}
-                if len(places) < len(held):
+                if not places:
+                    continue  # not published yet
+                if len(places) < len(held) and key in self.settled:
                     self.settled.discard(key)
                     self.refilling.add(key)
                     self.wake.set()
