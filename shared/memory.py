@@ -45,11 +45,15 @@ POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix inside a layer: `outs` x `ins` numbers."""
+    """A matrix inside a layer: `outs` x `ins` numbers. `name`: `model.layers.0.mlp.up_proj`."""
 
-    name: str  # its last part, as LoRA targets name it
+    name: str
     outs: int
     ins: int
+
+    def is_named(self, target: str) -> bool:
+        """Whether a LoRA target means it: by its name, or by how that ends."""
+        return self.name == target or self.name.endswith(f".{target}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
     width = WIDTHS[choice.dtype]
     tuned = shape.linears
     if not isinstance(adapter.targets, str):
-        tuned = tuple(m for m in shape.linears if m.name in adapter.targets)
+        tuned = tuple(m for m in shape.linears if any(map(m.is_named, adapter.targets)))
     trained = adapter.rank * sum(m.outs + m.ins for m in tuned)
     inside = sum(m.outs * m.ins for m in shape.linears)
     quantized = inside * NF4_BYTES if choice.quantize == "nf4" else inside * width
@@ -225,7 +229,7 @@ def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
     for name, shape in tensors:
         parts = name.split(".")
         if len(shape) == 2 and parts[-1] == "weight" and any(p.isdigit() for p in parts):
-            yield Linear(parts[-2], shape[0], shape[1])
+            yield Linear(".".join(parts[:-1]), shape[0], shape[1])
 
 
 def read_header(first: bytes, read: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Records that do not count, told once each: they stay on the bus for ever, and readers restart."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import Counter
@@ -32,4 +33,5 @@ class VoidTeller:
             await self._bus.event(Event(service=self._service, kind="alarm", data=data))
             VOIDS.labels(self._stream).inc()
             self._told = void.sequence
-            write_synced(self._file, str(self._told).encode())
+            with suppress(OSError):  # on a full disk it is told again after a restart
+                write_synced(self._file, str(self._told).encode())

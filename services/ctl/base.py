@@ -24,7 +24,7 @@ from shared.manifest import (
     sums,
     version_name,
 )
-from shared.memory import INDEX, Shape, shape_in_store, weights_of
+from shared.memory import HEADS, INDEX, Shape, shape_in_store, weights_of
 from shared.messages import LineageSettings, LineCreate, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
@@ -257,8 +257,12 @@ def named(targets: str) -> str | list[str]:
 
 def check_targets(targets: list[str], shape: Shape) -> None:
     """Raises UsageError for names that the base has not: it would be trained without them."""
-    known = {linear.name for linear in shape.linears}
-    unknown = [target for target in targets if target not in known]
+    known = {linear.name.rpartition(".")[2] for linear in shape.linears}
+    unknown = [
+        target
+        for target in targets
+        if target not in HEADS and not any(m.is_named(target) for m in shape.linears)
+    ]
     if unknown:
         raise UsageError(
             f"This base has no layer {', '.join(map(repr, unknown))} that could get an adapter.",

@@ -84,7 +84,9 @@ class Trainer:
         self.watch = Watch(self.bus, self.settings.lease_seconds)
         self.outage.limit_seconds = self.settings.store_away_seconds
         told = self.settings.state_dir / "voids-told"
-        self.voids = VoidTeller(self.bus, "trainer", "CTL", told)  # the vault tells those of JOBS
+        self.voids = VoidTeller(
+            self.bus, "trainer", "CTL", told
+        )  # of its own commands; the vault tells the rest
 
     @property
     def owner(self) -> Owner:

@@ -11,7 +11,13 @@ from services.trainer.closing import close_segment
 from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
-from shared.errors import BusUnavailable, Conflict, StoreUnavailable, UsageError
+from shared.errors import (
+    BusUnavailable,
+    Conflict,
+    ObjectMissing,
+    StoreUnavailable,
+    UsageError,
+)
 from shared.jobs import Job, Table
 from shared.ledger import Line, Segment
 from shared.messages import LineOpen
@@ -134,6 +140,8 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
         log.get().warning("memory_not_estimated", base=root, why=str(error))
         return None
+    except ObjectMissing as error:
+        return f"{error}  Then: duramen base add DIR"
     except StoreUnavailable:
         if record is None:
             raise

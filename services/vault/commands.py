@@ -212,6 +212,8 @@ class Commands:
         if (line.lineage, version) not in self.vault.settled:
             await self.vault.read_catalogs(line)
         await self.vault.move_latest(line)
+        if self.vault.latest_at.get(line.lineage, -1) < sequence:
+            raise StoreUnavailable(f"latest of {line.lineage} cannot be moved yet")
         head = line.heads[line.versions[version]]
         receipt = {
             "lineage": line.lineage,

@@ -77,7 +77,9 @@ class Vault:
         self.alarms = Alarms(self.bus)
         self.lock = RollingLock(self.copies.backup)
         # A record on a ledger's subject that does not count is somebody's mistake, or worse.
-        self.voids = VoidTeller(self.bus, "vault", "JOBS", self.settings.state_dir / "voids-told")
+        folder = self.settings.state_dir
+        self.voids = VoidTeller(self.bus, "vault", "JOBS", folder / "voids-told")
+        self.own_voids = VoidTeller(self.bus, "vault", "CTL", folder / "voids-told-ctl")
         self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
         self.wake_inputs = asyncio.Event()
         self._said: tuple[Any, ...] = ()
@@ -94,6 +96,7 @@ class Vault:
         await self.table.update(self.bus)
         await self.control.update(self.bus)
         await self.voids.tell(self.table.voids)
+        await self.own_voids.tell(self.control.voids)
         if self.control.state == "running":
             for line in list(self.table.lines.values()):
                 await self.look(line)
@@ -108,7 +111,10 @@ class Vault:
         for version in sorted(open_versions):
             key = line.lineage, version
             retry = self.pending.get(key)
-            if key in self.settled or (retry and retry.due > asyncio.get_running_loop().time()):
+            if key in self.settled:  # it lay everywhere after all
+                self.is_whole(key)
+                continue
+            if retry and retry.due > asyncio.get_running_loop().time():
                 continue
             await self.try_publish(line, version)
         await self.move_latest(line)
@@ -142,11 +148,21 @@ class Vault:
         finally:
             self.busy = None
         self.settled.add(key)
+        is_new = key not in self.refilling
+        self.is_whole(key)
+        if commit.aborted is None and is_new:
+            await self.tell_published(wanted, commit)
+
+    def is_whole(self, key: Key) -> None:
+        """All copies were read or found just now: what was said against them is over."""
+        name = f"{key[0]}/{version_name(key[1])}"
         self.pending.pop(key, None)
         self.alarms.clear("not_published", name)
-        if commit.aborted is None and key not in self.refilling:
-            await self.tell_published(wanted, commit)
-        self.refilling.discard(key)
+        if key in self.refilling:
+            self.refilling.discard(key)
+            self.checked.pop(key, None)
+            for place in self.copies.places:
+                self.alarms.clear("damaged", f"{place.name}: {name}")
 
     async def put_off(self, key: Key, name: str, error: Exception) -> None:
         before = self.pending.get(key)
@@ -246,14 +262,16 @@ class Vault:
     async def count_copies(self) -> None:
         """What a place has lost of a version is copied there again, as after a restart; what was
         found damaged counts for nothing. Raises StoreUnavailable."""
+        await asyncio.to_thread(self.copies.ping)  # an archive that is not mounted has lost nothing
         kept = len(self.copies.places)
         for line in list(self.table.lines.values()):
+            settled = set(self.settled)  # before the look: what is published meanwhile is not lost
             held = await asyncio.to_thread(publish.committed, self.copies, line.lineage)
             for key in [(line.lineage, version) for version in line.versions]:
                 places = {place for place, names in held.items() if version_name(key[1]) in names}
                 if not places:
                     continue  # not published yet
-                if len(places) < len(held) and key in self.settled:
+                if len(places) < len(held) and key in settled:
                     self.settled.discard(key)
                     self.refilling.add(key)
                     self.wake.set()

@@ -137,8 +137,17 @@ async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
 
 
 async def test_what_a_place_loses_is_counted_and_copied_there_again(
-    stack: Stack, lineage: str, vault: VaultProcess
+    own_stack: Stack, lineage: str
 ) -> None:
+    """On servers of its own: all lineages are counted."""
+    vault = VaultProcess(own_stack)
+    try:
+        await lose_and_damage(own_stack, lineage, vault)
+    finally:
+        vault.kill()
+
+
+async def lose_and_damage(stack: Stack, lineage: str, vault: VaultProcess) -> None:
     forge = await Forge(stack, lineage).begin()
     await forge.train()
     vault.start()
@@ -148,9 +157,24 @@ async def test_what_a_place_loses_is_counted_and_copied_there_again(
     commit = archive / f"catalog/{lineage}/v001.json"
     version = archive / f"lineages/{lineage}/v001"
     listed = (version / "SHA256SUMS").read_bytes()
-    commit.unlink()
     shutil.rmtree(version)
+    assert not vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
+    wait_until(lambda: vault.metric("duramen_vault_copies") == 2, 30, "two copies")
+    commit.unlink()
     wait_until(commit.exists, 30, "it is there again")
+    wait_until(lambda: vault.metric("duramen_vault_copies") == 3, 30, "three copies again")
+    assert not [a for a in vault.ask("/api/alarms") if lineage in a["about"]]
+    # A folder that is not there now has lost nothing.
+    archive.rename(archive.with_name("unmounted"))
+    archive.mkdir()
+    outages = 'duramen_errors_total{condition="StoreUnavailable"}'
+    before = vault.metric(outages)
+    wait_until(lambda: vault.metric(outages) >= before + 6, 30, "several looks that failed")
+    shutil.rmtree(archive)
+    archive.with_name("unmounted").rename(archive)
+    vault.await_round()
+    assert vault.version(lineage, 1)["state"] == "published"  # type: ignore[index]
+    assert not [a for a in vault.ask("/api/alarms") if lineage in a["about"]]
     assert (version / "SHA256SUMS").read_bytes() == listed
     check_sums(version)
     # A damaged one is no copy; it is never written over.

@@ -30,8 +30,21 @@ def test_a_measurement_holds_for_its_own_device_and_torch_only(
     assert not dtype.holds(kept, "auto")
     monkeypatch.setattr(dtype, "gpu_name", lambda: "")
     assert dtype.holds(kept, "auto")
-    change(kept, torch="1.0.0")
+    change(kept, here={**dtype.here("cpu"), "torch": "1.0.0"})
     assert not dtype.holds(kept, "cpu")
+
+
+def test_a_card_that_torch_cannot_use_is_measured_around_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DURAMEN_DEVICE", "auto")
+    monkeypatch.setattr(dtype, "SECONDS", 0.01)
+    monkeypatch.setattr(dtype, "gpu_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "dtype.json"
+    path.write_text(json.dumps(dtype.measure()))
+    assert json.loads(path.read_text())["device"] == "cpu"
+    assert dtype.holds(path, "auto")
 
 
 def test_an_earlier_measurement_that_does_not_say_what_it_was_made_on_is_made_again(
