@@ -8,7 +8,7 @@ import pytest
 
 from services.ctl import base as command
 from services.ctl import cli
-from services.ctl.base import files_of
+from services.ctl.base import check_targets, files_of
 from shared.errors import UsageError
 from shared.memory import shape_of_folder
 from tests.tiny import make_tiny
@@ -72,3 +72,10 @@ def test_layers_that_the_base_has_not_are_refused_with_those_it_has(
     assert not made
     command.new("one", "ab", targets="q_proj, down_proj")
     assert len(made) == 1
+
+
+def test_targets_are_taken_by_how_names_end_and_unknown_ones_refused(tmp_path: Path) -> None:
+    shape = shape_of_folder(make_tiny(tmp_path / "base"))
+    check_targets(["q_proj", "self_attn.v_proj", "layers.0.mlp.up_proj", "lm_head"], shape)
+    with pytest.raises(UsageError, match=r"no layer 'gate_prj', 'proj'.*down_proj,gate_proj"):
+        check_targets(["q_proj", "gate_prj", "proj"], shape)
