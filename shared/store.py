@@ -72,8 +72,11 @@ class Store:
         parsed = urlparse(url)
         self.name, self.url = name, url
         self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=3, read=60),
-            retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(502, 503, 504)),
+            # A server that hangs is away after a minute: whoever pauses meanwhile waits for it.
+            timeout=urllib3.Timeout(connect=3, read=30),
+            retries=urllib3.Retry(
+                total=2, read=1, backoff_factor=0.2, status_forcelist=(502, 503, 504)
+            ),
             maxsize=8,
         )
         self._client = Minio(

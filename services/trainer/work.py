@@ -200,18 +200,31 @@ async def take_over_lost(trainer: Trainer) -> None:
 async def newest(trainer: Trainer, segment: Segment, folder: SegmentFolder) -> upload.Found | None:
     """The newest valid checkpoint of an open segment. With the store away, what this disk holds
     will do for a segment that nobody else can have trained; else raises StoreUnavailable."""
+    if trainer.outage.is_on:  # it may hang for a minute before it is seen to be away again
+        found = await newest_here(trainer, segment, folder)
+        if found is not None:
+            return found
     try:
         found = await asyncio.to_thread(upload.newest, trainer.local.store, segment, folder)
         trainer.outage.over()
         return found
     except StoreUnavailable as error:
-        mine = functools.partial(upload.newest, only_local=True)
-        found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
-        is_mine = segment.record.lease == trainer.lease.name
-        if not is_mine or found is None or found.ref.global_step < segment.record.global_step:
+        found = await newest_here(trainer, segment, folder)
+        if found is None:
             raise
         trainer.outage.failed(error)
         return found
+
+
+async def newest_here(
+    trainer: Trainer, segment: Segment, folder: SegmentFolder
+) -> upload.Found | None:
+    """The newest valid checkpoint on this disk, if no other can be newer."""
+    if segment.record.lease != trainer.lease.name:
+        return None
+    mine = functools.partial(upload.newest, only_local=True)
+    found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
+    return found if found and found.ref.global_step >= segment.record.global_step else None
 
 
 async def store_held(trainer: Trainer) -> None:
