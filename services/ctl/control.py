@@ -94,7 +94,8 @@ def print_receipt(seen: Observed, state: str) -> None:
         if seen.read_back:
             cli.console.print(f"{where}, read back in full")
         else:
-            cli.console.print(f"[red]{where} is not there yet[/red]: {seen.waits_for}")
+            why = f": {seen.waits_for}" if seen.waits_for else ""
+            cli.console.print(f"[red]{where} is not there yet[/red]{why}")
     elif job:
         cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
     cli.console.print(f"Next: {UNDO[state]}", style="dim")
