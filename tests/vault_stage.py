@@ -343,3 +343,12 @@ def latest_of(copies: Copies, lineage: str) -> set[int | None]:
 def check_sums(folder: Path) -> None:
     check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder)
     assert check.returncode == 0
+
+
+async def first_version(stack: Stack, lineage: str, vault: VaultProcess) -> Forge:
+    """A lineage whose v001 is published by a vault that runs; its forge."""
+    forge = await Forge(stack, lineage).begin()
+    await forge.train()
+    vault.start()
+    vault.until_state(lineage, 1, "published")
+    return forge

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.compose.ports import published
+from infra.env_file import read_env
 from infra.ports import setting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -24,16 +25,6 @@ CHOSEN = ("DURAMEN_STORE", "DURAMEN_ACCEPT_ONE_DISK", "DURAMEN_TRAINER_GPUS", "D
 
 class HostRefused(Exception):
     """What hinders the start, with what to do about it."""
-
-
-def read_env(path: Path) -> dict[str, str]:
-    """NAME=value lines, values optionally quoted; `#` begins a comment line."""
-    found = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        name, separator, value = line.strip().removeprefix("export ").partition("=")
-        if separator and name and not name.startswith("#"):
-            found[name.strip()] = value.strip().strip("'\"")
-    return found
 
 
 def one_of(settings: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

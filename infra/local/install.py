@@ -16,6 +16,8 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
+from infra.env_file import read_env
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
@@ -31,10 +33,7 @@ class CannotInstall(Exception):
 
 def setting(name: str) -> str:
     """The user's own, from the environment or .env; empty if there is none."""
-    file = ROOT / ".env"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    given = dict(line.split("=", 1) for line in lines if line.startswith(f"{name}="))
-    return os.environ.get(name, given.get(name, "").strip().strip("\"'"))
+    return os.environ.get(name, read_env(ROOT / ".env").get(name, ""))
 
 
 def has_gpu() -> bool:

@@ -9,15 +9,9 @@ from services.ctl import cli, control
 from services.ctl.columns import Cell, Heads, moment_of, number, size_of, text
 from shared.bus import Bus
 from shared.control import Control
-from shared.errors import (
-    DuramenError,
-    NotFound,
-)
+from shared.errors import DuramenError, NotFound
 from shared.jobs import Table
-from shared.manifest import (
-    parse_version,
-    version_name,
-)
+from shared.manifest import parse_version, version_name
 from shared.messages import Once
 
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")

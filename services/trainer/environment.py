@@ -1,13 +1,14 @@
 """What a checkpoint was computed with: on another machine the same steps may give other bits."""
 
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peft
 import torch
 import transformers
+
+from services.trainer.dtype import cpu_name
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -21,10 +22,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
     }
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

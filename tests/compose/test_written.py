@@ -15,8 +15,10 @@ import yaml
 
 from infra.compose import measured, ports
 from infra.compose.handed import hand_over
-from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused, read_env
+from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
 from infra.compose.subset import subset
+from infra.env_file import read_env
+from infra.local import install
 from infra.store.identities import policy
 from shared.settings import (
     CtlSettings,
@@ -238,3 +240,14 @@ def test_policies_are_such_as_minio_accepts(server: str) -> None:
                 assert any("/" not in name for name in names), statement
             if any(not on_bucket.match(action) for action in actions):
                 assert any("/" in name for name in names), statement
+
+
+def test_the_environment_is_made_as_the_env_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.delenv("DURAMEN_TORCH", raising=False)
+    (tmp_path / ".env").write_text("DURAMEN_TORCH=cuda\n")
+    assert install.has_gpu()
+    monkeypatch.setenv("DURAMEN_TORCH", "cpu")
+    assert not install.has_gpu()

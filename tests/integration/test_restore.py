@@ -15,16 +15,13 @@ from shared.chat_templates import chat_template
 from shared.errors import NotFound, TargetNotEmpty, UsageError
 from tests.servers import Stack, wait_until
 from tests.tiny import make_tiny
-from tests.vault_stage import Forge, VaultProcess, check_sums, latest_of
+from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of
 
 
 async def test_a_damaged_archive_file_is_named_by_verify(
     stack: Stack, lineage: str, vault: VaultProcess
 ) -> None:
-    forge = await Forge(stack, lineage).begin()
-    await forge.train()
-    vault.start()
-    vault.until_state(lineage, 1, "published")
+    await first_version(stack, lineage, vault)
     path = stack.home.archive / f"lineages/{lineage}/v001/adapter/adapter_model.safetensors"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -40,10 +37,7 @@ async def test_a_damaged_archive_file_is_named_by_verify(
 async def test_an_overwritten_key_is_alarmed_and_restore_gives_the_truth(
     stack: Stack, lineage: str, vault: VaultProcess, tmp_path: Path
 ) -> None:
-    forge = await Forge(stack, lineage).begin()
-    await forge.train()
-    vault.start()
-    vault.until_state(lineage, 1, "published")
+    await first_version(stack, lineage, vault)
     prefix = f"lineages/{lineage}/v001/"
     admin = stack.minio("admin")
     for name in ("adapter/adapter_model.safetensors", "SHA256SUMS"):
@@ -97,10 +91,7 @@ async def test_a_version_brings_the_chat_template_of_its_lineage(
 async def test_restore_falls_back_to_the_backup_where_the_store_lost_it(
     stack: Stack, lineage: str, vault: VaultProcess, tmp_path: Path
 ) -> None:
-    forge = await Forge(stack, lineage).begin()
-    await forge.train()
-    vault.start()
-    vault.until_state(lineage, 1, "published")
+    await first_version(stack, lineage, vault)
     admin = stack.minio("admin")
     key = f"lineages/{lineage}/v001/adapter/adapter_model.safetensors"
     found = admin.stat_object("duramen", key)

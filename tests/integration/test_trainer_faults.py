@@ -15,13 +15,14 @@ from services.trainer.checkpoint import ADAPTER, OPTIMIZER
 from services.trainer.local import SegmentFolder
 from shared.control import Control, observed
 from shared.ledger import Segment
-from shared.messages import JobId, LineOpen, Observed, Once
+from shared.messages import JobId, Observed, Once
 from shared.store import PRECIOUS, WORK, Store
 from tests.house import House, until
 from tests.integration.test_trainer import SLOW_STEPS, set_state
 from tests.servers import Stack
 from tests.tiny import shared_tiny, tiny_conversations
 from tests.unit.test_checkpoint import write
+from tests.unit.test_preparing import opened
 
 LONG: dict[str, Any] = {"batch_tokens": 128, "epochs": 60}
 
@@ -266,24 +267,8 @@ def damage(store: Store, key: str) -> None:
 
 @pytest.fixture
 def segment(lineage: str) -> Segment:
-    fields = {"by": "t", "prev": 0, "lineage": lineage, "segment": "ab" * 6, "job_sequence": 1}
     job = JobId(lineage, "cd" * 32, 1)
-    record = LineOpen.model_validate(
-        {
-            **fields,
-            "job": job.path,
-            "checkpoint": None,
-            "position": 0,
-            "global_step": 0,
-            "plan": None,
-            "micro_tokens": 64,
-            "dtype": "float32",
-            "lease": "trainer.x",
-            "owner": "t",
-            "host": "here",
-        }
-    )
-    return Segment("ab" * 6, job, 0, [(7, record)])
+    return Segment("ab" * 6, job, 0, [(7, opened(job, "ab" * 6))])
 
 
 def test_a_damaged_upload_is_passed_over_for_the_one_before(

@@ -17,7 +17,7 @@ from shared.manifest import CommitRecord, are_one_commit, version_name
 from shared.store import PRECIOUS, WORK
 from tests.house import until
 from tests.servers import Stack, wait_until
-from tests.vault_stage import Forge, VaultProcess, check_sums, latest_of
+from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of
 
 FILES = 10  # of a version, as the forge makes it
 
@@ -148,10 +148,7 @@ async def test_what_a_place_loses_is_counted_and_copied_there_again(
 
 
 async def lose_and_damage(stack: Stack, lineage: str, vault: VaultProcess) -> None:
-    forge = await Forge(stack, lineage).begin()
-    await forge.train()
-    vault.start()
-    vault.until_state(lineage, 1, "published")
+    forge = await first_version(stack, lineage, vault)
     wait_until(lambda: vault.metric("duramen_vault_copies") == 3, 30, "three copies")
     archive = stack.home.archive
     commit = archive / f"catalog/{lineage}/v001.json"
@@ -276,10 +273,7 @@ async def test_without_the_backup_nothing_is_published_until_it_is_back(own_stac
 async def test_a_lagging_publish_does_not_undo_a_rollback(
     stack: Stack, lineage: str, vault: VaultProcess
 ) -> None:
-    forge = await Forge(stack, lineage).begin()
-    await forge.train()
-    vault.start()
-    vault.until_state(lineage, 1, "published")
+    forge = await first_version(stack, lineage, vault)
     copies = vault.copies()
     await wait_latest(copies, lineage, 1)
     vault.kill()

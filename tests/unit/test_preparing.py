@@ -142,7 +142,7 @@ def opened(job: JobId, segment: str) -> LineOpen:
         {
             "by": "t",
             "prev": 1,
-            "lineage": "main",
+            "lineage": job.lineage,
             "segment": segment,
             "job": job.path,
             "job_sequence": 1,
