@@ -83,10 +83,9 @@ class Trainer:
         self.by = instance("trainer")
         self.watch = Watch(self.bus, self.settings.lease_seconds)
         self.outage.limit_seconds = self.settings.store_away_seconds
+        # Of its own commands; the vault tells the rest.
         told = self.settings.state_dir / "voids-told"
-        self.voids = VoidTeller(
-            self.bus, "trainer", "CTL", told
-        )  # of its own commands; the vault tells the rest
+        self.voids = VoidTeller(self.bus, "trainer", "CTL", told)
 
     @property
     def owner(self) -> Owner:
