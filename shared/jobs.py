@@ -177,9 +177,14 @@ class Table:
         found = [j for j in self.jobs.values() if j.id[:2] == (lineage, sha256)]
         return sorted(found, key=lambda job: job.id.run)
 
-    def last_segment(self, job_id: JobId) -> Segment | None:
+    def segments_of(self, job_id: JobId) -> list[Segment]:
+        """The segments of a job in the order in which they were opened."""
         line = self.lines.get(job_id.lineage)
-        mine = [s for s in line.segments.values() if s.job == job_id] if line else []
+        return line.by_job.get(job_id, []) if line else []
+
+    def last_segment(self, job_id: JobId) -> Segment | None:
+        """The segment of a job that was opened last, or None."""
+        mine = self.segments_of(job_id)
         return mine[-1] if mine else None
 
     def projection(self, job: Job) -> JobState | None:

@@ -61,7 +61,11 @@ class Segment:
 
 @dataclass
 class Line:
-    """One lineage as its records say. `sequence`: last valid record; `last`: last of any kind."""
+    """One lineage as its records say. `sequence`: last valid record; `last`: last of any kind.
+
+    `segments` are in the order in which they were opened; `by_job`, `by_close` and `versions_of`
+    (the path of a job that closes name -> versions) answer what would else be a walk over them all.
+    """
 
     lineage: str
     sequence: int = 0
@@ -72,7 +76,10 @@ class Line:
     parents: dict[int, int] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
     segments: dict[str, Segment] = field(default_factory=dict)
+    by_job: dict[JobId, list[Segment]] = field(default_factory=dict)
+    by_close: dict[int, Segment] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
+    versions_of: dict[str, list[int]] = field(default_factory=dict)
     rollbacks: list[tuple[int, LineRollback]] = field(default_factory=list)
     open_segment: Segment | None = None
 
@@ -119,15 +126,18 @@ class Line:
                     job = JobId.parse(record.job)
                     self.open_segment = Segment(record.segment, job, self.mark, [])
                     self.segments[record.segment] = self.open_segment
+                    self.by_job.setdefault(job, []).append(self.open_segment)
                 self.open_segment.opens.append((sequence, record))
             case LineClose():
                 assert self.open_segment is not None
                 self.open_segment.close = (sequence, record)
+                self.by_close[sequence] = self.open_segment
                 self.open_segment = None
                 if record.head != self.head or record.version is not None:
                     self._move(sequence, self.mark, record.head)
                 if record.version is not None:
                     self.versions[record.version] = sequence
+                    self.versions_of.setdefault(record.job, []).append(record.version)
             case LineRollback():
                 if self.open_segment is not None:
                     self.open_segment = None
@@ -163,9 +173,7 @@ class Line:
 
     def kept(self, mark: int | None = None) -> list[Segment]:
         """The closed segments in an ancestry, oldest first."""
-        marks = set(self.ancestry(mark))
-        found = [s for s in self.segments.values() if s.close and s.close[0] in marks]
-        return sorted(found, key=lambda s: s.close[0] if s.close else 0)
+        return [self.by_close[at] for at in reversed(self.ancestry(mark)) if at in self.by_close]
 
     def living(self, mark: int | None = None) -> dict[str, Segment]:
         """By id, in the order of training: the kept segments of an ancestry, and the open one."""
@@ -193,26 +201,24 @@ class Line:
         marks = set(self.ancestry())
         return max((v for v, at in self.versions.items() if at in marks), default=None)
 
-    @property
-    def latest_sequence(self) -> int:
-        """The ledger sequence that caused `latest`; it never falls."""
-        closes = [at for at in self.versions.values() if at in set(self.ancestry())]
-        return max([*closes, *(at for at, _ in self.rollbacks)], default=0)
-
     def version_close(self, version: int) -> LineClose | None:
-        at = self.versions.get(version)
-        for segment in self.segments.values():
-            if segment.close and segment.close[0] == at:
-                return segment.close[1]
-        return None
+        segment = self.by_close.get(self.versions.get(version, 0))
+        return segment.close[1] if segment and segment.close else None
 
     def version_with(self, segment: Segment) -> int | None:
         """The version that holds a segment's log, metrics and snapshots: one of the same job."""
-        for version in self.versions:
-            close = self.version_close(version)
-            if close and close.job == segment.job.path and segment in self.segments_behind(version):
+        if segment.close is None:
+            return None
+        for version in self.versions_of.get(segment.job.path, []):
+            if self._descends(self.versions[version], segment.close[0]):
                 return version
         return None
+
+    def _descends(self, mark: int, ancestor: int) -> bool:
+        """Whether a mark is another one or comes after it: a parent is older than its child."""
+        while mark > ancestor:
+            mark = self.parents.get(mark, 0)
+        return mark == ancestor
 
     def segments_behind(self, version: int) -> list[Segment]:
         """The segments whose replay gives the bytes of a version, oldest first."""

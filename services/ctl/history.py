@@ -20,7 +20,7 @@ HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("
 def of(table: Table, job: Job) -> dict[str, Any]:
     """What `duramen queue show` adds to a row of the queue."""
     record = job.record
-    segments = segments_of(table, job)
+    segments = table.segments_of(job.id)
     closes = [s.close[1] for s in segments if s.close]
     return {
         "queued_at": record.queued_at.isoformat(),
@@ -50,11 +50,6 @@ def place(ref: ObjectRef) -> str:
     return f"{ref.bucket}/{ref.key}"
 
 
-def segments_of(table: Table, job: Job) -> list[Segment]:
-    line = table.lines.get(job.id.lineage)
-    return [s for s in line.segments.values() if s.job == job.id] if line else []
-
-
 def owner_of(table: Table, job: Job) -> str:
     """Who trains it, as the ledger says."""
     segment = table.last_segment(job.id)
@@ -70,7 +65,7 @@ def log_place(segment: Segment) -> str:
 
 def log_text(store: "Store", table: Table, job: Job) -> str:
     """The log of its last segment, with what earlier ones wrote. Raises NotFound."""
-    segments = segments_of(table, job)
+    segments = table.segments_of(job.id)
     again = f"duramen queue show {job.id}"
     if not segments:
         raise NotFound(f"{job.id} was never trained: it has no log.", next_step=again)

@@ -16,7 +16,7 @@ from shared.control import Control
 from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.jobs import Table
 from shared.ledger import Line, Segment
-from shared.messages import Event, Head, LineClose, ObjectRef, Observed, Once
+from shared.messages import Event, Head, JobId, LineClose, ObjectRef, Observed, Once
 from shared.store import Store
 
 KEPT = ("done", "preempted", "stopped")
@@ -172,7 +172,7 @@ def invariant_2(world: World) -> list[Finding]:
     """A job's kept segments are contiguous from 0, and end at its plan's length if it is done."""
     found = []
     for job in world.table.jobs.values():
-        last = closed(world, job.id.lineage, str(job.id.path))
+        last = closed(world, job.id)
         if not last:
             continue
         line, segment = world.table.lines[job.id.lineage], last[-1]
@@ -195,11 +195,9 @@ def invariant_2(world: World) -> list[Finding]:
     return found
 
 
-def closed(world: World, lineage: str, job: str) -> list[Segment]:
+def closed(world: World, job: JobId) -> list[Segment]:
     """The closed segments of a job, in the order of their closes."""
-    line = world.table.lines.get(lineage)
-    mine = [s for s in line.segments.values() if s.job.path == job and s.close] if line else []
-    return sorted(mine, key=lambda s: s.close[0] if s.close else 0)
+    return [segment for segment in world.table.segments_of(job) if segment.close]
 
 
 def length_wrong(
