@@ -11,6 +11,7 @@ import httpx
 from services.herald.notify import Address
 from services.herald.outlet import Delay, OutletAway
 from shared import log
+from shared.manifest import write_synced
 
 SECONDS = 5.0
 # Of absence, before one is said to be over: after a restart Prometheus knows of no alert at first.
@@ -90,6 +91,4 @@ class Told:
             self._delay.end()
 
     def _keep(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.standing))
-        temporary.replace(self._path)
+        write_synced(self._path, json.dumps(self.standing).encode())

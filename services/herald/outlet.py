@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from services.herald.happenings import Happening
 from shared import log
+from shared.manifest import write_synced
 
 TOLD = Counter("duramen_herald_told_total", "Happenings told, by outlet.", ["outlet"])
 FAILED = Counter("duramen_herald_failures_total", "Attempts that failed, by outlet.", ["outlet"])
@@ -87,6 +88,4 @@ class Outlet:
             log.get().info("told", outlet=self.name, kind=happening.kind, what=happening.tag)
 
     def _keep(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._marks))
-        temporary.replace(self._path)
+        write_synced(self._path, json.dumps(self._marks).encode())
