@@ -17,7 +17,7 @@ JOB_VERBS = {
 LINE_VERBS = {
     "ctl": ("create",),
     "trainer": ("open", "close"),
-    "vault": ("rollback", "rebase", "import"),
+    "vault": ("rollback",),
 }
 LEASES = {"trainer": "lease.trainer.>", "vault": "lease.vault.>"}
 # Each user also reads what it writes: after an unclear acknowledgement it looks for its own nonce.

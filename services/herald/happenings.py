@@ -148,6 +148,4 @@ def spoken(event: Event) -> tuple[str, str] | None:
         case "alarm":
             detail = data.get("detail") or data.get("why") or ""
             return "alarm", f"{event.service}: {data.get('what', 'alarm')} {detail}".strip()
-        case "consolidated" | "drilled":
-            return event.kind, f"{line} {event.kind}"
     return None

@@ -81,8 +81,6 @@ MAY_PUBLISH = {
     ],
     "vault": [
         "line.rollback",
-        "line.rebase",
-        "line.import",
         "ctl.observed.vault",
         "evt.vault.version_published",
         "lease.vault.main",
