@@ -15,6 +15,7 @@ from shared.bus import Bus
 from shared.chat_templates import chat_template, for_a_record
 from shared.errors import DuramenError, NotFound, ObjectMissing, UsageError
 from shared.jobs import Table
+from shared.ledger import Line
 from shared.manifest import (
     check_base_file,
     parse_sums,
@@ -233,10 +234,9 @@ async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -
     line = table.lines.get(name)
     if line is not None and line.settings is not None:
         raise UsageError(f"Lineage {name} exists already.", next_step="duramen lineage list")
-    prev, last = (line.sequence, line.last) if line else (0, 0)
-    record = LineCreate(by=cli.who(), prev=prev, lineage=name, settings=settings)
-    wildcard = f"jobs.line.{name}.*"
-    await bus.append("JOBS", f"jobs.line.{name}.create", wildcard, record, last)
+    line = line or Line(name)
+    record = LineCreate(by=cli.who(), prev=line.sequence, lineage=name, settings=settings)
+    await line.append(bus, "create", record)
     await table.update(bus)
 
 

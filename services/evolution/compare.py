@@ -14,6 +14,7 @@ from services.evolution.cache import Row
 from services.evolution.lifelines import SPLITS, Point, line
 from services.evolution.tables import Answer, mean
 from shared.errors import NotFound, UsageError
+from shared.manifest import version_name
 
 Change = Literal["better", "worse", "same"]
 CLEAR_CHANGE = 0.1  # of the loss
@@ -90,11 +91,11 @@ def version_place(answers: Answers, lineage: str | None, version: int, said: str
     if not lines:
         raise NotFound(f"There is no version {said}.", next_step="duramen versions list")
     if len(lines) > 1:
-        names = ", ".join(f"{line.lineage}/v{version:03d}" for line in lines)
+        names = ", ".join(f"{line.lineage}/{version_name(version)}" for line in lines)
         raise UsageError(f"{said} may be any of {names}.")
     close = lines[0].version_close(version)
     assert close is not None
-    name = f"v{version:03d}"
+    name = version_name(version)
     if lines[0].versions[version] not in lines[0].ancestry():
         # Its steps were counted again since: what is found at them is another model's.
         raise NotFound(
