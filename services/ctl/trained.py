@@ -92,7 +92,7 @@ def invariant_10(world: World) -> list[Finding]:
             continue
         plan = last.close[1].plan or job.record.plan
         if plan is None:
-            continue  # invariant 2 says so
+            continue  # the check of the ledger against the plans says so
         try:
             steps = world.plan_steps(plan)
             trained = [

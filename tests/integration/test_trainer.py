@@ -77,7 +77,7 @@ async def test_a_job_becomes_a_numbered_version_and_the_next_file_adds_its_steps
 async def test_killed_workers_paused_and_preempted_jobs_end_with_the_same_tensors(
     house: House,
 ) -> None:
-    """Invariant 2: kill -9 of the worker, kill -9 of the supervisor, pause and resume."""
+    """kill -9 of the worker, kill -9 of the supervisor, pause and resume lose no step."""
     root = house.add_base()
     trainer = house.start("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2")
     try:

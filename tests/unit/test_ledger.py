@@ -164,7 +164,7 @@ def test_a_second_segment_cannot_open_beside_an_open_one(stream: Stream) -> None
 
 
 def test_position_follows_the_ancestry_of_the_head(stream: Stream) -> None:
-    """Holes 13: after a rollback, steps of the abandoned branch are trained again."""
+    """After a rollback, steps of the abandoned branch are trained again."""
     fence = opened(stream, "0" * 12, JOB2)
     first = closed(stream, "0" * 12, fence, "done", 5, 5)
     fence = opened(stream, "1" * 12)
@@ -214,7 +214,7 @@ def test_a_job_record_behind_its_ledger_is_found(stream: Stream) -> None:
 def test_a_forged_record_is_void_and_the_next_right_one_counts(
     stream: Stream, headers: dict[str, str], why: str
 ) -> None:
-    """Holes 7: a reply of the server, a mirrored copy, or a publish without the condition."""
+    """A reply of the server, a mirrored copy, or a publish without the condition."""
     stream.job("submit")
     job = stream.table.jobs[JOB]
     forged = job.record.model_copy(update={"state": "done", "prev": job.sequence})
