@@ -188,10 +188,6 @@ class Bus:
         self.unbroken_since = asyncio.get_running_loop().time()
         log.get().info("bus_reconnected")
 
-    @property
-    def connected(self) -> bool:
-        return self._nc.is_connected
-
     async def ping(self, seconds: float = 2.0) -> None:
         """A real round trip. Raises BusUnavailable."""
         try:

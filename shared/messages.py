@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 SCHEMA = 1
-MAX_MESSAGE_BYTES = 16 * 1024
 
 Service = Literal["ingest", "trainer", "vault", "evolution", "herald", "ctl"]
 Level = Literal["high", "normal", "low"]
@@ -263,6 +262,8 @@ class LineCreate(Record):
 
 class LineOpen(Record):
     """A segment opens, or goes on under a new owner. Its own sequence is the fence.
+
+    `job_sequence`: the job's record that was claimed; nothing reads it, and it stays as stored.
 
     `deaths`: owners in a row that died in training without a new checkpoint. `micro_tokens_asked`:
     what the settings ask for, where memory ran out before and `micro_tokens` is less.

@@ -1,5 +1,6 @@
 """A worker as its supervisor has it, and specifications of jobs for it."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer import checkpoint
+from services.trainer.spec import Failure
 from tests.tiny import tiny_conversations, write_dataset
 
 DEADLINE_SECONDS = 90.0
@@ -152,9 +154,18 @@ class Job:
             return worker.run()
 
     def newest(self, name: str) -> tuple[Path, checkpoint.Header]:
-        found = checkpoint.newest_valid(self.directory / name / "checkpoints", "100")
+        found = newest_valid(self.directory / name / "checkpoints", "100")
         assert found is not None
         return found
+
+
+def newest_valid(directory: Path, segment: str) -> tuple[Path, checkpoint.Header] | None:
+    """Return the newest whole checkpoint of this segment, or None."""
+    for path, header in checkpoint.of_segment(directory, segment):
+        with contextlib.suppress(Failure):
+            checkpoint.verify(path)
+            return path, header
+    return None
 
 
 def tensors(end: dict[str, Any]) -> checkpoint.TensorHashes:

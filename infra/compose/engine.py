@@ -72,12 +72,6 @@ class Compose:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise HostRefused(f"`docker compose {' '.join(words)}` failed (see {log}):\n{tail}")
 
-    def check(self, *words: str) -> None:
-        """Run in the foreground. Raises HostRefused if it fails."""
-        status = self.run(*words)
-        if status:
-            raise HostRefused(f"`docker compose {' '.join(words)}` ended with {status} (see above)")
-
     def output(self, *words: str) -> str:
         done = subprocess.run(
             ["docker", "compose", "--progress", "quiet", *words],

@@ -58,10 +58,6 @@ def rows() -> list[tuple[str, str]]:
     return both
 
 
-def is_hard(question: str) -> bool:
-    return " times " in question
-
-
 def write(path: Path) -> int:
     """Write the dataset as `messages` rows; the number of rows."""
     pairs = rows()

@@ -51,7 +51,6 @@ class World:
     backup: Store
     archive: Path | None = None
     inbox: Path | None = None
-    evolution_url: str = ""
     evolution: Any = None  # path -> JSON of the evolution service
     pending: list[str] = field(default_factory=list)
     hashes: dict[tuple[str, str, str | None], str] = field(default_factory=dict)

@@ -194,17 +194,6 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(header, adapter, optimizer)
 
 
-def newest_valid(directory: Path, segment: str) -> tuple[Path, Header] | None:
-    """The newest whole checkpoint of this segment; damaged ones are passed over."""
-    for path, header in of_segment(directory, segment):
-        try:
-            verify(path)
-        except Failure:
-            continue
-        return path, header
-    return None
-
-
 def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
     """All checkpoints of this segment with a readable header, newest first."""
     found = []

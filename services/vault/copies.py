@@ -75,7 +75,7 @@ class Source:
 
     def __init__(self, sha256: str, size: int, *origins: Origin) -> None:
         self.sha256, self.size, self.origins = sha256, size, origins
-        self._lock, self._sound = threading.Lock(), False
+        self._lock = threading.Lock()
         self._chosen: Origin | None = None
 
     def choose(self) -> Origin:

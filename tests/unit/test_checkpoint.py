@@ -8,6 +8,7 @@ import pytest
 
 from services.trainer import checkpoint
 from services.trainer.spec import Failure, Lora
+from tests.worker import newest_valid
 
 
 def write(directory: Path, step: int, segment: str = "7", fence: int = 7) -> Path:
@@ -72,7 +73,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     before, newest = write(tmp_path, 3), write(tmp_path, 4)
-    assert checkpoint.newest_valid(tmp_path, "7") == (newest, checkpoint.verify(newest))
+    assert newest_valid(tmp_path, "7") == (newest, checkpoint.verify(newest))
     data = (newest / name).read_bytes()
     if damage == "gone":
         (newest / name).unlink()
@@ -83,7 +84,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
     if (name, damage) != (checkpoint.HEADER, "changed"):
         with pytest.raises(Failure):
             checkpoint.verify(newest)
-    found = checkpoint.newest_valid(tmp_path, "7")
+    found = newest_valid(tmp_path, "7")
     assert found is not None
     assert found[0] == before
 
@@ -94,10 +95,10 @@ def test_only_checkpoints_of_the_segment_count_and_a_later_fence_beats_a_later_s
     write(tmp_path, 50, segment="6", fence=6)
     write(tmp_path, 40, fence=7)
     live = write(tmp_path, 12, fence=9)
-    found = checkpoint.newest_valid(tmp_path, "7")
+    found = newest_valid(tmp_path, "7")
     assert found is not None
     assert found[0] == live
-    assert checkpoint.newest_valid(tmp_path, "8") is None
+    assert newest_valid(tmp_path, "8") is None
 
 
 def test_the_newest_three_of_the_segment_stay(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_the_newest_three_of_the_segment_stay(tmp_path: Path) -> None:
 def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
     path.rename(tmp_path / f".{path.name}.123.tmp")
-    assert checkpoint.newest_valid(tmp_path, "7") is None
+    assert newest_valid(tmp_path, "7") is None
     checkpoint.sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
