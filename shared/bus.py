@@ -22,7 +22,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
 from shared.connection import Arrived, Connection, Raw
-from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
+from shared.errors import START, BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.manifest import write_synced
 from shared.messages import (
     Event,
@@ -42,6 +42,7 @@ MIRRORED = frozenset({"Nats-Stream-Source", "Nats-Stream"})
 WRONG_SEQUENCE = {10071, 10164}
 MAXIMUM_EXCEEDED = 10077
 APPEND_SECONDS = 30.0
+IMPATIENT_SECONDS = 3.0  # a bus that takes connections and then says nothing
 T = TypeVar("T")
 UNKNOWN_OUTCOME = (TimeoutError, NoStreamResponseError, nats.errors.Error)
 
@@ -140,8 +141,16 @@ class Bus:
         await self.close()
 
     async def connect(self, *, patient: bool = True) -> None:
-        """Connect; a patient client waits for a server that is not there yet, for ever."""
-        options: dict[str, Any] = {"reconnect_time_wait": 0.5}
+        """Connect. A patient client waits for ever for a server that is not there yet.
+
+        Raises BusUnavailable: to any client that is refused, to an impatient one also where
+        nothing listens or nothing is said within IMPATIENT_SECONDS.
+        """
+        # nats-py takes 0 attempts for "no limit", and one more than is said.
+        options: dict[str, Any] = {
+            "max_reconnect_attempts": -1 if patient else 1,
+            "reconnect_time_wait": 0.5 if patient else 0.05,
+        }
         if self.seed_file is not None:
             options["nkeys_seed"] = str(self.seed_file)
         if self.ca is not None:
@@ -149,28 +158,37 @@ class Bus:
         while True:
             try:
                 self._nc = Connection()
-                await self._nc.connect(
-                    self.url,
-                    name=self.name,
-                    inbox_prefix=f"_INBOX_{self.name}",
-                    max_reconnect_attempts=-1 if patient else 0,
-                    allow_reconnect=patient,
-                    ping_interval=10,
-                    max_outstanding_pings=2,
-                    connect_timeout=3,
-                    error_cb=self._on_error,
-                    disconnected_cb=self._on_disconnect,
-                    reconnected_cb=self._on_reconnect,
-                    **options,
-                )
+                async with asyncio.timeout(None if patient else IMPATIENT_SECONDS):
+                    await self._nc.connect(
+                        self.url,
+                        name=self.name,
+                        inbox_prefix=f"_INBOX_{self.name}",
+                        allow_reconnect=patient,
+                        ping_interval=10,
+                        max_outstanding_pings=2,
+                        connect_timeout=3,
+                        error_cb=self._on_error,
+                        disconnected_cb=self._on_disconnect,
+                        reconnected_cb=self._on_reconnect,
+                        **options,
+                    )
                 break
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 if not patient or isinstance(error, nats.errors.AuthorizationError):
-                    raise BusUnavailable(f"No bus at {self.url}: {error}") from error
+                    raise self._away(error) from error
                 log.get().warning("bus_waiting", url=self.url, error=str(error))
                 await asyncio.sleep(0.5)
         self._js = self._nc.jetstream(timeout=5)
         self.unbroken_since = asyncio.get_running_loop().time()
+
+    def _away(self, error: Exception) -> BusUnavailable:
+        """Return what to tell of a connection that was not made."""
+        if isinstance(error, nats.errors.NoServersError):
+            return BusUnavailable(f"No bus listens at {self.url}.", next_step=START)
+        if isinstance(error, OSError | TimeoutError | nats.errors.TimeoutError):
+            why = str(error) or "it says nothing"
+            return BusUnavailable(f"No bus answers at {self.url}: {why}.", next_step=START)
+        return BusUnavailable(f"The bus at {self.url} refuses the connection: {error}")
 
     async def close(self) -> None:
         if not self._nc.is_closed:

@@ -6,6 +6,8 @@ them. `next_step` is the command that a user would type next, and ends the messa
 
 from typing import ClassVar
 
+START = "make local, or make up"  # what to type where nothing runs
+
 
 class DuramenError(Exception):
     """Something went wrong."""
@@ -86,6 +88,13 @@ class UnknownSchema(DuramenError):
 
 class StoreUnavailable(DuramenError):
     """The store does not answer."""
+
+    exit_code = 6
+    next_step = "duramen doctor"
+
+
+class ServiceUnavailable(DuramenError):
+    """A service of ours does not answer over HTTP."""
 
     exit_code = 6
     next_step = "duramen doctor"

@@ -24,8 +24,8 @@ from minio.retention import Retention
 from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
-from shared import service
-from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared import reach, service
+from shared.errors import START, AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.hashing import HashingReader
 from shared.manifest import BLOCK_BYTES, check_bytes, sha256_bytes, sha256_file, sync_folder
 from shared.messages import ObjectRef
@@ -35,6 +35,7 @@ Bucket = Literal["duramen", "work"]
 PRECIOUS: Bucket = "duramen"
 WORK: Bucket = "work"
 PART_BYTES = 16 << 20
+KNOCK_SECONDS = 3.0
 MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchObject", "NoSuchBucket"}
 
 
@@ -68,10 +69,13 @@ class Version:
 class Store:
     """One S3 server. `name` is `store` or `backup`, as users know it."""
 
-    def __init__(self, name: str, url: str, access_key: str, secret_key: str) -> None:
+    def __init__(
+        self, name: str, url: str, access_key: str, secret_key: str, *, patient: bool = True
+    ) -> None:
         parsed = urlparse(url)
         self.name, self.url = name, url
-        self._http = urllib3.PoolManager(
+        self._is_known_to_answer = patient
+        self._http = reach.pool(
             # A server that hangs is away after a minute: whoever pauses meanwhile waits for it.
             timeout=urllib3.Timeout(connect=3, read=30),
             retries=urllib3.Retry(
@@ -89,9 +93,19 @@ class Store:
         )
 
     @classmethod
-    def opened(cls, name: str, url: str, access_key: SecretStr, secret_key: SecretStr) -> Self:
-        """A store as settings name it."""
-        return cls(name, url, access_key.get_secret_value(), secret_key.get_secret_value())
+    def opened(
+        cls,
+        name: str,
+        url: str,
+        access_key: SecretStr,
+        secret_key: SecretStr,
+        *,
+        patient: bool = True,
+    ) -> Self:
+        """Return a store as settings name it. An impatient client says within some seconds that
+        nothing answers; once something did, it is as patient as any."""
+        keys = access_key.get_secret_value(), secret_key.get_secret_value()
+        return cls(name, url, *keys, patient=patient)
 
     @classmethod
     def of(cls, settings: StoreSettings) -> Self:
@@ -99,7 +113,19 @@ class Store:
         keys = settings.store_access_key, settings.store_secret_key
         return cls.opened("store", settings.store_url, *keys)
 
+    def _knock(self) -> None:
+        """Raise StoreUnavailable unless something answers soon, whatever it says."""
+        if self._is_known_to_answer:
+            return
+        try:
+            self._http.request("HEAD", self.url, timeout=KNOCK_SECONDS, retries=False)
+        except HTTPError as error:
+            message = f"{self.name} at {self.url} does not answer: {error}"
+            raise StoreUnavailable(message, next_step=START) from error
+        self._is_known_to_answer = True
+
     def _call(self, bucket: str, key: str, call: Callable[[], Any]) -> Any:
+        self._knock()
         try:
             return call()
         except S3Error as error:

@@ -1,7 +1,8 @@
 """What every command needs: settings, connections, output for people or programs, exit codes.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; 5 changed by
-another; 6 bus or store away; 7 the bus went back in time; 8 damaged bytes; 130 interrupted.
+another; 6 bus, store or service away; 7 the bus went back in time; 8 damaged bytes; 130
+interrupted.
 
 Libraries that only some commands need are loaded by those: most commands answer in half a second.
 """
@@ -24,9 +25,9 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from services.ctl import columns
-from shared import log
+from shared import log, reach
 from shared.bus import Bus
-from shared.errors import DuramenError, NotFound, UsageError
+from shared.errors import START, DuramenError, NotFound, ServiceUnavailable, UsageError
 from shared.settings import CtlSettings
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
 HELP = (
     "Continuous fine-tuning of a language model, whose results cannot be lost.\n\n"
     "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; "
-    "5 changed by another; 6 bus or store away; 7 the bus went back in time; 8 damaged bytes; "
+    "5 changed by another; 6 bus, store or service away; 7 the bus went back in time; "
+    "8 damaged bytes; "
     "130 interrupted."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The line of training meant.")]
+KNOCK_SECONDS = 3.0
 HOMES = ("data/local", "data/demo", "data/compose")
 
 
@@ -66,11 +69,11 @@ def settings() -> CtlSettings:
         if found is None:
             if named:
                 raise UsageError(f"{named}, which DURAMEN_ENV_FILE names, is not there.")
-            raise UsageError(
+            raise ServiceUnavailable(
                 "Nothing runs here: no settings in the environment, in DURAMEN_ENV_FILE or under "
                 + " or ".join(HOMES)
                 + ".",
-                next_step="make local, or make up",
+                next_step=START,
             )
         for name, value in dotenv_values(found).items():
             if value is not None:
@@ -106,7 +109,8 @@ def store(config: CtlSettings) -> "Store":
     """The first store, with the CLI's own keys: it may read, and write to `work/staging/`."""
     from shared.store import Store
 
-    return Store.opened("store", config.store_url, config.store_access_key, config.store_secret_key)
+    keys = config.store_access_key, config.store_secret_key
+    return Store.opened("store", config.store_url, *keys, patient=False)
 
 
 def backup(config: CtlSettings) -> "Store":
@@ -114,26 +118,34 @@ def backup(config: CtlSettings) -> "Store":
     from shared.store import Store
 
     keys = config.backup_access_key, config.backup_secret_key
-    return Store.opened("backup", config.backup_url, *keys)
+    return Store.opened("backup", config.backup_url, *keys, patient=False)
 
 
 def ask(
     url: str, token: SecretStr | None, path: str, method: str = "GET", seconds: float = 30.0
 ) -> Any:
-    """One HTTP request to a service; its JSON. Raises NotFound, DuramenError."""
+    """Return the JSON that a service answers. Raises NotFound, ServiceUnavailable, DuramenError."""
     import httpx
 
     headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
     try:
-        reply = httpx.request(method, url.rstrip("/") + path, headers=headers, timeout=seconds)
+        with reach.http(headers=headers, timeout=seconds) as http:
+            http.head(url, timeout=KNOCK_SECONDS)  # one that hangs is not waited for
+            reply = http.request(method, url.rstrip("/") + path)
     except httpx.HTTPError as error:
-        raise DuramenError(f"{url} does not answer: {error}", next_step="duramen doctor") from error
+        raise away(url, error) from error
     if reply.status_code == 404:
         raise NotFound(reply.json().get("error", f"{path} does not exist."))
     if reply.status_code >= 400:
         body = reply.json()
         raise DuramenError(str(body.get("error") or body.get("detail") or body))
     return reply.json()
+
+
+def away(url: str, error: Exception) -> ServiceUnavailable:
+    """Return what to tell of a service that does not answer."""
+    why = str(error) or type(error).__name__
+    return ServiceUnavailable(f"{url} does not answer: {why}.", next_step=START)
 
 
 def emit(

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import typer
 from rich.text import Text
 
 from services.ctl import cli
-from shared.errors import DuramenError
+from shared import reach
+from shared.errors import BusUnavailable, DuramenError
 from shared.settings import CtlSettings
 from shared.store import Store
 
 LOW_DISK_BYTES = 5 << 30
+AWAY = {"bus", "store", "backup"}
 HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the GPU
 
 
@@ -51,7 +55,8 @@ def look_bus(config: CtlSettings) -> str:
 
 def look_sync(config: CtlSettings) -> str:
     """Every acknowledged record must be on disk: without it a power cut takes them all."""
-    found = httpx.get(f"{config.nats_monitor_url}/varz", timeout=3).json()
+    with reach.http(timeout=3) as http:
+        found = http.get(f"{config.nats_monitor_url}/varz").json()
     if not found["jetstream"]["config"].get("sync_always"):
         raise ValueError("sync_interval is not `always`: a power cut would lose records")
     return "sync_interval: always"
@@ -64,11 +69,11 @@ def look_store(store: Store) -> str:
 
 def look_service(url: str) -> str:
     try:
-        reply = httpx.get(f"{url}/healthz", timeout=10)
+        with reach.http(timeout=10) as http:
+            http.head(url, timeout=cli.KNOCK_SECONDS)
+            reply = http.get(f"{url}/healthz")
     except httpx.HTTPError as error:
-        raise ValueError(
-            f"{url} does not answer ({error})  Next: make local or make up, or its log"
-        ) from error
+        raise cli.away(url, error) from error
     if reply.status_code != 200:
         raise ValueError(f"{url}: {reply.json().get('detail')}")
     return url
@@ -103,29 +108,34 @@ def look_host(checkout: Path) -> list[Look]:
 
 
 def look_all(config: CtlSettings) -> list[Look]:
-    """Everything, in the order in which it depends on each other."""
-    looks = look_host(config.checkout) if config.checkout else []
-    looks.append(look("bus", lambda: look_bus(config)))
+    """Look at everything at once: what hangs is waited for only once. In the order in which it
+    depends on each other."""
+    calls: dict[str, Callable[[], str]] = {"bus": lambda: look_bus(config)}
     if config.nats_monitor_url:
-        looks.append(look("bus durability", lambda: look_sync(config)))
-    looks.append(look("store", lambda: look_store(cli.store(config))))
-    looks.append(look("backup", lambda: look_store(cli.backup(config))))
+        calls["bus durability"] = lambda: look_sync(config)
+    calls["store"] = lambda: look_store(cli.store(config))
+    calls["backup"] = lambda: look_store(cli.backup(config))
     for name in ("ingest", "trainer", "vault", "evolution"):
-        url = str(getattr(config, f"{name}_url"))
-        looks.append(look(name, lambda url=url: look_service(url)))  # type: ignore[misc]
+        calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
     if config.state_dir is not None:  # in a container there is none of its own
-        looks.append(look("disk", lambda: look_disk(config)))
-    looks.append(look("inbox", lambda: look_inbox(config)))
-    return looks
+        calls["disk"] = lambda: look_disk(config)
+    calls["inbox"] = lambda: look_inbox(config)
+    looks = look_host(config.checkout) if config.checkout else []
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [*looks, *threads.map(look, calls.keys(), calls.values())]
 
 
 def doctor(json: cli.Json = False) -> None:
-    """Look at bus, stores, services, disk and inbox; exit 1 if something is wrong."""
+    """Look at bus, stores, services, disk and inbox; exit 1 if something is wrong.
+
+    Exit 6 if the bus or a store is away.
+    """
     looks = look_all(cli.settings())
     value: list[dict[str, Any]] = [vars(found) for found in looks]
     cli.emit(value, json, lambda: print_looks(looks))
-    if any(found.ok is False for found in looks):
-        raise typer.Exit(1)
+    wrong = {found.what for found in looks if found.ok is False}
+    if wrong:
+        raise typer.Exit(BusUnavailable.exit_code if wrong & AWAY else 1)
 
 
 def print_looks(looks: list[Look]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.ctl import cli
+from shared import reach
 from shared.errors import DuramenError, NotObserved, UsageError
 from shared.messages import Level
 
@@ -82,20 +83,24 @@ def sidecar_text(path: Path) -> str:
 
 
 class Ingest:
-    """The HTTP side of ingest. Raises DuramenError where it does not answer."""
+    """The HTTP side of ingest. Raises ServiceUnavailable where it does not answer."""
 
     def __init__(self, url: str, token: str) -> None:
         import httpx
 
         self._errors = httpx.HTTPError
         self._url = url
-        self._http = httpx.Client(
+        self._http = reach.http(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(30.0, read=DECIDED_SECONDS + 240, write=None),
         )
 
     def __enter__(self) -> "Ingest":
+        try:
+            self._http.head("/", timeout=cli.KNOCK_SECONDS)
+        except self._errors as error:
+            raise cli.away(self._url, error) from error
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,8 +122,7 @@ class Ingest:
         try:
             reply = self._http.request(method, path, **options)
         except self._errors as error:
-            message = f"{self._url} does not answer: {error}"
-            raise DuramenError(message, next_step="duramen doctor") from error
+            raise cli.away(self._url, error) from error
         body: dict[str, Any] = reply.json()
         if "outcome" not in body:
             message = str(body.get("error") or body.get("detail") or body)

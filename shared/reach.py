@@ -1,0 +1,33 @@
+"""HTTP clients for our own addresses: bus monitor, stores, services, Prometheus.
+
+They never go through a proxy, whatever HTTP_PROXY and its kin say: a proxy cannot reach an address
+of this host or of its containers, and would see our tokens. What goes out to the world, such as the
+hub's downloads and notifications, keeps to the proxy, and does not use these clients.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # loaded when used: most commands ask the bus alone
+    import httpx
+    import urllib3
+
+
+def http(**options: Any) -> "httpx.Client":
+    """Return a client with httpx's own options."""
+    import httpx
+
+    return httpx.Client(trust_env=False, **options)
+
+
+def http_async(**options: Any) -> "httpx.AsyncClient":
+    """Return an asynchronous client with httpx's own options."""
+    import httpx
+
+    return httpx.AsyncClient(trust_env=False, **options)
+
+
+def pool(**options: Any) -> "urllib3.PoolManager":
+    """Return connections for a client of a store, which would else ask the environment."""
+    import urllib3
+
+    return urllib3.PoolManager(**options)
