@@ -178,18 +178,20 @@ def _inner(urls: list[str]) -> list[str]:
         if url.startswith("grpc://"):
             if answers_stranger(url.removeprefix("grpc://")):
                 lacks.append(f"{url} answers a client without a certificate")
-        elif _deletes(url):
+        elif _accepts("DELETE", f"{url}/buckets/{PREFIX}none?recursive=true"):
             lacks.append(f"{url} carries out a DELETE without credentials")
+        elif _accepts("GET", f"{url}/dir/status"):
+            lacks.append(f"{url} is a master that takes orders without credentials")
     return lacks
 
 
-def _deletes(url: str) -> bool:
-    # A name that does not exist: if the door were open, nothing would be lost by trying.
+def _accepts(method: str, url: str) -> bool:
+    """True if a stranger's request is not refused. What it names does not exist, or is only read:
+    if the door were open, nothing would be lost by trying."""
     try:
-        answer = _http.request("DELETE", f"{url}/buckets/{PREFIX}none?recursive=true")
+        return _http.request(method, url).status < FIRST_REFUSAL
     except urllib3.exceptions.HTTPError:
         return False
-    return answer.status < FIRST_REFUSAL
 
 
 def answers_stranger(address: str) -> bool:

@@ -99,12 +99,8 @@ def _bootstrap(home: Home, ports: Ports) -> dict[str, str]:
 
 
 def inner_urls(ports: Ports, server: str) -> list[str]:
-    """Ports of a store that must refuse a stranger.
-
-    The master's HTTP port is not among them: it asks for nothing by design, and cannot be closed
-    on a loopback that other programs of the host share. In containers nobody else reaches it.
-    """
-    http = [ports.url(f"{server}_{part}") for part in ("filer", "volume")]
+    """Ports of a store that must refuse a stranger."""
+    http = [ports.url(f"{server}_{part}") for part in ("master", "filer", "volume")]
     grpc = [
         f"grpc://{HOST}:{getattr(ports, f'{server}_{part}_grpc'.replace('_s3', ''))}"
         for part in ("s3", "master", "volume", "filer")

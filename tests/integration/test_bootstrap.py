@@ -167,6 +167,22 @@ async def test_an_open_inner_port_is_refused(stack: Stack) -> None:
         await bootstrap(stack.bootstrap_settings(store_inner_urls=[url]))
 
 
+class OpenMaster(BaseHTTPRequestHandler):
+    """A master that answers anybody."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Tests print nothing."""
+
+
+async def test_an_open_master_is_refused(stack: Stack) -> None:
+    with serving(OpenMaster) as url, pytest.raises(StoreLies, match="orders without credentials"):
+        await bootstrap(stack.bootstrap_settings(store_inner_urls=[url]))
+
+
 async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
     ports = free_ports()
     conf = NatsConf(tmp_path / "data", ports.nats, ports.nats_monitor)
