@@ -5,8 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
-from services.ingest.containers import BOM, Item
-from services.ingest.row_error import RowError, Unreadable, too_long
+from services.ingest.row_error import BOM, Item, RowError, Unreadable, too_long
 
 CHUNK_BYTES = 1 << 20
 SPACE = " \t\r\n"

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.ingest.containers import BOM, Container
-from services.ingest.row_error import RowError
+from services.ingest.containers import Container
+from services.ingest.row_error import BOM, RowError
 
 SAMPLE_CHARACTERS = 120
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")

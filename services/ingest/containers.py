@@ -14,9 +14,9 @@ from typing import BinaryIO, NamedTuple
 
 import zstandard
 
-from services.ingest.row_error import RowError, Unreadable
+from services.ingest import arrays, tables
+from services.ingest.row_error import BOM, Item, RowError, Unreadable
 
-BOM = b"\xef\xbb\xbf"
 BUFFER_BYTES = 1 << 20
 # Repetitive text packs to a fiftieth at best; a bomb to a thousandth and less.
 MOST_RATIO = 200
@@ -28,7 +28,6 @@ PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv"}
 TAKEN = ".jsonl, .json (an array), .csv, .parquet, and .jsonl.gz or .jsonl.zst"
 
-Item = tuple[int, bytes | RowError]
 Piece = Callable[[bytes], object]
 
 
@@ -67,8 +66,6 @@ def rows(path: Path, container: Container, limit: int, over: Piece) -> Iterator[
 
     Raises Unreadable, OSError.
     """
-    from services.ingest import arrays, tables
-
     if container.layout == "parquet":
         yield from guarded(tables.parquet(path), path.stat().st_size)
         return

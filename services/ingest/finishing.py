@@ -6,7 +6,6 @@ import shutil
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from services.ingest.inbox import Inbox, Taken
 from services.ingest.job_settings import Asked, SettingsRefused
 from services.ingest.moves import show_name
 from services.ingest.parsing import Parser, ParserDied, SidecarRefused
-from services.ingest.report import Outcome, Problem, Report, why_refused
+from services.ingest.refusal import Refused
+from services.ingest.report import Outcome, Report, why_refused
 from services.ingest.settle import Settling, Signature, open_plainly, signature
 from shared import log
 from shared.bus import Bus
@@ -44,7 +44,6 @@ DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has 
 MOST_DEATHS = 2
 REMEMBERED = 1000
 PUT_AGAIN = "put the mended file into the inbox again."
-PUT_INSTEAD = "put a plain .jsonl file into the inbox instead."
 KINDS = {
     stat.S_IFLNK: ("symlink", "It is a symbolic link: put the file itself here, not a link to it."),
     stat.S_IFIFO: ("fifo", "It is a pipe, not a file."),
@@ -56,18 +55,6 @@ KINDS = {
 
 class Changed(Exception):
     """A taken file was written to after all."""
-
-
-class Refused(Exception):
-    """A file is refused as a whole, for these problems."""
-
-    def __init__(self, problems: Sequence[Problem], next_step: str = PUT_INSTEAD) -> None:
-        self.problems, self.next_step = list(problems), next_step
-        super().__init__(self.problems[0].message)
-
-    @classmethod
-    def of(cls, rule: str, message: str, next_step: str = PUT_INSTEAD) -> "Refused":
-        return cls([Problem(field="file", rule=rule, message=message)], next_step)
 
 
 @dataclass
@@ -122,7 +109,7 @@ class Finisher:
         status, name = taken.path.lstat(), taken.origin.name
         refuse_kind(status)
         if taken.origin.kind == "settings":
-            await late.finish(self, taken, held)
+            await self.apply_late(taken, held)
             return None
         # An upload was closed by this process; a dropped file is looked at once more.
         if taken.origin.folder is not None:
@@ -307,6 +294,16 @@ class Finisher:
             return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
         changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
         return self.report(taken, "duplicate", decision.known, built).model_copy(update=changes)
+
+    async def apply_late(self, taken: Taken, held: Held) -> None:
+        """End a sidecar that came after its data file. Raises Refused, OSError."""
+        values = await self.sidecar_values(taken.path, held)
+        job, settings = await late.apply(self.bus, self.table, taken.origin, values)
+        report = self.report(taken, "applied", f"job {job.id} is trained with it.", None)
+        report.job, report.settings = job.id.path, settings.model_dump(exclude_none=True)
+        report.next_step = f"duramen queue show {job.id}"
+        await self.tell(taken, "amended", {"name": report.name}, job=report.job)
+        await self.end(taken, held, report)
 
     async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""

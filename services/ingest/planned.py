@@ -9,18 +9,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
 
+from services.ingest.finishing import Finisher
 from services.ingest.inbox import beside, copy_synced
 from services.ingest.report import Report
 from shared import log
 from shared.messages import JobId, ObjectRef
 from shared.store import PRECIOUS
-
-if TYPE_CHECKING:
-    from services.ingest.finishing import Finisher
 
 LOOK_SECONDS = 5.0
 DATA, SOURCE, LONG, PLAN = "data.jsonl", "source.jsonl", "long.jsonl", "plan.json"
@@ -30,7 +27,7 @@ DATA, SOURCE, LONG, PLAN = "data.jsonl", "source.jsonl", "long.jsonl", "plan.jso
 class Planned:
     """Follows the jobs of files in done/ until their plans are told. Remembers nothing on disk."""
 
-    finisher: "Finisher"
+    finisher: Finisher
     waiting: dict[JobId, Path] | None = None
     due: float = 0.0
 

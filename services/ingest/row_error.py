@@ -1,6 +1,8 @@
-"""Why a row is refused."""
+"""A row as the readers of files yield it, or why it is refused."""
 
 from typing import Any
+
+BOM = b"\xef\xbb\xbf"
 
 
 class RowError(Exception):
@@ -9,6 +11,9 @@ class RowError(Exception):
     def __init__(self, field: str, rule: str, message: str, column: int | None = None) -> None:
         self.field, self.rule, self.message, self.column = field, rule, message, column
         super().__init__(f"{field}: {message} ({rule})")
+
+
+Item = tuple[int, bytes | RowError]  # the line from 1, the row
 
 
 def too_long(limit: int) -> RowError:

@@ -8,8 +8,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from services.ingest.containers import Item
-from services.ingest.row_error import RowError, Unreadable
+from services.ingest.row_error import Item, RowError, Unreadable
 from services.ingest.rows import FIELDS, KNOWN, PREFERENCE
 
 DELIMITERS = ",;\t"
