@@ -59,7 +59,7 @@ types: install ## mypy, strict
 	@$(BIN)/mypy
 
 conf: install # is the bus configuration, as rendered, valid?
-	@$(BIN)/python -m infra.nats
+	@$(BIN)/python -m infra.local.check_conf
 
 lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch
 	@$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \

@@ -20,7 +20,7 @@ from pathlib import Path
 import nkeys
 
 from infra.certificates import certificate, write_once
-from infra.store.inner import write_inner
+from infra.inner import write_inner
 
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 # herald runs beside them in containers; an embedded run has none.

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from infra.compose.host import CHOSEN
 from infra.compose.ports import PUBLISHED
+from infra.inner import security_toml
 from infra.nats.conf import NatsConf
 from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
 from infra.store.identities import s3_json
-from infra.store.inner import security_toml
 from infra.store.weed import FSYNC, WeedServer
 
 READABLE = 0o444

@@ -1,4 +1,7 @@
-"""Render nats.conf with throw-away secrets and let the server check it: `python -m infra.nats`."""
+"""Let nats-server check the configuration that we render, with throw-away secrets.
+
+python -m infra.local.check_conf
+"""
 
 import subprocess
 import sys

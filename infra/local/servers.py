@@ -8,12 +8,12 @@ from typing import Protocol
 
 import urllib3
 
+from infra.inner import security_toml
 from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.nats.conf import NatsConf
 from infra.secrets import Secrets
 from infra.store.identities import s3_json
-from infra.store.inner import security_toml
 from infra.store.weed import WeedServer
 
 OK = 200

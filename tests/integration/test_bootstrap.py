@@ -239,9 +239,8 @@ def contents(folder: Path) -> dict[Path, str]:
 
 
 def test_the_rendered_bus_configuration_is_valid() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.nats"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-m", "infra.local.check_conf"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
