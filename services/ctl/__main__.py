@@ -13,30 +13,30 @@ from typer.core import TyperGroup  # noqa: E402 - as above
 
 from services.ctl import cli  # noqa: E402 - as above
 
-# name -> module of services.ctl; `:app` where the command has commands of its own. In the order
-# of `duramen --help`.
+# Name -> module of services.ctl, and there the function, or the typer app that holds commands of
+# its own. In the order of `duramen --help`.
 PLACES = {
-    "status": "control",
-    "watch": "watch",
-    "submit": "submit",
+    "status": "control:status",
+    "watch": "watch:watch",
+    "submit": "submit:submit",
     "queue": "queue:app",
-    "pause": "control",
-    "resume": "control",
-    "stop": "control",
-    "start": "control",
-    "skip": "control",
-    "snapshot": "snapshot",
+    "pause": "control:pause",
+    "resume": "control:resume",
+    "stop": "control:stop",
+    "start": "control:start",
+    "skip": "control:skip",
+    "snapshot": "snapshot:snapshot",
     "versions": "versions:app",
-    "restore": "restore",
-    "rollback": "versions",
+    "restore": "restore:restore",
+    "rollback": "versions:rollback",
     "evolution": "evolution:app",
-    "show-example": "show_example",
+    "show-example": "show_example:show_example",
     "base": "base:app",
     "lineage": "base:lineage_app",
     "notify": "notify:app",
-    "estimate": "estimate",
-    "doctor": "doctor",
-    "check": "check",
+    "estimate": "estimate:estimate",
+    "doctor": "doctor:doctor",
+    "check": "check:check",
 }
 
 
@@ -49,12 +49,13 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as above
         if cmd_name not in PLACES:
             return None
-        module, _, group = PLACES[cmd_name].partition(":")
-        loaded, holder = import_module(f"services.ctl.{module}"), typer.Typer(add_completion=False)
-        if group:
-            holder.add_typer(getattr(loaded, group), name=cmd_name)
+        module, _, name = PLACES[cmd_name].partition(":")
+        found = getattr(import_module(f"services.ctl.{module}"), name)
+        holder = typer.Typer(add_completion=False)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=cmd_name)
         else:
-            holder.command(cmd_name)(loaded.COMMANDS[cmd_name])
+            holder.command(cmd_name)(found)
         return typer.main.get_group(holder).commands[cmd_name]
 
 

@@ -176,6 +176,3 @@ def outcome(result: Result) -> Text:
     if count:
         return Text(f"{count} finding{'s' if count > 1 else ''}", style="red")
     return Text("ok", style="green")
-
-
-COMMANDS: dict[str, Callable[..., None]] = {"check": check}

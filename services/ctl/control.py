@@ -239,13 +239,3 @@ def describe(view: Observed) -> str:
     if view.waits_for:
         parts.append(view.waits_for)
     return ", ".join(parts)
-
-
-COMMANDS = {
-    "pause": pause,
-    "resume": resume,
-    "stop": stop,
-    "start": start,
-    "skip": skip,
-    "status": status,
-}

@@ -143,6 +143,3 @@ def print_looks(looks: list[Look]) -> None:
         mark = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[found.ok]
         said = Text.assemble(f"{found.what:16}", mark)
         cli.console.print(said.append(f"  {found.found}"), soft_wrap=True)
-
-
-COMMANDS = {"doctor": doctor}

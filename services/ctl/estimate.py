@@ -56,6 +56,3 @@ def show(shape: Shape, size: int, chosen: Estimate) -> None:
 def stored(shown: str) -> Shape:
     store = cli.store(cli.settings())
     return memory.shape_in_store(store, find_root(store, shown))
-
-
-COMMANDS = {"estimate": estimate}

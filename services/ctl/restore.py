@@ -203,6 +203,3 @@ def refuse_filled(target: Path) -> None:
             f"{target} is not an empty folder; nothing was written.",
             next_step="name a new folder with --to",
         )
-
-
-COMMANDS = {"restore": restore}

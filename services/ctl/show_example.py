@@ -85,6 +85,3 @@ def drawn(tokens: list[dict[str, Any]], *, colours: bool) -> "Text":
         text.append(edge + words.replace("\n", "⏎\n"))
         before = trained
     return text.append("" if colours or not before else "⟧")
-
-
-COMMANDS = {"show-example": show_example}

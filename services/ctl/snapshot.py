@@ -85,6 +85,3 @@ def print_summary(job: str, taken: dict[str, Any]) -> None:
     ]
     cli.table(heads, drawn)
     cli.console.print(f"Next: duramen evolution show {job}", style="dim")
-
-
-COMMANDS = {"snapshot": snapshot}

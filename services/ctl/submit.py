@@ -169,6 +169,3 @@ def summary(contents: dict[str, Any]) -> list[str]:
 def problem_line(problem: dict[str, Any]) -> str:
     place = f"line {problem['line']}, " if problem.get("line") else ""
     return f"  {place}{problem['field']}: {problem['message']} ({problem['rule']})"
-
-
-COMMANDS = {"submit": submit}

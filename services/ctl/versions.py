@@ -1,6 +1,5 @@
 """duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
@@ -214,6 +213,3 @@ async def ask_vault(bus: Bus, command: Once, seconds: float) -> dict[str, Any]:
     if outcome == "void":
         raise Refused(f"{command.command}: {answer['why']}")
     return answer
-
-
-COMMANDS: dict[str, Callable[..., None]] = {"rollback": rollback}

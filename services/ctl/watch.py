@@ -199,6 +199,3 @@ async def follow_json(view: Watch, until_done: bool) -> None:
             await asyncio.wait_for(wake.wait(), 1.0)
         except TimeoutError:
             continue
-
-
-COMMANDS = {"watch": watch}

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from services.ctl import base, restore, versions
+from services.ctl.__main__ import app
 from services.ctl.restore import Restore
 from shared.chat_templates import chat_template
 from shared.errors import NotFound, TargetNotEmpty, UsageError
@@ -155,12 +154,6 @@ async def test_the_commands_list_show_verify_and_restore(
 
 async def duramen(*arguments: str) -> Any:
     """Run one command as the command line does, in a thread of its own; its JSON."""
-    app = typer.Typer()
-    app.add_typer(versions.app, name="versions")
-    app.add_typer(base.app, name="base")
-    app.add_typer(base.lineage_app, name="lineage")
-    for name, command in {**versions.COMMANDS, **restore.COMMANDS}.items():
-        app.command(name)(command)
     result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
     if result.exception is not None:
         raise result.exception
