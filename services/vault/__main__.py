@@ -2,10 +2,11 @@
 
 import asyncio
 
-from services.vault import api, vault
+from services.vault import api
 from services.vault.archive import Archive
 from services.vault.commands import Commands
 from services.vault.copies import Copies
+from services.vault.vault import Vault
 from shared import http, log, service
 from shared.bus import Bus
 from shared.settings import VaultSettings
@@ -31,7 +32,7 @@ async def main(settings: VaultSettings) -> None:
         http.watch_space("backup", settings.backup_disk)
     bus = Bus.of(settings)
     async with bus:
-        keeper = vault.make(settings, bus, copies)
+        keeper = Vault(settings, bus, copies, service.instance("vault"))
         commands = Commands(keeper)
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)

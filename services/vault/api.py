@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.vault import checks, latest, publish
+from services.vault import checks, edition, latest, publish
 from services.vault.copies import Place
 from services.vault.vault import Vault
 from shared import http
@@ -93,7 +93,7 @@ def facts(vault: Vault, line: Line) -> list[dict[str, Any]]:
     """What the ledger says of each version, taken from the fold before it goes on."""
     rows = []
     for version in sorted(line.versions):
-        wanted = publish.wanted(vault.table, line, version)
+        wanted = edition.wanted(vault.table, line, version)
         steps = sum(s.to_step - s.from_step for s in wanted.segments if s.job == wanted.close.job)
         retry = vault.pending.get((line.lineage, version))
         rows.append(

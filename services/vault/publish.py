@@ -6,11 +6,11 @@ the same bytes under the same names, and one commit. What exists in `backup` is 
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from services.vault import bases, readme, tokenizer
 from services.vault.copies import Copies, Place, Source
+from services.vault.edition import Wanted
 from shared.errors import (
     AlreadyExists,
     NotFound,
@@ -18,13 +18,10 @@ from shared.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
-from shared.jobs import Table
-from shared.ledger import Line
 from shared.manifest import (
     CommitRecord,
     FileEntry,
     Manifest,
-    SegmentEntry,
     StoredFile,
     are_one_commit,
     canonical_json,
@@ -33,7 +30,7 @@ from shared.manifest import (
     sums,
     version_name,
 )
-from shared.messages import CheckpointRef, JobId, LineClose, ObjectRef
+from shared.messages import CheckpointRef, ObjectRef
 from shared.store import PRECIOUS, Stored
 
 INSIDE = {
@@ -46,66 +43,6 @@ HEADER = "training/header.json"
 
 class NotPublishable(NotFound):
     """The ledger gave this version a number, but what it names cannot be published as it is."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A version that the ledger gave a number, with all that its bytes follow from."""
-
-    lineage: str
-    version: int
-    sequence: int
-    close: LineClose
-    job: JobId
-    file_name: str
-    chat_template: str | None  # the lineage's own, instead of the base's
-    segments: tuple[SegmentEntry, ...]
-
-    @property
-    def name(self) -> str:
-        return version_name(self.version)
-
-    @property
-    def prefix(self) -> str:
-        return f"lineages/{self.lineage}/{self.name}/"
-
-    @property
-    def commit_key(self) -> str:
-        return f"catalog/{self.lineage}/{self.name}.json"
-
-
-def wanted(table: Table, line: Line, version: int) -> Wanted:
-    """Gather it from the fold, which goes on meanwhile."""
-    close = line.version_close(version)
-    assert close is not None, "a numbered version has its close"
-    job = JobId.parse(close.job)
-    known = table.jobs.get(job)
-    behind = [
-        SegmentEntry(
-            segment=segment.id,
-            job=segment.job.path,
-            plan=ended.plan.sha256 if ended.plan else None,
-            from_step=ended.from_step,
-            to_step=ended.to_step,
-            from_position=ended.from_position,
-            to_position=ended.to_position,
-            micro_tokens=segment.record.micro_tokens,
-            outcome=ended.outcome,
-        )
-        for segment in line.segments_behind(version)
-        if segment.close is not None
-        for ended in (segment.close[1],)
-    ]
-    return Wanted(
-        lineage=line.lineage,
-        version=version,
-        sequence=line.versions[version],
-        close=close,
-        job=job,
-        file_name=known.history[0][2].name if known else "",
-        chat_template=line.settings.chat_template if line.settings else None,
-        segments=tuple(behind),
-    )
 
 
 def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:

@@ -1,12 +1,9 @@
 """README.md of a version: what it is, how to load it, how to get it back. No time, no host."""
 
 import json
-from typing import TYPE_CHECKING
 
+from services.vault.edition import Wanted
 from shared.messages import CheckpointRef
-
-if TYPE_CHECKING:
-    from services.vault.publish import Wanted
 
 TEXT = """# {lineage} {name}
 
@@ -56,7 +53,7 @@ OWN_TEMPLATE = """\
 """
 
 
-def render(version: "Wanted", checkpoint: CheckpointRef) -> bytes:
+def render(version: Wanted, checkpoint: CheckpointRef) -> bytes:
     """A pure function of the ledger. The file's name is quoted: a user chose it."""
     return TEXT.format(
         lineage=version.lineage,

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from prometheus_client import Gauge
 
-from services.vault import bases, checks, latest, publish
+from services.vault import bases, checks, edition, latest, publish
 from services.vault.alarms import Alarms
 from services.vault.copies import Copies, Stopping
 from services.vault.lock import RollingLock
-from shared import log, service
+from shared import log
 from shared.bus import Bus
 from shared.control import Control, observed
 from shared.errors import BusUnavailable, DuramenError, StoreUnavailable
@@ -133,7 +133,7 @@ class Vault:
     async def try_publish(self, line: Line, version: int) -> None:
         """Publish, or keep the reason and try again later; the source is never touched."""
         key, name = (line.lineage, version), f"{line.lineage}/{version_name(version)}"
-        wanted = publish.wanted(self.table, line, version)
+        wanted = edition.wanted(self.table, line, version)
         self.busy = f"publishing {name}"
         await self.observe()
         try:
@@ -175,7 +175,7 @@ class Vault:
         await self.observe()
         await self.alarms.sound("not_published", name, why, key[0])
 
-    async def tell_published(self, wanted: publish.Wanted, commit: CommitRecord) -> None:
+    async def tell_published(self, wanted: edition.Wanted, commit: CommitRecord) -> None:
         LAST.set_to_current_time()
         data = publish.encode(commit)
         ref = ObjectRef(
@@ -343,7 +343,3 @@ class Vault:
         if self.once_through < 0:
             seen = await observed(self.bus, "vault")
             self.once_through = seen.once_through if seen else 0
-
-
-def make(settings: VaultSettings, bus: Bus, copies: Copies) -> Vault:
-    return Vault(settings, bus, copies, service.instance("vault"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.ctl.restore import Restore, refuse_filled
-from services.vault import publish
+from services.vault import edition, publish
 from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
 from shared.manifest import CommitRecord, are_one_commit, version_name
@@ -112,7 +112,7 @@ async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
     forge = await Forge(stack, lineage).begin()
     await forge.train()
     copies = vault.copies()
-    version = publish.wanted(forge.table, forge.table.lines[lineage], 1)
+    version = edition.wanted(forge.table, forge.table.lines[lineage], 1)
     ours = publish.commit_record(version, publish.ensure_files(copies, version))
     # What the killed vault had sent of the same file is there now, too, and in its record.
     file = ours.files[0]

@@ -1,0 +1,71 @@
+"""A version that is wanted: what the ledger says of it, and so what all of its bytes follow from."""
+
+from dataclasses import dataclass
+
+from shared.jobs import Table
+from shared.ledger import Line
+from shared.manifest import SegmentEntry, version_name
+from shared.messages import JobId, LineClose
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A version that the ledger gave a number, with all that its bytes follow from.
+
+    `sequence` is that of the close; `chat_template` the lineage's own, None for the base's.
+    """
+
+    lineage: str
+    version: int
+    sequence: int
+    close: LineClose
+    job: JobId
+    file_name: str
+    chat_template: str | None
+    segments: tuple[SegmentEntry, ...]
+
+    @property
+    def name(self) -> str:
+        return version_name(self.version)
+
+    @property
+    def prefix(self) -> str:
+        return f"lineages/{self.lineage}/{self.name}/"
+
+    @property
+    def commit_key(self) -> str:
+        return f"catalog/{self.lineage}/{self.name}.json"
+
+
+def wanted(table: Table, line: Line, version: int) -> Wanted:
+    """Return a version as the fold knows it now, for the fold goes on meanwhile."""
+    close = line.version_close(version)
+    assert close is not None, "a numbered version has its close"
+    job = JobId.parse(close.job)
+    known = table.jobs.get(job)
+    behind = [
+        SegmentEntry(
+            segment=segment.id,
+            job=segment.job.path,
+            plan=ended.plan.sha256 if ended.plan else None,
+            from_step=ended.from_step,
+            to_step=ended.to_step,
+            from_position=ended.from_position,
+            to_position=ended.to_position,
+            micro_tokens=segment.record.micro_tokens,
+            outcome=ended.outcome,
+        )
+        for segment in line.segments_behind(version)
+        if segment.close is not None
+        for ended in (segment.close[1],)
+    ]
+    return Wanted(
+        lineage=line.lineage,
+        version=version,
+        sequence=line.versions[version],
+        close=close,
+        job=job,
+        file_name=known.history[0][2].name if known else "",
+        chat_template=line.settings.chat_template if line.settings else None,
+        segments=tuple(behind),
+    )
