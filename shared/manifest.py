@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from shared.errors import ObjectDamaged, UsageError
-from shared.messages import Message, Sha256
+from shared.messages import JobId, LineClose, Message, Sha256
 
 BLOCK_BYTES = 1 << 20
+HEADER = "training/header.json"  # of a version; its SHA-256 is the id of the checkpoint
 COMMIT = re.compile(r"catalog/([^/]+)/v0*(\d+)\.json")
 
 
@@ -149,6 +150,37 @@ def are_one_commit(records: Iterable[bytes]) -> bool:
     except ValueError:
         return False
     return all(first.is_same_commit(other) for other in others)
+
+
+def why_foreign(commit: CommitRecord, sequence: int, close: LineClose) -> str | None:
+    """Return why a commit record is not that of a close at a ledger sequence, or None if it is.
+
+    The sequence alone may coincide where a bus was lost and began anew.
+    """
+    expected = {
+        "lineage": close.lineage,
+        "version": close.version,
+        "ledger_sequence": sequence,
+        "dataset_sha256": JobId.parse(close.job).sha256,
+        "base_root": close.head.base_root,
+    }
+    for name, value in expected.items():
+        if (found := getattr(commit, name)) != value:
+            return f"{name} is {found}, that of the close is {value}"
+    if commit.aborted is not None:
+        return None
+    meant = close.head.checkpoint.id if close.head.checkpoint else None
+    held = next((file.sha256 for file in commit.files if file.path == HEADER), None)
+    return None if held == meant else f"its checkpoint is {held}, that of the close is {meant}"
+
+
+def is_commit_of(data: bytes, sequence: int, close: LineClose) -> bool:
+    """Return whether these bytes are the commit record of a close; damaged ones are not."""
+    try:
+        commit = CommitRecord.model_validate_json(data)
+    except ValueError:
+        return False
+    return why_foreign(commit, sequence, close) is None
 
 
 class Latest(Message):

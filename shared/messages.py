@@ -381,6 +381,7 @@ class Observed(Message):
     """What a service is. A receipt counts only if `fence` is the ledger's current one.
 
     `waiting`, of a trainer: `lineage: why`, joined by `; `; `*` is all lineages.
+    `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -398,6 +399,7 @@ class Observed(Message):
     progress: Progress | None = None
     checkpoint: CheckpointRef | None = None
     read_back: bool = False
+    orphaned: dict[str, list[str]] | None = None
     at: AwareDatetime = Field(default_factory=now)
 
     @property

@@ -16,6 +16,7 @@ from shared.manifest import (
     sha256_bytes,
     sha256_file,
     version_name,
+    why_foreign,
 )
 from shared.store import PRECIOUS, Store, Version
 
@@ -99,7 +100,7 @@ def parsed(found: Commits) -> dict[tuple[str, int], CommitRecord]:
 
 def invariant_5(world: World) -> list[Finding]:
     """Each close that made a version has one number and one commit record, and no other has."""
-    found = []
+    found = foreign_commits(world)
     records = parsed(commits(world.backup))
     for line in world.table.lines.values():
         for segment in line.segments.values():
@@ -108,7 +109,7 @@ def invariant_5(world: World) -> list[Finding]:
                 where = f"jobs.line.{line.lineage} segment {segment.id}"
                 found.append(Finding(5, where, "is done and has no version number"))
         for version, at in line.versions.items():
-            record = records.pop((line.lineage, version), None)
+            record = records.get((line.lineage, version))
             key = f"catalog/{line.lineage}/{version_name(version)}.json"
             if record is None and world.vault_busy:
                 world.pending.append(f"5: {key} is not committed yet (vault: {world.vault_busy})")
@@ -116,12 +117,21 @@ def invariant_5(world: World) -> list[Finding]:
                 found.append(
                     Finding(5, f"backup: {key}", f"no commit record for the close at {at}")
                 )
-            elif record.ledger_sequence != at:
-                what = f"names ledger sequence {record.ledger_sequence}, the close is at {at}"
-                found.append(Finding(5, f"backup: {key}", what))
-    for lineage, version in records:
-        key = f"catalog/{lineage}/{version_name(version)}.json"
-        found.append(Finding(5, f"backup: {key}", "a commit record without a close"))
+    return found
+
+
+def foreign_commits(world: World) -> list[Finding]:
+    """Return the commit records, in any place, that are of no close or of another one."""
+    found = []
+    for name, place in places(world).items():
+        for (lineage, version), record in parsed(commits(place)).items():
+            where = f"{name}: catalog/{lineage}/{version_name(version)}.json"
+            line = world.table.lines.get(lineage)
+            close = line.version_close(version) if line else None
+            if line is None or close is None:
+                found.append(Finding(5, where, "a commit record without a close"))
+            elif (why := why_foreign(record, line.versions[version], close)) is not None:
+                found.append(Finding(5, where, f"the commit of another close: {why}"))
     return found
 
 

@@ -13,8 +13,9 @@ So what stays grows only with jobs that were trained in part and never finished.
 from collections.abc import Iterable
 
 from services.trainer import checkpoint, upload
+from shared import log
 from shared.ledger import Line, Segment
-from shared.manifest import version_name
+from shared.manifest import is_commit_of, version_name
 from shared.messages import CheckpointRef
 from shared.store import PRECIOUS, WORK, Store
 
@@ -35,7 +36,9 @@ def sweep(store: Store, line: Line) -> None:
     """After a close: whatever of the lineage's ended segments nobody needs any more."""
     kinds = ("checkpoints", "progress", "results", "snapshots")
     keys = [key for kind in kinds for key in store.keys(WORK, f"{kind}/{line.lineage}/")]
-    drop(store, doomed(line, committed_versions(store, line), keys))
+    listed = committed_versions(store, line)
+    first = doomed(line, listed, keys)
+    drop(store, doomed(line, listed - foreign_versions(store, line, listed, first), keys))
 
 
 def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
@@ -64,6 +67,26 @@ def committed_versions(store: Store, line: Line) -> set[int]:
     keys = set(store.keys(PRECIOUS, f"catalog/{line.lineage}/v"))
     names = {v: f"catalog/{line.lineage}/{version_name(v)}.json" for v in line.versions}
     return {version for version, key in names.items() if key in keys}
+
+
+def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[str]) -> set[int]:
+    """Return the versions by which these keys would go, and whose commit is of another close.
+
+    What stands under a version's name may be from before the bus was lost. Commits before the
+    oldest segment of the keys are not read: they hold nothing of it.
+    """
+    segments = (line.segments.get(key.split("/")[2].partition("-")[0]) for key in keys)
+    closed = [s.close[0] for s in segments if s and s.close]
+    found = set()
+    for version in listed if closed else ():
+        sequence, close = line.versions[version], line.version_close(version)
+        if sequence < min(closed) or close is None:
+            continue
+        key = f"catalog/{line.lineage}/{version_name(version)}.json"
+        if not is_commit_of(store.read(PRECIOUS, key), sequence, close):
+            log.get().error("foreign_commit", key=key, sequence=sequence)
+            found.add(version)
+    return found
 
 
 def needed_heads(line: Line, committed: set[int]) -> list[CheckpointRef]:

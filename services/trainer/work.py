@@ -11,6 +11,7 @@ from services.trainer.closing import close_segment
 from services.trainer.local import SegmentFolder
 from services.trainer.state import Trainer
 from shared import log
+from shared.control import observed
 from shared.errors import (
     BusUnavailable,
     Conflict,
@@ -104,14 +105,24 @@ async def unusable_base(trainer: Trainer, line: Line) -> str | None:
 
 
 async def lost_bus(trainer: Trainer, line: Line) -> str | None:
-    """A ledger without versions, while the store has some: no new v001 is made."""
+    """Return why no new v001 is made: the ledger has no versions, but some place has.
+
+    Of backup and archive the vault knows, and tells.
+    """
     if line.versions:
         return None
     prefix = f"catalog/{line.lineage}/"
     keys = trainer.local.store.keys(PRECIOUS, prefix)
+    places = ["store"]
     if await asyncio.to_thread(next, keys, None) is None:
+        vault = await observed(trainer.bus, "vault")
+        places = (vault.orphaned or {}).get(line.lineage, []) if vault else []
+    if not places:
         return None
-    return "its ledger is empty but versions are in the store: the bus was lost"
+    return (
+        f"its ledger is empty but versions are in the {' and the '.join(places)}: the bus was "
+        "lost. Put it back from its backup, or train under another name: duramen lineage new NAME"
+    )
 
 
 def refused_base(table: Table, line: Line) -> str | None:

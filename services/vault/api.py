@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.vault import checks, edition, latest, publish
+from services.vault import catalog, checks, edition, latest
 from services.vault.copies import Place
+from services.vault.edition import Wanted
 from services.vault.vault import Vault
 from shared import http
 from shared.errors import NotFound, StoreUnavailable
@@ -42,7 +43,11 @@ def make(vault: Vault) -> FastAPI:
         if row["state"] == "pending":
             return {**row, "commit": None, "checked": []}
         commit = await asyncio.to_thread(
-            publish.read_commit_anywhere, vault.copies, lineage, number
+            catalog.read_commit_anywhere,
+            vault.copies,
+            lineage,
+            number,
+            known(vault, lineage, number),
         )
         checked = [f.as_json() for f in vault.checked.get((lineage, number), [])]
         return {**row, "commit": commit.model_dump(mode="json"), "checked": checked}
@@ -51,10 +56,14 @@ def make(vault: Vault) -> FastAPI:
     async def verify(lineage: str, number: int, with_base: bool = False) -> dict[str, Any]:
         """Read all copies in full now."""
         commit = await asyncio.to_thread(
-            publish.read_commit_anywhere, vault.copies, lineage, number
+            catalog.read_commit_anywhere,
+            vault.copies,
+            lineage,
+            number,
+            known(vault, lineage, number),
         )
         found = await asyncio.to_thread(
-            checks.verify, vault.copies, commit, publish.encode(commit), with_base=with_base
+            checks.verify, vault.copies, commit, catalog.encode(commit), with_base=with_base
         )
         await remember(vault, lineage, number, found)
         return {
@@ -89,41 +98,50 @@ async def remember(vault: Vault, lineage: str, number: int, found: list[checks.F
             await vault.alarms.sound("damaged", about, "; ".join(place.problems[:5]), lineage)
 
 
-def facts(vault: Vault, line: Line) -> list[dict[str, Any]]:
-    """What the ledger says of each version, taken from the fold before it goes on."""
+def known(vault: Vault, lineage: str, number: int) -> Wanted | None:
+    """Return a version as the ledger numbered it; None if only the places know of it."""
+    line = vault.table.lines.get(lineage)
+    if line is None or number not in line.versions:
+        return None
+    return edition.wanted(vault.table, line, number)
+
+
+def facts(vault: Vault, line: Line) -> list[tuple[Wanted, dict[str, Any]]]:
+    """Return each version with what the ledger says of it, before the fold goes on."""
     rows = []
     for version in sorted(line.versions):
         wanted = edition.wanted(vault.table, line, version)
         steps = sum(s.to_step - s.from_step for s in wanted.segments if s.job == wanted.close.job)
         retry = vault.pending.get((line.lineage, version))
-        rows.append(
-            {
-                "lineage": line.lineage,
-                "version": version,
-                "name": wanted.name,
-                "job": str(wanted.job),
-                "dataset": wanted.job.sha256,
-                "file": wanted.file_name,
-                "outcome": wanted.close.outcome,
-                "steps": steps,
-                "global_step": wanted.close.head.global_step,
-                "base_root": wanted.close.head.base_root,
-                "ledger_sequence": wanted.sequence,
-                "closed_at": wanted.close.at.isoformat(),
-                "in_ancestry": wanted.sequence in line.ancestry(),
-                "reason": retry.why if retry else None,
-            }
-        )
+        row = {
+            "lineage": line.lineage,
+            "version": version,
+            "name": wanted.name,
+            "job": str(wanted.job),
+            "dataset": wanted.job.sha256,
+            "file": wanted.file_name,
+            "outcome": wanted.close.outcome,
+            "steps": steps,
+            "global_step": wanted.close.head.global_step,
+            "base_root": wanted.close.head.base_root,
+            "ledger_sequence": wanted.sequence,
+            "closed_at": wanted.close.at.isoformat(),
+            "in_ancestry": wanted.sequence in line.ancestry(),
+            "reason": retry.why if retry else None,
+        }
+        rows.append((wanted, row))
     return rows
 
 
-def listing(vault: Vault, line: Line, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def listing(
+    vault: Vault, line: Line, numbered: list[tuple[Wanted, dict[str, Any]]]
+) -> list[dict[str, Any]]:
     """Rows with what the places say: who holds the commit, since when, and `latest`."""
     held = vault.copies.everywhere(lambda place: names_in(place, line.lineage))
     current, dates = pointers(vault, line.lineage)
-    for row in rows:
+    for wanted, row in numbered:
         places = sorted(place for place, names in held.items() if row["name"] in names)
-        commit = commit_of(vault, row) if places else None
+        commit = commit_of(vault, wanted) if places else None
         checked = vault.checked.get((line.lineage, row["version"]))
         sound = [f.place for f in checked if f.ok and f.place in places] if checked else places
         at = dates.get(f"catalog/{line.lineage}/{row['name']}.json")
@@ -136,13 +154,13 @@ def listing(vault: Vault, line: Line, rows: list[dict[str, Any]]) -> list[dict[s
             "published_at": at.isoformat() if at and commit else None,
             "latest": bool(current and current.version == row["version"]),
         }
-    return rows
+    return [row for _, row in numbered]
 
 
 def names_in(place: Place, lineage: str) -> set[str]:
     """A place that is away holds nothing that could be counted now."""
     try:
-        return publish.committed_in(place, lineage)
+        return catalog.committed_in(place, lineage)
     except StoreUnavailable:
         return set()
 
@@ -158,9 +176,10 @@ def pointers(vault: Vault, lineage: str) -> tuple[Latest | None, dict[str, datet
         return None, {}
 
 
-def commit_of(vault: Vault, row: dict[str, Any]) -> CommitRecord | None:
+def commit_of(vault: Vault, wanted: Wanted) -> CommitRecord | None:
+    """Return the commit of this close; None if there is none, or it cannot be read now."""
     try:
-        return publish.read_commit_anywhere(vault.copies, row["lineage"], row["version"])
+        return catalog.read_commit_anywhere(vault.copies, wanted.lineage, wanted.version, wanted)
     except (NotFound, StoreUnavailable):
         return None
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from services.vault import bases, checks, publish
+from services.vault import bases, catalog, checks, edition
 from services.vault.copies import Stopping
 from services.vault.vault import Vault
 from shared import log
@@ -180,15 +180,16 @@ class Commands:
     async def unsound(self, line: Line, version: int) -> Answer | None:
         """Nobody is sent back to what cannot be read."""
         copies, name = self.vault.copies, version_name(version)
+        wanted = edition.wanted(self.vault.table, line, version)
         try:
             commit = await asyncio.to_thread(
-                publish.read_commit_anywhere, copies, line.lineage, version
+                catalog.read_commit_anywhere, copies, line.lineage, version, wanted
             )
         except NotFound as error:
             return Answer("void", str(error))
         if commit.aborted is not None:
             return Answer("void", f"{name} was aborted: {commit.aborted}")
-        found = await asyncio.to_thread(checks.verify, copies, commit, publish.encode(commit))
+        found = await asyncio.to_thread(checks.verify, copies, commit, catalog.encode(commit))
         if not any(place.ok for place in found):
             return Answer("void", f"no copy of {name} is whole: {found[0].problems[0]}")
         return None

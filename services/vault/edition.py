@@ -1,11 +1,16 @@
-"""A version that is wanted: what the ledger says of it, and so what all of its bytes follow from."""
+"""A version that the ledger numbered, with all that its bytes follow from."""
 
 from dataclasses import dataclass
 
+from shared.errors import NotFound
 from shared.jobs import Table
 from shared.ledger import Line
 from shared.manifest import SegmentEntry, version_name
 from shared.messages import JobId, LineClose
+
+
+class NotPublishable(NotFound):
+    """The ledger gave this version a number, but what it names cannot be published as it is."""
 
 
 @dataclass(frozen=True)

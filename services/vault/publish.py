@@ -2,33 +2,31 @@
 
 Driven by the ledger alone. The bytes of a version are a pure function of the record that closed its
 segment, so a publish may be cut off anywhere, repeated, or run by two vaults at once: it ends with
-the same bytes under the same names, and one commit. What exists in `backup` is rolled forward.
+the same bytes under the same names, and one commit. What exists in `backup` is rolled forward,
+if it is the commit of this close.
 """
 
 import json
 from typing import Any
 
 from services.vault import bases, readme, tokenizer
+from services.vault.catalog import encode, own_commit, read_any
 from services.vault.copies import Copies, Place, Source
-from services.vault.edition import Wanted
+from services.vault.edition import NotPublishable, Wanted
 from shared.errors import (
     AlreadyExists,
-    NotFound,
     ObjectDamaged,
     ObjectMissing,
-    StoreUnavailable,
 )
 from shared.manifest import (
+    HEADER,
     CommitRecord,
     FileEntry,
     Manifest,
     StoredFile,
     are_one_commit,
-    canonical_json,
-    check_bytes,
     safe_path,
     sums,
-    version_name,
 )
 from shared.messages import CheckpointRef, ObjectRef
 from shared.store import PRECIOUS, Stored
@@ -38,11 +36,6 @@ INSIDE = {
     "adapter_config.json": "adapter/adapter_config.json",
     "optimizer.safetensors": "training/optimizer.safetensors",
 }
-HEADER = "training/header.json"
-
-
-class NotPublishable(NotFound):
-    """The ledger gave this version a number, but what it names cannot be published as it is."""
 
 
 def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:
@@ -55,7 +48,7 @@ def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRec
     copies.ping()  # also: is this the archive that was used before, or an empty mount point?
     begun = read_commit(copies, version.commit_key)
     if begun is not None:
-        heal(copies, CommitRecord.model_validate_json(begun))
+        heal(copies, own_commit(copies, version, begun))
     else:
         refuse_lost_commit(copies, version)
         if version.close.head.base_root not in sound_bases:
@@ -67,6 +60,7 @@ def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRec
             copies.backup.create(PRECIOUS, version.commit_key, begun)
         except AlreadyExists:  # another vault was first: its record is the commit
             begun = copies.backup.read(PRECIOUS, version.commit_key)
+            own_commit(copies, version, begun)
     for place in copies.places:
         roll_forward(place, version.commit_key, begun)
     return CommitRecord.model_validate_json(begun)
@@ -108,10 +102,6 @@ def refuse_lost_commit(copies: Copies, version: Wanted) -> None:
                 "written until it is clear what happened to the backup.",
                 next_step="duramen check",
             )
-
-
-def encode(record: CommitRecord) -> bytes:
-    return canonical_json(record.model_dump(mode="json")) + b"\n"
 
 
 def ensure_base(copies: Copies, root: str) -> None:
@@ -171,15 +161,7 @@ def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
         copies.work(f"{checkpoint.prefix}/header.json"),
         *copies.precious(version.prefix + HEADER),
     ]
-    failure: Exception | None = None
-    for origin in origins:
-        try:
-            data = origin.place.read(origin.bucket, origin.key)
-            return check_bytes(f"{origin.place.name}: {origin.key}", data, checkpoint.id)
-        except (ObjectMissing, ObjectDamaged) as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
+    return read_any(origins, checkpoint.id)
 
 
 def checkpoint_sources(
@@ -262,34 +244,3 @@ def commit_record(version: Wanted, stored: list[tuple[str, dict[str, Stored]]]) 
         ],
         verified_copies=len(stored[0][1]),
     )
-
-
-def read_commit_anywhere(copies: Copies, lineage: str, version: int) -> CommitRecord:
-    """The commit as backup, store or archive has it. Raises NotFound."""
-    key = f"catalog/{lineage}/{version_name(version)}.json"
-    away: StoreUnavailable | None = None
-    for place in copies.places:
-        try:
-            return CommitRecord.model_validate_json(place.read(PRECIOUS, key))
-        except StoreUnavailable as error:
-            away = away or error
-        except (ObjectMissing, ValueError):
-            continue
-    if away is not None:
-        raise away
-    raise NotFound(
-        f"{version_name(version)} of {lineage} is not published.",
-        next_step="duramen versions list",
-    )
-
-
-def committed(copies: Copies, lineage: str) -> dict[str, set[str]]:
-    """Names such as v007 that have a commit record, by place."""
-    return copies.everywhere(lambda place: committed_in(place, lineage))
-
-
-def committed_in(place: Place, lineage: str) -> set[str]:
-    """Names of the versions that one place has a commit record of."""
-    keys = place.keys(PRECIOUS, f"catalog/{lineage}/v")
-    names = (key.removeprefix(f"catalog/{lineage}/") for key in keys)
-    return {name.removesuffix(".json") for name in names if "/" not in name}

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from prometheus_client import Gauge
 
-from services.vault import bases, checks, edition, latest, publish
+from services.vault import bases, catalog, checks, edition, latest, publish
 from services.vault.alarms import Alarms
 from services.vault.copies import Copies, Stopping
 from services.vault.lock import RollingLock
+from services.vault.orphans import Orphans
 from shared import log
 from shared.bus import Bus
 from shared.control import Control, observed
@@ -76,6 +77,7 @@ class Vault:
     def __post_init__(self) -> None:
         self.alarms = Alarms(self.bus)
         self.lock = RollingLock(self.copies.backup)
+        self.orphans, self.orphaned = Orphans(self.copies), dict[str, list[str]]()
         # A record on a ledger's subject that does not count is somebody's mistake, or worse.
         folder = self.settings.state_dir
         self.voids = VoidTeller(self.bus, "vault", "JOBS", folder / "voids-told")
@@ -93,7 +95,10 @@ class Vault:
 
     async def once(self) -> None:
         """One look at all lineages. Raises BusUnavailable, StoreUnavailable."""
+        if self.orphans.due:
+            await asyncio.to_thread(self.orphans.read)
         await self.table.update(self.bus)
+        await self.tell_orphans()
         await self.control.update(self.bus)
         await self.voids.tell(self.table.voids)
         await self.own_voids.tell(self.control.voids)
@@ -103,6 +108,19 @@ class Vault:
         PENDING.set(len(self.pending))
         PUBLISHED.set(len(self.settled))
         await self.observe()
+
+    async def tell_orphans(self) -> None:
+        """Alarm for each lineage whose versions lie somewhere while its ledger has none."""
+        self.orphaned = self.orphans.beside(self.table)
+        for lineage, places in self.orphaned.items():
+            detail = (
+                f"versions of {lineage} lie in {' and '.join(places)}, but its ledger has none: "
+                "the bus was lost. Nothing is trained under this name until the bus is put back."
+            )
+            await self.alarms.sound("ledger_lost", lineage, detail, lineage)
+        for what, lineage in list(self.alarms.standing):
+            if what == "ledger_lost" and lineage not in self.orphaned:
+                self.alarms.clear(what, lineage)
 
     async def look(self, line: Line) -> None:
         open_versions = [v for v in line.versions if (line.lineage, v) not in self.settled]
@@ -120,15 +138,17 @@ class Vault:
         await self.move_latest(line)
 
     async def read_catalogs(self, line: Line) -> None:
-        """What is committed in all places needs nothing more."""
+        """Settle what is committed in all places: it needs nothing more."""
+        closes = {
+            version: (sequence, close)
+            for version, sequence in line.versions.items()
+            if (close := line.version_close(version)) is not None
+        }
         try:
-            by_place = await asyncio.to_thread(publish.committed, self.copies, line.lineage)
+            found = await asyncio.to_thread(catalog.settled, self.copies, line.lineage, closes)
         except DuramenError:
             return  # trying to publish will say what is wrong
-        everywhere = set.intersection(*by_place.values())
-        for version in line.versions:
-            if version_name(version) in everywhere:
-                self.settled.add((line.lineage, version))
+        self.settled |= {(line.lineage, version) for version in found}
 
     async def try_publish(self, line: Line, version: int) -> None:
         """Publish, or keep the reason and try again later; the source is never touched."""
@@ -177,7 +197,7 @@ class Vault:
 
     async def tell_published(self, wanted: edition.Wanted, commit: CommitRecord) -> None:
         LAST.set_to_current_time()
-        data = publish.encode(commit)
+        data = catalog.encode(commit)
         ref = ObjectRef(
             bucket="duramen",
             key=wanted.commit_key,
@@ -208,7 +228,7 @@ class Vault:
             if self.latest_at.get(line.lineage, -1) >= wish.ledger_sequence:
                 return
             commit = await asyncio.to_thread(
-                publish.read_commit_anywhere, self.copies, line.lineage, wish.version
+                catalog.read_commit_anywhere, self.copies, line.lineage, wish.version
             )
             if commit.aborted is None:
                 break
@@ -256,6 +276,7 @@ class Vault:
         )
         for root in stale:
             self._log.info("staging_swept", base_root=root)
+        self.orphans.due = True
         await self.count_copies()
         SWEPT.set_to_current_time()
 
@@ -266,7 +287,7 @@ class Vault:
         kept = len(self.copies.places)
         for line in list(self.table.lines.values()):
             settled = set(self.settled)  # before the look: what is published meanwhile is not lost
-            held = await asyncio.to_thread(publish.committed, self.copies, line.lineage)
+            held = await asyncio.to_thread(catalog.committed, self.copies, line.lineage)
             for key in [(line.lineage, version) for version in line.versions]:
                 places = {place for place, names in held.items() if version_name(key[1]) in names}
                 if not places:
@@ -321,7 +342,8 @@ class Vault:
             state = self.control.state
         else:
             state = "waiting" if self.pending else "running" if self.busy else "idle"
-        now = state, self.control.generation, self.once_through, self.reason() or self.busy
+        why = self.reason() or self.busy
+        now = state, self.control.generation, self.once_through, why, self.orphaned
         clock = asyncio.get_running_loop().time()
         if now == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
             return
@@ -332,7 +354,8 @@ class Vault:
                 state=state,
                 generation=self.control.generation,
                 once_through=self.once_through,
-                waiting=now[3],
+                waiting=why,
+                orphaned=self.orphaned or None,
                 ledger=self.table.seen,
             )
         )

@@ -16,7 +16,7 @@ from services.trainer import checkpoint, snapshot_file
 from services.trainer.plan import build_plan
 from services.trainer.spec import Spec
 from services.trainer.template import Chat
-from services.vault.publish import encode
+from services.vault.catalog import encode
 from shared.manifest import (
     CommitRecord,
     FileEntry,

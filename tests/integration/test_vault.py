@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.ctl.restore import Restore, refuse_filled
-from services.vault import edition, publish
+from services.vault import catalog, edition, publish
 from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
 from shared.manifest import CommitRecord, are_one_commit, version_name
@@ -121,12 +121,12 @@ async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
     sent = stack.minio("vault", "backup").put_object("duramen", key, io.BytesIO(data), len(data))
     its = file.model_copy(update={"backup_version_id": sent.version_id})
     theirs = ours.model_copy(update={"files": [its, *ours.files[1:]]})
-    copies.backup.create(PRECIOUS, version.commit_key, publish.encode(ours))
-    copies.store.create(PRECIOUS, version.commit_key, publish.encode(theirs))
+    copies.backup.create(PRECIOUS, version.commit_key, catalog.encode(ours))
+    copies.store.create(PRECIOUS, version.commit_key, catalog.encode(theirs))
     # A record of other bytes is another one, and is refused.
     wrong = ours.model_copy(update={"manifest_sha256": "0" * 64})
     with pytest.raises(AlreadyExists):
-        publish.roll_forward(copies.backup, version.commit_key, publish.encode(wrong))
+        publish.roll_forward(copies.backup, version.commit_key, catalog.encode(wrong))
 
     vault.start()
     vault.until_state(lineage, 1, "published")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from services.trainer import checkpoint, snapshot_file
 from services.trainer.plan import Plan
-from services.vault.publish import encode
+from services.vault.catalog import encode
 from shared.jobs import Table, parse
 from shared.manifest import CommitRecord, Latest, Manifest, parse_sums, sha256_bytes
 from shared.messages import Desired, Event, JobVerb, Lease, LineVerb, Observed, Once

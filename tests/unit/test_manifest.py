@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.vault import latest, publish
+from services.vault import catalog, latest
 from services.vault.archive import Archive
 from shared.errors import AlreadyExists, ObjectDamaged, StoreUnavailable, UsageError
 from shared.ledger import Line
@@ -119,8 +119,8 @@ def test_manifest_and_commit_record_are_read_back_as_the_same_bytes() -> None:
         ],
         verified_copies=3,
     )
-    encoded = publish.encode(commit)
-    assert publish.encode(CommitRecord.model_validate_json(encoded)) == encoded
+    encoded = catalog.encode(commit)
+    assert catalog.encode(CommitRecord.model_validate_json(encoded)) == encoded
 
 
 # ---- latest --------------------------------------------------------------------------------------

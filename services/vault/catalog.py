@@ -1,0 +1,144 @@
+"""The catalog: which place holds which commit record, and whether it is that of the close."""
+
+from services.vault.copies import Copies, Origin, Place
+from services.vault.edition import NotPublishable, Wanted
+from shared import service
+from shared.errors import NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.manifest import (
+    CommitRecord,
+    Manifest,
+    canonical_json,
+    check_bytes,
+    is_commit_of,
+    version_name,
+    why_foreign,
+)
+from shared.messages import LineClose
+from shared.store import PRECIOUS
+
+
+def encode(record: CommitRecord) -> bytes:
+    return canonical_json(record.model_dump(mode="json")) + b"\n"
+
+
+def own_commit(copies: Copies, version: Wanted, data: bytes) -> CommitRecord:
+    """Return the commit record that backup holds, if it is that of this close and of no other.
+
+    A place that outlived its bus holds versions under the numbers that are given again. Raises
+    NotPublishable, ObjectMissing and ObjectDamaged for a manifest that is nowhere whole.
+    """
+    try:
+        commit = CommitRecord.model_validate_json(data)
+        why = why_foreign(commit, version.sequence, version.close)
+        if why is None and commit.aborted is None:
+            why = why_foreign_manifest(read_manifest(copies, commit), version)
+    except ValueError:
+        raise NotPublishable(
+            f"backup: {version.commit_key} or its manifest cannot be read as such a record; "
+            "nothing is written.",
+            next_step="duramen check",
+        ) from None
+    if why is not None:
+        raise NotPublishable(
+            f"backup: {version.commit_key} is the commit of another close: {why}. The bus or the "
+            "backup was replaced by another one; nothing is written, and nothing is deleted.",
+            next_step="duramen check",
+        )
+    return commit
+
+
+def read_manifest(copies: Copies, commit: CommitRecord) -> Manifest:
+    """Return MANIFEST.json as the commit names it, from any place.
+
+    Raises ObjectMissing, ObjectDamaged, and ValueError for what is not a manifest.
+    """
+    sources = copies.precious(f"{commit.prefix}MANIFEST.json")
+    return Manifest.model_validate_json(read_any(sources, commit.manifest_sha256))
+
+
+def why_foreign_manifest(found: Manifest, version: Wanted) -> str | None:
+    """Return why a manifest does not describe what this close left, or None if it does."""
+    close = version.close
+    expected = {
+        "lineage": version.lineage,
+        "version": version.version,
+        "ledger_sequence": version.sequence,
+        "job": close.job,
+        "base_root": close.head.base_root,
+        "checkpoint_id": close.head.checkpoint.id if close.head.checkpoint else None,
+        "global_step": close.head.global_step,
+        "closed_at": close.at,
+    }
+    for name, value in expected.items():
+        if (said := getattr(found, name)) != value:
+            return f"its manifest says {name} {said}, the close {value}"
+    return None
+
+
+def read_any(origins: list[Origin], sha256: str) -> bytes:
+    """Return a small object from the first origin that has it whole. Raises the first failure."""
+    failure: Exception | None = None
+    for origin in origins:
+        try:
+            data = origin.place.read(origin.bucket, origin.key)
+            return check_bytes(f"{origin.place.name}: {origin.key}", data, sha256)
+        except (ObjectMissing, ObjectDamaged) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def read_commit_anywhere(
+    copies: Copies, lineage: str, version: int, wanted: Wanted | None = None
+) -> CommitRecord:
+    """Return the commit as backup, store or archive has it; with `wanted`, only that of its close.
+
+    Raises NotFound, StoreUnavailable.
+    """
+    key = f"catalog/{lineage}/{version_name(version)}.json"
+    away: StoreUnavailable | None = None
+    for place in copies.places:
+        try:
+            commit = CommitRecord.model_validate_json(place.read(PRECIOUS, key))
+        except StoreUnavailable as error:
+            away = away or error
+        except (ObjectMissing, ValueError):
+            continue
+        if wanted is None or why_foreign(commit, wanted.sequence, wanted.close) is None:
+            return commit
+    if away is not None:
+        raise away
+    raise NotFound(
+        f"{version_name(version)} of {lineage} is not published.",
+        next_step="duramen versions list",
+    )
+
+
+def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose]]) -> set[int]:
+    """Return the versions whose commit, that of the close given with its sequence, is everywhere.
+
+    Raises StoreUnavailable, ObjectMissing.
+    """
+
+    def held(place: Place) -> set[int]:
+        names, found = committed_in(place, lineage), set()
+        for version, (sequence, close) in closes.items():
+            if (name := version_name(version)) in names:
+                service.beat()
+                data = place.read(PRECIOUS, f"catalog/{lineage}/{name}.json")
+                found |= {version} if is_commit_of(data, sequence, close) else set()
+        return found
+
+    return set.intersection(*copies.everywhere(held).values())
+
+
+def committed(copies: Copies, lineage: str) -> dict[str, set[str]]:
+    """Names such as v007 that have a commit record, by place."""
+    return copies.everywhere(lambda place: committed_in(place, lineage))
+
+
+def committed_in(place: Place, lineage: str) -> set[str]:
+    """Names of the versions that one place has a commit record of."""
+    keys = place.keys(PRECIOUS, f"catalog/{lineage}/v")
+    names = (key.removeprefix(f"catalog/{lineage}/") for key in keys)
+    return {name.removesuffix(".json") for name in names if "/" not in name}

@@ -1,0 +1,46 @@
+"""Versions without a ledger: what a place kept while the bus was lost, or replaced by a new one."""
+
+from services.vault.copies import Copies, Place
+from shared.errors import StoreUnavailable
+from shared.jobs import Table
+from shared.manifest import COMMIT
+from shared.store import PRECIOUS
+
+
+class Orphans:
+    """Knows which lineages each place has commit records of. Blocking.
+
+    `due`: a look is wanted, because there was none yet, a place was away, or time has passed.
+    """
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+        self._held: dict[str, set[str]] = {}  # by place
+        self.due = True
+
+    def read(self) -> None:
+        """List the catalogs. A place that is away keeps what it was known to hold."""
+        found = self._copies.everywhere(lineages_in)
+        self._held |= {place: names for place, names in found.items() if names is not None}
+        self.due = None in found.values()
+
+    def beside(self, table: Table) -> dict[str, list[str]]:
+        """Return by lineage the places that hold versions of it, where its ledger has none.
+
+        The table must have been updated after the look: a close is older than its commit.
+        """
+        numbered = {name for name, line in table.lines.items() if line.versions}
+        lineages = sorted(set().union(*self._held.values()) - numbered)
+        return {
+            lineage: sorted(place for place, names in self._held.items() if lineage in names)
+            for lineage in lineages
+        }
+
+
+def lineages_in(place: Place) -> set[str] | None:
+    """Return the lineages that a place has commit records of; None while it is away."""
+    try:
+        keys = list(place.keys(PRECIOUS, "catalog/"))
+    except StoreUnavailable:
+        return None
+    return {match[1] for key in keys if (match := COMMIT.fullmatch(key))}
