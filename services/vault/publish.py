@@ -7,6 +7,7 @@ if it is the commit of this close.
 """
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from services.vault import bases, readme, tokenizer
@@ -140,7 +141,7 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
         **checkpoint_sources(copies, version, checkpoint, header),
         **result_sources(copies, version),
     }
-    made = {HEADER: header, "README.md": readme.render(version, checkpoint)}
+    made = {HEADER: header, "README.md": read_readme(copies, version, checkpoint)}
     if version.chat_template is not None:
         sources |= tokenizer.sources(copies, version.close.head.base_root)
         made[tokenizer.TEMPLATE] = version.chat_template.encode()
@@ -153,6 +154,17 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
     listed = sums((path, places["store"].sha256) for path, places in stored.items())
     stored["SHA256SUMS"] = copies.copy_bytes(version.prefix + "SHA256SUMS", listed)
     return sorted(stored.items())
+
+
+def read_readme(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
+    """Return README.md as a publish that was cut off has left it, else made now.
+
+    A name is written once: had its text changed since, the version could never be published.
+    """
+    for origin in copies.precious(version.prefix + "README.md"):
+        with suppress(ObjectMissing):
+            return origin.place.read(origin.bucket, origin.key)
+    return readme.render(version, checkpoint)
 
 
 def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:

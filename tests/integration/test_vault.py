@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from services.ctl.restore import Restore, refuse_filled
-from services.vault import catalog, edition, publish
+from services.vault import catalog, edition, publish, readme
 from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
-from shared.manifest import CommitRecord, are_one_commit, version_name
+from shared.manifest import (
+    CommitRecord,
+    are_one_commit,
+    parse_sums,
+    sha256_bytes,
+    version_name,
+)
 from shared.store import PRECIOUS, WORK
 from tests.house import until
 from tests.servers import Stack, wait_until
@@ -133,6 +139,43 @@ async def test_a_late_write_of_a_killed_vault_makes_no_other_commit(
     assert commit_of(copies, lineage, 1) == ours
     vault.await_round()
     assert not [a for a in vault.ask("/api/alarms") if lineage in a["about"]]
+    assert vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
+
+
+@pytest.mark.parametrize("only", ["README.md", None])
+async def test_a_readme_of_another_wording_that_lies_there_uncommitted_is_published_as_it_is(
+    stack: Stack,
+    lineage: str,
+    vault: VaultProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    only: str | None,
+) -> None:
+    """Killed after the README of one place, or after all files; then the program was replaced."""
+    forge = await Forge(stack, lineage).begin()
+    await forge.train()
+    copies = vault.copies()
+    version = edition.wanted(forge.table, forge.table.lines[lineage], 1)
+    checkpoint = version.close.head.checkpoint
+    assert checkpoint is not None
+    with monkeypatch.context() as before:
+        before.setattr(readme, "TEXT", "# {lineage} {name}, in the words of an older program\n")
+        old = readme.render(version, checkpoint)
+        if only:
+            copies.backup.put_bytes(PRECIOUS, version.prefix + only, old)
+        else:
+            publish.ensure_files(copies, version)
+    assert readme.render(version, checkpoint) != old
+    vault.start()
+    vault.until_state(lineage, 1, "published")
+    for place in copies.places:
+        assert place.read(PRECIOUS, f"{version.prefix}README.md") == old
+    commit = commit_of(copies, lineage, 1)
+    sha256 = {file.path: file.sha256 for file in commit.files}["README.md"]
+    assert sha256 == sha256_bytes(old)
+    manifest = catalog.read_manifest(copies, commit)
+    assert {file.path: file.sha256 for file in manifest.files}["README.md"] == sha256
+    listed = copies.store.read(PRECIOUS, f"{version.prefix}SHA256SUMS")
+    assert parse_sums(listed)["README.md"] == sha256
     assert vault.ask(f"/api/versions/{lineage}/1/verify", "POST")["ok"]
 
 
