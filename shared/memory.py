@@ -30,7 +30,7 @@ SCORE_BYTES = 8  # of a score with a cap, for the way back: its tangent and its 
 HEADS = ("lm_head", "embed_out")
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 SNAPSHOT_SEQUENCES = 16  # answered at once
-OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.75 * GIB}  # context and kernels, or the libraries
+OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.7 * GIB}  # context and kernels, or the libraries
 SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
 # The same among activations: on a CPU what is kept lies between what was freed, of other sizes
 # (SmolLM2-135M: 1.3 to 2.1 with 512 to 2048 tokens at once, tests/bench/bench_memory.py).

@@ -13,6 +13,7 @@ from typing import Any
 
 from services.trainer import checkpoint
 from services.trainer.spec import Failure
+from tests.forked import CAN_FORK, fork
 from tests.tiny import tiny_conversations, write_dataset
 
 DEADLINE_SECONDS = 90.0
@@ -20,7 +21,11 @@ ROOT = Path(__file__).parents[1]
 
 
 class Worker:
-    """A running worker with its specification; used as a context manager."""
+    """A running worker with its specification; used as a context manager.
+
+    It is forked with its imports made (see `forked`), unless it is to be `fresh`: where memory is
+    measured, or more than a worker's own words and files matters.
+    """
 
     def __init__(
         self,
@@ -28,46 +33,66 @@ class Worker:
         spec: dict[str, Any],
         log: str = "job.log",
         silent_seconds: float = DEADLINE_SECONDS,
+        *,
+        fresh: bool = not CAN_FORK,
     ) -> None:
         self.silent_seconds = silent_seconds
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "spec.json").write_text(json.dumps(spec))
-        self.log = (directory / log).open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.trainer.worker", str(directory / "spec.json")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        path = directory / "spec.json"
+        path.write_text(json.dumps(spec))
+        child_in, self.stdin = os.pipe()
+        self.stdout, child_out = os.pipe()
+        with (directory / log).open("ab") as file:
+            start = start_process if fresh else fork
+            self.process = start(path, child_in, child_out, file.fileno())
+        os.close(child_in)
+        os.close(child_out)
         self.buffer = b""
         self.events: list[dict[str, Any]] = []
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.close_stdin()
+        os.close(self.stdout)
+
+    def kill(self) -> None:
+        """End it as by `kill -9`."""
         self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.log):
-            assert stream is not None
-            stream.close()
+        self.wait()
+
+    def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
+        """Wait for its end; return its exit status."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.wait(seconds)
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"it goes on after {seconds} s"
+        return self.process.exitcode
+
+    def close_stdin(self) -> None:
+        """Leave it as a supervisor does that ends."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+        self.stdin = -1
 
     def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"command": command}).encode() + b"\n")
-        self.process.stdin.flush()
+        os.write(self.stdin, json.dumps({"command": command}).encode() + b"\n")
 
     def next(self) -> dict[str, Any] | None:
         """The next event; None at the end of its output. Fails after `silent_seconds`."""
         deadline = time.monotonic() + self.silent_seconds
-        assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
+            selector.register(self.stdout, selectors.EVENT_READ)
             while b"\n" not in self.buffer:
                 assert selector.select(deadline - time.monotonic()), f"silent; {self.events[-3:]}"
-                data = os.read(self.process.stdout.fileno(), 65536)
+                data = os.read(self.stdout, 65536)
                 if not data:
                     return None
                 self.buffer += data
@@ -91,6 +116,18 @@ class Worker:
         self.until_event("plan")
         self.tell("go")
         return self.until_event("end")
+
+
+def start_process(spec: Path, stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    """Start a worker as its supervisor does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.trainer.worker", str(spec)],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 class Job:
@@ -178,6 +215,6 @@ def failure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
             if event["event"] == "plan":
                 worker.tell("go")
             if event["event"] == "failed":
-                assert worker.process.wait(DEADLINE_SECONDS) == 0
+                assert worker.wait() == 0
                 return event
     raise AssertionError("it did not fail")

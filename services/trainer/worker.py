@@ -118,6 +118,8 @@ def main(arguments: list[str]) -> int:
 def run(spec: Spec, line: Line) -> None:
     """Plan, wait for `go`, train. torch is imported here, after the environment is set."""
     began = time.monotonic()
+    if spec.quantize == "none":
+        leave_out_quantizer()
     import torch
 
     from services.trainer import checkpoint, fitness, loop, plan
@@ -192,6 +194,11 @@ def check_start(spec: Spec, steps: int) -> None:
         raise Failure("data", f"The plan has {steps} steps; cannot start at {spec.start.position}.")
     if spec.checkpoint is None and (spec.start.position or spec.start.global_step):
         raise Failure("checkpoint", "Only step 0 of a lineage starts without a checkpoint.")
+
+
+def leave_out_quantizer() -> None:
+    """Hide bitsandbytes from peft, which else imports it where it is installed, for seconds."""
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
 
 
 def die_with_parent() -> None:

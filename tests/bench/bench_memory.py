@@ -32,7 +32,8 @@ def peak(job: Job, name: str, micro_tokens: int, steps: int, *, recompute: bool)
         checkpoint_seconds=1e6,
         threads=None,
     )
-    with Worker(job.directory / name, spec, silent_seconds=SILENT_SECONDS) as worker:
+    folder = job.directory / name
+    with Worker(folder, spec, silent_seconds=SILENT_SECONDS, fresh=True) as worker:
         worker.until_event("plan")
         worker.tell("go")
         worker.until(lambda e: e["event"] == "step" and e["position"] == steps)

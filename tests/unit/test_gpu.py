@@ -13,7 +13,7 @@ from services.trainer.model import Network
 from services.trainer.spec import Lora
 from tests.tiny import make_tiny
 from tests.unit.test_loop import examples
-from tests.worker import DEADLINE_SECONDS, Job, Worker
+from tests.worker import Job, Worker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -100,7 +100,7 @@ def test_a_worker_that_ended_holds_nothing_of_the_gpu(
         assert before.free - during.free > 100 << 20
         worker.tell("finish")
         worker.until_event("end")
-        assert worker.process.wait(DEADLINE_SECONDS) == 0
+        assert worker.wait() == 0
     after = memory.of_gpu()
     assert after is not None
     assert before.free - after.free < 50 << 20

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from services.trainer import checkpoint
 from shared.manifest import sha256_file
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_plan_rows import TOOLS_TEMPLATE
-from tests.worker import DEADLINE_SECONDS, ROOT, Job, Worker, failure, tensors
+from tests.worker import ROOT, Job, Worker, failure, tensors
 
 
 def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_same_bits(
@@ -27,8 +26,7 @@ def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_sam
         worker.until_event("plan")
         worker.tell("go")
         worker.until(lambda e: e["event"] == "checkpoint" and e["position"] >= 3)
-        worker.process.send_signal(signal.SIGKILL)
-        worker.process.wait()
+        worker.kill()
     path, header = job.newest("killed")
     assert 3 <= header.position < undisturbed["checkpoint"]["position"]
     # The newest is damaged as well: the one before it must do.
@@ -58,7 +56,7 @@ def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> Non
         worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
         worker.tell("finish")
         end = worker.until_event("end")
-        assert worker.process.wait(DEADLINE_SECONDS) == 0
+        assert worker.wait() == 0
     assert end["outcome"] == "interrupted"
     path, header = job.newest("paused")
     assert str(path) == end["checkpoint"]["path"]
@@ -72,7 +70,7 @@ def test_finish_before_the_first_step_ends_at_once_and_nothing_is_made(job: Job)
         worker.until_event("plan")
         worker.tell("finish")
         assert worker.next() is None
-        assert worker.process.wait(DEADLINE_SECONDS) == 0
+        assert worker.wait() == 0
     assert not any((job.directory / "early" / "checkpoints").glob("*"))
 
 
@@ -186,9 +184,8 @@ def test_a_snapshot_of_a_job_without_examples_is_refused_in_words(job: Job) -> N
 def test_the_worker_ends_when_its_supervisor_does(job: Job) -> None:
     with Worker(job.directory / "orphan", job.spec("orphan")) as worker:
         worker.until_event("plan")
-        assert worker.process.stdin is not None
-        worker.process.stdin.close()
-        assert worker.process.wait(10) == 3
+        worker.close_stdin()
+        assert worker.wait() == 3
 
 
 def test_a_supervisor_killed_by_force_takes_the_worker_with_it(job: Job) -> None:

@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from tests.worker import DEADLINE_SECONDS, Job, Worker, tensors
+from tests.worker import Job, Worker, tensors
 
 # What does not fit any more, by the module that writes it: the metrics, a snapshot, a checkpoint.
 COMMANDS = {"metrics.py": "", "snapshot_file.py": "snapshot", "checkpoint.py": "checkpoint"}
@@ -21,8 +21,8 @@ def largest(folder: Path, where: str) -> int:
 
 def full_disk(worker: Worker, limit: int) -> None:
     """From now on no file of the worker may grow beyond the limit, as by a quota: EFBIG."""
-    _, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (limit, hard))
+    _, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (limit, hard))
 
 
 def failed_on_a_full_disk(folder: Path, spec: dict[str, Any], where: str) -> None:
@@ -38,7 +38,7 @@ def failed_on_a_full_disk(folder: Path, spec: dict[str, Any], where: str) -> Non
             worker.tell(COMMANDS[where])
         while (event := worker.next()) is not None and event["event"] != "failed":
             pass
-        assert worker.process.wait(DEADLINE_SECONDS) == 0
+        assert worker.wait() == 0
     assert event is not None
     assert event["kind"] == "disk"
     assert "File too large" in event["message"]
@@ -70,4 +70,4 @@ def test_a_log_on_a_full_disk_hides_no_failure(job: Job) -> None:
         event = worker.next()
         assert event is not None
         assert event["kind"] == "data"
-        assert worker.process.wait(DEADLINE_SECONDS) == 0
+        assert worker.wait() == 0

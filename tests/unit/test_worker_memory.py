@@ -18,7 +18,7 @@ from services.trainer.template import Chat
 from services.trainer.training import End
 from shared.messages import Failure
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
-from tests.worker import DEADLINE_SECONDS, Job, Worker, tensors
+from tests.worker import Job, Worker, tensors
 
 MICRO_TOKENS = 1024
 
@@ -39,7 +39,7 @@ def spec(job: Job, name: str, **changes: Any) -> dict[str, Any]:
 
 def status_bytes(worker: Worker, field: str) -> int:
     """A field of /proc/PID/status in bytes."""
-    text = Path(f"/proc/{worker.process.pid}/status").read_text()
+    text = Path(f"/proc/{worker.pid}/status").read_text()
     return int(text.partition(f"{field}:")[2].split()[0]) * 1024
 
 
@@ -52,10 +52,10 @@ def run_until_memory_is_gone(job: Job, name: str) -> tuple[dict[str, Any], Worke
         at_rest = status_bytes(worker, "VmSize")
         worker.until(lambda e: e["event"] == "step" and e["position"] == 1)
         limit = at_rest + (8 << 20)
-        resource.prlimit(worker.process.pid, resource.RLIMIT_AS, (limit, limit))
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
         while (event := worker.next()) is not None:
             if event["event"] == "failed":
-                assert worker.process.wait(DEADLINE_SECONDS) == 0
+                assert worker.wait() == 0
                 return event, worker
             assert event["event"] != "end", "it had memory enough"
     raise AssertionError(f"ended without a word: {worker.events[-3:]}")
@@ -85,8 +85,7 @@ def test_what_was_trained_is_saved_and_half_the_split_goes_on_with_the_bits_of_a
         worker.until_event("plan")
         worker.tell("go")
         worker.until(lambda e: e["event"] == "checkpoint" and e["position"] == header.position)
-        worker.process.kill()
-        worker.process.wait()
+        worker.kill()
     found = sorted((job.directory / "replay" / "checkpoints").glob(f"*{header.id[:12]}*"))
     source = found[0] if found else at(job, "replay", header.position)
     assert checkpoint.verify(source).tensors == header.tensors
