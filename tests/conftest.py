@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,16 @@ from tests.servers import Stack
 
 
 @contextmanager
-def running_stack(*, provision: bool = True) -> Iterator[Stack]:
+def running_stack(
+    *, provision: bool = True, fill: Callable[[Path], object] | None = None
+) -> Iterator[Stack]:
+    """Servers over an empty folder, or over what `fill` lays into it first."""
     # A short path: unix sockets and some of the servers' names do not fit under pytest's own.
     root = Path(tempfile.mkdtemp(prefix="duramen-test-"))
     made: Stack | None = None
     try:
+        if fill is not None:
+            fill(root)
         made = Stack(root)
         yield made.up(provision=provision)
     except ServerMissing as error:
