@@ -13,7 +13,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import nats.errors
@@ -23,7 +22,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from shared import log
 from shared.connection import Arrived, Connection, Raw
 from shared.errors import START, BusFull, BusUnavailable, BusWentBack, Conflict
-from shared.manifest import write_synced
+from shared.marks import Marks
 from shared.messages import (
     Event,
     Lease,
@@ -43,6 +42,7 @@ WRONG_SEQUENCE = {10071, 10164}
 MAXIMUM_EXCEEDED = 10077
 APPEND_SECONDS = 30.0
 IMPATIENT_SECONDS = 3.0  # a bus that takes connections and then says nothing
+CATCH_UP_SECONDS = 10.0
 T = TypeVar("T")
 UNKNOWN_OUTCOME = (TimeoutError, NoStreamResponseError, nats.errors.Error)
 
@@ -84,26 +84,6 @@ def entry_of(stream: str, message: Raw) -> Entry:
     return Entry(stream, sequence, message.subject, message.data, message.parsed_headers())
 
 
-class Marks:
-    """The highest (sequence, nonce) acknowledged to this client, for each stream, kept on disk."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.marks: dict[str, tuple[int, str]] = {}
-        if path is not None and path.exists():
-            self.marks = {k: (int(v[0]), v[1]) for k, v in json.loads(path.read_text()).items()}
-
-    def note(self, stream: str, sequence: int, nonce: str) -> None:
-        if sequence <= self.marks.get(stream, (0, ""))[0]:
-            return
-        self.marks[stream] = (sequence, nonce)
-        if self.path is not None:
-            try:
-                write_synced(self.path, json.dumps(self.marks).encode())
-            except OSError as error:  # the disk is full: the mark of before still guards a restart
-                log.get().error("marks_not_kept", path=str(self.path), error=str(error))
-
-
 class Bus:
     """A connection. Use `async with Bus(...)`; errors are those of shared/errors.py."""
 
@@ -132,12 +112,7 @@ class Bus:
         await self.connect()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def connect(self, *, patient: bool = True) -> None:
@@ -240,13 +215,8 @@ class Bus:
             message = await self._call(lambda: self._js.get_msg(stream, direct=False, **which))
         except NotFoundError:
             return None
-        return Entry(
-            stream,
-            message.seq or 0,
-            message.subject or "",
-            message.data or b"",
-            dict(message.headers or {}),
-        )
+        subject, headers = message.subject or "", dict(message.headers or {})
+        return Entry(stream, message.seq or 0, subject, message.data or b"", headers)
 
     async def read(
         self, stream: str, after: int = 0, subject: str | None = None, batch: int = 1000
@@ -279,6 +249,25 @@ class Bus:
             with suppress(nats.errors.Error):  # closed meanwhile: the server forgets it by itself
                 await subscription.unsubscribe()
                 await self._nc.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+
+    async def read_through(
+        self, stream: str, after: int, last: int, subject: str | None = None
+    ) -> AsyncIterator[Entry]:
+        """All entries after a sequence, read again until `last`, which the leader named, is there.
+
+        In a cluster a consumer may stand on a server that is behind the leader, and bring fewer.
+        Raises BusUnavailable if that server does not catch up within 10 s.
+        """
+        deadline = asyncio.get_running_loop().time() + CATCH_UP_SECONDS
+        while after < last:
+            async for entry in self.read(stream, after, subject):
+                after = entry.sequence
+                yield entry
+            if after >= last or await self.get(stream, last) is None:
+                return  # an empty stream names a last sequence, too
+            if asyncio.get_running_loop().time() > deadline:
+                raise BusUnavailable(f"{stream} ends at {last} and could be read to {after} only.")
+            await asyncio.sleep(0.05)
 
     async def _consumer(self, stream: str, after: int, subject: str | None) -> tuple[str, int]:
         """A new ephemeral consumer: its name, and how many messages it will bring."""
@@ -360,9 +349,8 @@ class Bus:
     ) -> int:
         headers = {EXPECTED: str(last), EXPECTED_SUBJECT: wildcard, MESSAGE_ID: record.nonce}
         try:
-            return (
-                await self._js.publish(subject, record.encode(), timeout=5, headers=headers)
-            ).seq
+            ack = await self._js.publish(subject, record.encode(), timeout=5, headers=headers)
+            return ack.seq
         except APIError as error:
             if error.err_code == MAXIMUM_EXCEEDED:
                 raise BusFull(f"Stream {stream} is full.") from error
@@ -375,7 +363,9 @@ class Bus:
             return found
 
     async def _find(self, stream: str, wildcard: str, after: int, nonce: str) -> int | None:
-        async for entry in self.read(stream, after, wildcard):
+        newest = await self.last(stream, wildcard)
+        last = newest.sequence if newest else 0
+        async for entry in self.read_through(stream, after, last, wildcard):
             if entry.nonce == nonce:
                 return entry.sequence
         return None
@@ -388,24 +378,16 @@ class Bus:
         await self._publish(observed_subject(observed.service), observed.encode())
 
     async def lease(self, what: str, lease: Lease, last: int) -> int:
-        """Create (last 0) or renew a lease by compare-and-set. Raises Conflict."""
-        subject = lease_subject(what)
-        try:
-            ack = await self._js.publish(
-                subject, lease.encode(), timeout=5, headers={EXPECTED: str(last)}
-            )
-        except APIError as error:
-            if error.err_code in WRONG_SEQUENCE:
-                raise Conflict(subject, last) from error
-            raise BusUnavailable(f"{subject}: {error.description}") from error
-        except UNKNOWN_OUTCOME as error:
-            raise BusUnavailable(f"{subject}: {error!r}") from error
-        return ack.seq
+        """Create (last 0) or renew a lease by compare-and-set. Raises Conflict, BusUnavailable."""
+        return await self._publish(lease_subject(what), lease.encode(), last)
 
-    async def _publish(self, subject: str, data: bytes) -> None:
+    async def _publish(self, subject: str, data: bytes, last: int | None = None) -> int:
+        headers = None if last is None else {EXPECTED: str(last)}
         try:
-            await self._js.publish(subject, data, timeout=5)
+            return (await self._js.publish(subject, data, timeout=5, headers=headers)).seq
         except APIError as error:
+            if last is not None and error.err_code in WRONG_SEQUENCE:
+                raise Conflict(subject, last) from error
             raise BusUnavailable(f"{subject}: {error.description}") from error
         except UNKNOWN_OUTCOME as error:
             raise BusUnavailable(f"{subject}: {error!r}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from shared.bus import Bus
+from shared.bus import Bus, Entry
 from shared.errors import BusWentBack
 from shared.jobs import Void, parse
 from shared.messages import (
@@ -27,7 +27,7 @@ from shared.messages import (
 
 @dataclass
 class Control:
-    """The commands for one service, as of sequence `seen` of stream CTL."""
+    """The commands for one service, as of the last folded entry of stream CTL, `seen`."""
 
     service: str
     desired: Desired | None = None
@@ -49,22 +49,30 @@ class Control:
             _, last = await bus.bounds("CTL")
             if last < self.seen:
                 raise BusWentBack("CTL", self.seen)
-            subjects = {desired_subject(self.service): Desired, once_subject(self.service): Once}
-            after, self.seen = self.seen, last
-            for subject, model in subjects.items():
-                async for entry in bus.read("CTL", after, subject):
-                    if entry.sequence > last:
-                        break
-                    before, self._tails[subject] = self._tails.get(subject, 0), entry.sequence
-                    record = parse(entry, model, before, self._valid.get(subject, 0))
-                    if isinstance(record, str):
-                        self.voids.append(Void(entry.sequence, subject, record))
-                        continue
-                    self._valid[subject] = entry.sequence
-                    if isinstance(record, Desired):
-                        self.desired, self.generation = record, entry.sequence
-                    else:
-                        self.once[entry.sequence] = record
+            async for entry in bus.read_through("CTL", self.seen, last):
+                self.fold(entry)
+
+    def fold(self, entry: Entry) -> None:
+        """Take one message of the stream, in sequence; those for other services pass by."""
+        subject = entry.subject
+        models = {desired_subject(self.service): Desired, once_subject(self.service): Once}
+        if subject in models:
+            before, valid = self._tails.get(subject, 0), self._valid.get(subject, 0)
+            record = parse(entry, models[subject], before, valid)
+            self._tails[subject] = entry.sequence
+            self._take(entry, record)
+        self.seen = entry.sequence
+
+    def _take(self, entry: Entry, record: Desired | Once | str) -> None:
+        """Note a record, or why there is none."""
+        if isinstance(record, str):
+            self.voids.append(Void(entry.sequence, entry.subject, record))
+            return
+        self._valid[entry.subject] = entry.sequence
+        if isinstance(record, Desired):
+            self.desired, self.generation = record, entry.sequence
+        else:
+            self.once[entry.sequence] = record
 
     async def set_desired(
         self, bus: Bus, state: DesiredState, by: str, reason: str = "", discard: str | None = None

@@ -94,23 +94,22 @@ class Table:
             if last < self.seen:
                 raise BusWentBack("JOBS", self.seen)
             before = self.seen
-            if last > self.seen:
-                async for entry in bus.read("JOBS", self.seen):
-                    self.fold(entry)
+            async for entry in bus.read_through("JOBS", self.seen, last):
+                self.fold(entry)
             return self.seen > before
 
     def fold(self, entry: Entry) -> None:
         """Take one message of the stream, in sequence."""
-        why = self._take(entry)
+        wildcard = entry.subject.rpartition(".")[0] + ".*"
+        # What cannot be read yet (UnknownSchema) was not taken: looked at again, it says so again.
+        why = self._take(entry, self._tails.get(wildcard, 0))
+        self._tails[wildcard] = entry.sequence
         if why is not None:
             self.voids.append(Void(entry.sequence, entry.subject, why))
         self.seen = entry.sequence
 
-    def _take(self, entry: Entry) -> str | None:
-        tokens = entry.subject.split(".")
-        wildcard = entry.subject.rpartition(".")[0] + ".*"
-        before, self._tails[wildcard] = self._tails.get(wildcard, 0), entry.sequence
-        match tokens:
+    def _take(self, entry: Entry, before: int) -> str | None:
+        match entry.subject.split("."):
             case ["jobs", "rec", lineage, sha256, run, verb] if run.isdigit():
                 return self._take_job(entry, JobId(lineage, sha256, int(run)), verb, before)
             case ["jobs", "line", lineage, verb]:

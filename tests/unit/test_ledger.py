@@ -237,6 +237,16 @@ def test_a_newer_schema_is_refused(stream: Stream) -> None:
         stream.put("jobs.line.main.open", b'{"schema":2}')
 
 
+def test_a_newer_schema_is_refused_also_when_it_is_read_again(stream: Stream) -> None:
+    data, at = b'{"schema":2}', stream.sequence + 1
+    sent = {EXPECTED: str(stream.tails["jobs.line.main.*"])}
+    newer = Entry("JOBS", at, "jobs.line.main.open", data, sent)
+    for _ in range(2):
+        with pytest.raises(UnknownSchema):
+            stream.table.fold(newer)
+    assert (stream.table.voids, stream.table.seen) == ([], at - 1)
+
+
 def test_the_queue_is_by_level_then_by_ticket(stream: Stream) -> None:
     ids = [JobId("main", f"{n}" * 64, 1) for n in range(4)]
     for job, level in zip(ids, ("normal", "low", "high", "normal"), strict=True):
