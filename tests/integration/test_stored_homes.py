@@ -63,6 +63,15 @@ async def test_a_stopped_job_of_earlier_code_ends_with_the_tensors_that_it_gave(
     is_the_same_adapter(running)
 
 
+@pytest.mark.parametrize("own_stack", ["cut_off"], indirect=True)
+async def test_a_version_cut_off_behind_its_readme_is_published_with_the_words_it_had(
+    running: House,
+) -> None:
+    running.start("vault", **SETTINGS)
+    commit = await until_published(running, 1, SECONDS)
+    assert {file["path"]: file["sha256"] for file in commit["files"]} == EXPECTED["cut_off"]
+
+
 def is_the_same_adapter(house: House) -> None:
     """To the bit where the machine is that of before; else to what rounding explains."""
     header = read_json(house, "lineages/main/v002/training/header.json")
