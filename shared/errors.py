@@ -21,6 +21,13 @@ class DuramenError(Exception):
         super().__init__(text + (f"  Next: {self.next_step}" if self.next_step else ""))
 
 
+# What a reader raises that was given something malformed, where nothing else was foreseen.
+MALFORMED = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RecursionError, MemoryError),
+)
+
+
 class UsageError(DuramenError):
     """The request cannot be carried out as it was written."""
 

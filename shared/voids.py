@@ -20,7 +20,7 @@ class VoidTeller:
 
     def __init__(self, bus: Bus, service: str, stream: str, file: Path) -> None:
         self._bus, self._service, self._stream, self._file = bus, service, stream, file
-        self._told = int(file.read_text()) if file.exists() else 0
+        self._told = noted(file)
         VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
 
     async def tell(self, voids: Iterable[Void]) -> None:
@@ -35,3 +35,11 @@ class VoidTeller:
             self._told = void.sequence
             with suppress(OSError):  # on a full disk it is told again after a restart
                 write_synced(self._file, str(self._told).encode())
+
+
+def noted(file: Path) -> int:
+    """Return the sequence that a note holds; 0 without one, or for one that cannot be read."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

@@ -78,6 +78,8 @@ class Archive:
             yield
         except OSError as error:
             raise StoreUnavailable(f"archive: {what}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise StoreUnavailable(f"archive: {what}: its id cannot be read: {error}") from error
 
     def _path(self, bucket: Bucket, key: str) -> Path:
         assert bucket == PRECIOUS, "the archive holds what is precious, no more"

@@ -2,17 +2,20 @@
 
 import json
 import struct
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from services.vault.copies import Copies, Origin, Place, Source, reading
-from shared.errors import ObjectMissing, UsageError
+from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.manifest import check_base_file, parse_sums, sha256_bytes
-from shared.store import PRECIOUS, WORK, Bucket
+from shared.store import PRECIOUS, WORK
 
 SUMS = "SHA256SUMS"
 STAGED = "staging/bases/"
 DAY = 86400.0  # seconds
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPE_BYTES = {
@@ -97,12 +100,10 @@ def _store(copies: Copies, root: str) -> dict[str, Any]:
         origins = [copies.work(staging(root) + path), *copies.precious(key)]
         size = size_of(origins)
         source = Source(sha256, size, *origins)
-        if path.endswith(".safetensors") and not known:
-            with reading(source) as response:
-                check_header(response, size, path)
+        if not known:
+            look_into(source, path, set(files))
         copies.copy(key, source)
         total += size
-    check_index(copies, root, files)
     copies.commit(f"bases/{root}/{SUMS}", data)
     return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
 
@@ -153,16 +154,55 @@ def refuse_names(files: dict[str, str]) -> None:
         raise BadBase(f"There is no tokenizer ({', '.join(sorted(TOKENIZERS))}).")
 
 
+def look_into(source: Source, path: str, names: set[str]) -> None:
+    """Look at a file that says what the model is, before it is kept for ever.
+
+    Raises BadBase, also for what its reader trips over: JSON nested too deep, or of other types.
+    """
+    checks: dict[str, Callable[[Any, int, str], None]] = {
+        CONFIG: check_config,
+        INDEX: partial(check_index, names=names),
+    }
+    check = check_header if path.endswith(".safetensors") else checks.get(path)
+    if check is None:
+        return
+    try:
+        with reading(source) as response:
+            check(response, source.size, path)
+    except MALFORMED as error:
+        why = str(error) or type(error).__name__
+        raise BadBase(f"{path} cannot be read as what its name says: {why}") from error
+
+
 def check_header(response: Any, size: int, path: str) -> None:
     """Look at the header of a safetensors file only: sizes and offsets must cover the file."""
-    try:
-        (length,) = struct.unpack("<Q", read_exactly(response, 8))
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise BadBase(f"{path}: its header claims {length} bytes of {size}.")
-        header = json.loads(read_exactly(response, length))
-        check_offsets(header, size - 8 - length, path)
-    except (ValueError, struct.error, KeyError, TypeError) as error:
-        raise BadBase(f"{path} is no safetensors file: {error}") from error
+    (length,) = struct.unpack("<Q", read_exactly(response, 8))
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise BadBase(f"{path}: its header claims {length} bytes of {size}.")
+    header = json.loads(read_exactly(response, length))
+    check_offsets(header, size - 8 - length, path)
+
+
+def check_config(response: Any, size: int, path: str) -> None:
+    """Refuse a configuration that does not say which kind of model it is."""
+    config = read_json(response, size, path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise BadBase(f"{path} does not name a model_type: it is not a transformers model's.")
+
+
+def check_index(response: Any, size: int, path: str, names: set[str]) -> None:
+    """Refuse an index that names a shard which is not there."""
+    index = read_json(response, size, path)
+    missing = sorted(set(index.get("weight_map", {}).values()) - names)
+    if missing:
+        raise BadBase(f"{path} names {missing[0]}, which is not there.")
+
+
+def read_json(response: Any, size: int, path: str) -> Any:
+    """Return what a JSON file holds. Raises BadBase for one too large to be read at once."""
+    if size > MAX_HEADER_BYTES:
+        raise BadBase(f"{path} has {size} bytes; {MAX_HEADER_BYTES} are allowed.")
+    return json.loads(read_exactly(response, size))
 
 
 def read_exactly(response: Any, count: int) -> bytes:
@@ -170,7 +210,7 @@ def read_exactly(response: Any, count: int) -> bytes:
     while count > 0:
         block = response.read(count)
         if not block:
-            raise ValueError("it ends inside its header")
+            raise ValueError("it ends too early")
         parts.append(block)
         count -= len(block)
     return b"".join(parts)
@@ -186,6 +226,8 @@ def check_offsets(header: dict[str, Any], data_bytes: int, path: str) -> None:
         count = 1
         for dimension in entry["shape"]:
             count *= dimension
+            if abs(count) > 8 * data_bytes:  # before many long numbers take hours to multiply
+                raise BadBase(f"{path}: {name} is larger than the file, as its shape says.")
         width = DTYPE_BYTES.get(entry["dtype"])
         if width is not None and end - begin != count * width:
             raise BadBase(f"{path}: {name} takes {end - begin} bytes, its shape {count * width}.")
@@ -197,15 +239,3 @@ def check_offsets(header: dict[str, Any], data_bytes: int, path: str) -> None:
         at = end
     if at != data_bytes:
         raise BadBase(f"{path} is cut off: tensors end at {at}, the file at {data_bytes}.")
-
-
-def check_index(copies: Copies, root: str, files: dict[str, str]) -> None:
-    """Every shard that the index names must be there."""
-    name = "model.safetensors.index.json"
-    if name not in files:
-        return
-    bucket: Bucket = PRECIOUS
-    index = json.loads(copies.store.read(bucket, f"bases/{root}/{name}", sha256=files[name]))
-    missing = sorted(set(index.get("weight_map", {}).values()) - set(files))
-    if missing:
-        raise BadBase(f"{name} names {missing[0]}, which is not there.")

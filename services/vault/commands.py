@@ -14,6 +14,7 @@ from services.vault.copies import Stopping
 from services.vault.vault import Vault
 from shared import log
 from shared.errors import (
+    MALFORMED,
     AlreadyExists,
     Conflict,
     NotFound,
@@ -123,7 +124,13 @@ class Commands:
         root = command.base_root
         if root is None:
             return Answer("void", "the command names no base")
-        receipt = await asyncio.to_thread(bases.store, self.vault.copies, root)
+        try:
+            receipt = await asyncio.to_thread(bases.store, self.vault.copies, root)
+        except MALFORMED as error:  # its files are anybody's: no reader ends the service by them
+            why = f"{type(error).__name__}: {error}"
+            log.get().exception("base_not_read", base_root=root)
+            await self.vault.alarms.sound("base_not_read", root, why)
+            return Answer("void", f"base {root[:12]} cannot be read: {why}")
         self.vault.sound_bases.add(root)
         await self.vault.bus.event(Event(service="vault", kind="base_stored", data=receipt))
         self.vault.wake.set()  # a version may wait for it

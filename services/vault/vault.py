@@ -18,7 +18,7 @@ from services.vault.orphans import Orphans
 from shared import log
 from shared.bus import Bus
 from shared.control import Control, observed
-from shared.errors import BusUnavailable, DuramenError, StoreUnavailable
+from shared.errors import MALFORMED, DuramenError, StoreUnavailable
 from shared.jobs import Table
 from shared.ledger import Line
 from shared.manifest import CommitRecord, sha256_bytes, version_name
@@ -135,7 +135,7 @@ class Vault:
             if retry and retry.due > asyncio.get_running_loop().time():
                 continue
             await self.try_publish(line, version)
-        await self.move_latest(line)
+        await self.follow_latest(line)
 
     async def read_catalogs(self, line: Line) -> None:
         """Settle what is committed in all places: it needs nothing more."""
@@ -160,9 +160,7 @@ class Vault:
             commit = await asyncio.to_thread(publish.publish, self.copies, wanted, self.sound_bases)
         except Stopping:
             return
-        except (DuramenError, ValueError, TypeError, KeyError, OSError) as error:
-            if isinstance(error, BusUnavailable):
-                raise
+        except (DuramenError, OSError, *MALFORMED) as error:
             await self.put_off(key, name, error)
             return
         finally:
@@ -188,7 +186,8 @@ class Vault:
         before = self.pending.get(key)
         delay = min(2 * before.delay, self.settings.retry_seconds) if before else 0.0
         delay = max(delay, min(FIRST_RETRY_SECONDS, self.settings.retry_seconds))
-        why = str(error) or type(error).__name__
+        name_of = "" if isinstance(error, DuramenError) else f"{type(error).__name__}: "
+        why = f"{name_of}{error}"
         self.pending[key] = Retry(why, delay, asyncio.get_running_loop().time() + delay)
         PENDING.set(len(self.pending))
         self._log.warning("not_published", version=name, error=why, retry_seconds=delay)
@@ -221,6 +220,18 @@ class Vault:
                 },
             )
         )
+
+    async def follow_latest(self, line: Line) -> None:
+        """Move `latest`; a lineage whose catalog cannot be read is named and hinders no other."""
+        try:
+            await self.move_latest(line)
+        except StoreUnavailable:
+            raise
+        except (DuramenError, *MALFORMED) as error:
+            why = f"{type(error).__name__}: {error}"
+            await self.alarms.sound("latest_not_moved", line.lineage, why, line.lineage)
+            return
+        self.alarms.clear("latest_not_moved", line.lineage)
 
     async def move_latest(self, line: Line) -> None:
         held = {v for v in line.versions if (line.lineage, v) in self.settled}
@@ -362,7 +373,19 @@ class Vault:
         self._said, self._said_at = now, clock
 
     async def recall(self) -> None:
-        """Which one-time command was answered last, as this service said itself."""
+        """Learn which one-time command was answered last, as this service said itself: in what it
+        is, or, where that cannot be read, in its last answer."""
         if self.once_through < 0:
             seen = await observed(self.bus, "vault")
-            self.once_through = seen.once_through if seen else 0
+            entry = await self.bus.last("EVT", "evt.vault.answered")
+            answered = sequence_of(entry.data) if entry and not entry.copied else 0
+            self.once_through = max(answered, seen.once_through if seen else 0)
+
+
+def sequence_of(answer: bytes) -> int:
+    """Return the sequence of the command that an `answered` event answers; 0 if it names none."""
+    try:
+        sequence = Event.model_validate_json(answer).data.get("sequence")
+    except ValueError:
+        return 0
+    return sequence if isinstance(sequence, int) else 0
