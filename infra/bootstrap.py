@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import nats
 from minio import Minio
 from minio.error import MinioAdminException
@@ -27,6 +26,7 @@ from infra.buckets import LockMode, client, connections, make_backup_buckets, ma
 from infra.secrets import IDENTITIES, Secrets
 from infra.store import minio as minio_users
 from infra.streams import make_streams
+from shared import reach
 from shared.errors import DuramenError, StoreLies
 
 
@@ -71,7 +71,7 @@ async def bootstrap(settings: BootstrapSettings) -> None:
 
 async def assert_sync(monitor_url: str) -> None:
     """Raise BusUnsafe unless the server at `monitor_url` syncs each write before it answers."""
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with reach.http_async(timeout=10) as http:
         varz: dict[str, Any] = (await http.get(f"{monitor_url}/varz")).raise_for_status().json()
     if varz.get("jetstream", {}).get("config", {}).get("sync_always") is not True:
         raise BusUnsafe

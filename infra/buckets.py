@@ -8,6 +8,7 @@ from minio.error import S3Error
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 
 from infra.secrets import Keys
+from shared import reach
 
 REGION = "us-east-1"
 PRECIOUS = "duramen"
@@ -19,7 +20,7 @@ LockMode = Literal["GOVERNANCE", "COMPLIANCE"]
 
 def connections(timeout: float = TIMEOUT_SECONDS) -> urllib3.PoolManager:
     """Connections that several clients may share; their owner clears them. Nothing is retried."""
-    return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=8)
+    return reach.pool(timeout=timeout, retries=False, maxsize=8)
 
 
 def client(url: str, keys: Keys, pool: urllib3.PoolManager) -> Minio:

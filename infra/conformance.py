@@ -22,6 +22,7 @@ from minio.error import S3Error
 from minio.retention import Retention
 
 from infra.buckets import PRECIOUS
+from shared import reach
 
 PREFIX = ".probe/"
 DENIED = {"AccessDenied", "MethodNotAllowed", "InvalidRequest", "ObjectLocked"}
@@ -32,7 +33,7 @@ LOCK_SECONDS = 60
 FIRST_REFUSAL = 400
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
-_http = urllib3.PoolManager(timeout=20, retries=False)
+_http = reach.pool(timeout=20, retries=False)
 
 
 def conditional_put(

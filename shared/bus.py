@@ -20,8 +20,8 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
-from shared.connection import Arrived, Connection, Raw
-from shared.errors import START, BusFull, BusUnavailable, BusWentBack, Conflict
+from shared.connection import Arrived, Connection, Raw, away
+from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.marks import Marks
 from shared.messages import (
     Event,
@@ -118,14 +118,9 @@ class Bus:
     async def connect(self, *, patient: bool = True) -> None:
         """Connect. A patient client waits for ever for a server that is not there yet.
 
-        Raises BusUnavailable: to any client that is refused, to an impatient one also where
-        nothing listens or nothing is said within IMPATIENT_SECONDS.
+        Raises BusUnavailable, to an impatient client within IMPATIENT_SECONDS.
         """
-        # nats-py takes 0 attempts for "no limit", and one more than is said.
-        options: dict[str, Any] = {
-            "max_reconnect_attempts": -1 if patient else 1,
-            "reconnect_time_wait": 0.5 if patient else 0.05,
-        }
+        options: dict[str, Any] = {"reconnect_time_wait": 0.5 if patient else 0.05}
         if self.seed_file is not None:
             options["nkeys_seed"] = str(self.seed_file)
         if self.ca is not None:
@@ -138,6 +133,7 @@ class Bus:
                         self.url,
                         name=self.name,
                         inbox_prefix=f"_INBOX_{self.name}",
+                        max_reconnect_attempts=-1 if patient else 1,  # 0 would mean "no limit"
                         allow_reconnect=patient,
                         ping_interval=10,
                         max_outstanding_pings=2,
@@ -150,20 +146,11 @@ class Bus:
                 break
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 if not patient or isinstance(error, nats.errors.AuthorizationError):
-                    raise self._away(error) from error
+                    raise away(self.url, error) from error
                 log.get().warning("bus_waiting", url=self.url, error=str(error))
                 await asyncio.sleep(0.5)
         self._js = self._nc.jetstream(timeout=5)
         self.unbroken_since = asyncio.get_running_loop().time()
-
-    def _away(self, error: Exception) -> BusUnavailable:
-        """Return what to tell of a connection that was not made."""
-        if isinstance(error, nats.errors.NoServersError):
-            return BusUnavailable(f"No bus listens at {self.url}.", next_step=START)
-        if isinstance(error, OSError | TimeoutError | nats.errors.TimeoutError):
-            why = str(error) or "it says nothing"
-            return BusUnavailable(f"No bus answers at {self.url}: {why}.", next_step=START)
-        return BusUnavailable(f"The bus at {self.url} refuses the connection: {error}")
 
     async def close(self) -> None:
         if not self._nc.is_closed:

@@ -3,7 +3,10 @@
 import asyncio
 from typing import NamedTuple
 
+import nats.errors
 from nats.aio.client import Client
+
+from shared.errors import START, BusUnavailable
 
 
 class Raw(NamedTuple):
@@ -61,3 +64,13 @@ class Connection(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
             reader.put(Raw(subject.decode(), reply.decode(), data, headers or b""))
+
+
+def away(url: str, error: Exception) -> BusUnavailable:
+    """Return what to tell of a connection to `url` that was not made."""
+    if isinstance(error, nats.errors.NoServersError):
+        return BusUnavailable(f"No bus listens at {url}.", next_step=START)
+    if isinstance(error, OSError | TimeoutError | nats.errors.TimeoutError):
+        why = str(error) or "it says nothing"
+        return BusUnavailable(f"No bus answers at {url}: {why}.", next_step=START)
+    return BusUnavailable(f"The bus at {url} refuses the connection: {error}")

@@ -26,6 +26,15 @@ def http_async(**options: Any) -> "httpx.AsyncClient":
     return httpx.AsyncClient(trust_env=False, **options)
 
 
+def store_pool() -> "urllib3.PoolManager":
+    """Return the connections of a service to a store, tried again where that is harmless."""
+    import urllib3
+
+    again = urllib3.Retry(total=2, read=1, backoff_factor=0.2, status_forcelist=(502, 503, 504))
+    # A server that hangs is away after a minute: whoever pauses meanwhile waits for it.
+    return pool(timeout=urllib3.Timeout(connect=3, read=30), retries=again, maxsize=8)
+
+
 def pool(**options: Any) -> "urllib3.PoolManager":
     """Return connections for a client of a store, which would else ask the environment."""
     import urllib3

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, cast
 from urllib.parse import urlparse
 
-import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 from minio.retention import Retention
@@ -74,15 +73,8 @@ class Store:
     ) -> None:
         parsed = urlparse(url)
         self.name, self.url = name, url
-        self._is_known_to_answer = patient
-        self._http = reach.pool(
-            # A server that hangs is away after a minute: whoever pauses meanwhile waits for it.
-            timeout=urllib3.Timeout(connect=3, read=30),
-            retries=urllib3.Retry(
-                total=2, read=1, backoff_factor=0.2, status_forcelist=(502, 503, 504)
-            ),
-            maxsize=8,
-        )
+        self._has_answered = patient
+        self._http = reach.store_pool()
         self._client = Minio(
             endpoint=parsed.netloc,
             access_key=access_key,
@@ -94,17 +86,10 @@ class Store:
 
     @classmethod
     def opened(
-        cls,
-        name: str,
-        url: str,
-        access_key: SecretStr,
-        secret_key: SecretStr,
-        *,
-        patient: bool = True,
+        cls, name: str, url: str, access: SecretStr, secret: SecretStr, *, patient: bool = True
     ) -> Self:
-        """Return a store as settings name it. An impatient client says within some seconds that
-        nothing answers; once something did, it is as patient as any."""
-        keys = access_key.get_secret_value(), secret_key.get_secret_value()
+        """Return a store as settings name it. If not `patient`, it says soon that none answers."""
+        keys = access.get_secret_value(), secret.get_secret_value()
         return cls(name, url, *keys, patient=patient)
 
     @classmethod
@@ -113,27 +98,20 @@ class Store:
         keys = settings.store_access_key, settings.store_secret_key
         return cls.opened("store", settings.store_url, *keys)
 
-    def _knock(self) -> None:
-        """Raise StoreUnavailable unless something answers soon, whatever it says."""
-        if self._is_known_to_answer:
-            return
-        try:
-            self._http.request("HEAD", self.url, timeout=KNOCK_SECONDS, retries=False)
-        except HTTPError as error:
-            message = f"{self.name} at {self.url} does not answer: {error}"
-            raise StoreUnavailable(message, next_step=START) from error
-        self._is_known_to_answer = True
-
     def _call(self, bucket: str, key: str, call: Callable[[], Any]) -> Any:
-        self._knock()
         try:
+            if not self._has_answered:
+                self._http.request("HEAD", self.url, timeout=KNOCK_SECONDS, retries=False)
+                self._has_answered = True
             return call()
         except S3Error as error:
             if error.code in MISSING:
                 raise ObjectMissing(self.name, bucket, key) from error
             raise StoreUnavailable(f"{self.name}: {bucket}/{key}: {error.code}") from error
         except (MinioException, HTTPError, OSError) as error:
-            raise StoreUnavailable(f"{self.name} at {self.url} does not answer: {error}") from error
+            message = f"{self.name} at {self.url} does not answer: {error}"
+            step = "" if self._has_answered else START
+            raise StoreUnavailable(message, next_step=step) from error
 
     def ping(self) -> None:
         """A real round trip. Raises StoreUnavailable."""

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from infra.local.programs import ROOT, spawn
+from shared import reach
 from tests.servers import Stack, wait_until
 
 
@@ -25,7 +26,8 @@ class Evolution:
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.get(f"{self.url}{path}", params=query, headers=headers, timeout=20)
+        with reach.http(headers=headers, timeout=20) as http:
+            return http.get(f"{self.url}{path}", params=query)
 
     def ask(self, path: str, **query: Any) -> Any:
         reply = self.get(f"/api/evolution/{path}", **query)
@@ -60,7 +62,7 @@ def evolution_service(stack: Stack, state: Path) -> Iterator[Evolution]:
         if process.poll() is not None:
             raise RuntimeError(log.read_text()[-2000:])
         try:
-            return httpx.get(f"{service.url}/healthz", timeout=5).status_code == 200
+            return service.get("/healthz").status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -69,7 +69,7 @@ def _still(compose: Compose) -> Iterator[dict[str, int]]:
 def lasts(compose: Compose) -> dict[str, int]:
     """The last sequence of each stream that records or tells something, by the bus itself."""
     url = "http://127.0.0.1:8222/jsz?streams=true"
-    output = compose.output("exec", "-T", "nats", "wget", "-q", "-O", "-", url)
+    output = compose.output("exec", "-T", "nats", "wget", "-Y", "off", "-q", "-O", "-", url)
     accounts = json.loads(output).get("account_details") or []
     streams = [stream for account in accounts for stream in account.get("stream_detail") or []]
     return {s["name"]: s["state"]["last_seq"] for s in streams if s["name"] in RECORDS}

@@ -56,7 +56,7 @@ def ask(compose: Compose, path: str, **query: str) -> Any:
     url = f"http://127.0.0.1:9090/api/v1/{path}"
     if query:
         url += "?" + urllib.parse.urlencode(query)
-    output = compose.output("exec", "-T", "prometheus", "wget", "-q", "-O", "-", url)
+    output = compose.output("exec", "-T", "prometheus", "wget", "-Y", "off", "-q", "-O", "-", url)
     return json.loads(output)["data"]
 
 

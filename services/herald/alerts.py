@@ -10,7 +10,7 @@ import httpx
 
 from services.herald.notify import Address
 from services.herald.outlet import Delay, OutletAway
-from shared import log
+from shared import log, reach
 from shared.manifest import write_synced
 
 SECONDS = 5.0
@@ -43,7 +43,7 @@ class Alerts:
 
     async def alerts(self) -> dict[str, dict[str, str]]:
         """By state, text by name and labels of all alerts. Raises httpx.HTTPError."""
-        async with httpx.AsyncClient(timeout=SECONDS) as http:
+        async with reach.http_async(timeout=SECONDS) as http:
             reply = (await http.get(f"{self._url}/api/v1/alerts")).raise_for_status().json()
         found: list[dict[str, Any]] = reply["data"]["alerts"]
         states: dict[str, dict[str, str]] = {"firing": {}, "pending": {}}

@@ -26,6 +26,7 @@ class Grafana:
             url_path_prefix=found.path.strip("/"),
             protocol=found.scheme,
         )
+        self._api.client.s.trust_env = False  # ours, never behind a proxy (shared/reach.py)
 
     async def deliver(self, happening: Happening) -> None:
         """Raises OutletAway."""

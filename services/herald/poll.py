@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from prometheus_client import Gauge
 
+from shared import reach
+
 BUS_UP = Gauge("duramen_bus_up", "1 if the bus' own health check answers.")
 SYNC = Gauge("duramen_bus_sync_always", "1 if each acknowledged message is on the disk.")
 MESSAGES = Gauge("duramen_bus_stream_messages", "Messages in a stream.", ["stream"])
@@ -29,7 +31,7 @@ class Poll:
 
     async def once(self) -> None:
         """Ask all; what does not answer is down."""
-        async with httpx.AsyncClient(timeout=SECONDS) as http:
+        async with reach.http_async(timeout=SECONDS) as http:
             try:
                 await self._bus(http)
             except (httpx.HTTPError, KeyError):
