@@ -225,11 +225,12 @@ class Forged:
         fence: int | None = None,
         announce: bool = True,
         damage: bool = False,
+        data: bytes | None = None,
     ) -> str:
-        """Upload a snapshot of the open segment; its key."""
+        """Upload a snapshot of the open segment, or `data` in its place; its key."""
         segment = self.open_segment
         fence = fence or segment.fence
-        data = parquet(segment, fence, global_step, measurements)
+        data = data or parquet(segment, fence, global_step, measurements)
         key = f"snapshots/{self.name}/{segment.id}/{global_step:08d}-{fence}.parquet"
         meant = ObjectRef(bucket="work", key=key, sha256=sha256_bytes(data), size=len(data))
         written = data[:-1] + b"?" if damage else data

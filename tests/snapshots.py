@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def parquet(
             "at": now().isoformat(),
             "job_tokens": 100 * (first.position + global_step - first.global_step),
             "pieces": [m.probe[:2], m.probe[2:], ""],
-            "surprisal": [0, round(16 * m.loss), 255],
+            "surprisal": [0, round(16 * m.loss) if math.isfinite(m.loss) else 0, 255],
             "confidence": None if m.right is None else 0.5,
         }
         for m in measurements

@@ -187,6 +187,11 @@ def count_of(count: float | None) -> str:
     return f"{count:.0f}"
 
 
+def loss_of(loss: float | None, digits: int = 2) -> str:
+    """Return a loss for people, also one that was not a number."""
+    return "not a number" if loss is None else f"{loss:.{digits}f}"
+
+
 def span_of(seconds: float) -> str:
     """A duration for people, in its two largest units: `45s`, `12m`, `3h 5m`, `2d 4h`."""
     whole = round(seconds)

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.columns import Cell, Heads, Rows, number
+from services.ctl.columns import Cell, Heads, Rows, loss_of, number
 
 SPLIT_NAMES = {"trained": "trained", "heldout": "held out", "eval": "eval", "earlier": "earlier"}
 CHANGE_STYLES = {"better": "green", "worse": "red", "same": "dim"}
@@ -40,7 +40,7 @@ def print_counts(found: dict[str, Any]) -> None:
             SPLIT_NAMES[split],
             str(counts["count"]),
             *(Cell(str(counts[name] or ""), style) for name, style in CHANGE_STYLES.items()),
-            f"{counts['loss_a']:.2f} → {counts['loss_b']:.2f}",
+            f"{loss_of(counts['loss_a'])} → {loss_of(counts['loss_b'])}",
             f"{share(counts['is_right_a'])} → {share(counts['is_right_b'])}",
         ]
         for split, counts in found["splits"].items()
@@ -57,7 +57,7 @@ def print_example(example: dict[str, Any]) -> None:
         Text.assemble(
             (example["change"], f"bold {style}"),
             f"  {SPLIT_NAMES[example['split']]}, row {example['row'] + 1} of {file}, "
-            f"loss {before['loss']:.2f} → {after['loss']:.2f}",
+            f"loss {loss_of(before['loss'])} → {loss_of(after['loss'])}",
         )
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

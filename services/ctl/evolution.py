@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.columns import Cell, Heads, Rows, count_of, number, text
+from services.ctl.columns import Cell, Heads, Rows, count_of, loss_of, number, text
 from services.ctl.compare import SPLIT_NAMES, print_comparison, share
 from shared.errors import NotFound, UsageError
 
@@ -239,7 +239,7 @@ def print_splits(summary: dict[str, Any]) -> None:
         [
             SPLIT_NAMES[split],
             str(numbers["count"]),
-            f"{numbers['loss_first']:.2f} → {numbers['loss_last']:.2f}",
+            f"{loss_of(numbers['loss_first'])} → {loss_of(numbers['loss_last'])}",
             f"{share(numbers['exact_match_first'])} → {share(numbers['exact_match_last'])}",
             share(numbers["normalized_match_last"]),
             share(numbers["similarity_last"]),
@@ -302,7 +302,7 @@ def print_probes(summary: dict[str, Any]) -> None:
             str(probe["number"]),
             SPLIT_NAMES[probe["split"]],
             state_cell(probe),
-            f"{probe['loss_first']:.2f} → {probe['loss_last']:.2f}",
+            f"{loss_of(probe['loss_first'])} → {loss_of(probe['loss_last'])}",
             one_line(probe["prompt"] or probe["expected"]),
         ]
         for probe in summary["probes"]
@@ -332,7 +332,7 @@ def history_table(points: list[dict[str, Any]]) -> Table:
         table.add_row(
             str(point["global_step"]),
             point["name"],
-            f"{point['loss']:.3f}",
+            loss_of(point["loss"], 3),
             share(point["token_accuracy"]),
             share(point["confidence"]),
             "✓" if point["is_right"] else "",

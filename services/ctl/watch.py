@@ -12,7 +12,7 @@ from rich.status import Status
 from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.columns import count_of, fitted, span_of
+from services.ctl.columns import count_of, fitted, loss_of, span_of
 from shared.bus import Bus
 from shared.control import events, observed
 from shared.jobs import Table
@@ -134,7 +134,7 @@ def summary(splits: dict[str, dict[str, Any]]) -> str:
     parts = []
     for split in sorted(splits, key=SPLITS.index):
         numbers = splits[split]
-        text = f"{split} loss {numbers['loss']:.3f}"
+        text = f"{split} loss {loss_of(numbers['loss'], 3)}"
         if numbers.get("exact_match") is not None and numbers.get("answered"):
             right = round(numbers["exact_match"] * numbers["answered"])
             text += f", {right} of {numbers['answered']} answered right"

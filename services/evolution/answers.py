@@ -234,7 +234,7 @@ class Answers:
         for row in rows:
             one = self.counted[row["snapshot"]]
             at = one.job.lineage, one.found.global_step, one.found.fence
-            if at == (lineage, last.global_step, last.fence):
+            if at == (lineage, last.global_step, last.fence) and row["loss"] is not None:
                 pairs = zip(*self.cache.tokens(one.found.id, row["probe"]), strict=True)
                 return [{"piece": p, "probability": math.exp(-s / 16)} for p, s in pairs]
         return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LAYOUT = 2  # PRAGMA user_version: a file of another layout is thrown away
+LAYOUT = 3  # PRAGMA user_version: a file of another layout is thrown away
 # Ids are never used again: an answer that is being given may still mean the snapshot before.
 SCHEMA = """
 CREATE TABLE snapshots (
@@ -25,7 +25,7 @@ CREATE TABLE probes (probe TEXT PRIMARY KEY, prompt TEXT NOT NULL, expected TEXT
 CREATE TABLE measurements (
     snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE, probe TEXT NOT NULL,
     split TEXT NOT NULL, dataset TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT,
-    tokens INTEGER NOT NULL, loss REAL NOT NULL, token_accuracy REAL NOT NULL,
+    tokens INTEGER NOT NULL, loss REAL, token_accuracy REAL,
     first_mismatch INTEGER, exact_match INTEGER, normalized_match INTEGER, similarity REAL,
     confidence REAL, is_cut INTEGER, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
 CREATE TABLE tokens (

@@ -4,6 +4,7 @@ A place is a step of a lineage: that of a snapshot, of a job's last snapshot, or
 was measured there counts, whichever job did it: the end of one job is the start of the next.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,9 +167,13 @@ def look(point: Point) -> dict[str, Any]:
 
 
 def change(before: Point, after: Point) -> Change:
-    """Better: right where it was wrong; or wrong in both, and the loss fell by a tenth or more."""
+    """Better: right where it was wrong; or wrong in both, and the loss fell by a tenth or more. A
+    loss that is not a number is worse than any."""
     if before.is_right != after.is_right:
         return "better" if after.is_right else "worse"
+    if before.loss is None or after.loss is None:
+        found = before.loss is not None, after.loss is not None
+        return "same" if found[0] == found[1] else "better" if found[1] else "worse"
     if before.is_right or abs(after.loss - before.loss) < CLEAR_CHANGE * before.loss:
         return "same"
     return "better" if after.loss < before.loss else "worse"
@@ -177,7 +182,9 @@ def change(before: Point, after: Point) -> Change:
 def clearest_first(one: Answer) -> tuple[bool, bool, float]:
     """Those whose rightness changed, then by how much the loss did; what stayed the same last."""
     flipped = one["a"]["is_right"] != one["b"]["is_right"]
-    return one["change"] == "same", not flipped, -abs(one["a"]["loss"] - one["b"]["loss"])
+    before, after = one["a"]["loss"], one["b"]["loss"]
+    moved = math.inf if before is None or after is None else abs(before - after)
+    return one["change"] == "same", not flipped, -moved
 
 
 def counts(examples: Sequence[Answer]) -> Answer:
@@ -186,7 +193,7 @@ def counts(examples: Sequence[Answer]) -> Answer:
         "count": len(examples),
         **{name: changes.count(name) for name in ("better", "same", "worse")},
         **{
-            f"{name}_{side}": mean([float(one[side][name]) for one in examples])
+            f"{name}_{side}": mean([one[side][name] for one in examples])
             for name in ("loss", "is_right")
             for side in ("a", "b")
         },

@@ -44,7 +44,8 @@ ENOUGH_POINTS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement. `loss`: mean nats a token; `exact_match`, `answer` and what else is said of
+    """One measurement. `loss`: mean nats a token; it and `token_accuracy` are None where they were
+    not a number, as after a step that went wrong. `exact_match`, `answer` and what else is said of
     an answer: None if not asked. `job_tokens`: trained on in this job so far, None if not known.
 
     `is_final`: taken at the last step of a job that is done. `job` is the job then trained.
@@ -53,8 +54,8 @@ class Point:
     global_step: int
     job: str
     split: str
-    loss: float
-    token_accuracy: float
+    loss: float | None
+    token_accuracy: float | None
     exact_match: bool | None = None
     answer: str | None = None
     first_mismatch: int | None = None
@@ -74,7 +75,7 @@ class Point:
             return self.normalized_match
         if self.exact_match is not None:  # a file from before normalized matches
             return self.exact_match
-        return self.token_accuracy >= 1.0
+        return self.token_accuracy is not None and self.token_accuracy >= 1.0
 
 
 @dataclass(frozen=True)
@@ -151,5 +152,6 @@ def is_over(points: Sequence[Point]) -> bool:
 
 
 def has_fallen(points: Sequence[Point]) -> bool:
-    start = points[0].loss
-    return start > 0 and points[-1].loss <= (1 - CLEAR_FALL) * start
+    start = next((point.loss for point in points if point.loss is not None), None)
+    end = points[-1].loss
+    return start is not None and end is not None and start > 0 and end <= (1 - CLEAR_FALL) * start

@@ -4,10 +4,12 @@
 in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Blocking.
 """
 
+import json
+import math
 import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -26,16 +28,25 @@ from shared.store import PRECIOUS, WORK, Bucket, Store
 READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
 DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")
 KEY = re.compile(r"(?:.*/)?(\d{8,})-(\d+)\.parquet")
-COLUMNS = (
-    *("probe", "split", "dataset", "row", "global_step", "position", "fence", "segment", "job"),
-    *("prompt", "expected", "answer", "tokens", "loss", "token_accuracy", "first_mismatch"),
-    *("exact_match", "at"),
-)
+TEXT, WHOLE, FLAG, NUMBER = pa.string(), pa.int64(), pa.bool_(), pa.float64()
+REQUIRED = {
+    **dict.fromkeys(("probe", "split", "dataset", "segment", "job"), TEXT),
+    **dict.fromkeys(("prompt", "expected", "at"), TEXT),
+    **dict.fromkeys(("row", "global_step", "position", "fence", "tokens"), WHOLE),
+    **dict.fromkeys(("loss", "token_accuracy"), NUMBER),
+}
+NULLABLE = {"answer": TEXT, "first_mismatch": WHOLE, "exact_match": FLAG}
 # What earlier snapshots do not have.
-LATER_COLUMNS = (
-    *("job_tokens", "pieces", "surprisal", "confidence", "is_cut", "normalized_match"),
-    "similarity",
-)
+LATER_COLUMNS = {
+    "job_tokens": WHOLE,
+    "pieces": pa.list_(TEXT),
+    "surprisal": pa.list_(WHOLE),
+    "confidence": NUMBER,
+    "is_cut": FLAG,
+    "normalized_match": FLAG,
+    "similarity": NUMBER,
+}
+NUMBERS = ("loss", "token_accuracy", "confidence", "similarity")
 DECISION = b"duramen.decision"
 PER_FILE = ("global_step", "position", "fence", "segment", "job")
 
@@ -89,7 +100,11 @@ class Reader:
         except ObjectMissing:
             return False  # cleaned up between listing and reading
         found, rows = parse(wanted, data, named)
-        self.cache.add(found, rows)
+        try:
+            self.cache.add(found, rows)
+        except (sqlite3.IntegrityError, OverflowError) as error:  # as of an example measured twice
+            found, rows = unusable(wanted, found.sha256, named, f"not a snapshot: {error}"), []
+            self.cache.add(found, rows)
         READ.labels(wanted.place).inc()
         if found.problem is not None:
             self._log.error("snapshot_unusable", key=wanted.key, why=found.problem)
@@ -160,35 +175,59 @@ def problem_of(sha256: str, named: str | None) -> str | None:
     return None
 
 
+def unusable(wanted: Wanted, sha256: str, named: str | None, problem: str) -> Found:
+    """Return a snapshot of which nothing is used but why."""
+    return Found(wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage)
+
+
 def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[Row]]:
     """The snapshot and its measurements; a problem instead where the file cannot be used."""
     sha256 = sha256_bytes(data)
-
-    def unusable(problem: str) -> tuple[Found, list[Row]]:
-        found = Found(wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage)
-        return found, []
-
     problem = problem_of(sha256, named)
     if problem is not None:
-        return unusable(problem)
+        return unusable(wanted, sha256, named, problem), []
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        has = set(file.schema_arrow.names)
-        later = [name for name in LATER_COLUMNS if name in has]
-        rows: list[dict[str, Any]] = file.read([*COLUMNS, *later]).to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
-        return unusable(f"not a snapshot: {error}")
-    if not rows or len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
-        return unusable("not one snapshot: rows of several steps or none")
+        rows, decision = read_rows(data)
+        one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
+        match = KEY.fullmatch(wanted.key)
+        assert match is not None
+        if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):
+            raise ValueError("its name says another step or fence than its rows")
+    except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
+        return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []
+    place = wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage
+    return Found(*place, **one, decision=decision), rows
+
+
+def read_rows(data: bytes) -> tuple[list[Row], str | None]:
+    """Return the measurements of one snapshot and, as JSON, why it was taken.
+
+    A loss or another measure that is not a finite number is None. Raises ArrowException, KeyError
+    or ValueError for what is not a snapshot.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data))
+    types = {**REQUIRED, **NULLABLE}
+    types |= {name: t for name, t in LATER_COLUMNS.items() if name in file.schema_arrow.names}
+    table = file.read(list(types)).select(list(types)).cast(pa.schema(types.items()))
+    empty = [name for name in REQUIRED if table.column(name).null_count]
+    if empty:
+        raise ValueError(f"values are missing in {', '.join(empty)}")
+    rows = [finite(dict.fromkeys(LATER_COLUMNS) | row) for row in table.to_pylist()]
+    if len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
+        raise ValueError("rows of several steps or none")
     if any(row["split"] not in SPLITS for row in rows):
-        return unusable("it has a split that this program does not know")
-    rows = [dict.fromkeys(LATER_COLUMNS) | row for row in rows]
-    one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
+        raise ValueError("it has a split that this program does not know")
+    if any(len(row["pieces"] or []) != len(row["surprisal"] or []) for row in rows):
+        raise ValueError("pieces and their surprisal differ in number")
     decision = (file.schema_arrow.metadata or {}).get(DECISION)
-    one["decision"] = decision.decode() if decision is not None else None
-    match = KEY.fullmatch(wanted.key)
-    assert match is not None
-    if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):
-        return unusable("its name says another step or fence than its rows")
-    found = Found(wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage, **one)
-    return found, rows
+    return rows, json.dumps(json.loads(decision, parse_constant=nothing)) if decision else None
+
+
+def finite(row: Row) -> Row:
+    """Return the row with None for what is not a finite number: neither SQLite nor JSON has NaN."""
+    wild = [name for name in NUMBERS if row[name] is not None and not math.isfinite(row[name])]
+    return {**row, **dict.fromkeys(wild)}
+
+
+def nothing(_: str) -> None:
+    """Return None for NaN or Infinity, which are not JSON."""

@@ -30,7 +30,7 @@ def speed(points: Sequence[Point]) -> Speed:
     first, last = mine[0], mine[-1]
     fall = None
     tokens = tokens_between(first, last)
-    if tokens:
+    if tokens and first.loss is not None and last.loss is not None:
         fall = 1000 * (first.loss - last.loss) / tokens
     verdict = judge(points)
     learned = next((p for p in mine if p.global_step == verdict.step), None)

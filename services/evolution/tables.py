@@ -29,6 +29,7 @@ def by_split(
         if those:
             found[split] = {
                 "count": len(those),
+                "not_a_number": sum(point.loss is None for point in those),
                 "loss": mean([point.loss for point in those]),
                 "token_accuracy": mean([point.token_accuracy for point in those]),
                 "answered": len(answered),
@@ -55,5 +56,7 @@ def numbers(lines: Sequence[Sequence[Point]]) -> Answer:
     }
 
 
-def mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that are numbers; None if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
