@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo demo-stop local local-stop test lint types conf lock clean-env \
+.PHONY: help install install-demo demo demo-stop local local-stop test test-fast lint types lock clean-env \
   up doctor down logs ps backup restore upgrade destroy ctl smoke test-compose
 
 help: ## this list
@@ -50,16 +50,18 @@ test-compose: install ## the containers on a real engine, with a tiny model
 	@DURAMEN_TEST_COMPOSE=yes $(BIN)/python -m pytest tests/compose -x $(ARGS)
 
 test: install ## all tests, with real servers
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+test-fast: install ## those that take less than a second each, without servers
 
-lint: install ## style, format and import rules
+test test-fast:
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+	  $(if $(filter test-fast,$@),-m "not slow") $(ARGS)
+
+lint: install ## style, format, import rules, figures, and the bus configuration as rendered
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	@$(BIN)/python .ci/figures.py && $(BIN)/python -m infra.local.check_conf
 
 types: install ## mypy, strict
 	@$(BIN)/mypy
-
-conf: install # is the bus configuration, as rendered, valid?
-	@$(BIN)/python -m infra.local.check_conf
 
 lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch
 	@$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \

@@ -13,6 +13,15 @@ import pytest
 from infra.local.servers import ServerMissing
 from tests.servers import Stack
 
+STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts servers or a worker."""
+    for item in items:
+        if not STARTING.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
 
 @contextmanager
 def running_stack(
@@ -62,3 +71,9 @@ def bare_stack() -> Iterator[Stack]:
 def lineage() -> str:
     """A lineage name that nobody else uses."""
     return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def kill_seed() -> int:
+    """Return the seed of the moments at which a test kills; KILL_SEED repeats those of a run."""
+    return int(os.environ.get("KILL_SEED", "11"))

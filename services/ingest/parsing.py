@@ -45,10 +45,16 @@ class SidecarRefused(Exception):
 
 
 class Parser:
-    """The child. One request at a time."""
+    """The child. One request at a time; it may take `wall_factor` times as long as it computes."""
 
-    def __init__(self, memory_bytes: int = MEMORY_BYTES, cpu_seconds: int = CPU_SECONDS) -> None:
+    def __init__(
+        self,
+        memory_bytes: int = MEMORY_BYTES,
+        cpu_seconds: int = CPU_SECONDS,
+        wall_factor: int = WALL_FACTOR,
+    ) -> None:
         self.memory_bytes, self.cpu_seconds = memory_bytes, cpu_seconds
+        self.wall_factor = wall_factor
         self._child: subprocess.Popen[bytes] | None = None
 
     def build(self, folder: Path, name: str, wanted: Wanted) -> Built:
@@ -86,7 +92,7 @@ class Parser:
         try:
             child.stdin.write(json.dumps({**request, "cpu_seconds": cpu_seconds}).encode() + b"\n")
             child.stdin.flush()
-            line = self.read_line(child, cpu_seconds * WALL_FACTOR)
+            line = self.read_line(child, cpu_seconds * self.wall_factor)
         except BrokenPipeError:
             line = b""
         if not line.endswith(b"\n"):

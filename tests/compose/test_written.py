@@ -206,6 +206,7 @@ def test_secrets_that_the_user_sets_reach_containers_as_files_only(tmp_path: Pat
         hand_over(Host.load({**chosen, "DURAMEN_HUB_TOKEN_FILE": str(tmp_path / "none")}))
 
 
+@pytest.mark.slow
 def test_the_hub_is_given_the_token_of_the_file(tmp_path: Path) -> None:
     token = tmp_path / "hub.token"
     token.write_text("hf_from_the_file")

@@ -244,6 +244,7 @@ def test_the_rendered_bus_configuration_is_valid() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_embedded_run_restarts_what_dies_and_ends_with_its_supervisor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

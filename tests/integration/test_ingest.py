@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import httpx
-import pytest
 
 from services.ingest.report import Report
 from shared.manifest import sha256_bytes, sha256_file
@@ -140,7 +139,6 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
     assert box.left() == []
 
 
-@pytest.mark.slow
 async def test_hostile_files_end_where_they_should_and_none_is_lost(box: Box) -> None:
     """A fuzzer with a fixed seed. Every file ends with its report, and the service lives on."""
     files = list(hostile.files(int(os.environ.get("FUZZ_FILES", "200")), seed=4))

@@ -96,10 +96,12 @@ async def test_an_inbox_has_one_owner(box: Box) -> None:
             Inbox(box.root)
 
 
-@pytest.mark.slow
-async def test_killed_while_fifty_files_arrive_each_is_queued_exactly_once(box: Box) -> None:
+@pytest.mark.kill_points
+async def test_killed_while_fifty_files_arrive_each_is_queued_exactly_once(
+    box: Box, kill_seed: int
+) -> None:
     """SIGKILL at random moments, with sidecars, packed, priority and bad files among them."""
-    chance = random.Random(11)
+    chance = random.Random(kill_seed)
     files: dict[str, bytes] = {}
     for n in range(50):
         data = rows(box, 2 + n % 5, f"file {n}")

@@ -78,11 +78,12 @@ async def test_a_close_becomes_a_version_with_three_equal_copies(
     assert value["ok"], value
 
 
+@pytest.mark.kill_points
 async def test_killed_at_any_moment_it_converges_to_one_commit(
-    stack: Stack, lineage: str, vault: VaultProcess
+    stack: Stack, lineage: str, vault: VaultProcess, kill_seed: int
 ) -> None:
     forge = await Forge(stack, lineage).begin()
-    rng = random.Random(20)
+    rng = random.Random(kill_seed)
     copies = vault.copies()
     files = commits = cut_off = 0
     for _ in range(8):

@@ -30,6 +30,7 @@ from tests.worker import Job, Worker
 MIB = 2**20
 
 
+@pytest.mark.slow
 def test_the_estimate_is_what_a_real_worker_takes(tmp_path: Path) -> None:
     base = make_tiny(
         tmp_path / "base",

@@ -1,6 +1,7 @@
 """Sidecars and settings: what is taken, what is refused and why; the parser's limits."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,33 +120,48 @@ def test_a_sidecar_is_named_as_its_data_file() -> None:
 # ---- the parser ----------------------------------------------------------------------------------
 
 
-def test_a_parser_that_takes_too_much_is_ended_and_the_next_one_starts(tmp_path: Path) -> None:
-    parser = slow = Parser(memory_bytes=300 << 20)
-    try:
-        # One character beyond ASCII, and each takes four bytes.
-        row = '{"text":"😀' + "a" * (60 << 20) + '"}'
-        (tmp_path / ORIGINAL).write_text(row, encoding="utf-8")
-        with pytest.raises(ParserDied, match="300 MiB of memory"):
-            parser.build(tmp_path, "a.jsonl", Wanted(64 << 20))
-        (tmp_path / ORIGINAL).write_bytes(b'{"text":"a"}\n')
-        assert parser.build(tmp_path, "a.jsonl", Wanted(64 << 20)).contents.rows == 1
-        with (tmp_path / ORIGINAL).open("wb") as file:
-            file.writelines(b'{"text":"%d"}\n' % n for n in range(2_000_000))
-        # Four seconds in all, for what takes several times as long.
-        slow = Parser(cpu_seconds=4 - (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND)
-        with pytest.raises(ParserDied, match="processor time"):
-            slow.build(tmp_path, "a.jsonl", Wanted(1 << 20))
-        path = tmp_path / "a.yaml"
-        path.write_bytes(b"epochs: 1\n")
-        assert parser.settings(path) == {"epochs": 1}
-        path.write_bytes(b"- a\n")
-        with pytest.raises(SidecarRefused, match="name: value"):
-            parser.settings(path)
-        with pytest.raises(FileNotFoundError):
-            parser.settings(tmp_path / "gone")
-    finally:
-        slow.close()
-        parser.close()
+@pytest.fixture
+def parser() -> Iterator[Parser]:
+    """A parser with little memory, and one second to compute however long the machine takes."""
+    made = Parser(memory_bytes=100 << 20, cpu_seconds=1, wall_factor=100)
+    yield made
+    made.close()
+
+
+def test_a_parser_that_takes_too_much_memory_is_ended_and_the_next_one_starts(
+    parser: Parser, tmp_path: Path
+) -> None:
+    # One character beyond ASCII, and each takes four bytes.
+    row = '{"text":"😀' + "a" * (20 << 20) + '"}'
+    (tmp_path / ORIGINAL).write_text(row, encoding="utf-8")
+    with pytest.raises(ParserDied, match="100 MiB of memory"):
+        parser.build(tmp_path, "a.jsonl", Wanted(64 << 20))
+    (tmp_path / ORIGINAL).write_bytes(b'{"text":"a"}\n')
+    assert parser.build(tmp_path, "a.jsonl", Wanted(64 << 20)).contents.rows == 1
+
+
+@pytest.mark.slow
+def test_a_parser_that_takes_too_much_time_is_ended(parser: Parser, tmp_path: Path) -> None:
+    with (tmp_path / ORIGINAL).open("wb") as file:
+        file.writelines(b'{"text":"%d"}\n' % n for n in range(500_000))
+    parser.memory_bytes = 1 << 30
+    # What the size of the file would allow is taken off again.
+    parser.cpu_seconds -= (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND
+    with pytest.raises(ParserDied, match="processor time"):
+        parser.build(tmp_path, "a.jsonl", Wanted(1 << 20))
+
+
+def test_a_parser_reads_a_sidecar_or_says_what_is_wrong_with_it(
+    parser: Parser, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"epochs: 1\n")
+    assert parser.settings(path) == {"epochs": 1}
+    path.write_bytes(b"- a\n")
+    with pytest.raises(SidecarRefused, match="name: value"):
+        parser.settings(path)
+    with pytest.raises(FileNotFoundError):
+        parser.settings(tmp_path / "gone")
 
 
 # ---- taking --------------------------------------------------------------------------------------
@@ -193,7 +209,7 @@ def test_an_upload_that_arrives_beside_a_look_is_not_cleared_away(tmp_path: Path
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        for n in range(200):
+        for n in range(60):
             file = tmp_path / ".uploads" / str(n)
             file.write_bytes(b"x")
             origin = Origin(f"{n:032x}", "b.jsonl", "normal", "main", "train")

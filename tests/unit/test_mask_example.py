@@ -63,6 +63,7 @@ def test_a_row_that_is_not_trained_says_why(tmp_path: Path) -> None:
         answer(request(tmp_path, shared_tiny(), 3))
 
 
+@pytest.mark.slow
 def test_a_wrong_mask_is_shown_with_its_place(tmp_path: Path) -> None:
     text = BY_NAME["chatml"].replace("message['content']", "message['content'] | upper")
     path = tmp_path / "request.json"

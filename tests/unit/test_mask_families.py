@@ -201,6 +201,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.slow
 def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
     bomb: str, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

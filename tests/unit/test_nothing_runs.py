@@ -16,6 +16,7 @@ from infra.local.programs import ROOT
 from infra.secrets import Secrets
 from tests.commands import without_settings
 
+pytestmark = pytest.mark.slow
 AWAY = 6
 NOTHING_SECONDS, HANGS_SECONDS = 3.0, 5.0
 TWO_STORES = {"restore"}  # asks the backup after the first store: it may take as long again

@@ -104,6 +104,7 @@ FULL = Decision("full", "a test", 0.0, 0.0)
 SMALL = Decision("small", "a test", 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_training_with_snapshots_gives_the_same_bits_as_without(tmp_path: Path) -> None:
     with_them, events = Bench(tmp_path / "with").train()
     bare = Bench(tmp_path / "without")
@@ -152,6 +153,7 @@ def test_plain_text_is_measured_and_nobody_is_asked_for_it(tmp_path: Path) -> No
     assert list((tmp_path / "baselines").glob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_for_looking_alone_training_goes_on(tmp_path: Path) -> None:
     bench = Bench(tmp_path, micro_tokens=64)  # nothing is left to halve
 
@@ -214,6 +216,7 @@ def test_who_leaves_does_not_wait_for_a_snapshot(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("snapshots/*"))
 
 
+@pytest.mark.slow
 def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> None:
     """Teacher forcing and generation are two views of one model: no first mismatch means that the
     greedy answer is the expected one."""
