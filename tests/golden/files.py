@@ -28,7 +28,7 @@ from shared.manifest import (
     sha256_bytes,
     sums,
 )
-from tests.golden.messages import AT, BASE, COMMIT, FIRST, ID, PLAN, SECOND
+from tests.golden.messages import AT, BASE, FIRST, ID, PLAN, SECOND
 from tests.golden.told import DECISION, JOB
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ DATASET = "1" * 64
 def built(folder: Path) -> dict[str, bytes]:
     """Every stored file by its path below stored/; `folder` is an empty place to work in."""
     made = {**a_dataset(folder / "dataset"), **a_checkpoint(folder / "checkpoints")}
-    return {**made, **a_plan(folder), **a_version(), **small_ones()}
+    return {**made, **a_plan(folder), **a_version(), **a_latest()}
 
 
 def a_dataset(folder: Path) -> dict[str, bytes]:
@@ -193,19 +193,10 @@ def commit_records(manifest: str, files: list[tuple[str, str, int]]) -> dict[str
     }
 
 
-def small_ones() -> dict[str, bytes]:
-    """latest.json and result.json."""
+def a_latest() -> dict[str, bytes]:
+    """latest.json."""
     latest = Latest(lineage="main", version=1, ledger_sequence=9).model_dump(mode="json")
-    entry = {"bucket": "work", "sha256": COMMIT, "size": 321}
-    key = f"results/main/{FIRST}-3"
-    files = [{**entry, "path": n, "key": f"{key}/{n}"} for n in ("metrics.jsonl", "job.log")]
-    shot = "00000040-3.parquet"
-    shown = {**entry, "path": f"evolution/{shot}", "key": f"snapshots/main/{FIRST}/{shot}"}
-    result = {"schema": 1, "job": JOB, "segment": FIRST, "files": [*files, shown]}
-    return {
-        "catalog/latest.json": canonical_json(latest) + b"\n",
-        "result.json": canonical_json(result),
-    }
+    return {"catalog/latest.json": canonical_json(latest) + b"\n"}
 
 
 ROW = {

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import load
 from tests.commands import duramen
 from tests.conftest import running_stack
 from tests.golden.home import PACKED, SETTINGS, job_named, unpack, until_published
+from tests.golden.result import PATH, stored_result
 from tests.house import House, until
 from tests.servers import Stack
 
@@ -70,6 +72,10 @@ async def test_a_version_cut_off_behind_its_readme_is_published_with_the_words_i
     running.start("vault", **SETTINGS)
     commit = await until_published(running, 1, SECONDS)
     assert {file["path"]: file["sha256"] for file in commit["files"]} == EXPECTED["cut_off"]
+
+
+def test_a_result_has_the_same_bytes(stack: Stack, tmp_path: Path) -> None:
+    assert stored_result(House(stack).store("trainer"), tmp_path) == PATH.read_bytes()
 
 
 def is_the_same_adapter(house: House) -> None:

@@ -29,9 +29,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def stored_files() -> dict[str, bytes]:
-    """All golden files but messages and snapshot, which are compared in their own way."""
+    """All golden files but those which are compared in their own way."""
     found = {str(p.relative_to(STORED)): p.read_bytes() for p in STORED.rglob("*") if p.is_file()}
-    return {n: d for n, d in found.items() if not n.startswith(("messages/", "snapshot."))}
+    return {
+        n: d for n, d in found.items() if not n.startswith(("messages/", "snapshot.", "result."))
+    }
 
 
 def sent(name: str) -> list[Sent]:
