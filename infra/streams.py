@@ -19,7 +19,8 @@ STREAMS = {
         "discard": DiscardPolicy.NEW,
     },
     "OBS": {
-        "subjects": ["ctl.observed.*"],
+        # A subject an instance; those of one level are from before there were any.
+        "subjects": ["ctl.observed.>"],
         "max_bytes": 64 * MIB,
         "max_msgs_per_subject": 16,
         "discard": DiscardPolicy.OLD,

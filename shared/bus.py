@@ -362,7 +362,9 @@ class Bus:
         await self._publish(event_subject(event.service, event.kind), event.encode())
 
     async def observe(self, observed: Observed) -> None:
-        await self._publish(observed_subject(observed.service), observed.encode())
+        await self._publish(
+            observed_subject(observed.service, observed.instance), observed.encode()
+        )
 
     async def lease(self, what: str, lease: Lease, last: int) -> int:
         """Create (last 0) or renew a lease by compare-and-set. Raises Conflict, BusUnavailable."""

@@ -102,13 +102,48 @@ class Control:
         return sorted((at, once) for at, once in self.once.items() if at > through)
 
 
+async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
+    """What each instance of a service last said of itself; nothing of one that is unreadable.
+
+    Before each instance had its subject they all spoke on one: it counts until one has spoken.
+    """
+    wildcard, found = observed_subject(service), dict[str, Observed]()
+    newest = await bus.last("OBS", wildcard)
+    last = newest.sequence if newest else 0
+    async for entry in bus.read_through("OBS", 0, last, wildcard):
+        instance = entry.subject.rpartition(".")[2]
+        found.pop(instance, None)  # the one that spoke last is the last
+        said = said_in(entry)
+        if said is not None and said.instance == instance:
+            found[instance] = said
+    if newest is None:
+        old = await bus.last("OBS", f"ctl.observed.{service}")
+        said = said_in(old) if old else None
+        return {said.instance: said} if said else {}
+    return found
+
+
 async def observed(bus: Bus, service: str) -> Observed | None:
-    """What a service last said of itself; None if it never did or said nothing readable."""
-    entry = await bus.last("OBS", observed_subject(service))
-    if entry is None or entry.copied:
-        return None
+    """What was last said by any instance of a service; None if it is nothing readable."""
+    seen = await observed_all(bus, service)
+    return max(seen.values(), key=lambda said: said.at, default=None)
+
+
+async def answered_through(bus: Bus, service: str, instance: str) -> int:
+    """The last one-time command that was answered, as this instance said before it was started.
+
+    A new instance begins where the others are: what was answered long ago is not done again.
+    """
+    seen = await observed_all(bus, service)
+    if instance in seen:
+        return seen[instance].once_through
+    return max((said.once_through for said in seen.values()), default=0)
+
+
+def said_in(entry: Entry) -> Observed | None:
+    """The observation in a message, or None if it is a copy or of an unknown form."""
     try:
-        return Observed.model_validate_json(entry.data)
+        return None if entry.copied else Observed.model_validate_json(entry.data)
     except ValidationError:
         return None
 

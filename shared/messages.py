@@ -11,7 +11,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 SCHEMA = 1
 
@@ -95,8 +95,9 @@ def once_subject(service: str) -> str:
     return f"ctl.once.{service}"
 
 
-def observed_subject(service: str) -> str:
-    return f"ctl.observed.{service}"
+def observed_subject(service: str, instance: str = "*") -> str:
+    """The subject of one instance of a service, or of all of them."""
+    return f"ctl.observed.{service}.{instance}"
 
 
 def event_subject(service: str, kind: str) -> str:
@@ -378,19 +379,20 @@ class Progress(Message):
 
 
 class Observed(Message):
-    """What a service is. A receipt counts only if `fence` is the ledger's current one.
+    """What an instance of a service is. A receipt counts only if its fence is the ledger's.
 
-    `waiting`, of a trainer: `lineage: why`, joined by `; `; `*` is all lineages.
+    `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
+    `*` is all of them. Schema 1, on one subject for all instances, said the latter as one text.
     `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some.
     """
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
     service: Service
     instance: str
     state: Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
     generation: int = 0
     once_through: int = 0
-    waiting: str | None = None
+    waiting: dict[str, str] = {}
     lineage: str | None = None
     job: str | None = None
     segment: SegmentId | None = None
@@ -402,10 +404,16 @@ class Observed(Message):
     orphaned: dict[str, list[str]] | None = None
     at: AwareDatetime = Field(default_factory=now)
 
+    @field_validator("waiting", mode="before")
+    @classmethod
+    def _of_schema_1(cls, said: object) -> object:
+        return {"*": said} if isinstance(said, str) else said
+
     @property
     def waits_for(self) -> str | None:
         """`waiting` as people read it."""
-        return self.waiting.removeprefix("*: ") if self.waiting else None
+        parts = [why if at == "*" else f"{at}: {why}" for at, why in self.waiting.items()]
+        return "; ".join(parts) or None
 
 
 class Event(Message):

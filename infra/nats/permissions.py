@@ -67,10 +67,10 @@ def grant(user: str) -> Grant:
         publish += ["ctl.desired.*", "ctl.once.*"]
         hear += ["ctl.>"]
     else:
-        publish += [f"ctl.observed.{user}"]
+        publish += [f"ctl.observed.{user}.*"]
         hear += [f"ctl.desired.{user}", f"ctl.once.{user}"]
     if user in ("vault", "evolution"):
-        hear += ["ctl.observed.*"]
+        hear += ["ctl.observed.>"]
     publish += ["$JS.API.INFO"]
     for stream in READS[user]:
         publish += read_subjects(stream)

@@ -16,7 +16,7 @@ from shared.bus import Bus
 from shared.control import Control
 from shared.errors import ObjectDamaged, StoreUnavailable
 from shared.jobs import Table
-from shared.messages import Event, Message, Observed
+from shared.messages import Event, Message, Observed, observed_subject
 from shared.settings import CtlSettings
 
 M = TypeVar("M", bound=Message)
@@ -65,7 +65,7 @@ async def read_world(config: CtlSettings) -> World:
             async for sequence, event in readable(bus, "EVT", "evt.*.answered", Event)
         ]
         observed: dict[str, list[tuple[int, Observed]]] = {}
-        async for sequence, said in readable(bus, "OBS", "ctl.observed.*", Observed):
+        async for sequence, said in readable(bus, "OBS", observed_subject("*"), Observed):
             observed.setdefault(said.service, []).append((sequence, said))
     has_archive = config.archive_dir is not None and config.archive_dir.is_dir()
     return World(

@@ -10,9 +10,10 @@ from services.ctl import cli
 from services.ctl.columns import span_of
 from services.ctl.forecast import STALE_SECONDS
 from shared.bus import Bus
-from shared.control import Control, events, observed
+from shared.control import Control, events, observed, observed_all
 from shared.errors import NotObserved, UsageError
 from shared.jobs import Table
+from shared.lease import read
 from shared.manifest import version_name
 from shared.messages import DesiredState, JobId, Observed, Once, now
 
@@ -29,7 +30,7 @@ SERVICES = ("ingest", "trainer", "vault", "evolution")
 async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[Any]]) -> Any:
     """Look at each observation and event, and each half second, until `look` finds something."""
     wake = asyncio.Event()
-    await bus.subscribe("ctl.observed.*", wake.set)
+    await bus.subscribe("ctl.observed.>", wake.set)
     await bus.subscribe("evt.>", wake.set)
     deadline = asyncio.get_running_loop().time() + seconds
     while (found := await look()) is None:
@@ -52,6 +53,29 @@ async def is_current(bus: Bus, table: Table, seen: Observed) -> bool:
     return bool(line and line.open_segment and line.open_segment.fence == seen.fence)
 
 
+async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
+    """The trainers whose lease was renewed lately; all of them if none was."""
+    found = {}
+    for instance, said in seen.items():
+        _, lease = await read(bus, f"trainer.{instance}")
+        if lease is not None and (now() - lease.at).total_seconds() < STALE_SECONDS:
+            found[instance] = said
+    return found or seen
+
+
+async def receipts(
+    bus: Bus, table: Table, state: DesiredState, generation: int
+) -> dict[str, Observed] | None:
+    """What every living trainer says once all of them have obeyed; None before."""
+    seen = await living(bus, await observed_all(bus, "trainer"))
+    for said in seen.values():
+        if said.generation < generation or said.state not in SEEN_AS[state]:
+            return None
+        if not await is_current(bus, table, said):
+            return None
+    return seen or None
+
+
 async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool = False) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
@@ -72,19 +96,26 @@ async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool 
             await control.update(bus)
         generation = control.generation
 
-        async def look() -> Observed | None:
-            seen = await observed(bus, "trainer")
-            if seen is None or seen.generation < generation or seen.state not in SEEN_AS[state]:
-                return None
-            return seen if await is_current(bus, table, seen) else None
-
         if not json:
             cli.console.print(f"accepted as generation {generation}; waiting for the trainer …")
-        seen = await wait_for(bus, config.wait_seconds, look)
-        cli.emit(seen, json, lambda: print_receipt(seen, state))
+        found: dict[str, Observed] = await wait_for(
+            bus, config.wait_seconds, lambda: receipts(bus, table, state, generation)
+        )
+        newest = max(found.values(), key=lambda said: said.at)
+        instances = {name: said.model_dump(mode="json") for name, said in found.items()}
+        value = {**newest.model_dump(mode="json"), "instances": instances}
+        cli.emit(value, json, lambda: print_receipts(found, state))
 
 
-def print_receipt(seen: Observed, state: str) -> None:
+def print_receipts(found: dict[str, Observed], state: str) -> None:
+    for name, said in found.items():
+        if len(found) > 1:
+            cli.console.print(f"trainer {name}:", markup=False)
+        print_receipt(said)
+    cli.console.print(f"Next: {UNDO[state]}", style="dim")
+
+
+def print_receipt(seen: Observed) -> None:
     job = str(JobId.parse(seen.job)) if seen.job else None
     cli.console.print(f"[bold]{seen.state}[/bold] (generation {seen.generation})")
     if job and seen.checkpoint:
@@ -98,7 +129,6 @@ def print_receipt(seen: Observed, state: str) -> None:
             cli.console.print(f"[red]{where} is not there yet[/red]{why}")
     elif job:
         cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
-    cli.console.print(f"Next: {UNDO[state]}", style="dim")
 
 
 def pause(reason: Reason = "", json: cli.Json = False) -> None:
@@ -193,11 +223,16 @@ def status(json: cli.Json = False) -> None:
 async def _status(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
         table = await Table.of(bus)
-        seen = {name: await observed(bus, name) for name in SERVICES}
+        seen = {name: await observed_all(bus, name) for name in SERVICES}
     latest = {name: version_name(line.latest) for name, line in table.lines.items() if line.latest}
     queued = len(table.queue())
+    said = {
+        service: {name: view.model_dump(mode="json") for name, view in newest_first(views)}
+        for service, views in seen.items()
+    }
     value = {
-        "services": {k: v.model_dump(mode="json") if v else None for k, v in seen.items()},
+        "services": {k: next(iter(v.values()), None) for k, v in said.items()},
+        "instances": said,
         "queued": queued,
         "latest": latest,
         "void_records": len(table.voids),
@@ -206,17 +241,23 @@ async def _status(json: bool) -> None:
 
 
 def print_status(
-    seen: dict[str, Observed | None], queued: int, latest: dict[str, str], voids: int
+    seen: dict[str, dict[str, Observed]], queued: int, latest: dict[str, str], voids: int
 ) -> None:
-    for name, view in seen.items():
-        said = (
-            f"{name:10} {view.state if view else 'never seen':10} {describe(view) if view else ''}"
-        )
-        cli.console.print(said.rstrip(), markup=False, soft_wrap=True)
+    for service, views in seen.items():
+        lines = [f"{'never seen':10}"] if not views else []
+        for name, view in newest_first(views):
+            which = f"{name}: " if len(views) > 1 else ""
+            lines.append(f"{view.state:10} {which}{describe(view)}")
+        for line in lines:
+            cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
     shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
     cli.console.print(f"queued: {queued}   latest version: {shown}")
     if voids:
         cli.console.print(f"[red]{voids} records do not count[/red]  Next: duramen check")
+
+
+def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
+    return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
 
 
 def describe(view: Observed) -> str:

@@ -62,9 +62,7 @@ async def rate_of(bus: Bus, seen: Observed | None) -> float | None:
 
 def reasons(seen: Observed | None) -> dict[str, str]:
     """Lineage -> why it cannot train now, as the trainer says; `*`: it trains nothing at all."""
-    if seen is None or not seen.waiting:
-        return {}
-    return dict(part.split(": ", 1) for part in seen.waiting.split("; ") if ": " in part)
+    return dict(seen.waiting) if seen else {}
 
 
 def starts(

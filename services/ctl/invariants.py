@@ -16,7 +16,16 @@ from shared.control import Control
 from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.jobs import Table
 from shared.ledger import Line, Segment
-from shared.messages import Event, Head, JobId, LineClose, ObjectRef, Observed, Once
+from shared.messages import (
+    Event,
+    Head,
+    JobId,
+    LineClose,
+    ObjectRef,
+    Observed,
+    Once,
+    observed_subject,
+)
 from shared.store import Store
 
 KEPT = ("done", "preempted", "stopped")
@@ -66,7 +75,7 @@ class World:
         said = self.latest("vault")
         if said is None or said.state in ("idle", "paused", "stopped"):
             return None
-        return said.waiting or said.state
+        return said.waits_for or said.state
 
     def plan_steps(self, ref: ObjectRef) -> list[list[int]]:
         """The rows of each step of a plan. Raises ObjectMissing, ObjectDamaged."""
@@ -260,8 +269,8 @@ def invariant_12(world: World) -> list[Finding]:
     """Each accepted command has one answer; no step was made under a fence that said paused."""
     found = []
     for service, control in world.controls.items():
-        said = world.latest(service)
-        through = said.once_through if said else 0
+        said = {one.instance: one.once_through for _, one in world.observed.get(service, [])}
+        through = max(said.values(), default=0)
         for at, once in sorted(control.once.items()):
             outcomes = answers_to(world, service, at, once)
             where = f"ctl.once.{service} {at} ({once.command})"
@@ -287,9 +296,10 @@ def answers_to(world: World, service: str, at: int, once: Once) -> set[str]:
 
 def receipts_wrong(world: World) -> list[Finding]:
     found = []
-    paused: Observed | None = None
+    before: dict[str, Observed] = {}
     for at, said in world.observed.get("trainer", []):
-        where = f"ctl.observed.trainer {at}"
+        where = f"{observed_subject('trainer', said.instance)} {at}"
+        paused = before.pop(said.instance, None)
         if said.state == "paused" and said.fence is not None:
             current = fence_at(world, said)
             if current != said.fence:
@@ -298,7 +308,8 @@ def receipts_wrong(world: World) -> list[Finding]:
         if paused is not None and same_pause(paused, said) and position(said) > position(paused):
             what = f"step {position(said)} under fence {said.fence}, paused at {position(paused)}"
             found.append(Finding(12, where, what))
-        paused = said if said.state == "paused" else None
+        if said.state == "paused":
+            before[said.instance] = said
     return found
 
 

@@ -10,8 +10,9 @@ import typer
 
 from services.ctl import cli, forecast, history, left_out
 from services.ctl.columns import Cell, Heads, count_of, moment_of, number, span_of, text
+from services.ctl.control import living
 from shared.bus import Bus
-from shared.control import observed
+from shared.control import observed_all
 from shared.errors import UsageError
 from shared.jobs import Job, Table
 from shared.manifest import version_name
@@ -37,20 +38,27 @@ def in_order(table: Table) -> list[Job]:
 # ---- looking -------------------------------------------------------------------------------------
 
 
-class View:
-    """The queue at one moment: the table, and what the trainer says of itself."""
+async def trainers(bus: Bus) -> dict[str, Observed]:
+    return await living(bus, await observed_all(bus, "trainer"))
 
-    def __init__(self, table: Table, seen: Observed | None, rate: float | None) -> None:
-        self.table, self.seen, self.now = table, seen, datetime.now(UTC)
+
+class View:
+    """The queue at one moment: the table, and what the trainers say of themselves."""
+
+    def __init__(self, table: Table, views: dict[str, Observed], rate: float | None) -> None:
+        self.table, self.now = table, datetime.now(UTC)
+        self.shown = {said.job: said for said in views.values() if said.job}
+        self.seen = seen = max(views.values(), key=lambda said: said.at, default=None)
         self.tokens = forecast.Tokens(table)
         self.silent = (self.now - seen.at).total_seconds() if seen else 0.0
         self.starts = forecast.starts(table, seen, self.silent, rate)
-        self.held = forecast.reasons(seen)
+        self.held = {at: why for said in views.values() for at, why in said.waiting.items()}
 
     @classmethod
     async def of(cls, bus: Bus) -> "View":
-        table, seen = await Table.of(bus), await observed(bus, "trainer")
-        return cls(table, seen, await forecast.rate_of(bus, seen))
+        table, views = await Table.of(bus), await trainers(bus)
+        view = cls(table, views, None)
+        return cls(table, views, await forecast.rate_of(bus, view.seen))
 
     def row(self, job: Job) -> dict[str, Any]:
         """One job for programs; `reason`: why it is in its state, where there is more to say."""
@@ -81,8 +89,8 @@ class View:
 
     def progress(self, job: Job) -> dict[str, Any] | None:
         """Of a running job: how far it is, or paused; None if its trainer does not show it."""
-        seen = self.seen
-        if seen is None or seen.job != job.id.path:
+        seen = self.shown.get(job.id.path)
+        if seen is None:
             return None
         at = seen.progress.model_dump() if seen.progress else {}
         return {"paused": seen.state == "paused", **at}
@@ -93,7 +101,7 @@ class View:
             return record.failure.message.splitlines()[0]
         if record.state == "queued":
             return self.held.get(job.id.lineage)
-        if record.state == "running" and (not self.seen or self.seen.job != job.id.path):
+        if record.state == "running" and job.id.path not in self.shown:
             return f"its owner is silent: {history.owner_of(self.table, job)}"
         return None
 
@@ -211,7 +219,8 @@ def status(json: cli.Json = False) -> None:
 
 async def _status(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
-        table, seen = await Table.of(bus), await observed(bus, "trainer")
+        table, views = await Table.of(bus), await trainers(bus)
+    seen = max(views.values(), key=lambda said: said.at, default=None)
     counts = {level: dict.fromkeys(ORDER, 0) for level in LEVELS}
     for job in table.jobs.values():
         counts[job.record.level][job.record.state] += 1
@@ -223,10 +232,10 @@ async def _status(json: bool) -> None:
             for level, by_state in counts.items()
         ]
         cli.table(["level", *(number(state) for state in ORDER)], rows)
-        if seen:
-            job = f" {JobId.parse(seen.job)}" if seen.job else ""
-            waits = f": {seen.waits_for}" if seen.waits_for else ""
-            cli.console.print(f"trainer {seen.state}{job}{waits}", markup=False, soft_wrap=True)
+        for said in views.values():
+            job = f" {JobId.parse(said.job)}" if said.job else ""
+            waits = f": {said.waits_for}" if said.waits_for else ""
+            cli.console.print(f"trainer {said.state}{job}{waits}", markup=False, soft_wrap=True)
 
     cli.emit(value, json, human)
 
@@ -242,7 +251,7 @@ async def _change(shown: str, verb: JobVerb, json: bool, **changes: Any) -> None
         if verb == "retry":
             changes |= {"attempt": job.record.attempt + 1, "failure": None}
         job = await table.write(bus, job, verb, cli.who(), **changes)
-        view = View(table, await observed(bus, "trainer"), None)
+        view = View(table, await trainers(bus), None)
     value = view.row(job)
     cli.emit(value, json, lambda: print_change(view, job, verb))
 

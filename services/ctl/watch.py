@@ -13,8 +13,9 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.columns import count_of, fitted, loss_of, span_of
+from services.ctl.control import living
 from shared.bus import Bus
-from shared.control import events, observed
+from shared.control import events, observed_all
 from shared.jobs import Table
 from shared.manifest import version_name
 from shared.messages import Event, JobId, Observed
@@ -48,13 +49,17 @@ class Watch:
         return await self.is_over()
 
     async def show_progress(self) -> None:
-        seen = await observed(self.bus, "trainer")
-        if seen is None:
+        seen = await living(self.bus, await observed_all(self.bus, "trainer"))
+        if not seen:
             return
-        text = progress_line(seen, len(self.table.queue()))
+        queued = len(self.table.queue())
+        text = "  |  ".join(progress_line(said, queued) for said in seen.values())
         if self.live is not None:
             self.live.update(Text(fitted(text, cli.console.width - SPINNER_WIDTH)))
-        elif seen.progress and time.monotonic() - self.printed > LINE_SECONDS:
+        elif (
+            any(said.progress for said in seen.values())
+            and time.monotonic() - self.printed > LINE_SECONDS
+        ):
             self.printed = time.monotonic()
             cli.console.print(text, markup=False, soft_wrap=True)
 
@@ -168,7 +173,7 @@ async def _watch(until_done: bool, as_json: bool) -> None:
 
 async def wakes(bus: Bus) -> asyncio.Event:
     wake = asyncio.Event()
-    for subject in ("ctl.observed.trainer", "evt.>", "jobs.>"):
+    for subject in ("ctl.observed.trainer.>", "evt.>", "jobs.>"):
         await bus.subscribe(subject, wake.set)
     return wake
 

@@ -112,9 +112,9 @@ class Watch:
             return
         observed = {
             "service": "evolution",
-            "instance": service.instance("evolution"),
+            "instance": "evolution",
             "state": state,
-            "waiting": self._waiting,
+            "waiting": {"*": self._waiting} if self._waiting else {},
             "ledger": self.table.seen,
         }
         await self.bus.observe(Observed.model_validate(observed))

@@ -18,7 +18,7 @@ from services.ingest.inbox import Entry, Inbox, Taken
 from services.ingest.moves import show_name
 from services.ingest.planned import Planned
 from services.ingest.settle import Settling, is_partial
-from shared import log, service
+from shared import log
 from shared.bus import Bus
 from shared.control import Control
 from shared.errors import (
@@ -228,10 +228,10 @@ class Intake:
         await self.bus.observe(
             Observed(
                 service="ingest",
-                instance=service.instance("ingest"),
+                instance="ingest",
                 state=state,
                 generation=self.control.generation,
-                waiting=said[2],
+                waiting={"*": said[2]} if said[2] else {},
                 ledger=self.finisher.table.seen,
             )
         )

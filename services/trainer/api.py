@@ -25,7 +25,7 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
 
     @app.get("/api/status")
     async def status() -> dict[str, Any]:
-        """What `ctl.observed.trainer` says, as of now."""
+        """What `ctl.observed.trainer.<lease id>` says, as of now."""
         return view_of(trainer).model_dump(mode="json")
 
     @app.get("/api/example/{lineage}/{dataset}/{row}")

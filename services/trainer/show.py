@@ -1,4 +1,4 @@
-"""What the trainer shows of itself: `ctl.observed.trainer`."""
+"""What a trainer shows of itself: `ctl.observed.trainer.<lease id>`."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ def view_of(trainer: Trainer) -> Observed:
     """What this trainer is, now."""
     segment, training = trainer.held, trainer.training
     state = trainer.control.state
-    waiting = "; ".join(waits_for(trainer)) or None
+    waiting = waits_for(trainer)
     held_up = segment is not None and segment.job.lineage in trainer.waiting
     # What a pause or the end of a worker asks for is under way, and nothing hinders it.
     is_ending = trainer.ended is not None and not trainer.ended.hindered
@@ -36,7 +36,7 @@ def view_of(trainer: Trainer) -> Observed:
     return Observed.model_validate(
         {
             "service": "trainer",
-            "instance": trainer.by,
+            "instance": trainer.instance,
             "state": shown,
             # while a worker still runs, a newer generation is seen but not obeyed yet
             "generation": trainer.control.generation
@@ -56,13 +56,11 @@ def view_of(trainer: Trainer) -> Observed:
     )
 
 
-def waits_for(trainer: Trainer) -> list[str]:
-    """One entry a lineage that waits, and first, as `*`, what all of them wait for. They are joined
-    by `; `: none contains it."""
+def waits_for(trainer: Trainer) -> dict[str, str]:
+    """One entry a lineage that waits, and first, as `*`, what all of them wait for."""
     outage = trainer.outage
     said = outage.is_long if trainer.training is not None else outage.is_on
-    waiting = {"*": outage.sentence, **trainer.waiting} if said else trainer.waiting
-    return [f"{lineage}: {why.replace('; ', ', ')}" for lineage, why in waiting.items()]
+    return {"*": outage.sentence, **trainer.waiting} if said else dict(trainer.waiting)
 
 
 def is_local(trainer: Trainer) -> bool:

@@ -15,7 +15,7 @@ from services.trainer.outage import Outage
 from services.trainer.training import End, Training
 from shared import log
 from shared.bus import Bus
-from shared.control import Control, observed
+from shared.control import Control, answered_through
 from shared.errors import BusUnavailable
 from shared.jobs import Table
 from shared.lease import Watch
@@ -88,6 +88,11 @@ class Trainer:
         self.voids = VoidTeller(self.bus, "trainer", "CTL", told)
 
     @property
+    def instance(self) -> str:
+        """The id of its lease, which stays with its folder."""
+        return self.lease.name.removeprefix("trainer.")
+
+    @property
     def owner(self) -> Owner:
         """How a record says who claims."""
         return Owner(self.by, self.lease.name, self.dtype, self.settings.micro_tokens)
@@ -106,8 +111,7 @@ class Trainer:
         await self.table.update(self.bus)
         await self.control.update(self.bus)
         if self.once_through < 0:
-            before = await observed(self.bus, "trainer")
-            self.once_through = before.once_through if before else 0
+            self.once_through = await answered_through(self.bus, "trainer", self.instance)
         for level in LEVELS:
             queued = [j for j in self.table.queue() if j.record.level == level]
             QUEUE.labels(level).set(len(queued))

@@ -17,7 +17,7 @@ from services.vault.lock import RollingLock
 from services.vault.orphans import Orphans
 from shared import log
 from shared.bus import Bus
-from shared.control import Control, observed
+from shared.control import Control, answered_through
 from shared.errors import MALFORMED, DuramenError, StoreUnavailable
 from shared.jobs import Table
 from shared.ledger import Line
@@ -336,13 +336,14 @@ class Vault:
 
     # ---- telling ---------------------------------------------------------------------------------
 
-    def reason(self) -> str | None:
-        """What the vault waits for, the first few reasons."""
-        parts = [
-            f"{lineage}: {version_name(version)} is not published: {retry.why}"
-            for (lineage, version), retry in list(self.pending.items())[:3]
-        ]
-        return "; ".join([*([self.waiting] if self.waiting else []), *parts])[:2000] or None
+    def reasons(self) -> dict[str, str]:
+        """What the vault waits for, by lineage, the first few; `*`: all of it."""
+        found = {"*": self.waiting[:2000]} if self.waiting else {}
+        for (lineage, version), retry in list(self.pending.items())[:3]:
+            said = f"{version_name(version)} is not published: {retry.why}"
+            before = f"{found[lineage]}; " if lineage in found else ""
+            found[lineage] = f"{before}{said}"[:2000]
+        return found
 
     async def observe(self) -> None:
         """Say what the vault is: at once when it changed, else now and then."""
@@ -353,7 +354,7 @@ class Vault:
             state = self.control.state
         else:
             state = "waiting" if self.pending else "running" if self.busy else "idle"
-        why = self.reason() or self.busy
+        why = self.reasons() or ({"*": self.busy} if self.busy else {})
         now = state, self.control.generation, self.once_through, why, self.orphaned
         clock = asyncio.get_running_loop().time()
         if now == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
@@ -361,7 +362,7 @@ class Vault:
         await self.bus.observe(
             Observed(
                 service="vault",
-                instance=self.by,
+                instance="vault",
                 state=state,
                 generation=self.control.generation,
                 once_through=self.once_through,
@@ -376,10 +377,10 @@ class Vault:
         """Learn which one-time command was answered last, as this service said itself: in what it
         is, or, where that cannot be read, in its last answer."""
         if self.once_through < 0:
-            seen = await observed(self.bus, "vault")
+            said = await answered_through(self.bus, "vault", "vault")
             entry = await self.bus.last("EVT", "evt.vault.answered")
             answered = sequence_of(entry.data) if entry and not entry.copied else 0
-            self.once_through = max(answered, seen.once_through if seen else 0)
+            self.once_through = max(answered, said)
 
 
 def sequence_of(answer: bytes) -> int:

@@ -30,7 +30,9 @@ async def test_a_store_or_a_bus_that_is_away_is_waited_for(own_box: Box) -> None
 
                     async def says_so(bus: Bus = bus) -> bool:
                         said = await observed(bus, "ingest")
-                        return bool(said and said.state == "waiting" and "store" in said.waiting)  # type: ignore[operator]
+                        return bool(
+                            said and said.state == "waiting" and "store" in (said.waits_for or "")
+                        )
 
                     await until(says_so, "ingest says that it waits", SECONDS)
             assert path.exists() or box.left()

@@ -70,22 +70,22 @@ def record(lineage: str, verb: str) -> str:
 
 
 MAY_PUBLISH = {
-    "ingest": ["rec.submit", "rec.amend", "ctl.observed.ingest", "evt.ingest.refused"],
+    "ingest": ["rec.submit", "rec.amend", "ctl.observed.ingest.one", "evt.ingest.refused"],
     "trainer": [
         *(f"rec.{verb}" for verb in ("run", "requeue", "done", "fail", "skip")),
         "line.open",
         "line.close",
-        "ctl.observed.trainer",
+        "ctl.observed.trainer.one",
         "evt.trainer.answered",
         "lease.trainer.gpu0",
     ],
     "vault": [
         "line.rollback",
-        "ctl.observed.vault",
+        "ctl.observed.vault.one",
         "evt.vault.version_published",
         "lease.vault.main",
     ],
-    "evolution": ["ctl.observed.evolution", "evt.evolution.learned"],
+    "evolution": ["ctl.observed.evolution.one", "evt.evolution.learned"],
     "ctl": [
         "rec.move",
         "rec.remove",

@@ -97,7 +97,9 @@ async def test_jobs_stand_in_the_order_of_training_with_tokens_wait_and_start(
         assert "Next: duramen queue list" in run(stack, "queue", "show", "ffff", code=4)
         assert "Next: duramen queue move --help" in run(stack, "queue", "move", "x", code=2)
         await forged.close("preempted", forged.checkpoint(2, 2))
-        await show(forged, state="waiting", waiting="order: its base is gone: duramen base add DIR")
+        await show(
+            forged, state="waiting", waiting={"order": "its base is gone: duramen base add DIR"}
+        )
         rows = ask(stack, "queue", "list")
         assert rows[-2]["reason"] == "its base is gone: duramen base add DIR"
 

@@ -186,7 +186,7 @@ async def test_a_lineage_without_a_base_waits_and_says_why(house: House) -> None
 
             async def waits() -> str | None:
                 seen = await observed(bus, "trainer")
-                return seen.waiting if seen else None
+                return seen.waits_for if seen else None
 
             assert "duramen base add" in await until(waits, "a reason")
 

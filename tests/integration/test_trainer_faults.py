@@ -39,7 +39,7 @@ async def until_seen(house: House, wanted: Any, what: str) -> Observed:
 
 
 def says_it(seen: Observed) -> bool:
-    return "the store has not answered since" in (seen.waiting or "")
+    return "the store has not answered since" in (seen.waits_for or "")
 
 
 async def alarms(house: House) -> list[str]:
@@ -84,7 +84,7 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
         house.stack.start("store")
         whole = await until_seen(house, lambda s: s.read_back, "the pause is whole")
         assert (whole.state, whole.checkpoint) == ("paused", paused.checkpoint)
-        assert whole.waiting is None
+        assert not whole.waiting
         assert await alarms(house) == ["store_away"]
         await set_state(house, "running")
         await house.until_step(paused.checkpoint.position + 1)
@@ -156,8 +156,8 @@ async def test_a_head_that_is_damaged_everywhere_waits_and_the_other_lineages_go
     free = await house.submit("other", tiny_conversations(8))
     with house.service("trainer"):
         table = await house.until_state(free, "done")
-        seen = await until_seen(house, lambda s: s.waiting is not None, "the lineage waits")
-    assert "duramen rollback" in (seen.waiting or "")
+        seen = await until_seen(house, lambda s: bool(s.waiting), "the lineage waits")
+    assert "duramen rollback" in (seen.waits_for or "")
     assert table.jobs[held_up].record.state == "queued"
     assert table.lines["main"].head == head
     assert "head_unusable" in await alarms(house)
@@ -244,8 +244,8 @@ async def test_where_a_base_cannot_be_trained_one_job_fails_and_the_others_wait(
         failure = table.jobs[first].record.failure
         assert failure is not None
         assert (failure.kind, "nobody_knows" in failure.message) == ("base", True)
-        seen = await until_seen(house, lambda s: s.waiting is not None, "the other one waits")
-        assert f"duramen queue retry {first}" in (seen.waiting or "")
+        seen = await until_seen(house, lambda s: bool(s.waiting), "the other one waits")
+        assert f"duramen queue retry {first}" in (seen.waits_for or "")
         async with house.bus("ctl") as bus:
             await table.update(bus)
             assert table.jobs[second].record.state == "queued"

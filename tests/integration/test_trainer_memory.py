@@ -148,7 +148,7 @@ async def test_too_little_free_memory_is_waited_for_and_a_pause_gives_all_of_it_
 
             async def waiting() -> str | None:
                 seen = await observed(bus, "trainer")
-                return seen.waiting if seen and seen.state == "waiting" else None
+                return seen.waits_for if seen and seen.state == "waiting" else None
 
             why = await until(waiting, "the trainer waits")
         assert "memory: " in why
@@ -203,7 +203,7 @@ async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineage
         async with house.bus("ctl") as bus:
             seen = await observed(bus, "trainer")
             assert seen is not None
-            assert "main: memory: " in (seen.waiting or "")
+            assert "main: memory: " in (seen.waits_for or "")
             control = Control("trainer")
             await control.update(bus)
             once = Once(by="test", service="trainer", command="snapshot", segment=segment.id)

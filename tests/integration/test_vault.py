@@ -301,8 +301,8 @@ async def test_without_the_backup_nothing_is_published_until_it_is_back(own_stac
         async with forge.bus("ctl") as bus:
 
             async def waiting() -> str | None:
-                entry = await bus.last("OBS", "ctl.observed.vault")
-                text = json.loads(entry.data).get("waiting") if entry else None
+                entry = await bus.last("OBS", "ctl.observed.vault.vault")
+                text = str(json.loads(entry.data).get("waiting")) if entry else None
                 return text if text and "v002" in text else None
 
             assert "backup" in await until(waiting, "the vault says what it waits for", 30)

@@ -19,7 +19,7 @@ from shared.messages import Observed
 
 def seen_of(outage: Outage, waiting: dict[str, str]) -> Observed:
     trainer: Any = SimpleNamespace(outage=outage, training=None, waiting=waiting)
-    said = "; ".join(waits_for(trainer))
+    said = waits_for(trainer)
     fields = {"service": "trainer", "instance": "t", "state": "waiting", "waiting": said}
     return Observed.model_validate(fields)
 
@@ -27,7 +27,7 @@ def seen_of(outage: Outage, waiting: dict[str, str]) -> Observed:
 def test_the_queue_shows_that_the_store_is_away_and_why_each_lineage_waits() -> None:
     outage = Outage()
     waiting = {"main": "no base: duramen base add DIR", "other": "one thing; two: three"}
-    assert reasons(seen_of(outage, waiting)) == {**waiting, "other": "one thing, two: three"}
+    assert reasons(seen_of(outage, waiting)) == waiting
     outage.failed(StoreUnavailable("refused"))
     seen = seen_of(outage, waiting)
     assert list(reasons(seen)) == ["*", "main", "other"]
@@ -52,7 +52,7 @@ def test_a_pause_is_shown_once_its_checkpoint_is_or_the_store_hinders_it() -> No
         ended=ended,
         unstored=None,
         once_through=0,
-        by="t",
+        instance="t",
         shown=None,
     )
     view = view_of(trainer)
