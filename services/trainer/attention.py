@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -26,11 +27,13 @@ PECULIAR = ("s_aux", "head_mask", "position_bias", "attention_bias")
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples laid end to end: T tokens, n of them with a label.
+    """Examples laid end to end: T tokens in s sequences, n tokens with a label.
 
     ids, positions: int64 [1, T], positions count from 0 in each sequence.
     sources, targets: int64 [n]; the hidden state at `sources[i]` predicts the token `targets[i]`.
-    lengths: tokens of each sequence (an example may be several); labels: labels of each example.
+    ends: int32 [s + 1], where each sequence begins and, at last, T.
+    lengths: tokens of each sequence (an example may be several); sequence_labels: labels of each
+    sequence; labels: labels of each example.
     shared: if not 0, the length of the first sequence, which all others see as their beginning.
     """
 
@@ -38,26 +41,45 @@ class Batch:
     positions: torch.Tensor
     sources: torch.Tensor
     targets: torch.Tensor
+    ends: torch.Tensor
     lengths: list[int]
+    sequence_labels: list[int]
     labels: list[int]
     shared: int = 0
 
 
 def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
+    """Lay examples end to end on a device.
+
+    All that a step needs to know of its batch is made here, on the host, and travels in one copy.
+    """
     ids = np.concatenate([e.ids for e in examples]).astype(np.int64)
     lengths = [length for e in examples for length in e.lengths]
     starts = np.cumsum([0, *(len(e) for e in examples)])
     at = [s + np.flatnonzero(e.labelled) for s, e in zip(starts, examples, strict=False)]
-    targets = np.concatenate(at)
+    labelled = np.concatenate(at)
     positions = np.concatenate([np.arange(n) for n in lengths])
+    ends = np.cumsum([0, *lengths])
+    parts = [ids, positions, labelled - 1, ids[labelled], ends]
+    there = on_device(np.concatenate(parts), device)
+    own_ids, own_positions, sources, targets, own_ends = torch.split(there, [*map(len, parts)])
     return Batch(
-        ids=torch.from_numpy(ids)[None].to(device),
-        positions=torch.from_numpy(positions)[None].to(device),
-        sources=torch.from_numpy(targets - 1).to(device),
-        targets=torch.from_numpy(ids[targets]).to(device),
+        ids=own_ids[None],
+        positions=own_positions[None],
+        sources=sources,
+        targets=targets,
+        ends=own_ends.to(torch.int32),
         lengths=lengths,
+        sequence_labels=np.diff(np.searchsorted(labelled - 1, ends)).tolist(),
         labels=[len(a) for a in at],
     )
+
+
+def on_device(numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Return the numbers on a device, without waiting for what that has still to do."""
+    host = torch.from_numpy(numbers)
+    # Only a copy from pinned memory is queued; for any other the host waits.
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
 def packed_attention(  # noqa: PLR0917  # the order is that of transformers
@@ -72,10 +94,12 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     sliding_window: int | None = None,
     softcap: float | None = None,
     shared: int = 0,
+    ends: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads.
 
+    `ends` (see Batch) is given where one kernel for all sequences was found to be right.
     Raises NotImplementedError for attention that has more to it than a window or a soft cap.
     """
     unknown = sorted(name for name in PECULIAR if rest.get(name) is not None)
@@ -89,8 +113,8 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
         )
         return out
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half and softcap is None and dropout == 0 and not shared:
-        return varlen(query, key, value, lengths, scaling, sliding_window), None
+    if ends is not None and half and softcap is None and dropout == 0 and not shared:
+        return varlen(query, key, value, ends, max(lengths), scaling, sliding_window), None
     grouped = query.shape[1] != key.shape[1]
     parts: list[torch.Tensor] = []
     split = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
@@ -157,15 +181,15 @@ def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    lengths: list[int],
+    ends: torch.Tensor,
+    longest: int,
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """One flash kernel over all sequences. UNTESTED: written from its documentation, no GPU."""
+    """Run one flash kernel over all sequences; needs a GPU. Which model may use it on which card
+    is decided by comparing its states and gradients with the model's own (kernels.py)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0).to(torch.int32)
-    longest = max(lengths)
     out = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
@@ -183,4 +207,5 @@ def varlen(
 
 
 def register() -> None:
+    """Make this attention known to transformers by its name."""
     AttentionInterface.register(NAME, packed_attention)

@@ -24,9 +24,10 @@ from services.trainer import checkpoint
 from services.trainer.attention import pack
 from services.trainer.checkpoint import Tensors
 from services.trainer.environment import environment
+from services.trainer.lora import adapter_config
 from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.metrics import open_metrics, write_whole
-from services.trainer.model import Network, adapter_config
+from services.trainer.model import Network
 from services.trainer.plan import Material
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Failure, Spec, TrainingSettings

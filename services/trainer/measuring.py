@@ -5,7 +5,7 @@ prompt, is stored and computed once, and each of them sees it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -123,12 +123,4 @@ def pack_behind(examples: Sequence[Encoded], shared: int, device: torch.device) 
     batch = pack([prefix, *rests], device)
     positions = batch.positions.clone()
     positions[:, shared:] += shared
-    return Batch(
-        ids=batch.ids,
-        positions=positions,
-        sources=batch.sources,
-        targets=batch.targets,
-        lengths=batch.lengths,
-        labels=batch.labels[1:],
-        shared=shared,
-    )
+    return replace(batch, positions=positions, labels=batch.labels[1:], shared=shared)

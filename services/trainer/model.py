@@ -1,30 +1,25 @@
 """The frozen base with its LoRA adapter, and the two questions that are asked of it."""
 
-import json
-import math
 import os
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from services.trainer import attention
+from services.trainer import attention, kernels
 from services.trainer.attention import Batch, pack
 from services.trainer.checkpoint import Tensors
 from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, most_likely, plain_loss
+from services.trainer.kernels import UNFIT, Proofs, Way, sequence
+from services.trainer.lora import adapter_parameters, initialize, with_adapter
 from services.trainer.memory import is_out_of_memory
 from services.trainer.spec import Failure, Lora
-from services.trainer.template import Encoded
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -40,15 +35,13 @@ UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError),
     *(RuntimeError, SafetensorError),
 )
-UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
 
 
 class Network:
-    """Base and adapter on one device.
+    """A base and its adapter on one device.
 
-    `lean`: the head is a plain frozen matrix. `packs`: attention can be kept within each sequence
-    of a row; else each goes through alone. `notes`: what is done otherwise for this model, for the
-    job's log.
+    `lean` says that the head is a plain frozen matrix, `way` how attention goes over the sequences
+    of a row (see kernels.py), and `notes`, for the job's log, what is done otherwise than usual.
     """
 
     def __init__(
@@ -60,6 +53,7 @@ class Network:
         *,
         quantize: str = "none",
         recompute: bool = False,
+        proofs: Proofs | None = None,
     ) -> None:
         self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
         torch.use_deterministic_algorithms(True)
@@ -94,9 +88,21 @@ class Network:
         self.adapter = adapter_parameters(self.model)
         initialize(self.adapter, seed)
         self.model.train()
-        self.lean, self.packs = False, True
+        self.lean, self.way = False, Way.ALONE
         self.notes: list[str] = []
-        self.check()
+        self.check(proofs or Proofs())
+
+    @property
+    def packs(self) -> bool:
+        """Whether several sequences go through the model at once."""
+        return self.way is not Way.ALONE
+
+    def take(self, way: Way) -> None:
+        """Let attention go this way from now on. Raises one of UNFIT if the model refuses it."""
+        wanted = self.native if way is Way.ALONE else attention.NAME
+        if self.base.config._attn_implementation != wanted:
+            self.base.set_attn_implementation(wanted)
+        self.way = way
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Hidden states [T, d] behind the last layer."""
@@ -123,14 +129,16 @@ class Network:
         if self.packs:
             whole = {"input_ids": batch.ids, "position_ids": batch.positions}
             shared = {"shared": batch.shared} if batch.shared else {}
-            yield {**whole, "lengths": batch.lengths, **shared}, batch.sources
+            fused = {"ends": batch.ends} if self.way is Way.VARLEN else {}
+            yield {**whole, "lengths": batch.lengths, **shared, **fused}, batch.sources
             return
         start = 0
-        for length in batch.lengths:
+        # Cut by counts that the host knows: a mask on the device would have to be waited for.
+        own = torch.split(batch.sources, batch.sequence_labels)
+        for length, sources in zip(batch.lengths, own, strict=True):
             here = slice(start, start + length)
-            inside = (batch.sources >= start) & (batch.sources < start + length)
             part = {"input_ids": batch.ids[:, here], "position_ids": batch.positions[:, here]}
-            yield part, batch.sources[inside] - start
+            yield part, sources - start
             start += length
 
     def loss(self, batch: Batch, noise_alpha: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,14 +151,19 @@ class Network:
 
     @contextmanager
     def noise(self, batch: Batch, alpha: float) -> Iterator[None]:
-        """NEFTune (arXiv 2310.05914): uniform noise on the embeddings, up to alpha / sqrt(L * d)
-        for a sequence of L tokens and embeddings of size d. Drawn from torch's generator, which
-        the loop has set by where it is."""
+        """Add NEFTune's noise (arXiv 2310.05914) to the embeddings inside.
+
+        It is uniform, up to alpha / sqrt(L * d) for a sequence of L tokens and embeddings of size
+        d, and drawn from torch's generator, which the loop has set by where it is.
+        """
         if alpha == 0:
             yield
             return
-        scale = torch.tensor(batch.lengths, device=self.device).float().rsqrt() * alpha
-        sizes = torch.repeat_interleave(scale, torch.tensor(batch.lengths, device=self.device))
+        lengths = batch.ends.diff()
+        scale = lengths.float().rsqrt() * alpha
+        # Without the size of what it gives, it would ask the device for it.
+        tokens = batch.ids.shape[1]
+        sizes = torch.repeat_interleave(scale, lengths, output_size=tokens)
         passed = 0
 
         def add(_: object, __: object, out: torch.Tensor) -> torch.Tensor:
@@ -209,17 +222,13 @@ class Network:
             if self.packs:
                 self.base.set_attn_implementation(attention.NAME)
 
-    def check(self) -> None:
+    def check(self, proofs: Proofs) -> None:
         """Try what the loop relies on, on this very model, and choose. Raises Failure (base)."""
         vocabulary = int(self.base.config.get_text_config().vocab_size)
-        first, second = sequence(7, vocabulary, 3), sequence(5, vocabulary, 11)
-        both = pack([first, second], self.device)
         with self.measuring():
             try:
-                self.packs = False
-                apart = self.hidden(both)
-                self.packs = self.keeps_apart(both, apart)
-                self.lean = self.plain_head(pack([first], self.device))
+                kernels.choose(self, proofs)
+                self.lean = self.plain_head(pack([sequence(7, vocabulary, 3)], self.device))
             except UNFIT as error:
                 if is_out_of_memory(error):
                     raise
@@ -230,29 +239,6 @@ class Network:
             self.notes.append(
                 "this model's head is not a plain matrix: using the ordinary, slower cross-entropy"
             )
-
-    def keeps_apart(self, both: Batch, apart: torch.Tensor) -> bool:
-        """Take our attention, if the states with it are those of each sequence alone."""
-        why = "its attention is not one that transformers lets us replace"
-        self.packs = True
-        try:
-            self.base.set_attn_implementation(attention.NAME)
-            together = self.hidden(both)
-            limit = 1e-3 if together.dtype == torch.float32 else 0.1
-            scale = max(float(apart.abs().max()), 1.0)
-            if float((together - apart).abs().max()) <= limit * scale:
-                if getattr(self.base.config.get_text_config(), "attn_logit_softcapping", None):
-                    self.notes.append(
-                        "this model caps its attention scores: computing them in full, slower"
-                    )
-                return True
-        except UNFIT as error:
-            if is_out_of_memory(error):
-                raise
-            why = str(error)
-        self.base.set_attn_implementation(self.native)
-        self.notes.append(f"conversations go through this model one by one, slower: {why}")
-        return False
 
     def plain_head(self, batch: Batch) -> bool:
         """True if logits are hidden states times a frozen matrix and nothing else.
@@ -323,72 +309,3 @@ def keep_trainable(base: Any) -> None:
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def with_adapter(base: Any, lora: Lora) -> Any:
-    with warnings.catch_warnings():
-        # peft asks for a property that transformers has renamed; nobody here can change that.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        return get_peft_model(base, lora_config(lora, beside_decoder(base)))
-
-
-def beside_decoder(base: Any) -> str | None:
-    """A pattern for the modules of a model that also sees or hears: all that is not its decoder.
-
-    Text never passes them, so an adapter there would only cost memory.
-    """
-    if base.config.get_text_config() is base.config:
-        return None
-    decoder = base.get_decoder()
-    prefix = next(name for name, module in base.named_modules() if module is decoder)
-    return rf"(?!{re.escape(prefix)}\.).*"
-
-
-def lora_config(lora: Lora, excluded: str | None = None) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number does
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
-        exclude_modules=excluded,
-        bias="none",
-    )
-
-
-def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The trainable tensors, sorted by the names that peft gives them in its files."""
-    found = {
-        name.replace(".default.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-    assert all(p.dtype == torch.float32 for p in found.values())
-    return dict(sorted(found.items()))
-
-
-def initialize(adapter: dict[str, torch.nn.Parameter], seed: int) -> None:
-    """A as peft draws it, but from a generator of our own, on the CPU; B zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in adapter.items():
-            values = torch.zeros(parameter.shape)
-            if ".lora_A." in name:
-                torch.nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
-            parameter.copy_(values)
-
-
-def adapter_config(model: Any) -> bytes:
-    """peft's adapter_config.json, the same bytes for the same adapter."""
-    fields = model.peft_config["default"].to_dict()
-    fields.update(base_model_name_or_path="base", inference_mode=True, revision=None)
-    plain = {k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in fields.items()}
-    if isinstance(plain.get("target_modules"), list):
-        plain["target_modules"] = sorted(plain["target_modules"])
-    return (json.dumps(plain, sort_keys=True, indent=2, default=str) + "\n").encode()
-
-
-def sequence(tokens: int, vocabulary: int, factor: int) -> Encoded:
-    """Some token ids, all with a label; for trying the model out."""
-    ids = (np.arange(1, tokens + 1) * factor) % vocabulary
-    return Encoded(ids.astype(np.int32), np.ones(tokens, np.bool_))

@@ -78,6 +78,7 @@ class Preparation:
                 },
                 "metrics": self.folder.metrics,
                 "lock_file": self.settings.state_dir / "worker.lock",
+                "proofs": self.settings.state_dir / "attention.json",
                 "threads": self.settings.threads,
             }
         )

@@ -129,4 +129,5 @@ class Spec(BaseModel):
     snapshot: SnapshotSettings
     metrics: Path
     lock_file: Path
+    proofs: Path | None = None  # what was found of attention on which device, for all jobs
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -187,8 +187,7 @@ class Training:
             case "plan":
                 await self.take_plan(event)
             case "ready":
-                self._log.info("worker_ready", seconds=round(event["seconds"], 1))
-                self._parameters = int(event["base_parameters"])
+                self.take_ready(event)
             case "step":
                 self.take_step(event)
             case "checkpoint":
@@ -215,6 +214,14 @@ class Training:
                     bool(event.get("final", True)),
                 )
         return None
+
+    def take_ready(self, event: dict[str, Any]) -> None:
+        """Log how this model is trained here, and what is done otherwise than usual."""
+        seconds, way = round(event["seconds"], 1), event["attention"]
+        self._log.info("worker_ready", seconds=seconds, attention=way)
+        for note in event["notes"]:
+            self._log.warning("model_note", note=note)
+        self._parameters = int(event["base_parameters"])
 
     def take_skipped(self, event: dict[str, Any]) -> None:
         note_decision(event["decision"])

@@ -156,6 +156,7 @@ def run(spec: Spec, line: Line) -> None:
 def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: float) -> None:
     """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
     from services.trainer import loop
+    from services.trainer.kernels import Proofs
     from services.trainer.model import Network
     from services.trainer.snapshot import Snapshots
 
@@ -166,6 +167,7 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
         material.plan.settings.seed,
         quantize=spec.quantize,
         recompute=spec.gradient_checkpointing,
+        proofs=Proofs(spec.proofs, (spec.base_root, spec.dtype, spec.quantize)),
     )
     for note in network.notes:
         say(note)
@@ -180,9 +182,14 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
             "base_parameters": sum(p.numel() for p in network.base.parameters()),
             "rss_bytes": resident_bytes(),
             "device": network.device.type,
+            "attention": network.way.value,
+            "notes": network.notes,
         }
     )
-    say(f"training on {network.device.type} from step {spec.start.position}")
+    say(
+        f"training on {network.device.type} from step {spec.start.position}, "
+        f"attention: {network.way.value}"
+    )
     line.begin()
     end = loop.train(spec, material, network, optimizer, snapshots, line)
     say(f"{end['outcome']} at step {end['checkpoint']['position']}")

@@ -9,8 +9,9 @@ import torch
 
 from services.trainer import fitness
 from services.trainer.attention import pack
+from services.trainer.kernels import sequence
 from services.trainer.memory import Memory, shortage
-from services.trainer.model import Network, sequence
+from services.trainer.model import Network
 from services.trainer.spec import Lora
 from shared.errors import UsageError
 from shared.memory import (

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from services.trainer import attention, loop, metrics
 from services.trainer.attention import pack
-from services.trainer.model import Network, adapter_config
+from services.trainer.lora import adapter_config
+from services.trainer.model import Network
 from services.trainer.spec import Lora, TrainingSettings
 from services.trainer.template import Encoded
 from tests.tiny import make_tiny, shared_tiny

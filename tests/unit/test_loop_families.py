@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from services.trainer import attention, fitness
 from services.trainer.attention import pack
+from services.trainer.kernels import Way
 from services.trainer.measuring import pack_behind
 from services.trainer.model import Network
 from services.trainer.template import Encoded
@@ -81,8 +82,7 @@ def test_a_family_trains_like_transformers(family: str, tmp_path: Path) -> None:
 
 
 def one_by_one(network: Network) -> None:
-    network.packs = False
-    network.base.set_attn_implementation(network.native)
+    network.take(Way.ALONE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
