@@ -49,6 +49,11 @@ def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
     return path.open("ab", buffering=0), past
 
 
+def write_line(file: Any, record: dict[str, Any]) -> None:
+    """Append one record as a line of JSON."""
+    write_whole(file, orjson.dumps(record) + b"\n")
+
+
 def write_whole(file: Any, data: bytes) -> None:
     """Write all of it: a disk that fills up takes a part and says nothing until the next write."""
     while data:

@@ -23,9 +23,12 @@ from services.trainer.governor import SMALL_ANSWERED, SMALL_MEASURED, Decision, 
 from services.trainer.grading import grade
 from services.trainer.measuring import Measured, measure
 from services.trainer.memory import is_out_of_memory, smaller
+from services.trainer.metrics import Past
+from services.trainer.micro_batches import may_be_halved
 from services.trainer.model import Network
 from services.trainer.plan import Material
-from services.trainer.spec import Spec
+from services.trainer.saving import Line, Saving
+from services.trainer.spec import Place, Spec
 from services.trainer.template import Chat
 from shared.probes import Probe, draw
 
@@ -42,6 +45,7 @@ class Snapshots:
         self.plan_probes = material.plan.probes
         self.probes = spread(material.plan.probes)
         self.encoded = {p.id: e for p, e in zip(material.plan.probes, material.probes, strict=True)}
+        self.may_be_halved = may_be_halved(material, spec.micro_tokens)
         self.tokens_sha256 = material.plan.tokens_sha256
         lengths = (sum(len(material.rows[r]) for r in rows) for rows in material.plan.steps)
         self.job_tokens = list(accumulate(lengths, initial=0))
@@ -59,6 +63,37 @@ class Snapshots:
         self, job_step: int, train_seconds: float, *, last: bool = False, asked: bool = False
     ) -> Decision | None:
         return self.governor.decide(job_step, train_seconds, last=last, asked=asked)
+
+    def due(
+        self, at: Place, past: Past, line: Line, saving: Saving, *, asked: bool, last: bool
+    ) -> dict[str, Any] | None:
+        """Take a snapshot if one is worth its time now; return what to note of it, or None.
+
+        Where memory runs out, what is trained is saved first. The error goes on if smaller
+        micro-batches are left to be tried, for then looking takes less, too; else training goes on
+        without this snapshot.
+        """
+        job_step = at.position - self.spec.start.job_steps_from
+        decision = self.decide(job_step, past.train_seconds, last=last, asked=asked)
+        if decision is None:
+            return None
+        if decision.size is not None:
+            each = past.train_seconds / max(1, past.steps)
+            # Who wants to pause waits for no snapshot, but the last one is always taken.
+            leave = (lambda: False) if last else line.leaving
+            try:
+                with saving.first(at):
+                    taken = self.take(decision, job_step, *at, each, leave)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.may_be_halved:
+                    raise
+                decision = self.governor.give_up(decision, job_step)
+            else:
+                if taken is not None:
+                    line.emit(taken)
+                return taken["decision"] if taken is not None else None
+        line.emit({"event": "snapshot_skipped", "decision": decision.told, "asked": asked})
+        return decision.told
 
     def take(
         self,

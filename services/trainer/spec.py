@@ -2,7 +2,7 @@
 
 import errno
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -72,6 +72,13 @@ class TrainingSettings(Part):
 class EvalDataset(Part):
     path: Path
     sha256: Sha256
+
+
+class Place(NamedTuple):
+    """How far training has come: steps of the job's plan, and optimizer updates of the lineage."""
+
+    position: int
+    global_step: int
 
 
 class Start(Part):

@@ -122,7 +122,7 @@ def run(spec: Spec, line: Line) -> None:
         leave_out_quantizer()
     import torch
 
-    from services.trainer import checkpoint, fitness, loop, plan
+    from services.trainer import checkpoint, fitness, micro_batches, plan
     from services.trainer.template import Chat
 
     if spec.threads is not None:
@@ -148,16 +148,17 @@ def run(spec: Spec, line: Line) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        final = not loop.may_be_halved(material, spec.micro_tokens)
+        final = not micro_batches.may_be_halved(material, spec.micro_tokens)
         why = f"Memory ran out at micro_tokens {spec.micro_tokens}: {error}"
         raise Failure("memory", why[:2000], final=final) from error
 
 
 def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: float) -> None:
     """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
-    from services.trainer import loop
+    from services.trainer import loop, saving
     from services.trainer.kernels import Proofs
     from services.trainer.model import Network
+    from services.trainer.optimizer import make_optimizer
     from services.trainer.snapshot import Snapshots
 
     network = Network(
@@ -171,8 +172,8 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
     )
     for note in network.notes:
         say(note)
-    optimizer = loop.make_optimizer(network, material.plan.settings)
-    loop.resume(spec, material, network, optimizer)
+    optimizer = make_optimizer(network, material.plan.settings)
+    saving.resume(spec, material, network, optimizer)
     snapshots = Snapshots(spec, material, network, chat)
     line.emit(
         {

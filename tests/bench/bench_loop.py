@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from services.trainer import attention, loop
+from services.trainer import attention
 from services.trainer.model import Network
+from services.trainer.optimizer import make_optimizer
 from services.trainer.rows import read_rows
 from services.trainer.spec import Lora, TrainingSettings
 from services.trainer.template import Chat, Encoded
@@ -49,7 +50,7 @@ def alone(turn: Callable[[Path, Steps], Timing], base: Path, steps: Steps) -> Ti
 
 def lean(base: Path, steps: Steps) -> Timing:
     network = Network(base, "float32", LORA, seed=0)
-    optimizer = loop.make_optimizer(network, SETTINGS)
+    optimizer = make_optimizer(network, SETTINGS)
     clock, losses = Clock(), []
     for rows in steps:
         batch = attention.pack(rows, network.device)
@@ -66,7 +67,7 @@ def lean(base: Path, steps: Steps) -> Timing:
 def padded(base: Path, steps: Steps) -> Timing:
     network = Network(base, "float32", LORA, seed=0)
     network.base.set_attn_implementation("sdpa")
-    optimizer = loop.make_optimizer(network, SETTINGS)
+    optimizer = make_optimizer(network, SETTINGS)
     clock = Clock()
 
     class Tick(TrainerCallback):

@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from services.trainer import attention, loop, metrics
+from services.trainer import attention, metrics
 from services.trainer.attention import pack
 from services.trainer.lora import adapter_config
+from services.trainer.micro_batches import split
 from services.trainer.model import Network
+from services.trainer.optimizer import (
+    learning_rate,
+    make_optimizer,
+    mix,
+    optimizer_state,
+    restore_optimizer,
+)
 from services.trainer.spec import Lora, TrainingSettings
 from services.trainer.template import Encoded
 from tests.tiny import make_tiny, shared_tiny
@@ -166,13 +174,13 @@ def test_the_optimizer_is_restored_to_the_bit() -> None:
         optimizer.zero_grad()
 
     network = awake(shared_tiny())
-    optimizer = loop.make_optimizer(network, TrainingSettings())
+    optimizer = make_optimizer(network, TrainingSettings())
     step(network, optimizer)
-    weights, state = network.state(), loop.optimizer_state(network, optimizer)
+    weights, state = network.state(), optimizer_state(network, optimizer)
     other = Network(shared_tiny(), "float32", LORA, seed=9)
     other.restore(weights)
-    again = loop.make_optimizer(other, TrainingSettings())
-    loop.restore_optimizer(other, again, state)
+    again = make_optimizer(other, TrainingSettings())
+    restore_optimizer(other, again, state)
     for n, o in ((network, optimizer), (other, again)):
         step(n, o)
         step(n, o)
@@ -181,16 +189,16 @@ def test_the_optimizer_is_restored_to_the_bit() -> None:
 
 def test_the_learning_rate_warms_up_once_and_then_stays() -> None:
     warm = TrainingSettings(learning_rate=1.0, warmup_steps=4)
-    assert [loop.learning_rate(warm, s, s, 6) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [learning_rate(warm, s, s, 6) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     cold = TrainingSettings(learning_rate=1.0, warmup_steps=0)
-    assert loop.learning_rate(cold, 0, 0, 6) == 1.0
+    assert learning_rate(cold, 0, 0, 6) == 1.0
 
 
 def test_a_schedule_goes_down_to_a_tenth_at_the_end_of_each_job() -> None:
     def rates(**fields: Any) -> list[float]:
         # A later job of the lineage: the warm-up is long over.
         chosen = TrainingSettings(learning_rate=1.0, warmup_steps=4, **fields)
-        return [round(loop.learning_rate(chosen, 50 + p, p, 11), 3) for p in range(11)]
+        return [round(learning_rate(chosen, 50 + p, p, 11), 3) for p in range(11)]
 
     assert rates() == [1.0] * 11
     cosine = rates(schedule="cosine")
@@ -201,7 +209,7 @@ def test_a_schedule_goes_down_to_a_tenth_at_the_end_of_each_job() -> None:
     cooled = rates(schedule="wsd", cooldown_fraction=0.2)
     assert cooled == [*[1.0] * 9, 0.55, 0.1]
     short = TrainingSettings(learning_rate=1.0, warmup_steps=0, schedule="cosine")
-    assert loop.learning_rate(short, 0, 0, 1) == 1.0
+    assert learning_rate(short, 0, 0, 1) == 1.0
 
 
 def test_noise_on_the_embeddings_is_bounded_seeded_and_gone_afterwards() -> None:
@@ -232,7 +240,7 @@ def test_noise_on_the_embeddings_is_bounded_seeded_and_gone_afterwards() -> None
 
 
 def test_the_randomness_of_each_micro_batch_is_its_own() -> None:
-    seeds = {loop.mix(s, g, m) for s in range(4) for g in range(30) for m in range(4)}
+    seeds = {mix(s, g, m) for s in range(4) for g in range(30) for m in range(4)}
     assert len(seeds) == 480
     assert all(0 <= s < 2**63 for s in seeds)
 
@@ -243,7 +251,7 @@ def test_a_split_keeps_order_and_only_a_lone_row_may_be_too_long(
     lengths: list[int], most: int
 ) -> None:
     rows = {n: Encoded(np.zeros(k, np.int32), np.ones(k, np.bool_)) for n, k in enumerate(lengths)}
-    parts = loop.split(list(rows), rows, most)
+    parts = split(list(rows), rows, most)
     assert [r for part in parts for r in part] == list(rows)
     assert all(len(part) == 1 or sum(lengths[r] for r in part) <= most for part in parts)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from services.trainer.attention import pack
-from services.trainer.loop import make_optimizer
 from services.trainer.lora import adapter_config
 from services.trainer.model import Network
+from services.trainer.optimizer import make_optimizer
 from services.trainer.spec import Lora, TrainingSettings
 from tests.tiny import make_tiny, shared_tiny
 from tests.unit.test_loop import examples

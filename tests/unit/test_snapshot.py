@@ -21,6 +21,7 @@ from services.trainer.governor import (
 )
 from services.trainer.measuring import last_answer, measure, packs
 from services.trainer.model import Network
+from services.trainer.optimizer import make_optimizer
 from services.trainer.plan import build_plan
 from services.trainer.snapshot import Snapshots
 from services.trainer.spec import Lora, SnapshotSettings, Spec
@@ -70,7 +71,7 @@ class Bench:
 
     def train(self) -> tuple[checkpoint.TensorHashes, list[dict[str, Any]]]:
         events: list[dict[str, Any]] = []
-        optimizer = loop.make_optimizer(self.network, self.material.plan.settings)
+        optimizer = make_optimizer(self.network, self.material.plan.settings)
         end = loop.train(
             self.spec,
             self.material,
@@ -222,7 +223,7 @@ def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> N
     greedy answer is the expected one."""
     bench = Bench(tmp_path)
     settings = bench.material.plan.settings
-    optimizer = loop.make_optimizer(bench.network, settings)
+    optimizer = make_optimizer(bench.network, settings)
     rows = [bench.material.rows[r] for r in bench.material.plan.train_rows[:4]]
     chosen = {bench.material.row_ids[r] for r in bench.material.plan.train_rows[:4]}
     for _ in range(150):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from services.trainer import checkpoint, claim, memory
-from services.trainer.loop import may_be_halved
 from services.trainer.memory import is_out_of_memory, smaller
+from services.trainer.micro_batches import may_be_halved
 from services.trainer.plan import build_plan
 from services.trainer.spec import Spec
 from services.trainer.supervisor import may_shrink
