@@ -1,6 +1,7 @@
 """The house on test servers: real services as processes, real files, waits with a deadline."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from services.trainer import dtype
 from shared.bus import Bus
 from shared.control import observed
 from shared.jobs import Job, Table
@@ -96,6 +98,8 @@ class Process:
 class House:
     """What a test does with the servers, as the users and services would."""
 
+    measures = False  # whether its trainers measure number formats; else they are told float32
+
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.processes: list[Process] = []
@@ -120,7 +124,10 @@ class House:
             process.end()
 
     def start(self, name: str, **env: str) -> Process:
-        process = Process(name, {**self.stack.env(name), **env}, self.stack.home.log(name))
+        settings = {**self.stack.env(name), **env}
+        if name == "trainer" and not self.measures:
+            tell_dtype(settings)
+        process = Process(name, settings, self.stack.home.log(name))
         self.processes.append(process)
         return process
 
@@ -210,3 +217,11 @@ class House:
                 return bool(seen and seen.progress and seen.progress.position >= position)
 
             await until(look, f"step {position}", seconds)
+
+
+def tell_dtype(settings: dict[str, str]) -> None:
+    """Leave a measurement where the trainer keeps its own: it takes seconds and a torch."""
+    kept = Path(settings["DURAMEN_STATE_DIR"]) / "dtype.json"
+    here = dtype.here(settings.get("DURAMEN_DEVICE", "auto"))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"dtype": "float32", "here": here}))

@@ -31,6 +31,8 @@ QUICK = {
 class Line(House):
     """All services on one set of servers, each of them restartable, and the command line."""
 
+    measures = True
+
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
         self.running: dict[str, Process] = {}

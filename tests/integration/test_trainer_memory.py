@@ -180,7 +180,8 @@ async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineage
     root = house.add_base()
     await house.create("main", root, rank=64)
     await house.create("other", root)
-    job = await house.submit("main", tiny_conversations(40), **SLOW_STEPS)
+    # So long that it is not over before the pause is heard.
+    job = await house.submit("main", tiny_conversations(40), **{**SLOW_STEPS, "epochs": 40})
     with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2"):
         await house.until_step(2)
         paused = await set_state(house, "paused")

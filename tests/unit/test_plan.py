@@ -132,23 +132,25 @@ def test_probes_of_earlier_jobs_are_carried_on(tmp_path: Path, chat: Chat) -> No
     assert {p.dataset for p in earlier} == {first.dataset}
 
 
-def refuse(spec: Spec, chat: Chat, reason: str, **changes: Any) -> None:
-    with pytest.raises(Failure, match=reason) as caught:
+def refusal(spec: Spec, chat: Chat, **changes: Any) -> str:
+    """Return why a plan is refused for this specification."""
+    with pytest.raises(Failure) as caught:
         load_plan(spec.model_copy(update={"plan": spec.plan_out, **changes}), chat)
     assert caught.value.kind == "data"
+    return str(caught.value)
 
 
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, chat: Chat) -> None:
     spec = make_spec(tmp_path, tiny_conversations(20))
     build_plan(spec, chat)
-    refuse(spec, chat, "damaged", plan_sha256="00" * 32)
-    refuse(spec, chat, "made for job", job="k.1")
-    refuse(spec, chat, "made for base_root", base_root="cd" * 32)
+    assert "damaged" in refusal(spec, chat, plan_sha256="00" * 32)
+    assert "made for job" in refusal(spec, chat, job="k.1")
+    assert "made for base_root" in refusal(spec, chat, base_root="cd" * 32)
     fields = json.loads(spec.plan_out.read_bytes())
     spec.plan_out.write_text(json.dumps({**fields, "tokens_sha256": "00" * 32}))
-    refuse(spec, chat, "not those of the plan")
+    assert "not those of the plan" in refusal(spec, chat)
     spec.plan_out.write_text(json.dumps({**fields, "schema": 2}))
-    refuse(spec, chat, "schema 2")
+    assert "schema 2" in refusal(spec, chat)
 
 
 def test_a_line_separator_inside_a_string_splits_no_row(tmp_path: Path, chat: Chat) -> None:
