@@ -22,14 +22,16 @@ INDEX = "model.safetensors.index.json"  # which tensor lies in which file
 WHOLE = "model.safetensors"  # of a model in one part, which has no index
 WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
-HEAD_CHUNK_TOKENS = 512  # of the loss: logits are held for as many tokens at a time
+# Of the loss: logits are held for as many tokens at a time, here and in the loss itself.
+HEAD_CHUNK_TOKENS = 512
 HEAD_COPIES = 3  # logits, their exponentials, and the product before it is widened
 # A head that is more than a matrix goes the ordinary way: capped logits, chances, two gradients.
 FULL_HEAD_COPIES = 4
 SCORE_BYTES = 8  # of a score with a cap, for the way back: its tangent and its share, and a copy
 HEADS = ("lm_head", "embed_out")
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-SNAPSHOT_SEQUENCES = 16  # answered at once
+# Tokens that answers may hold in their cache, for each of a micro-batch.
+CACHE_SHARE = 4
 OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.7 * GIB}  # context and kernels, or the libraries
 SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
 # The same among activations: on a CPU what is kept lies between what was freed, of other sizes
@@ -130,7 +132,8 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
     if choice.checkpointing:  # the inputs of all layers, and all of the one that is done again
         saved *= 1 / max(1, shape.layers) + UNFREED[device]
         saved += shape.layers * shape.hidden * width * choice.tokens
-    cache = 2 * SNAPSHOT_SEQUENCES * choice.tokens // 4 * shape.key_values * shape.layers * width
+    held = 2 * shape.key_values * shape.layers * width  # keys and values of a token
+    cache = CACHE_SHARE * choice.tokens * held
     parts = {
         "weights": quantized + (shape.numbers - inside) * width,
         "adapter": trained * 4,

@@ -20,7 +20,7 @@ from shared.store import Store
 async def measured_dtype(settings: TrainerSettings) -> str:
     """float32 or bfloat16, whichever this machine multiplies faster; kept until the device, or
     torch, is another one."""
-    kept = settings.state_dir / "dtype.json"
+    kept = dtype.file_in(settings.state_dir)
     if settings.device == "cuda" and not gpu.driver():
         raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
     if not dtype.holds(kept, settings.device):

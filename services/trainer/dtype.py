@@ -55,6 +55,11 @@ def here(wanted: str) -> dict[str, str]:
     }
 
 
+def file_in(state_dir: Path) -> Path:
+    """Return where the last measurement is kept."""
+    return state_dir / "dtype.json"
+
+
 def holds(kept: Path, wanted: str) -> bool:
     """Whether an earlier measurement was made on what is here now."""
     if not kept.exists():

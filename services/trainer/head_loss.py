@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-CHUNK_TOKENS = 512
+from shared.memory import HEAD_CHUNK_TOKENS
 
 
 class FrozenHeadLoss(torch.autograd.Function):
@@ -21,8 +21,8 @@ class FrozenHeadLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         gradient = torch.empty_like(hidden)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(hidden), CHUNK_TOKENS):
-            here = slice(start, start + CHUNK_TOKENS)
+        for start in range(0, len(hidden), HEAD_CHUNK_TOKENS):
+            here = slice(start, start + HEAD_CHUNK_TOKENS)
             logits = (hidden[here] @ weight.t()).float()
             target = targets[here, None]
             normalizer = torch.logsumexp(logits, -1, keepdim=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pynvml
 
-from services.trainer import gpu
+from services.trainer import dtype, gpu
 from shared.memory import Adapter, Choice, Dtype, Estimate, Shape, estimate, gib, shape_of_folder
 from shared.messages import LineageSettings
 from shared.settings import TrainerSettings
@@ -89,7 +89,7 @@ def measured(settings: TrainerSettings) -> Memory:
 def takes_gpu(settings: TrainerSettings) -> bool:
     """Whether torch computes there, too: `auto` is what it was measured on, once it was. A driver
     may answer for a GPU that this torch cannot use."""
-    kept = settings.state_dir / "dtype.json"
+    kept = dtype.file_in(settings.state_dir)
     if settings.device == "auto" and kept.is_file():
         measured_on: str = json.loads(kept.read_bytes()).get("device", "cuda")
         return measured_on == "cuda"

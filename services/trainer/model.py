@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from services.trainer import attention, kernels
 from services.trainer.attention import Batch, pack
 from services.trainer.checkpoint import Tensors
-from services.trainer.head_loss import CHUNK_TOKENS, FrozenHeadLoss, most_likely, plain_loss
+from services.trainer.head_loss import FrozenHeadLoss, most_likely, plain_loss
 from services.trainer.kernels import UNFIT, Proofs, Way, sequence
 from services.trainer.lora import adapter_parameters, initialize, with_adapter
 from services.trainer.memory import is_out_of_memory
 from services.trainer.spec import Failure, Lora
+from shared.memory import HEAD_CHUNK_TOKENS
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -195,8 +196,8 @@ class Network:
         states = self.hidden(batch).index_select(0, batch.sources)
         head = self.base.get_output_embeddings().weight
         parts = []
-        for start in range(0, len(states), CHUNK_TOKENS):
-            here = slice(start, start + CHUNK_TOKENS)
+        for start in range(0, len(states), HEAD_CHUNK_TOKENS):
+            here = slice(start, start + HEAD_CHUNK_TOKENS)
             parts.append(most_likely(states[here] @ head.t(), batch.targets[here]))
         losses, best, best_losses = (torch.cat(part) for part in zip(*parts, strict=True))
         return losses, best, best_losses

@@ -30,11 +30,11 @@ from services.trainer.plan import Material
 from services.trainer.saving import Line, Saving
 from services.trainer.spec import Place, Spec
 from services.trainer.template import Chat
+from shared.memory import CACHE_SHARE
 from shared.probes import Probe, draw
 
 PACK_TOKENS = 2048
 SURPRISAL = 16  # steps a nat, in a byte
-CACHE_SHARE = 4  # tokens in the cache of answers, for each of a micro-batch
 
 
 class Snapshots:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.trainer import memory, upload
+from services.trainer import dtype, memory, upload
 from services.trainer.local import Local, SegmentFolder
 from services.trainer.outage import Outage
 from services.trainer.preparing import Preparation
@@ -293,7 +293,7 @@ class Training:
 
     def measure_use(self, tokens_per_second: float) -> None:
         """Forward and backward through frozen weights: 4 operations a weight and token."""
-        kept = self.settings.state_dir / "dtype.json"
+        kept = dtype.file_in(self.settings.state_dir)
         if self._parameters and kept.exists():
             speeds = json.loads(kept.read_bytes())
             speed = speeds.get(f"{self.segment.record.dtype}_flops")
