@@ -10,12 +10,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 # The limits only fall: who brings a figure down writes the new value here. The targets are beside.
 LIMITS = {
     "functions and classes defined in several modules": 112,  # at most 40
     "constants defined in several modules": 67,
-    "names defined twice in one package": 65,  # 0
+    "names defined twice in one package": 61,  # 0
     "store keys typed outside the layout": 93,  # 0
     "raw parses of stored formats": 27,  # 0
     "circles among files": 1,  # 0
@@ -84,12 +85,18 @@ def definitions(module: Module) -> Iterator[str]:
                     yield node.name
 
 
+def is_assigned(part: ast.AST) -> TypeGuard[ast.Name]:
+    """Return whether this part of an assignment's target is a name of its own: not `os.environ`."""
+    return isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+
+
 def constants(module: Module) -> Iterator[str]:
     """Yield each public name that is assigned at the module's top level."""
     for node in module.tree.body:
         match node:
             case ast.Assign():
-                names = [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+                parts = [part for target in node.targets for part in ast.walk(target)]
+                names = [part.id for part in parts if is_assigned(part)]
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names = [name]
             case _:
