@@ -13,6 +13,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin", "admin", "token"}
 
 
+# Settings of earlier versions that are constants now. Jobs still choose their own weight decay and
+# cooldown.
+RETIRED = (
+    "DURAMEN_SCAN_SECONDS",
+    "DURAMEN_UNFINISHED_SECONDS",
+    "DURAMEN_RETRY_SECONDS",
+    "DURAMEN_SWEEP_SECONDS",
+    "DURAMEN_WEIGHT_DECAY",
+    "DURAMEN_COOLDOWN_FRACTION",
+)
+
+
 def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
     """Values of all `<prefix>*_FILE` variables that name a readable file, keyed without _FILE."""
     found: dict[str, str] = {}
@@ -77,9 +89,7 @@ class IngestSettings(StoreSettings):
 
     service = "ingest"
     inbox_dir: Path
-    scan_seconds: float = Field(default=0.5, gt=0)
     settle_seconds: float = Field(default=2.0, ge=0)
-    unfinished_seconds: float = Field(default=60.0, ge=0)
     max_row_bytes: int = Field(default=64 * 2**20, gt=0)
     max_upload_bytes: int = Field(default=64 * 2**30, gt=0)
 
@@ -100,11 +110,9 @@ class TrainerSettings(StoreSettings):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     # What of the device's memory the trainer may plan with; None: all of it that is free.
     memory_limit: int | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=10, ge=0)
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)
     neftune_alpha: float = Field(default=0.0, ge=0)
     eval_fraction: float = Field(default=0.05, ge=0, le=0.5)
     checkpoint_seconds: float = Field(default=60.0, gt=0)
@@ -128,8 +136,6 @@ class VaultSettings(StoreSettings):
     copies: int = Field(default=3, ge=2, le=3)
     # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
     failure_domains: int = Field(default=1, ge=1)
-    retry_seconds: float = Field(default=30.0, gt=0)
-    sweep_seconds: float = Field(default=300.0, gt=0)
 
 
 class EvolutionSettings(StoreSettings):

@@ -23,6 +23,9 @@ def rows(box: "Box", count: int, words: str = "") -> bytes:
     return b"".join(row(f"{box.lineage} {words} {n}") for n in range(count))
 
 
+PERIODS = {"scan_seconds": 0.05, "unfinished_seconds": 1.5}
+
+
 class Box:
     """An inbox of this test alone: what is dropped under @lineage is that lineage's."""
 
@@ -34,17 +37,16 @@ class Box:
         self.settings = {
             "DURAMEN_INBOX_DIR": str(self.root),
             "DURAMEN_STATE_DIR": str(self.state),
-            "DURAMEN_SCAN_SECONDS": "0.05",
             "DURAMEN_SETTLE_SECONDS": "0.3",
-            "DURAMEN_UNFINISHED_SECONDS": "1.5",
         }
 
     def start(self, **env: str) -> Process:
-        return self.house.start("ingest", **{**self.settings, **env})
+        return self.house.start("ingest", PERIODS, **{**self.settings, **env})
 
     @contextmanager
-    def running(self, **env: str) -> Iterator[Process]:
-        with self.house.service("ingest", **{**self.settings, **env}) as process:
+    def running(self, periods: dict[str, float] | None = None, /, **env: str) -> Iterator[Process]:
+        periods = {**PERIODS, **(periods or {})}
+        with self.house.service("ingest", periods, **{**self.settings, **env}) as process:
             yield process
 
     def folder(self, name: str = "") -> Path:

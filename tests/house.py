@@ -30,6 +30,7 @@ from shared.messages import (
     now,
 )
 from shared.store import PRECIOUS, Store
+from tests import hurried
 from tests.servers import Stack
 from tests.tiny import Conversation, line_of, shared_tiny
 
@@ -54,11 +55,14 @@ async def until(
 class Process:
     """A service as a process; its log is a file."""
 
-    def __init__(self, name: str, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, env: dict[str, str], log: Path, periods: dict[str, float] | None = None
+    ) -> None:
         self.name, self.log = name, log
+        plain = [sys.executable, "-m", f"services.{name}"]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{name}"],
+                hurried.command(name, periods) if periods else plain,
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **env},
                 stdout=file,
@@ -115,19 +119,21 @@ class House:
         return Store(server, url, keys.access, keys.secret)
 
     @contextmanager
-    def service(self, name: str, **env: str) -> Iterator[Process]:
+    def service(
+        self, name: str, periods: dict[str, float] | None = None, /, **env: str
+    ) -> Iterator[Process]:
         """Run a service until the block ends; it must end cleanly."""
-        process = self.start(name, **env)
+        process = self.start(name, periods, **env)
         try:
             yield process
         finally:
             process.end()
 
-    def start(self, name: str, **env: str) -> Process:
+    def start(self, name: str, periods: dict[str, float] | None = None, /, **env: str) -> Process:
         settings = {**self.stack.env(name), **env}
         if name == "trainer" and not self.measures:
             tell_dtype(settings)
-        process = Process(name, settings, self.stack.home.log(name))
+        process = Process(name, settings, self.stack.home.log(name), periods)
         self.processes.append(process)
         return process
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +45,7 @@ from shared.messages import (
 )
 from shared.settings import VaultSettings
 from shared.store import PRECIOUS, WORK, Store
+from tests import hurried
 from tests.house import until
 from tests.servers import Stack, wait_until
 
@@ -260,8 +260,6 @@ class VaultProcess:
         self.stack = stack
         changes = {
             "DURAMEN_LEASE_SECONDS": "2",
-            "DURAMEN_RETRY_SECONDS": "1",
-            "DURAMEN_SWEEP_SECONDS": "1",
             **settings,
         }
         self.values = {**stack.env("vault"), **changes}
@@ -272,7 +270,7 @@ class VaultProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "services.vault"]
+        command = hurried.command("vault", {"retry_seconds": 1, "sweep_seconds": 1})
         self.process = spawn(command, self.log, process_environment(self.values))
 
     def kill(self) -> None:

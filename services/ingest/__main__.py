@@ -11,17 +11,23 @@ from shared.settings import IngestSettings
 from shared.store import Store
 
 
-async def main(settings: IngestSettings) -> None:
-    """Watch the inbox, for ever."""
+async def main(
+    settings: IngestSettings, *, scan_seconds: float = 0.5, unfinished_seconds: float = 60.0
+) -> None:
+    """Watch the inbox, for ever.
+
+    `scan_seconds`: between two looks at it. `unfinished_seconds`: how long a file that looks cut
+    off must be quiet before it is read as it is.
+    """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     inbox = Inbox(settings.inbox_dir)
     store = Store.of(settings)
     bus = Bus.of(settings)
     async with bus:
-        intake = Intake(settings, bus, store, inbox)
+        intake = Intake(settings, bus, store, inbox, unfinished_seconds)
         await bus.subscribe("ctl.desired.ingest", intake.wake.set)
         await service.run(
-            service.repeat("inbox", intake.once, intake.wake, settings.scan_seconds),
+            service.repeat("inbox", intake.once, intake.wake, scan_seconds),
             intake.heartbeat(),
             http.serve(api.make(intake), settings),
         )

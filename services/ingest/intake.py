@@ -47,6 +47,7 @@ class Intake:
     bus: Bus
     store: Store
     inbox: Inbox
+    unfinished_seconds: float = 60.0
     control: Control = field(default_factory=lambda: Control("ingest"))
     held: dict[str, Held] = field(default_factory=dict)
     reasons: list[dict[str, Any]] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Intake:
 
     def __post_init__(self) -> None:
         self.wake = asyncio.Event()
-        self.settling = Settling(self.settings.settle_seconds, self.settings.unfinished_seconds)
+        self.settling = Settling(self.settings.settle_seconds, self.unfinished_seconds)
         self.finisher = Finisher(
             self.bus,
             self.store,

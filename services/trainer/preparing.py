@@ -128,7 +128,7 @@ class Preparation:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
         assert self.line.settings is not None
         own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
-        names = JobSettings.model_fields.keys() - {"description"}
+        names = JobSettings.model_fields.keys() & TrainerSettings.model_fields.keys()
         defaults = {name: getattr(self.settings, name) for name in names}
         return {**defaults, **own, "seed": self.line.settings.seed}
 

@@ -23,8 +23,14 @@ def connect(settings: VaultSettings) -> Copies:
     )
 
 
-async def main(settings: VaultSettings) -> None:
-    """Connect, publish, answer, watch, for ever."""
+async def main(
+    settings: VaultSettings, *, retry_seconds: float = 30.0, sweep_seconds: float = 300.0
+) -> None:
+    """Connect, publish, answer, watch, for ever.
+
+    `retry_seconds`: the longest wait between two tries at a publish. `sweep_seconds`: between two
+    looks for names written over, for inputs and for locks that end.
+    """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)
     http.watch_space("archive", settings.archive_dir)
@@ -32,7 +38,7 @@ async def main(settings: VaultSettings) -> None:
         http.watch_space("backup", settings.backup_disk)
     bus = Bus.of(settings)
     async with bus:
-        keeper = Vault(settings, bus, copies, service.instance("vault"))
+        keeper = Vault(settings, bus, copies, service.instance("vault"), retry_seconds)
         commands = Commands(keeper)
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
@@ -43,13 +49,9 @@ async def main(settings: VaultSettings) -> None:
             await service.run(
                 service.repeat("commands", commands.once, keeper.wake_commands, 1.0),
                 service.repeat("publish", keeper.once, keeper.wake, 2.0),
-                service.repeat(
-                    "inputs", keeper.keep_inputs, keeper.wake_inputs, settings.sweep_seconds
-                ),
-                service.repeat("sweep", keeper.sweep, asyncio.Event(), settings.sweep_seconds),
-                service.repeat(
-                    "locks", keeper.extend_locks, asyncio.Event(), settings.sweep_seconds
-                ),
+                service.repeat("inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds),
+                service.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds),
+                service.repeat("locks", keeper.extend_locks, asyncio.Event(), sweep_seconds),
                 http.serve(api.make(keeper), settings),
             )
         finally:

@@ -60,6 +60,7 @@ class Vault:
     bus: Bus
     copies: Copies
     by: str
+    retry_seconds: float = 30.0
     table: Table = field(default_factory=Table)
     control: Control = field(default_factory=lambda: Control("vault"))
     settled: set[Key] = field(default_factory=set)
@@ -184,8 +185,8 @@ class Vault:
 
     async def put_off(self, key: Key, name: str, error: Exception) -> None:
         before = self.pending.get(key)
-        delay = min(2 * before.delay, self.settings.retry_seconds) if before else 0.0
-        delay = max(delay, min(FIRST_RETRY_SECONDS, self.settings.retry_seconds))
+        delay = min(2 * before.delay, self.retry_seconds) if before else 0.0
+        delay = max(delay, min(FIRST_RETRY_SECONDS, self.retry_seconds))
         name_of = "" if isinstance(error, DuramenError) else f"{type(error).__name__}: "
         why = f"{name_of}{error}"
         self.pending[key] = Retry(why, delay, asyncio.get_running_loop().time() + delay)

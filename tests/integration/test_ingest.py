@@ -245,7 +245,7 @@ async def test_a_file_that_is_open_for_writing_waits(box: Box) -> None:
 async def test_a_packed_copy_that_stalls_is_waited_for(box: Box) -> None:
     data = gzip.compress(rows(box, 300), mtime=0)
     path = box.drop("stalled.jsonl.gz", data[:-50])
-    with box.running(DURAMEN_UNFINISHED_SECONDS="25"):
+    with box.running({"unfinished_seconds": 25}):
 
         async def taken() -> Path | None:
             return next((box.root / ".taken").glob("*/file"), None)

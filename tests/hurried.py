@@ -1,0 +1,27 @@
+"""A service as it runs in earnest, but with shorter periods: its `main` takes them as arguments.
+
+python -m tests.hurried vault '{"sweep_seconds": 1}'
+"""
+
+import asyncio
+import json
+import sys
+from importlib import import_module
+
+from shared import log
+from shared.settings import IngestSettings, StoreSettings, VaultSettings
+
+SETTINGS: dict[str, type[StoreSettings]] = {"ingest": IngestSettings, "vault": VaultSettings}
+
+
+def command(service: str, periods: dict[str, float]) -> list[str]:
+    """Return the command line that starts `service` with these periods."""
+    return [sys.executable, "-m", "tests.hurried", service, json.dumps(periods)]
+
+
+if __name__ == "__main__":
+    name, told = sys.argv[1:]
+    loaded = SETTINGS[name].load()
+    log.configure(name, loaded.log_level).info("starting", **loaded.masked())
+    main = import_module(f"services.{name}.__main__").main
+    asyncio.run(main(loaded, **json.loads(told)))
