@@ -79,15 +79,13 @@ class Control:
     ) -> int:
         """Ask for a state; its generation. Raises Conflict if another command came between."""
         subject = desired_subject(self.service)
-        record = Desired.model_validate(
-            {
-                "service": self.service,
-                "state": state,
-                "by": by,
-                "reason": reason,
-                "discard": discard,
-                "prev": self._valid.get(subject, 0),
-            }
+        record = Desired(
+            service=self.service,
+            state=state,
+            by=by,
+            reason=reason,
+            discard=discard,
+            prev=self._valid.get(subject, 0),
         )
         return await bus.append("CTL", subject, subject, record, self._tails.get(subject, 0))
 

@@ -26,7 +26,7 @@ from shared.manifest import (
     version_name,
 )
 from shared.memory import HEADS, INDEX, Shape, shape_in_store, weights_of
-from shared.messages import LineageSettings, LineCreate, Once
+from shared.messages import LineageSettings, LineCreate, Lora, Once
 from shared.settings import CtlSettings
 from shared.store import PRECIOUS, WORK, Store
 
@@ -301,20 +301,13 @@ def new(
     store = cli.store(config)
     root = find_root(store, base)
     try:
-        settings = LineageSettings.model_validate(
-            {
-                "base_root": root,
-                "lora": {
-                    "rank": rank,
-                    "alpha": alpha,
-                    "dropout": dropout,
-                    "targets": named(targets),
-                },
-                "dtype": dtype,
-                "quantize": quantize,
-                "seed": seed,
-                "chat_template": text,
-            }
+        settings = LineageSettings(
+            base_root=root,
+            lora=Lora(rank=rank, alpha=alpha, dropout=dropout, targets=named(targets)),
+            dtype=dtype,
+            quantize=quantize,
+            seed=seed,
+            chat_template=text,
         )
         LineCreate(by=cli.who(), lineage=name, settings=settings)
     except ValidationError as error:

@@ -110,14 +110,14 @@ class Watch:
         said = f"{state} {self._waiting} {self.table.seen}"
         if only_changes and said == self._said:
             return
-        observed = {
-            "service": "evolution",
-            "instance": "evolution",
-            "state": state,
-            "waiting": {"*": self._waiting} if self._waiting else {},
-            "ledger": self.table.seen,
-        }
-        await self.bus.observe(Observed.model_validate(observed))
+        observed = Observed(
+            service="evolution",
+            instance="evolution",
+            state=state,
+            waiting={"*": self._waiting} if self._waiting else {},
+            ledger=self.table.seen,
+        )
+        await self.bus.observe(observed)
         self._said = said
 
     async def heartbeat(self) -> None:

@@ -45,24 +45,24 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
     """Claim a job: its sequence in the ledger is the fence. Raises Conflict if another did."""
     line = table.lines[job.id.lineage]
     assert line.head is not None
-    record = LineOpen.model_validate(
-        {
-            "by": owner.by,
-            "prev": line.sequence,
-            "lineage": line.lineage,
-            "segment": new_segment(),
-            "job": job.id.path,
-            "job_sequence": job.sequence,
-            "checkpoint": line.head.checkpoint,
-            "position": line.position(job.id),
-            "global_step": line.head.global_step,
-            "plan": job.record.plan,
-            **micro_tokens(line, owner),
-            "dtype": line.dtype or owner.dtype,
-            "lease": owner.lease,
-            "owner": owner.by,
-            "host": socket.gethostname(),
-        }
+    micro, asked = micro_tokens(line, owner)
+    record = LineOpen(
+        by=owner.by,
+        prev=line.sequence,
+        lineage=line.lineage,
+        segment=new_segment(),
+        job=job.id.path,
+        job_sequence=job.sequence,
+        checkpoint=line.head.checkpoint,
+        position=line.position(job.id),
+        global_step=line.head.global_step,
+        plan=job.record.plan,
+        micro_tokens=micro,
+        micro_tokens_asked=asked,
+        dtype=line.dtype or owner.dtype,
+        lease=owner.lease,
+        owner=owner.by,
+        host=socket.gethostname(),
     )
     segment = await _append_open(bus, table, line, record)
     if record.position == 0:
@@ -70,22 +70,25 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
     return segment
 
 
-def micro_tokens(line: Line, owner: Owner) -> dict[str, int]:
-    """The micro-batch split of a new segment: as the settings ask, or as small as the segment
-    before had to be on this same device, until the settings ask for something else. At the floor
-    it stays; that it was asked for is noted even so: from then on gradients are checkpointed."""
+def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
+    """Return the micro-batch split of a new segment, and what was asked where memory ran out.
+
+    The split is as the settings ask, or as small as the segment before had to be on this same
+    device, until the settings ask for something else. At the floor it stays; that it was asked for
+    is noted even so: from then on gradients are checkpointed.
+    """
     asked = owner.micro_tokens
     before = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
     if before is None or before.record.lease != owner.lease:
-        return {"micro_tokens": asked}
+        return asked, None
     record, close = before.record, before.close[1] if before.close else None
     if close is not None and close.cause == MEMORY:
         half = memory.smaller(record.micro_tokens)
-        return {"micro_tokens": half or record.micro_tokens, "micro_tokens_asked": asked}
+        return half or record.micro_tokens, asked
     # After a failure it starts anew: its size was not what the job failed for.
     if record.micro_tokens_asked == asked and close is not None and close.outcome != "failed":
-        return {"micro_tokens": record.micro_tokens, "micro_tokens_asked": asked}
-    return {"micro_tokens": asked}
+        return record.micro_tokens, asked
+    return asked, None
 
 
 async def reopen_segment(

@@ -7,7 +7,14 @@ from typing import Any
 
 from services.trainer import memory, upload
 from services.trainer.local import Local, SegmentFolder
-from services.trainer.spec import Spec
+from services.trainer.spec import (
+    EvalDataset,
+    Lora,
+    SnapshotSettings,
+    Spec,
+    Start,
+    TrainingSettings,
+)
 from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
 from shared.jobs import Job
 from shared.ledger import Line, Segment
@@ -36,51 +43,48 @@ class Preparation:
         upload.get_progress(local.store, self.line.lineage, self.segment.id, self.folder)
         self.carry_earlier()
         plan = self.job.record.plan
-        resolved = self.training_settings()
-        return Spec.model_validate(
-            {
-                "lineage": self.line.lineage,
-                "segment": self.segment.id,
-                "fence": self.segment.fence,
-                "job": self.job.id.path,
-                "base_dir": local.base(settings.base_root),
-                "base_root": settings.base_root,
-                "chat_template": settings.chat_template,
-                "dataset": local.object("datasets", self.job.record.dataset, ".jsonl"),
-                "dataset_sha256": self.job.id.sha256,
-                "eval_datasets": [] if plan else self.eval_datasets(),
-                "earlier_plans": [] if plan else self.earlier_plans(),
-                "lineage_plans": [] if plan else self.lineage_plans(),
-                "plan": self.plan(plan) if plan else None,
-                "plan_out": self.folder.plan,
-                "plan_sha256": plan.sha256 if plan else None,
-                "lora": settings.lora.model_dump(),
-                "dtype": record.dtype,
-                "quantize": settings.quantize,
-                "gradient_checkpointing": self.recomputes(local.base(settings.base_root)),
-                "settings": resolved,
-                "clock": self.job.record.queued_at.isoformat(),
-                "checkpoint": self.checkpoint(record.checkpoint) if record.checkpoint else None,
-                "start": {
-                    "position": record.position,
-                    "global_step": record.global_step,
-                    "job_steps_from": self.segment.opens[0][1].position,
-                },
-                "micro_tokens": record.micro_tokens,
-                "checkpoint_dir": self.folder.checkpoints,
-                "checkpoint_seconds": self.settings.checkpoint_seconds,
-                "eval_fraction": self.settings.eval_fraction,
-                "snapshot": {
-                    "fraction": self.settings.snapshot_fraction,
-                    "allowance_seconds": self.settings.snapshot_allowance_seconds,
-                    "directory": self.folder.snapshots,
-                    "baselines": self.settings.state_dir / "baselines",
-                },
-                "metrics": self.folder.metrics,
-                "lock_file": self.settings.state_dir / "worker.lock",
-                "proofs": self.settings.state_dir / "attention.json",
-                "threads": self.settings.threads,
-            }
+        return Spec(
+            lineage=self.line.lineage,
+            segment=self.segment.id,
+            fence=self.segment.fence,
+            job=self.job.id.path,
+            base_dir=local.base(settings.base_root),
+            base_root=settings.base_root,
+            chat_template=settings.chat_template,
+            dataset=local.object("datasets", self.job.record.dataset, ".jsonl"),
+            dataset_sha256=self.job.id.sha256,
+            eval_datasets=() if plan else tuple(self.eval_datasets()),
+            earlier_plans=() if plan else tuple(self.earlier_plans()),
+            lineage_plans=() if plan else tuple(self.lineage_plans()),
+            plan=self.plan(plan) if plan else None,
+            plan_out=self.folder.plan,
+            plan_sha256=plan.sha256 if plan else None,
+            lora=Lora.model_validate(settings.lora.model_dump()),
+            dtype=record.dtype,
+            quantize=settings.quantize,
+            gradient_checkpointing=self.recomputes(local.base(settings.base_root)),
+            settings=self.training_settings(),
+            clock=self.job.record.queued_at.isoformat(),
+            checkpoint=self.checkpoint(record.checkpoint) if record.checkpoint else None,
+            start=Start(
+                position=record.position,
+                global_step=record.global_step,
+                job_steps_from=self.segment.opens[0][1].position,
+            ),
+            micro_tokens=record.micro_tokens,
+            checkpoint_dir=self.folder.checkpoints,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            eval_fraction=self.settings.eval_fraction,
+            snapshot=SnapshotSettings(
+                fraction=self.settings.snapshot_fraction,
+                allowance_seconds=self.settings.snapshot_allowance_seconds,
+                directory=self.folder.snapshots,
+                baselines=self.settings.state_dir / "baselines",
+            ),
+            metrics=self.folder.metrics,
+            lock_file=self.settings.state_dir / "worker.lock",
+            proofs=self.settings.state_dir / "attention.json",
+            threads=self.settings.threads,
         )
 
     def plan(self, ref: ObjectRef) -> Path:
@@ -124,15 +128,15 @@ class Preparation:
         dtype, tokens = record.dtype, record.micro_tokens
         return memory.need(base, line, self.settings, dtype, tokens, recompute=recompute)
 
-    def training_settings(self) -> dict[str, Any]:
+    def training_settings(self) -> TrainingSettings:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
         assert self.line.settings is not None
         own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
         names = JobSettings.model_fields.keys() & TrainerSettings.model_fields.keys()
         defaults = {name: getattr(self.settings, name) for name in names}
-        return {**defaults, **own, "seed": self.line.settings.seed}
+        return TrainingSettings(**{**defaults, **own, "seed": self.line.settings.seed})
 
-    def eval_datasets(self) -> list[dict[str, Any]]:
+    def eval_datasets(self) -> list[EvalDataset]:
         """Files that are only ever measured, by hash."""
         prefix = f"eval/{self.line.lineage}/"
         found = []
@@ -141,7 +145,7 @@ class Preparation:
             data = f"datasets/{sha256}/data.jsonl"
             ref = ObjectRef(bucket="duramen", key=data, sha256=sha256, size=0)
             path = self.local.object("datasets", ref, ".jsonl")
-            found.append({"path": path, "sha256": sha256})
+            found.append(EvalDataset(path=path, sha256=sha256))
         return found
 
     def earlier_plans(self) -> list[Path]:

@@ -33,26 +33,22 @@ def view_of(trainer: Trainer) -> Observed:
         checkpoint = training.state.checkpoint
     line = trainer.table.lines.get(segment.job.lineage) if segment else None
     progress = training.state.progress if training else None
-    return Observed.model_validate(
-        {
-            "service": "trainer",
-            "instance": trainer.instance,
-            "state": shown,
-            # while a worker still runs, a newer generation is seen but not obeyed yet
-            "generation": trainer.control.generation
-            if shown == state or not busy
-            else obeyed(trainer),
-            "once_through": max(trainer.once_through, 0),
-            "waiting": waiting,
-            "lineage": segment.job.lineage if segment else None,
-            "job": segment.job.path if segment else None,
-            "segment": segment.id if segment else None,
-            "fence": segment.fence if segment else None,
-            "ledger": line.sequence if line else 0,
-            "progress": progress,
-            "checkpoint": checkpoint,
-            "read_back": checkpoint is not None and not is_local(trainer),
-        }
+    return Observed(
+        service="trainer",
+        instance=trainer.instance,
+        state=shown,
+        # while a worker still runs, a newer generation is seen but not obeyed yet
+        generation=trainer.control.generation if shown == state or not busy else obeyed(trainer),
+        once_through=max(trainer.once_through, 0),
+        waiting=waiting,
+        lineage=segment.job.lineage if segment else None,
+        job=segment.job.path if segment else None,
+        segment=segment.id if segment else None,
+        fence=segment.fence if segment else None,
+        ledger=line.sequence if line else 0,
+        progress=progress,
+        checkpoint=checkpoint,
+        read_back=checkpoint is not None and not is_local(trainer),
     )
 
 

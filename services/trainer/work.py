@@ -159,9 +159,7 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
         return None  # nothing is known, and nothing is claimed by going on
     recompute = settings.gradient_checkpointing != "off"
     dtype: Any = record.dtype if record else line.dtype or trainer.dtype
-    tokens = (
-        record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)["micro_tokens"]
-    )
+    tokens = record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)[0]
     shape = trainer.shapes[root]
     least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
     here = memory.measured(settings)

@@ -142,7 +142,7 @@ def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for() ->
     record = SimpleNamespace(lease=owner.lease, micro_tokens=100, micro_tokens_asked=None)
     close = SimpleNamespace(cause=claim.MEMORY, outcome="preempted")
     line: Any = SimpleNamespace(segments={"1": SimpleNamespace(record=record, close=(1, close))})
-    assert claim.micro_tokens(line, owner) == {"micro_tokens": 100, "micro_tokens_asked": 100}
+    assert claim.micro_tokens(line, owner) == (100, 100)
 
 
 def test_only_memory_looks_like_memory() -> None:
