@@ -4,10 +4,44 @@ from pathlib import Path
 
 import pytest
 
+from infra.local.environment import settings_for
+from infra.local.home import Home
+from infra.local.ports import free_ports
+from infra.secrets import Secrets
+from services.trainer import lease
+from services.trainer.local import Local
+from services.trainer.state import Trainer
+from shared.bus import Bus
+from shared.ledger import Segment
+from shared.messages import JobId
+from shared.settings import TrainerSettings
+from shared.store import Store
 from tests.tiny import shared_tiny
+from tests.unit.test_preparing import opened
 from tests.worker import Job
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job(tmp_path, shared_tiny())
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    """Return a trainer as it is before it connects; nothing listens at its addresses."""
+    home = Home.make(tmp_path / "home")
+    values = settings_for("trainer", home, free_ports(), Secrets.ensure(home.secrets))
+    named = {name.removeprefix("DURAMEN_").lower(): value for name, value in values.items()}
+    settings = TrainerSettings.load(**named)
+    bus = Bus.of(settings)
+    held = lease.Held(bus, "trainer.here", "trainer@test#1", settings.lease_seconds)
+    local = Local(settings.state_dir, Store.of(settings))
+    return Trainer(settings, bus, local, "float32", held)
+
+
+@pytest.fixture
+def segment(trainer: Trainer) -> Segment:
+    """Return an open segment of the first job of `main`, claimed by that trainer."""
+    job = JobId("main", "cd" * 32, 1)
+    record = opened(job, "ab" * 6).model_copy(update={"lease": trainer.lease.name})
+    return Segment("ab" * 6, job, 0, [(7, record)])

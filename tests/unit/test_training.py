@@ -2,34 +2,49 @@
 
 import asyncio
 import threading
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from services.trainer.local import SegmentFolder
+from services.trainer.state import Trainer
 from services.trainer.training import Training
+from shared.jobs import Job
+from shared.ledger import Line, Segment
+from shared.messages import JobRecord, ObjectRef, now
+
+
+def queued(segment: Segment) -> Job:
+    """Return the job of a segment as it was queued."""
+    sha256 = segment.job.sha256
+    dataset = ObjectRef(
+        bucket="duramen", key=f"datasets/{sha256}/data.jsonl", sha256=sha256, size=1
+    )
+    record = JobRecord(
+        by="t",
+        job=segment.job.path,
+        state="queued",
+        level="normal",
+        name="rows.jsonl",
+        dataset=dataset,
+        rows=1,
+        queued_at=now(),
+    )
+    return Job(segment.job, record, 1, 1)
 
 
 @pytest.mark.parametrize("way", ["finish", "kill"])
 async def test_a_worker_asked_to_leave_before_it_is_there_never_starts(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, trainer: Trainer, segment: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pause that comes while a base is still fetched holds, as one at any other time."""
     asked = threading.Event()
     monkeypatch.setattr(Training, "prepare", lambda self: asked.wait(30))
-    folder = SegmentFolder(tmp_path)
-    local = SimpleNamespace(segment=lambda lineage, segment: folder)
-    job: Any = SimpleNamespace(id="0123456789ab.1")
-    parts: Any = SimpleNamespace(lineage="main", id="100", fence=100)
     training = Training(
-        settings=parts,
-        bus=parts,
-        local=cast("Any", local),
-        line=parts,
-        job=job,
-        segment=parts,
+        settings=trainer.settings,
+        bus=trainer.bus,
+        local=trainer.local,
+        line=Line("main"),
+        job=queued(segment),
+        segment=segment,
         changed=lambda: None,
         on_plan=lambda *_: None,
     )

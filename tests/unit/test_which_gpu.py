@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from services.trainer import fitness, gpu, memory, process
+from services.trainer.state import Trainer
 
 GIB = 2**30
 
@@ -105,12 +106,17 @@ def test_a_worker_counts_gpus_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_memory_is_that_of_the_device_which_torch_can_use(
-    driver: Driver, tmp_path: Path, device: str, measured_on: str | None, planned_with: str
+    driver: Driver,
+    trainer: Trainer,
+    tmp_path: Path,
+    device: str,
+    measured_on: str | None,
+    planned_with: str,
 ) -> None:
     if measured_on:
         (tmp_path / "dtype.json").write_text(json.dumps({"dtype": "x", "device": measured_on}))
-    settings: Any = SimpleNamespace(device=device, state_dir=tmp_path, memory_limit=None)
-    assert memory.measured(settings).device == planned_with
+    asked = {"device": device, "state_dir": tmp_path}
+    assert memory.measured(trainer.settings.model_copy(update=asked)).device == planned_with
 
 
 def test_who_wants_the_cpu_is_not_measured_by_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

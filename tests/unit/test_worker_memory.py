@@ -3,7 +3,6 @@
 import resource
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +12,12 @@ from services.trainer.memory import is_out_of_memory, smaller
 from services.trainer.micro_batches import may_be_halved
 from services.trainer.plan import build_plan
 from services.trainer.spec import Spec
+from services.trainer.state import Trainer
 from services.trainer.supervisor import may_shrink
 from services.trainer.template import Chat
 from services.trainer.training import End
-from shared.messages import Failure
+from shared.ledger import Line, Segment
+from shared.messages import Failure, Head, LineClose
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.worker import Job, Worker, tensors
 
@@ -120,14 +121,17 @@ def test_rows_that_stand_alone_already_are_the_floor(job: Job) -> None:
     [("auto", False, True), ("auto", True, False), ("on", False, False), ("off", False, False)],
 )
 def test_where_rows_stand_alone_checkpointing_is_left_to_be_tried_once(
-    checkpointing: str, halved: bool, more: bool, micro_tokens: int
+    trainer: Trainer,
+    segment: Segment,
+    checkpointing: str,
+    halved: bool,
+    more: bool,
+    micro_tokens: int,
 ) -> None:
-    trainer: Any = SimpleNamespace(
-        settings=SimpleNamespace(gradient_checkpointing=checkpointing),
-    )
-    asked = 1024 if halved else None
-    record = SimpleNamespace(micro_tokens=micro_tokens, micro_tokens_asked=asked)
-    segment: Any = SimpleNamespace(record=record)
+    asked = {"gradient_checkpointing": checkpointing}
+    trainer.settings = trainer.settings.model_copy(update=asked)
+    split = {"micro_tokens": micro_tokens, "micro_tokens_asked": 1024 if halved else None}
+    segment.opens = [(7, segment.record.model_copy(update=split))]
     alone = End("failed", Failure(kind="memory", message="", next_step=""), final=True)
     assert may_shrink(trainer, segment, alone) is more
     not_final = replace(alone, final=False)
@@ -136,12 +140,29 @@ def test_where_rows_stand_alone_checkpointing_is_left_to_be_tried_once(
     assert not may_shrink(trainer, segment, replace(alone, failure=other))
 
 
-def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for() -> None:
+def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for(
+    segment: Segment,
+) -> None:
     """The same one: what is new is that it was asked for, which checkpoints the gradients."""
-    owner = claim.Owner("me", "lease.trainer.here", "float32", 100)
-    record = SimpleNamespace(lease=owner.lease, micro_tokens=100, micro_tokens_asked=None)
-    close = SimpleNamespace(cause=claim.MEMORY, outcome="preempted")
-    line: Any = SimpleNamespace(segments={"1": SimpleNamespace(record=record, close=(1, close))})
+    record = segment.record.model_copy(update={"micro_tokens": 100})
+    close = LineClose(
+        by="t",
+        prev=7,
+        lineage="main",
+        segment=segment.id,
+        fence=7,
+        job=segment.job.path,
+        outcome="preempted",
+        cause=claim.MEMORY,
+        from_step=0,
+        to_step=1,
+        from_position=0,
+        to_position=1,
+        head=Head(base_root="ab" * 32, global_step=1, checkpoint=None),
+    )
+    closed = Segment(segment.id, segment.job, 0, [(7, record)], (8, close))
+    owner = claim.Owner("me", record.lease, "float32", 100)
+    line = Line("main", segments={closed.id: closed})
     assert claim.micro_tokens(line, owner) == (100, 100)
 
 
