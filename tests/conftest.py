@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.local.servers import ServerMissing
+from tests.ahead import Ahead
 from tests.servers import Stack
 
 STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
@@ -21,6 +22,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not STARTING.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+
+
+def started_stack() -> Stack:
+    """Start servers and provision them; whoever gets them ends them."""
+    stack = Stack(Path(tempfile.mkdtemp(prefix="duramen-test-")))
+    try:
+        return stack.up()
+    except BaseException:
+        remove(stack)
+        raise
+
+
+def remove(stack: Stack) -> None:
+    stack.down()
+    shutil.rmtree(stack.home.root, ignore_errors=True)
+
+
+AHEAD = Ahead(started_stack)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Begin to start the own servers of the next test, if it wants some."""
+    if wants_own(nextitem):
+        AHEAD.begin(1 + wants_own(item))
+
+
+def wants_own(item: pytest.Item | None) -> bool:
+    return "own_stack" in getattr(item, "fixturenames", ())
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers that were started for a test that did not come."""
+    for stack in AHEAD.end():
+        remove(stack)
 
 
 @contextmanager
@@ -56,8 +92,14 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture
 def own_stack() -> Iterator[Stack]:
     """Servers of this test alone, to be killed and restarted at will."""
-    with running_stack() as running:
-        yield running
+    try:
+        running = AHEAD.take()
+    except ServerMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    yield running
+    remove(running)
 
 
 @pytest.fixture
