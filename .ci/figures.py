@@ -53,7 +53,7 @@ FOREIGN = {
 
 
 class Module:
-    """One file of the program, parsed. `package` has at most two parts, such as infra.store."""
+    """One file of the program, parsed. `package` has at most two parts, such as infra.servers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

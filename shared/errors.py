@@ -4,7 +4,7 @@ The class docstring is the default message; typed fields come first and the mess
 them. `next_step` is the command that a user would type next, and ends the message.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 START = "make local, or make up"  # what to type where nothing runs
 
@@ -82,7 +82,7 @@ class BusFull(DuramenError):
     """A stream has reached its size limit."""
 
     exit_code = 6
-    next_step = "raise max_bytes in infra/streams.py, then make up or make local"
+    next_step = "raise max_bytes in infra/servers/streams.py, then make up or make local"
 
 
 class UnknownSchema(DuramenError):
@@ -160,3 +160,28 @@ class StoreLies(DuramenError):
 
 class TargetNotEmpty(UsageError):
     """The target folder is not empty; nothing was written."""
+
+
+FailureKind = Literal[
+    "nan", "mask", "template", "memory", "disk", "data", "checkpoint", "base", "internal"
+]
+
+
+class CannotTrain(Exception):
+    """The job cannot go on. `suspect`: what was trained so far may be spoilt. `final`: a smaller
+    micro-batch would not help."""
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        suspect: bool = False,
+        example: str | None = None,
+        final: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.message = message
+        self.suspect = suspect
+        self.example = example
+        self.final = final

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.ingest.report import Report
-from shared.control import events
-from shared.jobs import Job, Table
-from shared.messages import Event
+from services.ingest.outcome.report import Report
+from shared.ledger.control import events
+from shared.ledger.jobs import Job, Table
+from shared.protocol.messages import Event
 from tests.house import House, Process, until
 
 SECONDS = 40.0

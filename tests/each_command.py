@@ -19,7 +19,7 @@ from typing import Any
 import httpx  # noqa: F401 - loaded here once, not in each process
 import typer
 
-import shared.store  # noqa: F401 - as above
+import shared.store.s3  # noqa: F401 - as above
 from services.ctl import cli
 from services.ctl.__main__ import app
 

@@ -17,12 +17,13 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import backend_registration
 
-from services.trainer.kernels import Way
-from services.trainer.loop import gradient
-from services.trainer.lora import adapter_parameters
-from services.trainer.model import Network
-from services.trainer.spec import Lora, TrainingSettings
-from services.trainer.template import Encoded
+from services.model.kernels import Way
+from services.model.lora import adapter_parameters
+from services.model.network import Network
+from services.model.template import Encoded
+from services.trainer.protocol import TrainingSettings
+from services.trainer.worker.loop import gradient
+from shared.formats.adapter import AdapterShape
 from tests.tiny import make_tiny
 
 
@@ -88,7 +89,7 @@ def main() -> None:
         base = make_tiny(Path(folder))
         for way in Way:
             for lean in (True, False):
-                network = Network(base, "bfloat16", Lora(rank=4, dropout=0.1), seed=1)
+                network = Network(base, "bfloat16", AdapterShape(rank=4, dropout=0.1), seed=1)
                 network.take(way)
                 network.lean = lean
                 mode = FakeTensorMode()

@@ -13,20 +13,13 @@ from typing import Any
 
 import orjson
 
-from shared.bus import Bus
-from shared.jobs import Job, Table
-from shared.ledger import Line, Segment
-from shared.manifest import (
-    CommitRecord,
-    Latest,
-    StoredFile,
-    canonical_json,
-    root_hash,
-    sha256_bytes,
-    sums,
-    version_name,
-)
-from shared.messages import (
+from shared.bus.client import Bus
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.formats.version import CommitRecord, Latest, StoredFile, root_hash, sums, version_name
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import (
     CheckpointRef,
     Event,
     Head,
@@ -42,7 +35,7 @@ from shared.messages import (
     new_segment,
     now,
 )
-from shared.store import PRECIOUS, WORK, Store
+from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.servers import Stack
 from tests.snapshots import Measurement, parquet
 

@@ -37,11 +37,11 @@ def fork(spec: Path, stdin: int, stdout: int, stderr: int) -> ForkServerProcess:
 
 def work(spec: str, files: list[Any]) -> None:
     """Be the worker; does not return."""
-    from services.trainer import worker
+    from services.trainer.worker import __main__
 
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)
-    os._exit(worker.main([spec]))
+    os._exit(__main__.main([spec]))

@@ -5,8 +5,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from services.trainer import worker
+from services.trainer.worker import __main__
 
-worker.leave_out_quantizer()
+__main__.leave_out_quantizer()
 for room in ("loop", "plan", "template"):
     importlib.import_module(f"services.trainer.{room}")

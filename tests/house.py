@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.trainer import dtype
-from shared.bus import Bus
-from shared.control import observed
-from shared.jobs import Job, Table
-from shared.ledger import Line
-from shared.manifest import root_hash, sha256_bytes, sha256_file, sums
-from shared.messages import (
+from services.trainer import device
+from shared.bus.client import Bus
+from shared.files import sha256_bytes, sha256_file
+from shared.formats.version import root_hash, sums
+from shared.ledger.control import observed
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import (
     JobId,
     JobRecord,
     JobSettings,
@@ -29,7 +30,7 @@ from shared.messages import (
     ObjectRef,
     now,
 )
-from shared.store import PRECIOUS, Store
+from shared.store.s3 import PRECIOUS, Store
 from tests import hurried
 from tests.servers import Stack
 from tests.tiny import Conversation, line_of, shared_tiny
@@ -228,6 +229,6 @@ class House:
 def tell_dtype(settings: dict[str, str]) -> None:
     """Leave a measurement where the trainer keeps its own: it takes seconds and a torch."""
     kept = Path(settings["DURAMEN_STATE_DIR"]) / "dtype.json"
-    here = dtype.here(settings.get("DURAMEN_DEVICE", "auto"))
+    here = device.here(settings.get("DURAMEN_DEVICE", "auto"))
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps({"dtype": "float32", "here": here}))

@@ -8,8 +8,10 @@ import json
 import sys
 from importlib import import_module
 
+from services.ingest.settings import IngestSettings
+from services.vault.settings import VaultSettings
 from shared import log
-from shared.settings import IngestSettings, StoreSettings, VaultSettings
+from shared.settings import StoreSettings
 
 SETTINGS: dict[str, type[StoreSettings]] = {"ingest": IngestSettings, "vault": VaultSettings}
 

@@ -13,14 +13,14 @@ import nats
 from minio import Minio
 from nats.aio.client import Client
 
-from infra.bootstrap import BootstrapSettings, bootstrap
-from infra.buckets import client, connections
 from infra.local.environment import inner_urls, process_environment, settings_for
 from infra.local.home import Home
 from infra.local.ports import Ports, free_ports
 from infra.local.programs import spawn
 from infra.local.servers import Server, servers
-from infra.secrets import Keys, Secrets
+from infra.secrets.secrets import Keys, Secrets
+from infra.servers.bootstrap import BootstrapSettings, bootstrap
+from infra.servers.buckets import client, connections
 
 START_SECONDS = 60
 STOP_SECONDS = 25

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.ledger import Segment
-from shared.messages import now
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import now
 
 
 @dataclass(frozen=True)

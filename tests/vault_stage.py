@@ -18,16 +18,14 @@ from infra.local.environment import process_environment
 from infra.local.programs import spawn
 from services.vault.__main__ import connect
 from services.vault.copies import Copies
-from shared.bus import Bus
-from shared.control import Control
-from shared.jobs import Table
-from shared.manifest import (
-    canonical_json,
-    root_hash,
-    sha256_bytes,
-    sums,
-)
-from shared.messages import (
+from services.vault.settings import VaultSettings
+from shared.bus.client import Bus
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.formats.version import root_hash, sums
+from shared.ledger.control import Control
+from shared.ledger.jobs import Table
+from shared.protocol.messages import (
     CheckpointRef,
     Head,
     JobId,
@@ -43,8 +41,7 @@ from shared.messages import (
     new_segment,
     now,
 )
-from shared.settings import VaultSettings
-from shared.store import PRECIOUS, WORK, Store
+from shared.store.s3 import PRECIOUS, WORK, Store
 from tests import hurried
 from tests.house import until
 from tests.servers import Stack, wait_until

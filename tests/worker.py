@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer import checkpoint
-from services.trainer.spec import Failure
+from shared.errors import CannotTrain
 from tests.forked import CAN_FORK, fork
 from tests.tiny import tiny_conversations, write_dataset
 
@@ -199,7 +199,7 @@ class Job:
 def newest_valid(directory: Path, segment: str) -> tuple[Path, checkpoint.Header] | None:
     """Return the newest whole checkpoint of this segment, or None."""
     for path, header in checkpoint.of_segment(directory, segment):
-        with contextlib.suppress(Failure):
+        with contextlib.suppress(CannotTrain):
             checkpoint.verify(path)
             return path, header
     return None

@@ -124,7 +124,7 @@ def _run(host: Host, *words: str) -> None:
         *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL", *caps),
         *("--read-only", "--tmpfs", "/tmp"),  # noqa: S108 - the container's own
         *("-v", f"{host.project}_bus:/bus", "-v", f"{folder_of(host)}:/backups"),
-        *(host.image("bootstrap"), "python", "-m", "infra.nats.backup", *words),
+        *(host.image("bootstrap"), "python", "-m", "infra.servers.nats.backup", *words),
         seconds=3600,
     )
 
@@ -149,6 +149,6 @@ def check(host: Host) -> None:
         *("run", "--rm", "--network", f"{host.project}_backend", "--cap-drop", "ALL"),
         *("--user", f"{host.uid}:{host.gid}", "-v", f"{host.home / 'secrets'}:/secrets:ro"),
         *(word for name, value in values.items() for word in ("-e", f"DURAMEN_{name}={value}")),
-        *(*mounts, host.image("bootstrap"), "python", "-m", "infra.nats.backup", "check"),
+        *(*mounts, host.image("bootstrap"), "python", "-m", "infra.servers.nats.backup", "check"),
         *(f"/marks/{service}" for service in seen),
     )

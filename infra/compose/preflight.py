@@ -150,7 +150,7 @@ def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
     output = docker(
         *("run", "--rm", "--gpus", f"device={gpu_of(host)}", "--network", "none"),
         *("-e", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", host.image("trainer")),
-        *("python", "-m", "services.trainer.gpu"),
+        *("python", "-m", "services.trainer.worker.gpu_check"),
         seconds=180,
     )
     seen = json.loads(output.splitlines()[-1])

@@ -2,7 +2,7 @@
 
 Runs in the bootstrap image, as the owner of DIR (data/compose), with the ports in DURAMEN_PORT_*:
 
-    DIR/secrets/…          generated if missing, never overwritten (infra/secrets.py)
+    DIR/secrets/…          generated if missing, never overwritten (infra/secrets/secrets.py)
     DIR/run/nats.conf      public keys and grants
     DIR/run/{store,backup}/{security.toml,s3.json,run.sh}   for SeaweedFS
     DIR/run/nats.tls/      certificate of the bus, unless the user gave one (handed.py)
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from infra.compose.host import CHOSEN
 from infra.compose.ports import PUBLISHED
-from infra.inner import security_toml
-from infra.nats.conf import NatsConf
-from infra.secrets import IDENTITIES, SERVICES, Secrets, write_secret
-from infra.store.identities import s3_json
-from infra.store.weed import FSYNC, WeedServer
+from infra.secrets.inner import security_toml
+from infra.secrets.secrets import IDENTITIES, SERVICES, Secrets, write_secret
+from infra.servers.identities import s3_json
+from infra.servers.nats.conf import NatsConf
+from infra.servers.seaweed import FSYNC, WeedServer
 
 READABLE = 0o444
 CONFIG_DIR = Path("/etc/weed")

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from infra.local.servers import binary
-from infra.nats.conf import NatsConf
-from infra.secrets import Secrets
+from infra.secrets.secrets import Secrets
+from infra.servers.nats.conf import NatsConf
 
 
 def main() -> int:

@@ -19,10 +19,10 @@ from infra.local.lifecycle import NotStarted, down, up
 from infra.local.ports import Ports, PortTaken
 from infra.local.programs import ROOT
 from infra.local.servers import ServerMissing
-from infra.secrets import SERVICES, Secrets
-from shared.bus import Bus
-from shared.jobs import Table
-from shared.manifest import version_name
+from infra.secrets.secrets import SERVICES, Secrets
+from shared.bus.client import Bus
+from shared.formats.version import version_name
+from shared.ledger.jobs import Table
 
 HOME = Path("data/demo")
 # Small steps: the sample's rows are short, and two cores are to be enough.

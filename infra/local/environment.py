@@ -12,7 +12,7 @@ from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.ports import HOST
 from infra.ports import PREFIX as PORT_PREFIX
-from infra.secrets import SERVICES, Secrets
+from infra.secrets.secrets import SERVICES, Secrets
 
 PREFIX = "DURAMEN_"
 MOVABLE = ("DURAMEN_ARCHIVE_DIR", "DURAMEN_INBOX_DIR")

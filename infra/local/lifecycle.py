@@ -24,7 +24,7 @@ from infra.local.programs import ROOT
 from infra.local.servers import PACKAGES, binary
 from infra.local.supervisor import last_line
 from infra.ports import PREFIX as PORT_PREFIX
-from infra.secrets import SERVICES, Secrets
+from infra.secrets.secrets import SERVICES, Secrets
 
 START_SECONDS = 300
 STOP_SECONDS = 90

@@ -8,13 +8,13 @@ from typing import Protocol
 
 import urllib3
 
-from infra.inner import security_toml
 from infra.local.home import Home
 from infra.local.ports import Ports
-from infra.nats.conf import NatsConf
-from infra.secrets import Secrets
-from infra.store.identities import s3_json
-from infra.store.weed import WeedServer
+from infra.secrets.inner import security_toml
+from infra.secrets.secrets import Secrets
+from infra.servers.identities import s3_json
+from infra.servers.nats.conf import NatsConf
+from infra.servers.seaweed import WeedServer
 from shared import reach
 
 OK = 200

@@ -22,7 +22,7 @@ from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.programs import ROOT, Program
 from infra.local.servers import Server, answers, servers
-from infra.secrets import SERVICES, Secrets
+from infra.secrets.secrets import SERVICES, Secrets
 
 SERVER_SECONDS = 60
 SERVICE_SECONDS = 120
@@ -135,7 +135,7 @@ class Supervisor:
         log = self.home.log("bootstrap")
         with log.open("ab") as output:
             done = subprocess.run(
-                [sys.executable, "-m", "infra.bootstrap"],
+                [sys.executable, "-m", "infra.servers.bootstrap"],
                 cwd=ROOT,
                 env=process_environment(self._settings("bootstrap")),
                 stdout=output,

@@ -50,7 +50,7 @@ class Commands(TyperGroup):
         if cmd_name not in PLACES:
             return None
         module, _, name = PLACES[cmd_name].partition(":")
-        found = getattr(import_module(f"services.ctl.{module}"), name)
+        found = getattr(import_module(f"services.ctl.commands.{module}"), name)
         holder = typer.Typer(add_completion=False)
         if isinstance(found, typer.Typer):
             holder.add_typer(found, name=cmd_name)

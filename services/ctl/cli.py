@@ -24,16 +24,16 @@ import typer
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from services.ctl import columns
+from services.ctl.settings import CtlSettings
+from services.ctl.views import columns
 from shared import log, reach
-from shared.bus import Bus
+from shared.bus.client import Bus
 from shared.errors import START, DuramenError, NotFound, ServiceUnavailable, UsageError
-from shared.settings import CtlSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shared.store import Store
+    from shared.store.s3 import Store
 
     console: Console
 
@@ -107,7 +107,7 @@ def _secret(value: SecretStr) -> str:
 
 def store(config: CtlSettings) -> "Store":
     """The first store, with the CLI's own keys: it may read, and write to `work/staging/`."""
-    from shared.store import Store
+    from shared.store.s3 import Store
 
     keys = config.store_access_key, config.store_secret_key
     return Store.opened("store", config.store_url, *keys, patient=False)
@@ -115,7 +115,7 @@ def store(config: CtlSettings) -> "Store":
 
 def backup(config: CtlSettings) -> "Store":
     """The backup, read-only."""
-    from shared.store import Store
+    from shared.store.s3 import Store
 
     keys = config.backup_access_key, config.backup_secret_key
     return Store.opened("backup", config.backup_url, *keys, patient=False)

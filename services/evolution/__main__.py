@@ -4,12 +4,13 @@ import asyncio
 
 from services.evolution import api
 from services.evolution.cache import Cache
-from services.evolution.reader import Reader
+from services.evolution.settings import EvolutionSettings
+from services.evolution.snapshot_reader import Reader
 from services.evolution.watch import Watch
-from shared import http, log, service
-from shared.bus import Bus
-from shared.settings import EvolutionSettings
-from shared.store import Store
+from shared import log
+from shared.bus.client import Bus
+from shared.service import http, loop
+from shared.store.s3 import Store
 
 ROUND_SECONDS = 5.0
 
@@ -23,9 +24,9 @@ async def main(settings: EvolutionSettings) -> None:
         watch = Watch(bus, Reader(store, cache), cache)
         for subject in ("jobs.line.>", "evt.trainer.snapshot", "evt.vault.version_published"):
             await bus.subscribe(subject, watch.wake.set)
-        await service.run(
+        await loop.run(
             watch.heartbeat(),
-            service.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS),
+            loop.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS),
             http.serve(api.make(settings, watch, store), settings),
         )
 

@@ -4,12 +4,12 @@ import asyncio
 
 from fastapi import FastAPI
 
-from services.evolution.answers import Answer
+from services.evolution.api_answers import Answer
 from services.evolution.compare import comparison
+from services.evolution.settings import EvolutionSettings
 from services.evolution.watch import Watch
-from shared import http
-from shared.settings import EvolutionSettings
-from shared.store import Store
+from shared.service import http
+from shared.store.s3 import Store
 
 
 def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:

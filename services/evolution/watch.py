@@ -5,15 +5,16 @@ from collections import Counter
 
 from prometheus_client import Gauge
 
-from services.evolution.answers import Answers
+from services.evolution.api_answers import Answers
 from services.evolution.cache import Cache
 from services.evolution.lifelines import SPLITS, STATES
-from services.evolution.reader import Reader
-from shared import log, service
-from shared.bus import Bus
+from services.evolution.snapshot_reader import Reader
+from shared import log
+from shared.bus.client import Bus
 from shared.errors import BusUnavailable, StoreUnavailable
-from shared.jobs import Table
-from shared.messages import Event, ObjectRef, Observed
+from shared.ledger.jobs import Table
+from shared.protocol.messages import Event, ObjectRef, Observed
+from shared.service import loop
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
 SNAPSHOTS = Gauge("duramen_snapshots_counted", "Snapshots that life lines are made of.")
@@ -122,4 +123,4 @@ class Watch:
 
     async def heartbeat(self) -> None:
         """Observe every 10 s, whatever else happens."""
-        await service.heartbeat(self.observe, OBSERVE_SECONDS)
+        await loop.heartbeat(self.observe, OBSERVE_SECONDS)

@@ -9,9 +9,10 @@ from services.herald.alerts import Alerts
 from services.herald.herald import Herald
 from services.herald.notify import addresses
 from services.herald.poll import Poll
-from shared import http, log, service
-from shared.bus import Bus
-from shared.settings import HeraldSettings
+from services.herald.settings import HeraldSettings
+from shared import log
+from shared.bus.client import Bus
+from shared.service import http, loop
 
 POLL_SECONDS = 5.0
 # Told by one who lives on without it: a trainer that loses its GPU ends, and its series with it.
@@ -30,10 +31,10 @@ async def main(settings: HeraldSettings) -> None:
         herald = Herald(settings, bus, people)
         for subject in ("jobs.>", "evt.>"):
             await bus.subscribe(subject, herald.wake.set)
-        await service.run(
-            service.repeat("herald", herald.once, herald.wake, POLL_SECONDS),
-            service.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS),
-            service.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS),
+        await loop.run(
+            loop.repeat("herald", herald.once, herald.wake, POLL_SECONDS),
+            loop.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS),
+            loop.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS),
             http.serve(api.make(settings, bus, people), settings),
         )
 

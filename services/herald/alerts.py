@@ -11,7 +11,7 @@ import httpx
 from services.herald.notify import Address
 from services.herald.outlet import Delay, OutletAway
 from shared import log, reach
-from shared.manifest import write_synced
+from shared.files import write_synced
 
 SECONDS = 5.0
 # Of absence, before one is said to be over: after a restart Prometheus knows of no alert at first.

@@ -6,10 +6,10 @@ from fastapi import FastAPI
 
 from services.herald.notify import Address
 from services.herald.outlet import OutletAway
-from shared import http
-from shared.bus import Bus
+from services.herald.settings import HeraldSettings
+from shared.bus.client import Bus
 from shared.errors import DuramenError, UsageError
-from shared.settings import HeraldSettings
+from shared.service import http
 
 
 class NotTaken(DuramenError):

@@ -10,10 +10,10 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from shared.bus import Bus, Entry
-from shared.jobs import Table, parse
-from shared.manifest import version_name
-from shared.messages import (
+from shared.bus.client import Bus, Entry
+from shared.formats.version import version_name
+from shared.ledger.jobs import Table, parse
+from shared.protocol.messages import (
     LINE_MODELS,
     Desired,
     Event,

@@ -8,8 +8,8 @@ from services.herald.grafana import Grafana
 from services.herald.happenings import STREAMS, Happening, History
 from services.herald.notify import Address
 from services.herald.outlet import Outlet
-from shared.bus import Bus
-from shared.settings import HeraldSettings
+from services.herald.settings import HeraldSettings
+from shared.bus.client import Bus
 
 
 class Herald:

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from services.herald.happenings import Happening
 from shared import log
-from shared.manifest import write_synced
+from shared.files import write_synced
 
 TOLD = Counter("duramen_herald_told_total", "Happenings told, by outlet.", ["outlet"])
 FAILED = Counter("duramen_herald_failures_total", "Attempts that failed, by outlet.", ["outlet"])

@@ -3,12 +3,13 @@
 import asyncio
 
 from services.ingest import api
-from services.ingest.inbox import Inbox
+from services.ingest.inbox.inbox import Inbox
 from services.ingest.intake import Intake
-from shared import http, log, service
-from shared.bus import Bus
-from shared.settings import IngestSettings
-from shared.store import Store
+from services.ingest.settings import IngestSettings
+from shared import log
+from shared.bus.client import Bus
+from shared.service import http, loop
+from shared.store.s3 import Store
 
 
 async def main(
@@ -26,8 +27,8 @@ async def main(
     async with bus:
         intake = Intake(settings, bus, store, inbox, unfinished_seconds)
         await bus.subscribe("ctl.desired.ingest", intake.wake.set)
-        await service.run(
-            service.repeat("inbox", intake.once, intake.wake, scan_seconds),
+        await loop.run(
+            loop.repeat("inbox", intake.once, intake.wake, scan_seconds),
             intake.heartbeat(),
             http.serve(api.make(intake), settings),
         )

@@ -5,9 +5,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.ingest import uploads
+from services.ingest.inbox import upload
 from services.ingest.intake import Intake
-from shared import http
+from shared.service import http
 
 REFUSED_SHOWN = 50
 
@@ -33,5 +33,5 @@ def make(intake: Intake) -> FastAPI:
             "refused": refused,
         }
 
-    uploads.add(app, intake)
+    upload.add(app, intake)
     return app

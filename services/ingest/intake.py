@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 from prometheus_client import Gauge
 
-from services.ingest import late, sidecar
-from services.ingest.finishing import Changed, Finisher, Held
-from services.ingest.inbox import Entry, Inbox, Taken
-from services.ingest.moves import show_name
-from services.ingest.planned import Planned
-from services.ingest.settle import Settling, is_partial
+from services.ingest.inbox import sidecar
+from services.ingest.inbox.inbox import Entry, Inbox, Taken
+from services.ingest.inbox.rename import show_name
+from services.ingest.inbox.settle import Settling, is_partial
+from services.ingest.outcome import late_sidecar
+from services.ingest.outcome.finish import Changed, Finisher, Held
+from services.ingest.outcome.plan_report import Planned
+from services.ingest.settings import IngestSettings
 from shared import log
-from shared.bus import Bus
-from shared.control import Control
+from shared.bus.client import Bus
 from shared.errors import (
     AlreadyExists,
     BusFull,
@@ -28,9 +29,9 @@ from shared.errors import (
     ObjectDamaged,
     StoreUnavailable,
 )
-from shared.messages import Event, Observed
-from shared.settings import IngestSettings
-from shared.store import Store
+from shared.ledger.control import Control
+from shared.protocol.messages import Event, Observed
+from shared.store.s3 import Store
 
 WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")
 HEARTBEAT_SECONDS = 10.0
@@ -131,7 +132,7 @@ class Intake:
         if data is not None:
             return f"it goes with {show_name(data)}"
         table = self.finisher.table
-        job = late.job_of(table, place.lineage, name)
+        job = late_sidecar.job_of(table, place.lineage, name)
         if job is None:
             return "it waits for its data file"
         if (table.projection(job) or job.record.state) == "queued":

@@ -4,28 +4,31 @@ import asyncio
 import json
 import sys
 
-from services.trainer import api, dtype, gpu, lease
-from services.trainer.local import Local
-from services.trainer.process import environment
-from services.trainer.show import heartbeat
-from services.trainer.state import Trainer
-from services.trainer.supervisor import look
-from shared import http, log, service
-from shared.bus import Bus
-from shared.manifest import write_synced
-from shared.settings import TrainerSettings
-from shared.store import Store
+from services.trainer import device
+from services.trainer.nvml import driver
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import api, gpu, own_lease
+from services.trainer.supervisor.decide import look
+from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.observe import heartbeat
+from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.worker_process import environment
+from shared import log
+from shared.bus.client import Bus
+from shared.files import write_synced
+from shared.service import http, loop
+from shared.store.s3 import Store
 
 
 async def measured_dtype(settings: TrainerSettings) -> str:
     """float32 or bfloat16, whichever this machine multiplies faster; kept until the device, or
     torch, is another one."""
-    kept = dtype.file_in(settings.state_dir)
-    if settings.device == "cuda" and not gpu.driver():
+    kept = device.file_in(settings.state_dir)
+    if settings.device == "cuda" and not driver():
         raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
-    if not dtype.holds(kept, settings.device):
+    if not device.holds(kept, settings.device):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.trainer.dtype"),
+            *(sys.executable, "-m", "services.trainer.worker.number_format"),
             env=environment(settings.threads),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -39,22 +42,22 @@ async def measured_dtype(settings: TrainerSettings) -> str:
 async def main(settings: TrainerSettings) -> None:
     """Lock the checkpoint folder, connect, look for work for ever."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    if lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
+    if own_lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
         raise SystemExit(f"another trainer runs on {settings.state_dir}")
     store = Store.of(settings)
     chosen = await measured_dtype(settings)
     bus = Bus.of(settings)
     async with bus:
-        name = lease.lease_name(settings.state_dir)
-        held = lease.Held(bus, name, service.instance("trainer"), settings.lease_seconds)
+        name = own_lease.lease_name(settings.state_dir)
+        held = own_lease.Held(bus, name, loop.instance("trainer"), settings.lease_seconds)
         trainer = Trainer(settings, bus, Local(settings.state_dir, store), chosen, held)
         for subject in ("jobs.>", "ctl.desired.trainer", "ctl.once.trainer"):
             await bus.subscribe(subject, trainer.wake.set)
-        await service.run(
+        await loop.run(
             held.keep(),
             *([gpu.watch()] if settings.device == "cuda" else []),
             heartbeat(trainer),
-            service.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),
+            loop.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),
             http.serve(api.make(settings, trainer, store), settings),
         )
 

@@ -19,19 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save
 
-from services.trainer.spec import Failure, Lora
-from shared.manifest import sync_folder
-from shared.probes import Sha256
+from shared.errors import CannotTrain
+from shared.files import sync_folder
+from shared.formats.adapter import AdapterShape, Tensors
+from shared.formats.probe import Sha256
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
 KEPT = 3  # local checkpoints of a segment
-
-Tensors = Mapping[str, NDArray[Any]]
 
 
 class Contents(BaseModel):
@@ -79,7 +77,7 @@ class Header(BaseModel):
     global_step: int
     base_root: Sha256
     seed: int
-    lora: Lora
+    lora: AdapterShape
     dtype: Literal["float32", "bfloat16"]
     quantize: Literal["none", "nf4"] = "none"
     micro_tokens: int
@@ -200,7 +198,7 @@ def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
     for path in directory.glob("[0-9]*-*"):
         try:
             header = read_header(path)
-        except Failure:
+        except CannotTrain:
             continue
         if header.segment == segment:
             found.append((path, header))
@@ -257,8 +255,8 @@ def is_size(path: Path, size: int) -> bool:
         return False
 
 
-def damaged(path: Path, reason: str) -> Failure:
-    return Failure("checkpoint", f"The checkpoint {path.name} cannot be used: {reason}.")
+def damaged(path: Path, reason: str) -> CannotTrain:
+    return CannotTrain("checkpoint", f"The checkpoint {path.name} cannot be used: {reason}.")
 
 
 def parse_header(data: bytes) -> Header | None:

@@ -11,28 +11,22 @@ from pathlib import Path
 import psutil
 import pynvml
 
-from services.trainer import dtype, gpu
-from shared.memory import Adapter, Choice, Dtype, Estimate, Shape, estimate, gib, shape_of_folder
-from shared.messages import LineageSettings
-from shared.settings import TrainerSettings
+from services.trainer import device as dtype
+from services.trainer.nvml import first, plain
+from services.trainer.settings import TrainerSettings
+from shared.memory_estimate import (
+    Adapter,
+    Choice,
+    Dtype,
+    Estimate,
+    Shape,
+    estimate,
+    gib,
+    shape_of_folder,
+)
+from shared.protocol.messages import LineageSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
-FLOOR_TOKENS = 64  # smaller micro-batches are not tried: the weights fill the memory, not these
-SIGNS = (
-    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
-    *("STATUS_ALLOC_FAILED", "ALLOCATION_FAILED"),  # cuBLAS, cuSOLVER and cuDNN for their own
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch.OutOfMemoryError, and what the allocators of a CPU raise instead."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
-
-
-def smaller(micro_tokens: int) -> int | None:
-    """The micro-batch to try after memory ran out; None at the floor."""
-    half = micro_tokens // 2
-    return half if half >= FLOOR_TOKENS else None
 
 
 def oom_kills() -> int | None:
@@ -99,7 +93,7 @@ def takes_gpu(settings: TrainerSettings) -> bool:
 def of_gpu() -> Memory | None:
     """The GPU that is trained on; None without one."""
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu.first())
+        memory = pynvml.nvmlDeviceGetMemoryInfo(first())
     except pynvml.NVMLError:
         return None
     return Memory("cuda", int(memory.total), int(memory.free))
@@ -143,7 +137,7 @@ def process_name(pid: int, device: str) -> str:
 
 
 def gpu_process_name(pid: int) -> str:
-    return Path(gpu.plain(pynvml.nvmlSystemGetProcessName(pid))).name
+    return Path(plain(pynvml.nvmlSystemGetProcessName(pid))).name
 
 
 def holders(device: str) -> list[tuple[int, int]]:
@@ -168,7 +162,7 @@ def on_gpu() -> dict[int, int]:
     )
     for running in kinds:
         with suppress(pynvml.NVMLError):
-            here = running(gpu.first())
+            here = running(first())
             found |= {int(p.pid): int(p.usedGpuMemory or 0) for p in here}
     return found
 

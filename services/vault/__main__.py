@@ -6,11 +6,12 @@ from services.vault import api
 from services.vault.archive import Archive
 from services.vault.commands import Commands
 from services.vault.copies import Copies
+from services.vault.settings import VaultSettings
 from services.vault.vault import Vault
-from shared import http, log, service
-from shared.bus import Bus
-from shared.settings import VaultSettings
-from shared.store import Store
+from shared import log
+from shared.bus.client import Bus
+from shared.service import http, loop
+from shared.store.s3 import Store
 
 
 def connect(settings: VaultSettings) -> Copies:
@@ -38,7 +39,7 @@ async def main(
         http.watch_space("backup", settings.backup_disk)
     bus = Bus.of(settings)
     async with bus:
-        keeper = Vault(settings, bus, copies, service.instance("vault"), retry_seconds)
+        keeper = Vault(settings, bus, copies, loop.instance("vault"), retry_seconds)
         commands = Commands(keeper)
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
@@ -46,12 +47,12 @@ async def main(
             await bus.subscribe(subject, keeper.wake_commands.set)
         await asyncio.to_thread(copies.archive.tidy)
         try:
-            await service.run(
-                service.repeat("commands", commands.once, keeper.wake_commands, 1.0),
-                service.repeat("publish", keeper.once, keeper.wake, 2.0),
-                service.repeat("inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds),
-                service.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds),
-                service.repeat("locks", keeper.extend_locks, asyncio.Event(), sweep_seconds),
+            await loop.run(
+                loop.repeat("commands", commands.once, keeper.wake_commands, 1.0),
+                loop.repeat("publish", keeper.once, keeper.wake, 2.0),
+                loop.repeat("inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds),
+                loop.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds),
+                loop.repeat("locks", keeper.extend_locks, asyncio.Event(), sweep_seconds),
                 http.serve(api.make(keeper), settings),
             )
         finally:

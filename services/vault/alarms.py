@@ -3,9 +3,9 @@
 from prometheus_client import Counter, Gauge
 
 from shared import log
-from shared.bus import Bus
+from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.messages import Event
+from shared.protocol.messages import Event
 
 ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
 STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that stand now, by kind.", ["what"])

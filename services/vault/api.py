@@ -10,11 +10,11 @@ from services.vault import catalog, checks, edition, latest
 from services.vault.copies import Place
 from services.vault.edition import Wanted
 from services.vault.vault import Vault
-from shared import http
 from shared.errors import NotFound, StoreUnavailable
-from shared.ledger import Line
-from shared.manifest import CommitRecord, Latest, version_name
-from shared.store import PRECIOUS
+from shared.formats.version import CommitRecord, Latest, version_name
+from shared.ledger.lineage import Line
+from shared.service import http
+from shared.store.s3 import PRECIOUS
 
 
 def make(vault: Vault) -> FastAPI:

@@ -1,7 +1,7 @@
 """The third copy: a plain folder with the same keys, under the rules of a store.
 
 Write once, hashed while it is written, synced, read back from the disk before it counts. The names
-of its methods are those of `shared.store.Store`, so that a copy is a copy wherever it lies.
+of its methods are those of `shared.store.s3.Store`, so that a copy is a copy wherever it lies.
 """
 
 import fcntl
@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shared import service
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
-from shared.hashing import HashingReader
-from shared.manifest import BLOCK_BYTES, check_bytes, safe_path, sha256_bytes, sync_folder
-from shared.manifest import write_synced as write_file
-from shared.store import PRECIOUS, Bucket, Stored
+from shared.files import BLOCK_BYTES, sha256_bytes, sync_folder
+from shared.files import write_synced as write_file
+from shared.formats.version import check_bytes, safe_path
+from shared.service import loop
+from shared.store.hashing import HashingReader
+from shared.store.s3 import PRECIOUS, Bucket, Stored
 
 MARKER = ".duramen-archive"
 STALE_SECONDS = 3600
@@ -115,7 +116,7 @@ class Archive:
         with self.open(bucket, key, version_id) as file, self._errors(key):
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
-                service.beat()
+                loop.beat()
                 size += len(block)
         return digest.hexdigest(), size
 

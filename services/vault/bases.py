@@ -9,8 +9,9 @@ from typing import Any
 
 from services.vault.copies import Copies, Origin, Place, Source, reading
 from shared.errors import MALFORMED, ObjectMissing, UsageError
-from shared.manifest import check_base_file, parse_sums, sha256_bytes
-from shared.store import PRECIOUS, WORK
+from shared.files import sha256_bytes
+from shared.formats.version import check_base_file, parse_sums
+from shared.store.s3 import PRECIOUS, WORK
 
 SUMS = "SHA256SUMS"
 STAGED = "staging/bases/"

@@ -2,19 +2,19 @@
 
 from services.vault.copies import Copies, Origin, Place
 from services.vault.edition import NotPublishable, Wanted
-from shared import service
 from shared.errors import NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
-from shared.manifest import (
+from shared.formats.canonical import canonical_json
+from shared.formats.version import (
     CommitRecord,
     Manifest,
-    canonical_json,
     check_bytes,
     is_commit_of,
     version_name,
     why_foreign,
 )
-from shared.messages import LineClose
-from shared.store import PRECIOUS
+from shared.protocol.messages import LineClose
+from shared.service import loop
+from shared.store.s3 import PRECIOUS
 
 
 def encode(record: CommitRecord) -> bytes:
@@ -124,7 +124,7 @@ def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose
         names, found = committed_in(place, lineage), set()
         for version, (sequence, close) in closes.items():
             if (name := version_name(version)) in names:
-                service.beat()
+                loop.beat()
                 data = place.read(PRECIOUS, f"catalog/{lineage}/{name}.json")
                 found |= {version} if is_commit_of(data, sequence, close) else set()
         return found

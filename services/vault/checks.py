@@ -7,8 +7,8 @@ from prometheus_client import Counter
 
 from services.vault.copies import Copies, Place
 from shared.errors import DuramenError, ObjectMissing
-from shared.manifest import COMMIT, CommitRecord, are_one_commit, parse_sums, version_name
-from shared.store import PRECIOUS, Store, Version
+from shared.formats.version import COMMIT, CommitRecord, are_one_commit, parse_sums, version_name
+from shared.store.s3 import PRECIOUS, Store, Version
 
 FAILURES = Counter(
     "duramen_vault_verify_failures_total", "Objects found missing or damaged.", ["place"]

@@ -22,10 +22,10 @@ from shared.errors import (
     StoreUnavailable,
     UsageError,
 )
-from shared.lease import Sign, Watch
-from shared.ledger import Line
-from shared.manifest import version_name
-from shared.messages import Event, LineRollback, Once
+from shared.formats.version import version_name
+from shared.ledger.lease import Sign, Watch
+from shared.ledger.lineage import Line
+from shared.protocol.messages import Event, LineRollback, Once
 
 WHY_LENGTH = 2000
 

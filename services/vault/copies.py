@@ -22,7 +22,7 @@ from shared.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
-from shared.store import PRECIOUS, WORK, Bucket, Store, Stored
+from shared.store.s3 import PRECIOUS, WORK, Bucket, Store, Stored
 
 VERIFIED = Counter(
     "duramen_vault_verified_bytes_total", "Bytes read back and found right, by place.", ["place"]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from shared.errors import NotFound
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.manifest import SegmentEntry, version_name
-from shared.messages import JobId, LineClose
+from shared.formats.version import SegmentEntry, version_name
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import JobId, LineClose
 
 
 class NotPublishable(NotFound):

@@ -2,9 +2,10 @@
 
 from services.vault.copies import Copies, Place
 from shared.errors import Conflict
-from shared.ledger import Line
-from shared.manifest import Latest, canonical_json
-from shared.store import PRECIOUS
+from shared.formats.canonical import canonical_json
+from shared.formats.version import Latest
+from shared.ledger.lineage import Line
+from shared.store.s3 import PRECIOUS
 
 ATTEMPTS = 20
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import Gauge
 
-from shared import service
 from shared.errors import StoreUnavailable
-from shared.store import PRECIOUS, Store
+from shared.service import loop
+from shared.store.s3 import PRECIOUS, Store
 
 UNTIL = Gauge(
     "duramen_vault_lock_until_seconds", "Unix time when the first lock of the backup ends."
@@ -47,7 +47,7 @@ class RollingLock:
                 self._backup.lock(PRECIOUS, key, version_id, mode, until)
                 extended += 1
             self._until[key, version_id] = until
-            service.beat()
+            loop.beat()
         TIME.set(length.total_seconds())
         if self._until:
             UNTIL.set(min(self._until.values()).timestamp())

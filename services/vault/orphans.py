@@ -2,9 +2,9 @@
 
 from services.vault.copies import Copies, Place
 from shared.errors import StoreUnavailable
-from shared.jobs import Table
-from shared.manifest import COMMIT
-from shared.store import PRECIOUS
+from shared.formats.version import COMMIT
+from shared.ledger.jobs import Table
+from shared.store.s3 import PRECIOUS
 
 
 class Orphans:

@@ -19,7 +19,7 @@ from shared.errors import (
     ObjectDamaged,
     ObjectMissing,
 )
-from shared.manifest import (
+from shared.formats.version import (
     HEADER,
     CommitRecord,
     FileEntry,
@@ -29,8 +29,8 @@ from shared.manifest import (
     safe_path,
     sums,
 )
-from shared.messages import CheckpointRef, ObjectRef
-from shared.store import PRECIOUS, Stored
+from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.store.s3 import PRECIOUS, Stored
 
 INSIDE = {
     "adapter_model.safetensors": "adapter/adapter_model.safetensors",

@@ -15,17 +15,18 @@ from services.vault.alarms import Alarms
 from services.vault.copies import Copies, Stopping
 from services.vault.lock import RollingLock
 from services.vault.orphans import Orphans
+from services.vault.settings import VaultSettings
 from shared import log
-from shared.bus import Bus
-from shared.control import Control, answered_through
+from shared.bus.client import Bus
 from shared.errors import MALFORMED, DuramenError, StoreUnavailable
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.manifest import CommitRecord, sha256_bytes, version_name
-from shared.messages import Event, ObjectRef, Observed
-from shared.settings import VaultSettings
-from shared.store import PRECIOUS
-from shared.voids import VoidTeller
+from shared.files import sha256_bytes
+from shared.formats.version import CommitRecord, version_name
+from shared.ledger.control import Control, answered_through
+from shared.ledger.invalid import VoidTeller
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import Event, ObjectRef, Observed
+from shared.store.s3 import PRECIOUS
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
 PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")

@@ -22,12 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from services.ingest import dataset
-from services.ingest.admit import store_dataset
-from services.ingest.dataset import Wanted
-from services.trainer.encoder import Encoder
-from services.trainer.rows import parsed
-from services.trainer.template import Chat, Encoded
+from services.ingest.outcome.admit import store_dataset
+from services.ingest.reading import dataset
+from services.ingest.reading.dataset import Wanted
+from services.model.template import Chat, Encoded
+from services.trainer.worker.data.encoder import Encoder
+from services.trainer.worker.data.rows import parsed
 from tests.conftest import running_stack
 from tests.house import House
 from tests.tiny import shared_tiny

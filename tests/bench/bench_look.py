@@ -13,9 +13,9 @@ import json
 import time
 from collections.abc import Callable
 
-from shared.jobs import Table
-from shared.manifest import sha256_bytes
-from shared.messages import JobId
+from shared.files import sha256_bytes
+from shared.ledger.jobs import Table
+from shared.protocol.messages import JobId
 from tests.unit.test_ledger import Stream, closed, create, opened
 
 SAMPLE = 50

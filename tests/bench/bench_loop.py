@@ -27,16 +27,17 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from services.trainer import attention
-from services.trainer.model import Network
-from services.trainer.optimizer import make_optimizer
-from services.trainer.rows import read_rows
-from services.trainer.spec import Lora, TrainingSettings
-from services.trainer.template import Chat, Encoded
-from shared.memory import GIB, Adapter, Choice, estimate, shape_of_folder
+from services.model import attention
+from services.model.network import Network
+from services.model.template import Chat, Encoded
+from services.trainer.protocol import TrainingSettings
+from services.trainer.worker.data.rows import read_rows
+from services.trainer.worker.optimizer import make_optimizer
+from shared.formats.adapter import AdapterShape
+from shared.memory_estimate import GIB, Adapter, Choice, estimate, shape_of_folder
 
 SETTINGS = TrainingSettings(learning_rate=2e-4, warmup_steps=0)
-LORA = Lora(rank=16, alpha=32)
+LORA = AdapterShape(rank=16, alpha=32)
 
 Steps = list[list[Encoded]]
 Timing = dict[str, Any]

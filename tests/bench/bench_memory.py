@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from shared.memory import GIB, Adapter, Choice, estimate, shape_of_folder
+from shared.memory_estimate import GIB, Adapter, Choice, estimate, shape_of_folder
 from tests.unit.test_worker_memory import status_bytes
 from tests.worker import Job, Worker
 

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from infra.local.programs import ROOT
-from shared.bus import EXPECTED, EXPECTED_SUBJECT, MESSAGE_ID, Bus
-from shared.jobs import Table
-from shared.manifest import sha256_bytes
-from shared.messages import LEVELS, JobId, JobRecord, ObjectRef, now
+from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, MESSAGE_ID, Bus
+from shared.files import sha256_bytes
+from shared.ledger.jobs import Table
+from shared.protocol.messages import LEVELS, JobId, JobRecord, ObjectRef, now
 from tests.commands import without_settings
 from tests.servers import Stack
 

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from services.ingest.report import Report
-from shared.manifest import canonical_json, sha256_bytes
-from shared.store import PRECIOUS
+from services.ingest.outcome.report import Report
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.store.s3 import PRECIOUS
 from tests.box import Box, row
 from tests.conftest import running_stack
 from tests.house import House, until

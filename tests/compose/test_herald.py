@@ -14,10 +14,10 @@ from services.herald.herald import Herald
 from services.herald.notify import addresses
 from services.herald.outlet import OutletAway
 from services.herald.poll import Poll
-from shared.bus import Bus
-from shared.control import Control
-from shared.messages import Event
-from shared.settings import HeraldSettings
+from services.herald.settings import HeraldSettings
+from shared.bus.client import Bus
+from shared.ledger.control import Control
+from shared.protocol.messages import Event
 from tests.compose.recorder import Recorder, recording
 from tests.servers import Stack
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.certificates import certificate
 from infra.compose import disks, preflight
 from infra.compose.host import Host
 from infra.compose.smoke import smoke_host
+from infra.secrets.certificates import certificate
 
 
 def devices(folder: Path) -> Path:

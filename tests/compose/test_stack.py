@@ -20,14 +20,14 @@ import pytest
 from minio.error import S3Error
 from nats.aio.client import Client
 
-from infra.buckets import client, connections
 from infra.compose import bus_backup, lifecycle, measured
 from infra.compose.engine import docker
 from infra.compose.host import ROOT, HostRefused
 from infra.compose.smoke import Smoke, smoke_host
-from infra.secrets import Secrets
-from shared.bus import Bus
-from shared.control import Control
+from infra.secrets.secrets import Secrets
+from infra.servers.buckets import client, connections
+from shared.bus.client import Bus
+from shared.ledger.control import Control
 from tests.compose import evidence
 from tests.integration.test_permissions import Member, record
 

@@ -19,16 +19,14 @@ from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
 from infra.compose.subset import subset
 from infra.env_file import read_env
 from infra.local import install
-from infra.store.identities import policy
-from shared.settings import (
-    CtlSettings,
-    EvolutionSettings,
-    HeraldSettings,
-    IngestSettings,
-    Settings,
-    TrainerSettings,
-    VaultSettings,
-)
+from infra.servers.identities import policy
+from services.ctl.settings import CtlSettings
+from services.evolution.settings import EvolutionSettings
+from services.herald.settings import HeraldSettings
+from services.ingest.settings import IngestSettings
+from services.trainer.settings import TrainerSettings
+from services.vault.settings import VaultSettings
+from shared.settings import Settings
 from tests.compose.recorder import recording
 
 SERVICES: dict[str, type[Settings]] = {
@@ -82,7 +80,7 @@ def test_every_setting_of_a_service_can_be_set_in_its_container() -> None:
 def test_every_alert_has_its_paragraph_and_its_test() -> None:
     rules = yaml.safe_load((ROOT / "infra/prometheus/rules.yml").read_text())
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    runbook = (ROOT / "infra/prometheus/RUNBOOK.md").read_text()
+    runbook = (ROOT / "docs/runbook.md").read_text()
     assert alerts == set(re.findall(r"^## (\w+)$", runbook, flags=re.MULTILINE))
     tests = yaml.safe_load((ROOT / "infra/prometheus/rules_test.yml").read_text())
     fired = {

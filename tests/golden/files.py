@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from services.ingest import dataset
-from services.trainer import checkpoint, snapshot_file
-from services.trainer.plan import build_plan
-from services.trainer.spec import Spec
-from services.trainer.template import Chat
+from services.ingest.reading import dataset
+from services.model.template import Chat
+from services.trainer import checkpoint
+from services.trainer.protocol import Spec
+from services.trainer.worker.data.plan import build_plan
+from services.trainer.worker.snapshot import snapshot_file
 from services.vault.catalog import encode
-from shared.manifest import (
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.formats.version import (
     CommitRecord,
     FileEntry,
     Latest,
     Manifest,
     SegmentEntry,
     StoredFile,
-    canonical_json,
-    sha256_bytes,
     sums,
 )
 from tests.golden.messages import AT, BASE, FIRST, ID, PLAN, SECOND

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from shared.bus import Bus
-from shared.jobs import Table
-from shared.messages import JobId
+from shared.bus.client import Bus
+from shared.ledger.jobs import Table
+from shared.protocol.messages import JobId
 from tests.house import House, until
 
 HERE = Path(__file__).parent

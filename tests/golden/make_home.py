@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from shared.ledger import Line
-from shared.messages import LineageSettings, LineCreate, Lora
+from shared.ledger.lineage import Line
+from shared.protocol.messages import LineageSettings, LineCreate, Lora
 from tests.commands import duramen
 from tests.golden.home import (
     PACKED,

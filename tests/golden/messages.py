@@ -7,8 +7,8 @@ imports at the top are the only tie to where things live.
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared.bus import EXPECTED, Entry
-from shared.messages import (
+from shared.bus.client import EXPECTED, Entry
+from shared.protocol.messages import (
     CheckpointRef,
     Desired,
     Event,

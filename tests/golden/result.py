@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from services.trainer.local import SegmentFolder
-from services.trainer.upload import put_result
-from shared.jobs import Table
-from shared.store import Store
+from services.trainer.supervisor.local_files import SegmentFolder
+from services.trainer.supervisor.work_bucket import put_result
+from shared.ledger.jobs import Table
+from shared.store.s3 import Store
 from tests.golden import messages
 from tests.golden.files import STORED
 from tests.golden.told import SNAPSHOT

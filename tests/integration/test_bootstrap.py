@@ -19,16 +19,16 @@ from minio.commonconfig import ENABLED, GOVERNANCE
 from minio.versioningconfig import VersioningConfig
 from nats.js.api import DiscardPolicy
 
-from infra.bootstrap import BusUnsafe, assert_sync, bootstrap
 from infra.local.environment import process_environment
 from infra.local.home import Home
 from infra.local.lifecycle import down, status, supervisor_pid, up
 from infra.local.ports import PortTaken, free_ports
 from infra.local.programs import ROOT, spawn
 from infra.local.servers import answers, binary
-from infra.nats.conf import NatsConf
-from infra.secrets import NATS_USERS, SERVICES, Secrets
-from infra.streams import MAX_MSG_BYTES, STREAMS
+from infra.secrets.secrets import NATS_USERS, SERVICES, Secrets
+from infra.servers.bootstrap import BusUnsafe, assert_sync, bootstrap
+from infra.servers.nats.conf import NatsConf
+from infra.servers.streams import MAX_MSG_BYTES, STREAMS
 from shared.errors import StoreLies
 from tests.servers import Stack, wait_until
 
@@ -204,7 +204,7 @@ async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
 
 def test_the_bootstrap_runs_as_a_program(stack: Stack) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "infra.bootstrap"],
+        [sys.executable, "-m", "infra.servers.bootstrap"],
         cwd=ROOT,
         env=process_environment(stack.env("bootstrap")),
         capture_output=True,

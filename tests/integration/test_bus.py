@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus import Bus
-from shared.control import Control
+from shared.bus.client import Bus
 from shared.errors import BusUnavailable, BusWentBack, Conflict
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.messages import LineageSettings, LineCreate
+from shared.ledger.control import Control
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import LineageSettings, LineCreate
 from tests.house import House, until
 from tests.servers import Stack
 

@@ -6,10 +6,10 @@ import pytest
 
 from infra.compose import bus_backup
 from infra.compose.host import HostRefused
-from infra.nats.backup import check, pack, sum_of, unpack
-from shared.bus import Bus
+from infra.servers.nats.backup import check, pack, sum_of, unpack
+from shared.bus.client import Bus
 from shared.errors import BusWentBack, ObjectDamaged
-from shared.messages import Event, LineageSettings, LineCreate, line_subject, line_wildcard
+from shared.protocol.messages import Event, LineageSettings, LineCreate, line_subject, line_wildcard
 from tests.servers import Stack
 
 SUBJECT, WILDCARD = line_subject("main", "create"), line_wildcard("main")

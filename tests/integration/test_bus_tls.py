@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from infra.bootstrap import provision_bus
 from infra.local.ports import free_ports
 from infra.local.programs import spawn
 from infra.local.servers import ServerMissing, answers, binary
-from infra.nats.conf import NatsConf
-from infra.secrets import Secrets
-from shared.bus import Bus
+from infra.secrets.secrets import Secrets
+from infra.servers.bootstrap import provision_bus
+from infra.servers.nats.conf import NatsConf
+from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.messages import Event
+from shared.protocol.messages import Event
 from tests.servers import wait_until
 
 

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from services.ctl.check import CHECKS
-from shared.manifest import Latest
-from shared.messages import Desired, Event, Once
+from services.ctl.commands.check import CHECKS
+from shared.formats.version import Latest
+from shared.protocol.messages import Desired, Event, Once
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, encoded, forging
 from tests.servers import Stack, wait_until

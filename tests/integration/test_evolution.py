@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from services.ctl.evolution import most_shown
+from services.ctl.commands.evolution import most_shown
 from services.evolution.cache import Cache
-from shared.bus import Bus
-from shared.control import observed
-from shared.jobs import Table
-from shared.messages import LineRollback
+from shared.bus.client import Bus
+from shared.ledger.control import observed
+from shared.ledger.jobs import Table
+from shared.protocol.messages import LineRollback
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, forging
 from tests.servers import Stack, wait_until

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.evolution.reader import read_rows
+from services.evolution.snapshot_reader import read_rows
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import forging
 from tests.integration.test_evolution import has_snapshots, measured, metric

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from services.ingest.report import Report
-from shared.manifest import sha256_bytes, sha256_file
-from shared.store import PRECIOUS
+from services.ingest.outcome.report import Report
+from shared.files import sha256_bytes, sha256_file
+from shared.store.s3 import PRECIOUS
 from tests import hostile
 from tests.box import SECONDS, Box, row, rows
 from tests.house import until

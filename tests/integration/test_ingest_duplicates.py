@@ -4,17 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from shared.bus import Bus
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.messages import (
-    Head,
-    JobId,
-    LineClose,
-    LineOpen,
-    LineRecord,
-    LineVerb,
-)
+from shared.bus.client import Bus
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import Head, JobId, LineClose, LineOpen, LineRecord, LineVerb
 from tests.box import Box, row
 
 

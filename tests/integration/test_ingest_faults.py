@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.ingest import admit, dataset
-from services.ingest.inbox import Inbox, InboxInUse
-from shared.bus import Bus
-from shared.control import Control, observed
-from shared.jobs import Table
+from services.ingest.inbox.inbox import Inbox, InboxInUse
+from services.ingest.outcome import admit
+from services.ingest.reading import dataset
+from shared.bus.client import Bus
+from shared.ledger.control import Control, observed
+from shared.ledger.jobs import Table
 from tests.box import SECONDS, Box, row, rows
 from tests.house import until
 

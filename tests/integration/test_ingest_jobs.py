@@ -10,14 +10,12 @@ from typing import Any
 import httpx
 import orjson
 
-from services.ingest.report import Report
-from shared.jobs import Table
-from shared.manifest import canonical_json, sha256_bytes
-from shared.messages import (
-    JobSettings,
-    ObjectRef,
-)
-from shared.store import PRECIOUS
+from services.ingest.outcome.report import Report
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.ledger.jobs import Table
+from shared.protocol.messages import JobSettings, ObjectRef
+from shared.store.s3 import PRECIOUS
 from tests.box import SECONDS, Box, row, rows
 from tests.commands import duramen
 from tests.house import until

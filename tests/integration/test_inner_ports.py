@@ -10,8 +10,8 @@ import urllib3
 
 from infra.local.servers import Store as StoreServer
 from infra.local.servers import binary
-from infra.store.weed import FSYNC_SET
-from shared.store import PART_BYTES, PRECIOUS, Store
+from infra.servers.seaweed import FSYNC_SET
+from shared.store.s3 import PART_BYTES, PRECIOUS, Store
 from tests.servers import Stack
 
 SERVERS = ["store", "backup"]

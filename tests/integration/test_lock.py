@@ -11,7 +11,7 @@ from minio.retention import Retention
 from services.vault import lock
 from services.vault.lock import RollingLock
 from shared.errors import StoreUnavailable
-from shared.store import PRECIOUS, Store
+from shared.store.s3 import PRECIOUS, Store
 from tests.servers import Stack
 
 SHORT = timedelta(seconds=3)

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 
-from services.trainer import retention
-from shared.control import observed
-from shared.manifest import CommitRecord
-from shared.messages import CheckpointRef
-from shared.store import PRECIOUS, WORK
+from services.trainer.supervisor import retention
+from shared.formats.version import CommitRecord
+from shared.ledger.control import observed
+from shared.protocol.messages import CheckpointRef
+from shared.store.s3 import PRECIOUS, WORK
 from tests.forged import Forged, encoded, forging
 from tests.house import House, until
 from tests.servers import Stack, wait_until

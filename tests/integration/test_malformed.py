@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.bus import Bus
-from shared.control import observed
-from shared.manifest import canonical_json
-from shared.messages import Observed
-from shared.store import PRECIOUS
+from shared.bus.client import Bus
+from shared.formats.canonical import canonical_json
+from shared.ledger.control import observed
+from shared.protocol.messages import Observed
+from shared.store.s3 import PRECIOUS
 from tests.house import until
 from tests.servers import Stack, wait_until
 from tests.vault_stage import Forge, VaultProcess, first_version, latest_of

@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
-from infra.conformance import answers_stranger, conditional_put
 from infra.local.environment import inner_urls
+from infra.servers.conformance import answers_stranger, conditional_put
 from tests.servers import Stack
 
 SHA = "ab" * 32

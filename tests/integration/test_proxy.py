@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.bootstrap import bootstrap
 from infra.local.programs import ROOT
+from infra.servers.bootstrap import bootstrap
 from services.herald import poll
 from services.herald.alerts import Alerts
 from services.herald.grafana import Grafana
@@ -49,7 +49,7 @@ def test_services_and_commands_reach_each_other(stack: Stack, tmp_path: Path) ->
         listed = duramen(stack, "evolution", "list", "--json", evolution_url=evolution.url)
         assert listed.returncode == 0, listed.stderr
         port = evolution.url.rpartition(":")[2]
-        health = [sys.executable, "-m", "shared.health"]
+        health = [sys.executable, "-m", "shared.service.health"]
         environment = {**os.environ, "DURAMEN_HTTP_PORT": port}
         assert subprocess.run(health, cwd=ROOT, env=environment).returncode == 0
     assert duramen(stack, "status").returncode == 0

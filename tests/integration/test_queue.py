@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.trainer.claim import Owner, open_segment
-from shared.jobs import Table
-from shared.messages import JobId, Observed, Progress
+from services.trainer.supervisor.claim import Owner, open_segment
+from shared.ledger.jobs import Table
+from shared.protocol.messages import JobId, Observed, Progress
 from tests.bench.bench_queue import fill
 from tests.commands import duramen
 from tests.conftest import running_stack

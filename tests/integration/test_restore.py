@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from services.ctl.__main__ import app
-from services.ctl.restore import Restore
-from shared.chat_templates import chat_template
+from services.ctl.chat_templates import chat_template
+from services.ctl.commands.restore import Restore
 from shared.errors import NotFound, TargetNotEmpty, UsageError
 from tests.servers import Stack, wait_until
 from tests.tiny import make_tiny

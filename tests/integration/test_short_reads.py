@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from shared import bus as module
-from shared.bus import Bus, Entry
-from shared.control import Control
+from shared.bus import client as module
+from shared.bus.client import Bus, Entry
 from shared.errors import BusUnavailable
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.messages import LineageSettings, LineCreate, line_subject, line_wildcard
+from shared.ledger.control import Control
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import LineageSettings, LineCreate, line_subject, line_wildcard
 from tests.servers import Stack
 
 ROOT = "b" * 64

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from shared.chat_templates import BY_NAME
+from services.ctl.chat_templates import BY_NAME
 from tests.commands import duramen
 from tests.house import House
 from tests.servers import Stack

@@ -6,11 +6,11 @@ import signal
 from typing import Any
 
 from services.trainer.checkpoint import HEADER
-from shared.control import Control, observed
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.messages import JobId, Observed, Once
-from shared.store import WORK
+from shared.ledger.control import Control, observed
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.protocol.messages import JobId, Observed, Once
+from shared.store.s3 import WORK
 from tests.house import House, until
 from tests.tiny import tiny_conversations
 

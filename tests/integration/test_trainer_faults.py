@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.trainer import upload
 from services.trainer.checkpoint import ADAPTER, OPTIMIZER
-from services.trainer.local import SegmentFolder
-from shared.control import Control, observed
-from shared.ledger import Segment
-from shared.messages import JobId, Observed, Once
-from shared.store import PRECIOUS, WORK, Store
+from services.trainer.supervisor import work_bucket
+from services.trainer.supervisor.local_files import SegmentFolder
+from shared.ledger.control import Control, observed
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import JobId, Observed, Once
+from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.house import House, until
 from tests.integration.test_trainer import SLOW_STEPS, set_state
 from tests.servers import Stack
@@ -277,14 +277,14 @@ def test_a_damaged_upload_is_passed_over_for_the_one_before(
     store, folder = House(stack).store("trainer"), SegmentFolder(tmp_path).make()
     lineage = segment.job.lineage
     paths = [write(folder.checkpoints, step, segment=segment.id) for step in (3, 4)]
-    before, newest = (upload.put_checkpoint(store, lineage, path) for path in paths)
+    before, newest = (work_bucket.put_checkpoint(store, lineage, path) for path in paths)
     damage(store, f"{newest.prefix}/{ADAPTER}")
     # This disk still has it.
-    assert upload.newest(store, segment, folder) == upload.Found(newest, paths[1], True)
+    assert work_bucket.newest(store, segment, folder) == work_bucket.Found(newest, paths[1], True)
     # This one as well is damaged: another host's view, and what a restart finds.
     (paths[1] / ADAPTER).write_bytes(b"")
-    assert upload.newest(store, segment, folder) == upload.Found(before, paths[0], True)
+    assert work_bucket.newest(store, segment, folder) == work_bucket.Found(before, paths[0], True)
     empty = SegmentFolder(tmp_path / "elsewhere").make()
-    assert upload.newest(store, segment, empty) == upload.Found(before, None, True)
+    assert work_bucket.newest(store, segment, empty) == work_bucket.Found(before, None, True)
     damage(store, f"{before.prefix}/{ADAPTER}")
-    assert upload.newest(store, segment, empty) is None
+    assert work_bucket.newest(store, segment, empty) is None

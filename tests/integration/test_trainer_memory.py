@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from services.trainer.memory import CGROUPS
-from shared.control import Control, observed
-from shared.jobs import Table
-from shared.ledger import Line
-from shared.memory import Adapter, Choice, estimate, shape_of_folder
-from shared.messages import Once
-from shared.settings import TrainerSettings
+from services.trainer.settings import TrainerSettings
+from shared.ledger.control import Control, observed
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
+from shared.memory_estimate import Adapter, Choice, estimate, shape_of_folder
+from shared.protocol.messages import Once
 from tests.house import House, Process, until
 from tests.integration.test_trainer import set_state
 from tests.tiny import shared_tiny, tiny_conversations

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from services.trainer import lease, memory
-from services.trainer.answers import answer_idle
-from services.trainer.local import Local
-from services.trainer.state import Trainer
-from services.trainer.supervisor import wish_for
-from services.trainer.work import ask_those_that_wait, next_job, open_job
-from shared.control import Control
-from shared.messages import Once
-from shared.settings import TrainerSettings
+from services.trainer import memory
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import own_lease
+from services.trainer.supervisor.commands import answer_idle
+from services.trainer.supervisor.decide import wish_for
+from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.next_job import ask_those_that_wait, next_job, open_job
+from services.trainer.supervisor.trainer import Trainer
+from shared.ledger.control import Control
+from shared.protocol.messages import Once
 from tests.house import House
 from tests.tiny import tiny_conversations
 
@@ -30,8 +31,8 @@ async def trainer(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     settings = TrainerSettings.load(device="cpu")
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     async with house.bus("trainer") as bus:
-        name = lease.lease_name(settings.state_dir)
-        held = lease.Held(bus, name, "trainer@test#1", settings.lease_seconds)
+        name = own_lease.lease_name(settings.state_dir)
+        held = own_lease.Held(bus, name, "trainer@test#1", settings.lease_seconds)
         local = Local(settings.state_dir, house.store("trainer"))
         yield Trainer(settings, bus, local, "float32", held)
 

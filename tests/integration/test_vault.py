@@ -9,18 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from services.ctl.restore import Restore, refuse_filled
+from services.ctl.commands.restore import Restore, refuse_filled
 from services.vault import catalog, edition, publish, readme
 from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
-from shared.manifest import (
-    CommitRecord,
-    are_one_commit,
-    parse_sums,
-    sha256_bytes,
-    version_name,
-)
-from shared.store import PRECIOUS, WORK
+from shared.files import sha256_bytes
+from shared.formats.version import CommitRecord, are_one_commit, parse_sums, version_name
+from shared.store.s3 import PRECIOUS, WORK
 from tests.house import until
 from tests.servers import Stack, wait_until
 from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of

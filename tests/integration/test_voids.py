@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from shared.bus import Bus
-from shared.jobs import Table
-from shared.voids import VoidTeller
+from shared.bus.client import Bus
+from shared.ledger.invalid import VoidTeller
+from shared.ledger.jobs import Table
 from tests.servers import Stack
 
 

@@ -7,15 +7,15 @@ import pytest
 from infra.local.environment import settings_for
 from infra.local.home import Home
 from infra.local.ports import free_ports
-from infra.secrets import Secrets
-from services.trainer import lease
-from services.trainer.local import Local
-from services.trainer.state import Trainer
-from shared.bus import Bus
-from shared.ledger import Segment
-from shared.messages import JobId
-from shared.settings import TrainerSettings
-from shared.store import Store
+from infra.secrets.secrets import Secrets
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import own_lease
+from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.trainer import Trainer
+from shared.bus.client import Bus
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import JobId
+from shared.store.s3 import Store
 from tests.tiny import shared_tiny
 from tests.unit.test_preparing import opened
 from tests.worker import Job
@@ -34,7 +34,7 @@ def trainer(tmp_path: Path) -> Trainer:
     named = {name.removeprefix("DURAMEN_").lower(): value for name, value in values.items()}
     settings = TrainerSettings.load(**named)
     bus = Bus.of(settings)
-    held = lease.Held(bus, "trainer.here", "trainer@test#1", settings.lease_seconds)
+    held = own_lease.Held(bus, "trainer.here", "trainer@test#1", settings.lease_seconds)
     local = Local(settings.state_dir, Store.of(settings))
     return Trainer(settings, bus, local, "float32", held)
 

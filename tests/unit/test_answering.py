@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.answering import batches
+from services.model.generation import batches
 
 SIZES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 96)), max_size=40)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.ctl import base as command
 from services.ctl import cli
-from services.ctl.base import check_targets, files_of
+from services.ctl.commands import bases as command
+from services.ctl.commands.bases import check_targets, files_of
 from shared.errors import UsageError
-from shared.memory import shape_of_folder
+from shared.memory_estimate import shape_of_folder
 from tests.tiny import make_tiny
 
 INDEX = "model.safetensors.index.json"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from services.trainer import checkpoint
-from services.trainer.spec import Failure, Lora
+from shared.errors import CannotTrain
+from shared.formats.adapter import AdapterShape, Tensors
 from tests.worker import newest_valid
 
 
@@ -22,7 +23,7 @@ def write(directory: Path, step: int, segment: str = "7", fence: int = 7) -> Pat
         "global_step": step,
         "base_root": "cd" * 32,
         "seed": 0,
-        "lora": Lora(),
+        "lora": AdapterShape(),
         "dtype": "float32",
         "micro_tokens": 100,
         "environment": {
@@ -49,7 +50,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_hash_covers_name_type_shape_and_bytes() -> None:
     zeros = np.zeros((2, 3), np.float32)
-    different: list[checkpoint.Tensors] = [
+    different: list[Tensors] = [
         {"a": zeros},
         {"b": zeros},
         {"a": zeros.reshape(3, 2)},
@@ -82,7 +83,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
         flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         (newest / name).write_bytes(flipped if damage == "changed" else data[:-1])
     if (name, damage) != (checkpoint.HEADER, "changed"):
-        with pytest.raises(Failure):
+        with pytest.raises(CannotTrain):
             checkpoint.verify(newest)
     found = newest_valid(tmp_path, "7")
     assert found is not None
@@ -122,5 +123,5 @@ def test_a_file_name_that_leads_outside_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
     header = (path / checkpoint.HEADER).read_text()
     (path / checkpoint.HEADER).write_text(header.replace('"adapter_config.json"', '"../../x"'))
-    with pytest.raises(Failure):
+    with pytest.raises(CannotTrain):
         checkpoint.verify(path)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from rich.cells import cell_len
 
-from services.ctl.columns import (
+from services.ctl.views.columns import (
     Cell,
     Heads,
     count_of,

@@ -7,44 +7,45 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer import dtype
+from services.trainer import device
+from services.trainer.worker.number_format import measure
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A measurement of this CPU."""
     monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
-    monkeypatch.setattr(dtype, "SECONDS", 0.01)
+    monkeypatch.setattr(device, "SECONDS", 0.01)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(dtype.measure()))
+    path.write_text(json.dumps(measure()))
     return path
 
 
 def test_a_measurement_holds_for_its_own_device_and_torch_only(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not dtype.holds(kept.with_name("none.json"), "cpu")
-    assert dtype.holds(kept, "cpu")
-    monkeypatch.setattr(dtype, "gpu_name", lambda: "a card")
-    assert dtype.holds(kept, "cpu")
-    assert not dtype.holds(kept, "auto")
-    monkeypatch.setattr(dtype, "gpu_name", lambda: "")
-    assert dtype.holds(kept, "auto")
-    change(kept, here={**dtype.here("cpu"), "torch": "1.0.0"})
-    assert not dtype.holds(kept, "cpu")
+    assert not device.holds(kept.with_name("none.json"), "cpu")
+    assert device.holds(kept, "cpu")
+    monkeypatch.setattr(device, "gpu_name", lambda: "a card")
+    assert device.holds(kept, "cpu")
+    assert not device.holds(kept, "auto")
+    monkeypatch.setattr(device, "gpu_name", lambda: "")
+    assert device.holds(kept, "auto")
+    change(kept, here={**device.here("cpu"), "torch": "1.0.0"})
+    assert not device.holds(kept, "cpu")
 
 
 def test_a_card_that_torch_cannot_use_is_measured_around_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DURAMEN_DEVICE", "auto")
-    monkeypatch.setattr(dtype, "SECONDS", 0.01)
-    monkeypatch.setattr(dtype, "gpu_name", lambda: "a card")
+    monkeypatch.setattr(device, "SECONDS", 0.01)
+    monkeypatch.setattr(device, "gpu_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(dtype.measure()))
+    path.write_text(json.dumps(measure()))
     assert json.loads(path.read_text())["device"] == "cpu"
-    assert dtype.holds(path, "auto")
+    assert device.holds(path, "auto")
 
 
 def test_an_earlier_measurement_that_does_not_say_what_it_was_made_on_is_made_again(
@@ -52,14 +53,14 @@ def test_an_earlier_measurement_that_does_not_say_what_it_was_made_on_is_made_ag
 ) -> None:
     found = json.loads(kept.read_text())
     kept.write_text(json.dumps({"dtype": found["dtype"], "device": found["device"]}))
-    assert not dtype.holds(kept, "cpu")
+    assert not device.holds(kept, "cpu")
 
 
 def test_the_cpu_is_not_measured_where_a_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DURAMEN_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="DURAMEN_DEVICE=cuda, but torch can use no GPU"):
-        dtype.measure()
+        measure()
 
 
 def change(kept: Path, **fields: Any) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer import fitness
-from services.trainer.attention import pack
-from services.trainer.kernels import sequence
+from services.model.attention import pack
+from services.model.kernels import sequence
+from services.model.network import Network
 from services.trainer.memory import Memory, shortage
-from services.trainer.model import Network
-from services.trainer.spec import Lora
+from services.trainer.worker import base_check
 from shared.errors import UsageError
-from shared.memory import (
+from shared.formats.adapter import AdapterShape
+from shared.memory_estimate import (
     GIB,
     Adapter,
     Choice,
@@ -116,7 +116,7 @@ def test_what_caps_keep_in_full_is_counted(tmp_path: Path, dtype: Dtype) -> None
     """Gemma 2's head and attention: all logits, and all scores of each layer."""
     tokens, words = 1200, 20_000
     base = make_family(tmp_path, "gemma2", vocab_size=words, max_position_embeddings=tokens)
-    network = Network(base, dtype, Lora(rank=16, alpha=32), seed=0)
+    network = Network(base, dtype, AdapterShape(rank=16, alpha=32), seed=0)
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -141,11 +141,11 @@ def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "consolidated.safetensors").write_bytes(whole)
     assert shape_of_folder(tmp_path) == before
-    assert [file.name for file in fitness.weight_files(tmp_path)] == ["model.safetensors"]
+    assert [file.name for file in base_check.weight_files(tmp_path)] == ["model.safetensors"]
     index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert shape_of_folder(tmp_path) == before
-    assert [file.name for file in fitness.weight_files(tmp_path)] == ["model.safetensors"]
+    assert [file.name for file in base_check.weight_files(tmp_path)] == ["model.safetensors"]
 
 
 def test_sizes_are_read_as_people_write_them() -> None:

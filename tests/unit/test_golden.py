@@ -9,12 +9,14 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from services.trainer import checkpoint, snapshot_file
-from services.trainer.plan import Plan
+from services.trainer import checkpoint
+from services.trainer.worker.data.plan import Plan
+from services.trainer.worker.snapshot import snapshot_file
 from services.vault.catalog import encode
-from shared.jobs import Table, parse
-from shared.manifest import CommitRecord, Latest, Manifest, parse_sums, sha256_bytes
-from shared.messages import Desired, Event, JobVerb, Lease, LineVerb, Observed, Once
+from shared.files import sha256_bytes
+from shared.formats.version import CommitRecord, Latest, Manifest, parse_sums
+from shared.ledger.jobs import Table, parse
+from shared.protocol.messages import Desired, Event, JobVerb, Lease, LineVerb, Observed, Once
 from tests.golden import files, make, messages
 from tests.golden.files import INPUTS, STORED
 from tests.golden.messages import Sent

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from services.model.attention import pack
+from services.model.network import Network
 from services.trainer import memory
-from services.trainer.attention import pack
-from services.trainer.model import Network
-from services.trainer.spec import Lora
+from shared.formats.adapter import AdapterShape
 from tests.tiny import make_tiny
 from tests.unit.test_loop import examples
 from tests.worker import Job, Worker
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA device here"),
 ]
-LORA = Lora(rank=4, alpha=8)
+LORA = AdapterShape(rank=4, alpha=8)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.trainer.grading import grade, normalize
+from services.model.grading import grade, normalize
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from services.ingest import containers, dataset
-from services.ingest.containers import container_of, stem_of
-from services.ingest.dataset import Wanted
-from services.ingest.rows import RowError, canonical
-from services.ingest.specials import Specials
+from services.ingest.reading import containers, dataset
+from services.ingest.reading.containers import container_of, stem_of
+from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.row import RowError, canonical
+from services.ingest.reading.special_tokens import Specials
 
 LIMIT = 1 << 20
 ROWS = [{"prompt": f"What is {n}?", "completion": f'It is "{n}" — \\ {n}.'} for n in range(40)]

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from services.ingest import sidecar
-from services.ingest.dataset import ORIGINAL, Wanted
-from services.ingest.inbox import FILE, SIDECAR, Inbox, Origin, beside
-from services.ingest.job_settings import Allowance, SettingsRefused, read
-from services.ingest.parsing import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
-from services.ingest.row_error import Unreadable
-from services.ingest.settle import is_written
-from shared.messages import JobSettings
+from services.ingest.inbox import sidecar
+from services.ingest.inbox.inbox import FILE, SIDECAR, Inbox, Origin, beside
+from services.ingest.inbox.settle import is_written
+from services.ingest.outcome.job_settings import Allowance, SettingsRefused, read
+from services.ingest.reading.dataset import ORIGINAL, Wanted
+from services.ingest.reading.parser import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
+from services.ingest.reading.row_error import Unreadable
+from shared.protocol.messages import JobSettings
 
 
 def values(tmp_path: Path, text: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer import attention, kernels
-from services.trainer.attention import pack
-from services.trainer.environment import environment
-from services.trainer.kernels import Proofs, Way
-from services.trainer.model import Network
+from services.model import attention, kernels
+from services.model.attention import pack
+from services.model.environment import environment
+from services.model.kernels import Proofs, Way
+from services.model.network import Network
 from tests.tiny import make_tiny
 from tests.unit.test_loop import LORA, examples
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from shared.bus import EXPECTED, EXPECTED_SUBJECT, Entry
+from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, Entry
 from shared.errors import UnknownSchema
-from shared.jobs import Table
-from shared.messages import (
+from shared.ledger.jobs import Table
+from shared.protocol.messages import (
     CheckpointRef,
     Head,
     JobId,

@@ -11,23 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from services.trainer import attention, metrics
-from services.trainer.attention import pack
-from services.trainer.lora import adapter_config
-from services.trainer.micro_batches import split
-from services.trainer.model import Network
-from services.trainer.optimizer import (
+from services.model import attention
+from services.model.attention import pack
+from services.model.lora import adapter_config
+from services.model.network import Network
+from services.model.template import Encoded
+from services.trainer.protocol import TrainingSettings
+from services.trainer.worker import metrics
+from services.trainer.worker.micro_batches import split
+from services.trainer.worker.optimizer import (
     learning_rate,
     make_optimizer,
     mix,
     optimizer_state,
     restore_optimizer,
 )
-from services.trainer.spec import Lora, TrainingSettings
-from services.trainer.template import Encoded
+from shared.formats.adapter import AdapterShape
 from tests.tiny import make_tiny, shared_tiny
 
-LORA = Lora(rank=4, alpha=8)
+LORA = AdapterShape(rank=4, alpha=8)
 
 
 def examples(seed: int = 0, count: int = 6, vocabulary: int = 200) -> list[Encoded]:
@@ -42,7 +44,7 @@ def examples(seed: int = 0, count: int = 6, vocabulary: int = 200) -> list[Encod
     return found
 
 
-def awake(base: Path, lora: Lora = LORA) -> Network:
+def awake(base: Path, lora: AdapterShape = LORA) -> Network:
     """A network whose adapter does something: a fresh one adds nothing."""
     network = Network(base, "float32", lora, seed=1)
     generator = torch.Generator().manual_seed(2)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.trainer import attention, fitness
-from services.trainer.attention import pack
-from services.trainer.kernels import Way
-from services.trainer.measuring import pack_behind
-from services.trainer.model import Network
-from services.trainer.template import Encoded
-from shared.memory import shape_of_folder
+from services.model import attention
+from services.model.attention import pack
+from services.model.kernels import Way
+from services.model.network import Network
+from services.model.teacher_forcing import pack_behind
+from services.model.template import Encoded
+from services.trainer.worker import base_check
+from shared.memory_estimate import shape_of_folder
 from tests.tiny import FAMILIES, ODD, make_family
 from tests.unit.test_loop import awake, examples
 
@@ -189,7 +190,7 @@ def test_of_a_model_that_also_sees_only_the_decoder_gets_an_adapter(tmp_path: Pa
     )
     torch.manual_seed(0)
     Gemma3ForConditionalGeneration(config).save_pretrained(str(tmp_path))
-    fitness.check(tmp_path, "float32")
+    base_check.check(tmp_path, "float32")
     network = awake(tmp_path)
     assert all("language_model" in name for name in network.adapter)
     assert_like_transformers(network)

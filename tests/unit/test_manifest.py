@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from services.vault import catalog, latest
 from services.vault.archive import Archive
 from shared.errors import AlreadyExists, ObjectDamaged, StoreUnavailable, UsageError
-from shared.ledger import Line
-from shared.manifest import (
+from shared.files import sha256_bytes
+from shared.formats.canonical import canonical_json
+from shared.formats.version import (
     CommitRecord,
     FileEntry,
     Latest,
     Manifest,
     StoredFile,
-    canonical_json,
     parse_sums,
     parse_version,
     root_hash,
     safe_path,
-    sha256_bytes,
     sums,
     version_name,
 )
-from shared.messages import (
+from shared.ledger.lineage import Line
+from shared.protocol.messages import (
     CheckpointRef,
     Head,
     LineageSettings,

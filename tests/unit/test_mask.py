@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.spec import Failure
-from services.trainer.template import Chat, Encoded, TemplateRefuses
-from shared.probes import Message
+from services.model.template import Chat, Encoded, TemplateRefuses
+from shared.errors import CannotTrain
+from shared.formats.dataset import ChatTurn
 from tests.tiny import CHATML, CHATML_MARKED, make_tiny, shared_tiny
 
 CLOCK = "2026-03-01T00:00:00+00:00"
@@ -22,8 +22,8 @@ TURNS = [
 ]
 
 
-def talk(turns: list[tuple[str, str]]) -> tuple[Message, ...]:
-    return tuple(Message.model_validate({"role": r, "content": c}) for r, c in turns)
+def talk(turns: list[tuple[str, str]]) -> tuple[ChatTurn, ...]:
+    return tuple(ChatTurn.model_validate({"role": r, "content": c}) for r, c in turns)
 
 
 def trained_text(chat: Chat, encoded: Encoded) -> str:
@@ -92,7 +92,7 @@ def test_a_template_that_would_train_something_else_is_refused(
     template: str, tmp_path: Path
 ) -> None:
     chat = Chat(make_tiny(tmp_path / "base", template), CLOCK)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CannotTrain) as caught:
         chat.encode(talk(TURNS))
     assert caught.value.kind == "mask"
     assert caught.value.example

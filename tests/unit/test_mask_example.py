@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.ctl.show_example import drawn
-from services.trainer.example import Request, answer
-from services.trainer.spec import Failure
-from shared.chat_templates import BY_NAME, chat_template, for_a_record
-from shared.errors import UsageError
+from services.ctl.chat_templates import BY_NAME, chat_template, for_a_record
+from services.ctl.commands.show_example import drawn
+from services.trainer.worker.example import Request, answer
+from shared.errors import CannotTrain, UsageError
 from tests import templates
 from tests.tiny import Conversation, make_tiny, make_tokenizer, shared_tiny, write_dataset
 from tests.unit.test_mask import CLOCK, TURNS
@@ -59,7 +58,7 @@ def test_a_row_of_several_sequences_shows_each(tmp_path: Path) -> None:
 
 def test_a_row_that_is_not_trained_says_why(tmp_path: Path) -> None:
     assert answer(request(tmp_path, shared_tiny(), 2))["left_out"] == "longer than 200 tokens"
-    with pytest.raises(Failure, match="lines 1 to 2"):
+    with pytest.raises(CannotTrain, match="lines 1 to 2"):
         answer(request(tmp_path, shared_tiny(), 3))
 
 
@@ -69,7 +68,7 @@ def test_a_wrong_mask_is_shown_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "request.json"
     path.write_text(request(tmp_path, shared_tiny(), 1, chat_template=text).model_dump_json())
     done = subprocess.run(
-        [sys.executable, "-m", "services.trainer.example", str(path)],
+        [sys.executable, "-m", "services.trainer.worker.example", str(path)],
         capture_output=True,
         check=True,
     )
@@ -100,7 +99,7 @@ def test_a_base_without_a_template_takes_one_by_name(name: str, bare: Path, tmp_
 def test_a_template_whose_end_of_turn_the_tokenizer_does_not_know_is_refused(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(Failure, match="no end-of-turn token") as caught:
+    with pytest.raises(CannotTrain, match="no end-of-turn token") as caught:
         answer(request(tmp_path, shared_tiny(), 1, chat_template=BY_NAME["llama3"]))
     assert caught.value.kind == "mask"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer import template
-from services.trainer.attention import pack
-from services.trainer.rendering import Renderer
-from services.trainer.spec import Failure
-from services.trainer.template import Chat, Encoded, TemplateRefuses
+from services.model import template
+from services.model.attention import pack
+from services.model.template import Chat, Encoded, TemplateRefuses
+from services.model.template_sandbox import Renderer
+from shared.errors import CannotTrain
 from tests import templates
 from tests.tiny import CHATML, CHATML_MARKED, make_tokenizer
 from tests.unit.test_mask import CLOCK, TURNS, talk, trained_text
@@ -208,7 +208,7 @@ def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
     impatient = Renderer(cpu_seconds=1)
     monkeypatch.setattr(template, "renderer", lambda: impatient)
     text, why = BOMBS[bomb]
-    with pytest.raises(Failure, match=why) as caught:
+    with pytest.raises(CannotTrain, match=why) as caught:
         Chat(base, CLOCK, text + CHATML).encode(talk(TURNS))
     assert caught.value.kind == "template"
     assert Chat(base, CLOCK, CHATML).encode(talk(TURNS)).labels
@@ -216,6 +216,6 @@ def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
 
 
 def test_a_base_without_a_template_says_how_to_give_it_one(base: Path) -> None:
-    with pytest.raises(Failure, match="--chat-template") as caught:
+    with pytest.raises(CannotTrain, match="--chat-template") as caught:
         Chat(base, CLOCK).encode(talk(TURNS))
     assert caught.value.kind == "template"

@@ -13,7 +13,7 @@ from infra.local.environment import settings_for
 from infra.local.home import Home
 from infra.local.ports import Ports, free_ports
 from infra.local.programs import ROOT
-from infra.secrets import Secrets
+from infra.secrets.secrets import Secrets
 from tests.commands import without_settings
 
 pytestmark = pytest.mark.slow

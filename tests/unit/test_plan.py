@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.trainer.plan import Plan, build_plan, load_plan
-from services.trainer.spec import Failure, Spec
-from services.trainer.template import Chat
-from shared.probes import heldout, row_id
+from services.model.template import Chat
+from services.trainer.protocol import Spec
+from services.trainer.worker.data.draw import heldout
+from services.trainer.worker.data.plan import Plan, build_plan, load_plan
+from shared.errors import CannotTrain
+from shared.formats.dataset import row_id
 from tests.tiny import Conversation, line_of, shared_tiny, tiny_conversations, write_dataset
 
 CLOCK = "2026-03-01T00:00:00+00:00"
@@ -99,7 +101,7 @@ def test_rows_that_cannot_be_trained_are_left_out_with_the_reason(
         6: "nothing to train: no assistant message",
         7: "begins with an answer to nothing",
     }
-    with pytest.raises(Failure, match="No row is left"):
+    with pytest.raises(CannotTrain, match="No row is left"):
         build_plan(make_spec(tmp_path, rows[5:]), chat)
 
 
@@ -134,7 +136,7 @@ def test_probes_of_earlier_jobs_are_carried_on(tmp_path: Path, chat: Chat) -> No
 
 def refusal(spec: Spec, chat: Chat, **changes: Any) -> str:
     """Return why a plan is refused for this specification."""
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CannotTrain) as caught:
         load_plan(spec.model_copy(update={"plan": spec.plan_out, **changes}), chat)
     assert caught.value.kind == "data"
     return str(caught.value)

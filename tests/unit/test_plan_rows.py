@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.trainer.plan import Material, build_plan, load_plan
-from services.trainer.spec import Failure, Spec
-from services.trainer.template import Chat
-from shared.manifest import sha256_bytes
+from services.model.template import Chat
+from services.trainer.protocol import Spec
+from services.trainer.worker.data.plan import Material, build_plan, load_plan
+from shared.errors import CannotTrain
+from shared.files import sha256_bytes
 from tests.tiny import shared_tiny, tiny_conversations
 from tests.unit.test_plan import CLOCK, make_spec
 
@@ -80,7 +81,7 @@ def test_calls_and_answers_are_trained_and_what_a_tool_said_is_not(tmp_path: Pat
 
 
 def test_a_template_that_knows_no_tools_is_refused(tmp_path: Path, chat: Chat) -> None:
-    with pytest.raises(Failure, match="may not know of tools") as caught:
+    with pytest.raises(CannotTrain, match="may not know of tools") as caught:
         build_plan(spec_of(tmp_path, [CALLING], max_length=1000), chat)
     assert caught.value.kind == "mask"
 
@@ -99,7 +100,7 @@ def test_rows_that_are_too_long_are_set_aside_cut_or_refused(tmp_path: Path, cha
     assert cut.plan.left_out == ()
     assert len(again(spec, chat).rows[1]) == 100
 
-    with pytest.raises(Failure, match="1 row is longer than 100 tokens") as caught:
+    with pytest.raises(CannotTrain, match="1 row is longer than 100 tokens") as caught:
         build_plan(spec_of(tmp_path, rows, max_length=100, on_long="refuse"), chat)
     assert caught.value.kind == "data"
 

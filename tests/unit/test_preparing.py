@@ -6,14 +6,15 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from services.trainer.local import Local
-from services.trainer.preparing import Preparation
-from services.trainer.spec import Spec
+from services.trainer.protocol import Spec
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.prepare import Preparation
 from shared.errors import ObjectMissing, StoreUnavailable
-from shared.jobs import Job
-from shared.ledger import Line
-from shared.manifest import sha256_bytes
-from shared.messages import (
+from shared.files import sha256_bytes
+from shared.ledger.jobs import Job
+from shared.ledger.lineage import Line
+from shared.protocol.messages import (
     Head,
     JobId,
     JobRecord,
@@ -24,8 +25,7 @@ from shared.messages import (
     ObjectRef,
     now,
 )
-from shared.settings import TrainerSettings
-from shared.store import PRECIOUS, WORK, Store
+from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.tiny import line_of, shared_tiny, tiny_conversations
 
 ROOT = "ab" * 32

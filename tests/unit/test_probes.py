@@ -3,15 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.probes import (
-    HELDOUT_ROWS,
-    Message,
-    Probe,
-    draw,
-    draw_by_length,
-    heldout,
-    row_id,
-)
+from services.trainer.worker.data.draw import HELDOUT_ROWS, draw, draw_by_length, heldout
+from shared.formats.dataset import ChatTurn, row_id
+from shared.formats.probe import Probe
 
 ids = st.lists(st.binary(max_size=8).map(row_id), max_size=60)
 
@@ -40,7 +34,7 @@ def test_the_newline_is_no_part_of_a_row() -> None:
 
 def test_a_probe_is_about_its_last_answer() -> None:
     turns = [("user", "a?"), ("assistant", "a"), ("user", "b?"), ("assistant", "b")]
-    messages = tuple(Message.model_validate({"role": r, "content": c}) for r, c in turns)
+    messages = tuple(ChatTurn.model_validate({"role": r, "content": c}) for r, c in turns)
     probe = Probe(id="0" * 64, split="trained", dataset="1" * 64, row=0, messages=messages)
     assert probe.expected == "b"
     assert probe.prompt == "user: a?\nassistant: a\nuser: b?"

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.attention import pack
-from services.trainer.lora import adapter_config
-from services.trainer.model import Network
-from services.trainer.optimizer import make_optimizer
-from services.trainer.spec import Lora, TrainingSettings
+from services.model.attention import pack
+from services.model.lora import adapter_config
+from services.model.network import Network
+from services.trainer.protocol import TrainingSettings
+from services.trainer.worker.optimizer import make_optimizer
+from shared.formats.adapter import AdapterShape
 from tests.tiny import make_tiny, shared_tiny
 from tests.unit.test_loop import examples
 
-LORA = Lora(rank=4, alpha=8, dropout=0.1)
+LORA = AdapterShape(rank=4, alpha=8, dropout=0.1)
 
 
 def gradients(network: Network) -> tuple[float, dict[str, torch.Tensor]]:
@@ -44,7 +45,7 @@ def test_recomputing_gives_the_same_bits_also_with_dropout_and_noise() -> None:
 
 def nf4(base: Path) -> Network:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    return Network(base, "float32", Lora(rank=4, alpha=8), seed=1, quantize="nf4")
+    return Network(base, "float32", AdapterShape(rank=4, alpha=8), seed=1, quantize="nf4")
 
 
 def test_an_adapter_trained_on_four_bits_merges_into_the_base_as_it_is_stored(

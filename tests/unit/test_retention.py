@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.trainer.retention import KEPT_DEAD, doomed
-from shared.messages import CheckpointRef, Head, JobId, LineRollback
+from services.trainer.supervisor.retention import KEPT_DEAD, doomed
+from shared.protocol.messages import CheckpointRef, Head, JobId, LineRollback
 from tests.unit.test_ledger import JOB, ROOT, Stream, closed, create, opened
 
 OTHER = JobId("main", "ef" * 32, 1)

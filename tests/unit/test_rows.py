@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest import dataset
-from services.ingest.dataset import Wanted
-from services.ingest.moves import numbered, rename_new, show_name
-from services.ingest.rows import RowError, canonical
-from services.ingest.seen import Seen
-from services.ingest.settle import Settling
+from services.ingest.inbox.rename import numbered, rename_new, show_name
+from services.ingest.inbox.settle import Settling
+from services.ingest.reading import dataset
+from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.repeated import Seen
+from services.ingest.reading.row import RowError, canonical
 
 ROW_LIMIT = 1 << 20
 GOOD = b'{"prompt":"2+2?","completion":"4"}\n'

@@ -9,24 +9,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from services.trainer import checkpoint, loop
-from services.trainer.answering import Said
-from services.trainer.attention import Batch, pack
-from services.trainer.governor import (
+from services.model.attention import Batch, pack
+from services.model.generation import Said
+from services.model.network import Network
+from services.model.teacher_forcing import last_answer, measure, packs
+from services.model.template import Chat
+from services.trainer import checkpoint
+from services.trainer.protocol import SnapshotSettings, Spec
+from services.trainer.worker import loop
+from services.trainer.worker.data.plan import build_plan
+from services.trainer.worker.optimizer import make_optimizer
+from services.trainer.worker.snapshot.budget import (
     SMALL_ANSWERED,
     SMALL_MEASURED,
     Decision,
     Governor,
     power_of_two_from,
 )
-from services.trainer.measuring import last_answer, measure, packs
-from services.trainer.model import Network
-from services.trainer.optimizer import make_optimizer
-from services.trainer.plan import build_plan
-from services.trainer.snapshot import Snapshots
-from services.trainer.spec import Lora, SnapshotSettings, Spec
-from services.trainer.template import Chat
-from shared.manifest import sha256_file
+from services.trainer.worker.snapshot.snapshot import Snapshots
+from shared.files import sha256_file
+from shared.formats.adapter import AdapterShape
 from tests.tiny import make_tiny, shared_tiny, tiny_conversations, write_dataset
 
 
@@ -368,6 +370,6 @@ def test_greedy_answers_heed_no_wish_of_the_base(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base")
     wish = {"repetition_penalty": 1.1, "do_sample": True, "no_repeat_ngram_size": 2}
     (base / "generation_config.json").write_text(json.dumps(wish))
-    network = Network(base, "float32", Lora(rank=2, alpha=4), seed=1)
+    network = Network(base, "float32", AdapterShape(rank=2, alpha=4), seed=1)
     kept = network.model.generation_config.to_dict()
     assert {name: kept[name] for name in wish if kept[name]} == {}

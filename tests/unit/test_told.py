@@ -11,10 +11,10 @@ import typer
 from prometheus_client import REGISTRY
 
 from services.ctl.__main__ import PLACES, app
-from services.ctl.base import named
-from services.trainer import closing  # noqa: F401 - its metrics are looked at
+from services.ctl.commands.bases import named
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import close  # noqa: F401 - its metrics are looked at
 from services.vault import checks, copies  # noqa: F401 - as above
-from shared.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"\bduramen ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?")

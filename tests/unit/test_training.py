@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from services.trainer.state import Trainer
-from services.trainer.training import Training
-from shared.jobs import Job
-from shared.ledger import Line, Segment
-from shared.messages import JobRecord, ObjectRef, now
+from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.worker_run import Training
+from shared.ledger.jobs import Job
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import JobRecord, ObjectRef, now
 
 
 def queued(segment: Segment) -> Job:

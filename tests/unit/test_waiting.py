@@ -4,15 +4,15 @@ import socket
 
 import pytest
 
-from services.ctl.forecast import reasons, starts
-from services.trainer.show import view_of
-from services.trainer.state import Ended, Trainer, Wish
-from services.trainer.training import End
-from services.trainer.work import newest
+from services.ctl.views.forecast import reasons, starts
+from services.trainer.supervisor.next_job import newest
+from services.trainer.supervisor.observe import view_of
+from services.trainer.supervisor.trainer import Ended, Trainer, Wish
+from services.trainer.supervisor.worker_run import End
 from shared.errors import StoreUnavailable
-from shared.jobs import Table
-from shared.ledger import Segment
-from shared.messages import Desired
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import Desired
 from tests.unit.test_checkpoint import write
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from services.trainer.kernels import Way
+from services.model.kernels import Way
 from tests.worker import ROOT
 
 

@@ -10,8 +10,11 @@ import pynvml
 import pytest
 import torch
 
-from services.trainer import fitness, gpu, memory, process
-from services.trainer.state import Trainer
+from services.trainer import memory
+from services.trainer.nvml import FIRST, first
+from services.trainer.supervisor import gpu, worker_process
+from services.trainer.supervisor.trainer import Trainer
+from services.trainer.worker import base_check
 
 GIB = 2**30
 
@@ -90,9 +93,9 @@ def test_where_cuda_sees_none_there_is_none(
 
 def test_a_worker_counts_gpus_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert process.environment(None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert worker_process.environment(None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    assert process.environment(None)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+    assert worker_process.environment(None)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 @pytest.mark.parametrize(
@@ -124,9 +127,9 @@ def test_who_wants_the_cpu_is_not_measured_by_the_gpu(monkeypatch: pytest.Monkey
     huge = SimpleNamespace(total_memory=1 << 60)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: huge)
     monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
-    assert fitness.device_memory() < 1 << 60
+    assert base_check.device_memory() < 1 << 60
     monkeypatch.setenv("DURAMEN_DEVICE", "auto")
-    assert fitness.device_memory() == 1 << 60
+    assert base_check.device_memory() == 1 << 60
 
 
 def test_who_draws_holds_memory_too_and_is_named_once(driver: Driver) -> None:
@@ -139,9 +142,9 @@ def test_who_draws_holds_memory_too_and_is_named_once(driver: Driver) -> None:
 @pytest.mark.parametrize("name", ["MemoryInfo", "UtilizationRates", "Temperature", "PowerUsage"])
 def test_what_a_gpu_does_not_tell_is_left_out(driver: Driver, name: str, kind: str) -> None:
     driver.silent[f"nvmlDeviceGet{name}"] = getattr(pynvml, f"NVMLError_{kind}")
-    gpu.UP.labels(gpu.FIRST).set(0)
-    gpu.measure(gpu.first())
-    assert gpu.UP.labels(gpu.FIRST)._value.get() == 1
+    gpu.UP.labels(FIRST).set(0)
+    gpu.measure(first())
+    assert gpu.UP.labels(FIRST)._value.get() == 1
 
 
 @pytest.mark.parametrize("name", ["Name", "MemoryInfo", "Temperature"])
@@ -149,4 +152,4 @@ async def test_a_gpu_that_does_not_answer_is_lost(driver: Driver, name: str) -> 
     driver.silent[f"nvmlDeviceGet{name}"] = pynvml.NVMLError_GpuIsLost
     with pytest.raises(gpu.GpuLost):
         await asyncio.wait_for(gpu.watch(), 5)
-    assert gpu.UP.labels(gpu.FIRST)._value.get() == 0
+    assert gpu.UP.labels(FIRST)._value.get() == 0

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.trainer import checkpoint
-from shared.manifest import sha256_file
+from shared.files import sha256_file
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_plan_rows import TOOLS_TEMPLATE
 from tests.worker import ROOT, Job, Worker, failure, tensors

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.trainer import fitness
-from services.trainer.model import Network
-from services.trainer.spec import Failure
-from services.trainer.template import Chat
+from services.model.network import Network
+from services.model.template import Chat
+from services.trainer.worker import base_check
+from shared.errors import CannotTrain
 from tests.tiny import make_tiny, shared_tiny
 from tests.unit.test_loop import LORA
 from tests.unit.test_mask import CLOCK
@@ -21,8 +21,8 @@ def base(tmp_path: Path) -> Path:
 
 
 def refused(base: Path, **options: Any) -> str:
-    with pytest.raises(Failure) as caught:
-        fitness.check(base, "float32", **options)
+    with pytest.raises(CannotTrain) as caught:
+        base_check.check(base, "float32", **options)
     assert caught.value.kind == "base"
     return str(caught.value)
 
@@ -33,10 +33,10 @@ def reconfigure(base: Path, **changes: Any) -> None:
 
 
 def test_a_base_that_is_in_order_passes() -> None:
-    fitness.check(shared_tiny(), "float32")
-    (file,) = fitness.weight_files(shared_tiny())
+    base_check.check(shared_tiny(), "float32")
+    (file,) = base_check.weight_files(shared_tiny())
     # Tied: the embeddings are stored once.
-    assert fitness.parameters(file) == sum(
+    assert base_check.parameters(file) == sum(
         p.numel()
         for n, p in Network(shared_tiny(), "float32", LORA, 0).base.named_parameters()
         if ".lora_" not in n
@@ -78,14 +78,14 @@ def test_weights_that_are_cut_off(base: Path) -> None:
 
 def test_weights_that_are_not_those_of_the_configuration(base: Path) -> None:
     reconfigure(base, hidden_size=32)
-    fitness.check(base, "float32")
-    with pytest.raises(Failure, match="cannot be loaded") as caught:
+    base_check.check(base, "float32")
+    with pytest.raises(CannotTrain, match="cannot be loaded") as caught:
         Network(base, "float32", LORA, seed=0)
     assert caught.value.kind == "base"
 
 
 def test_a_tokenizer_that_cannot_be_read(base: Path) -> None:
     (base / "tokenizer.json").write_text("{")
-    with pytest.raises(Failure, match="tokenizer cannot be loaded") as caught:
+    with pytest.raises(CannotTrain, match="tokenizer cannot be loaded") as caught:
         Chat(base, CLOCK)
     assert caught.value.kind == "base"

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from services.trainer import checkpoint, claim, memory
-from services.trainer.memory import is_out_of_memory, smaller
-from services.trainer.micro_batches import may_be_halved
-from services.trainer.plan import build_plan
-from services.trainer.spec import Spec
-from services.trainer.state import Trainer
-from services.trainer.supervisor import may_shrink
-from services.trainer.template import Chat
-from services.trainer.training import End
-from shared.ledger import Line, Segment
-from shared.messages import Failure, Head, LineClose
+from services.model.out_of_memory import is_out_of_memory
+from services.model.template import Chat
+from services.trainer import checkpoint, memory
+from services.trainer.micro_batch import smaller
+from services.trainer.protocol import Spec
+from services.trainer.supervisor import claim
+from services.trainer.supervisor.decide import may_shrink
+from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.worker_run import End
+from services.trainer.worker.data.plan import build_plan
+from services.trainer.worker.micro_batches import may_be_halved
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import Failure, Head, LineClose
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.worker import Job, Worker, tensors
 

@@ -1,0 +1,163 @@
+"""The only provisioner: streams, buckets, locks, and the proof that bus and stores can be trusted.
+
+    python -m infra.servers.bootstrap
+
+The embedded run, the tests and the containers all start with it. It may be run again at any time;
+it changes only what differs, and fails closed: a bus that does not sync, or a store that fails
+the conformance probe, ends it with an error that names what lacks.
+"""
+
+import asyncio
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import nats
+from minio import Minio
+from minio.error import MinioAdminException
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.secrets.secrets import IDENTITIES, Secrets
+from infra.servers import conformance
+from infra.servers import minio as minio_users
+from infra.servers.buckets import (
+    LockMode,
+    client,
+    connections,
+    make_backup_buckets,
+    make_store_buckets,
+)
+from infra.servers.streams import make_streams
+from shared import reach
+from shared.errors import DuramenError, StoreLies
+
+
+class BusUnsafe(DuramenError):
+    """The bus acknowledges messages before they are on the disk."""
+
+    exit_code = 8
+    next_step = "set `sync_interval: always` in nats.conf and restart the server"
+
+
+class BootstrapSettings(BaseSettings):
+    """Where the servers are, and the folder of all secrets (infra/secrets/secrets.py)."""
+
+    model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
+
+    nats_url: str
+    nats_ca: Path | None = None
+    nats_monitor_url: str
+    store_url: str
+    backup_url: str
+    secrets_dir: Path
+    # Ports behind S3 that can be reached from here; each must refuse.
+    store_inner_urls: list[str] = Field(default_factory=list)
+    backup_inner_urls: list[str] = Field(default_factory=list)
+    backup_retention_days: int = Field(default=30, ge=1)
+    # COMPLIANCE: not even the server's administrator frees the space before the days are over.
+    backup_lock: LockMode = "GOVERNANCE"
+    # SeaweedFS is given its users as a file; MinIO is told them here.
+    store_kind: Literal["seaweedfs", "minio"] = "seaweedfs"
+
+
+async def bootstrap(settings: BootstrapSettings) -> None:
+    """Provision everything, then probe it. Raises BusUnsafe or StoreLies; idempotent."""
+    secrets = Secrets(settings.secrets_dir)
+    await assert_sync(settings.nats_monitor_url)
+    await provision_bus(settings.nats_url, secrets, settings.nats_ca)
+    await asyncio.gather(
+        asyncio.to_thread(provision_store, settings, secrets),
+        asyncio.to_thread(provision_backup, settings, secrets),
+    )
+
+
+async def assert_sync(monitor_url: str) -> None:
+    """Raise BusUnsafe unless the server at `monitor_url` syncs each write before it answers."""
+    async with reach.http_async(timeout=10) as http:
+        varz: dict[str, Any] = (await http.get(f"{monitor_url}/varz")).raise_for_status().json()
+    if varz.get("jetstream", {}).get("config", {}).get("sync_always") is not True:
+        raise BusUnsafe
+
+
+async def provision_bus(nats_url: str, secrets: Secrets, ca: Path | None = None) -> None:
+    """Create or update all streams, as the administrator."""
+    options = {"tls": ssl.create_default_context(cafile=ca)} if ca else {}
+    connection = await nats.connect(
+        nats_url,
+        nkeys_seed=str(secrets.seed_file("admin")),
+        name="bootstrap",
+        inbox_prefix=b"_INBOX_admin",
+        allow_reconnect=False,
+        **options,
+    )
+    try:
+        await make_streams(connection.jetstream(timeout=30))
+    finally:
+        await connection.close()
+
+
+def provision_store(settings: BootstrapSettings, secrets: Secrets) -> None:
+    """Buckets of the first store, then the probe with every service's credentials."""
+    _make_users("store", settings.store_url, settings, secrets)
+    with _clients("store", settings.store_url, secrets) as clients:
+        admin, vault = clients.pop("admin"), clients.pop("vault")
+        make_store_buckets(admin)
+        lacks = conformance.probe_store(admin, vault, clients, settings.store_inner_urls)
+    _refuse("store", lacks)
+
+
+def provision_backup(settings: BootstrapSettings, secrets: Secrets) -> None:
+    """Bucket and retention of the backup, then the probe."""
+    _make_users("backup", settings.backup_url, settings, secrets)
+    with _clients("backup", settings.backup_url, secrets) as clients:
+        admin, vault = clients.pop("admin"), clients.pop("vault")
+        make_backup_buckets(admin, settings.backup_retention_days, settings.backup_lock)
+        lacks = conformance.probe_backup(admin, vault, clients, settings.backup_inner_urls)
+    _refuse("backup", lacks)
+
+
+def _make_users(server: str, url: str, settings: BootstrapSettings, secrets: Secrets) -> None:
+    if settings.store_kind != "minio":
+        return
+    pool = connections()
+    try:
+        minio_users.provision(url, server, secrets, pool)
+    except MinioAdminException as error:
+        raise StoreLies(server, f"its users cannot be provisioned: {error}") from error
+    finally:
+        pool.clear()
+
+
+@contextmanager
+def _clients(server: str, url: str, secrets: Secrets) -> Iterator[dict[str, Minio]]:
+    """One client for each identity of `server`, over shared connections."""
+    pool = connections()
+    try:
+        yield {name: client(url, secrets.keys(name, server), pool) for name in IDENTITIES[server]}
+    finally:
+        pool.clear()
+
+
+def _refuse(name: str, lacks: list[str]) -> None:
+    if lacks:
+        raise StoreLies(name, "; ".join(lacks))
+
+
+def main() -> int:
+    try:
+        asyncio.run(bootstrap(BootstrapSettings()))
+    except DuramenError as error:
+        print(f"bootstrap: {error}", file=sys.stderr)
+        return error.exit_code
+    print(
+        "bootstrap: streams, buckets and locks are in place; bus and both stores passed the probe"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

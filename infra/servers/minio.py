@@ -1,0 +1,55 @@
+"""The users and policies of a MinIO server, provisioned through its administration API.
+
+The same policies that SeaweedFS reads from a file; here they are kept by the server itself, and
+written again at each start, so that a changed policy or a replaced secret takes effect. A key that
+was replaced may be known to others: whoever holds one of these policies and is none of these users
+is removed.
+"""
+
+import json
+from urllib.parse import urlparse
+
+import urllib3
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException
+from minio.minioadmin import MinioAdmin
+
+from infra.secrets.secrets import IDENTITIES, Secrets
+from infra.servers.identities import policy
+
+ALREADY = "PolicyChangeAlreadyApplied"
+
+
+def provision(url: str, server: str, secrets: Secrets, pool: urllib3.PoolManager) -> None:
+    """Every identity of `server` with its keys and its policy; the root user is no identity.
+
+    Raises MinioAdminException for what the server refuses.
+    """
+    root, found = secrets.keys("admin", server), urlparse(url)
+    admin = MinioAdmin(
+        endpoint=found.netloc,
+        credentials=StaticProvider(root.access, root.secret),
+        secure=found.scheme == "https",
+        http_client=pool,
+    )
+    known = set()
+    for identity in IDENTITIES[server]:
+        if identity == "admin":
+            continue
+        keys = secrets.keys(identity, server)
+        known.add(keys.access)
+        admin.policy_add(f"duramen-{identity}", policy=policy(server, identity))
+        admin.user_add(keys.access, keys.secret)
+        attach(admin, f"duramen-{identity}", keys.access)
+    for user, about in json.loads(admin.user_list()).items():
+        if user not in known and str(about.get("policyName", "")).startswith("duramen-"):
+            admin.user_remove(user)
+
+
+def attach(admin: MinioAdmin, name: str, user: str) -> None:
+    """Give `user` the policy; that it has it already is no error."""
+    try:
+        admin.attach_policy([name], user=user)
+    except MinioAdminException as error:
+        if ALREADY not in str(error):
+            raise

@@ -1,0 +1,119 @@
+"""A copy of the bus as one file, and the way back.
+
+    python -m infra.servers.nats.backup pack DATA FILE.tar      of a server that does not run
+    python -m infra.servers.nats.backup unpack FILE.tar DATA    checks the file first
+    python -m infra.servers.nats.backup check MARKS…            does it lack what was seen?
+
+Beside FILE.tar lies FILE.tar.sha256, as sha256sum writes it. What a bus of an earlier day does not
+hold was acknowledged to somebody: each service keeps the last sequence it saw (marks.json) and
+writes nothing to a bus that lacks it. `check` says so before they are started.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+from infra.secrets.secrets import Secrets
+from infra.servers.bootstrap import BootstrapSettings
+from shared.bus.client import Bus
+from shared.errors import BusWentBack, DuramenError, ObjectDamaged
+
+INCOMING = ".incoming"
+
+
+def pack(data: Path, archive: Path) -> None:
+    """Write `archive` and its .sha256, as the folder's owner's: both appear whole, the sum last."""
+    temporary = archive.with_name(f".{archive.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            tar.add(data, arcname=".", filter=_without_incoming)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = sha256_of(temporary)
+    temporary.replace(archive)
+    sum_of(archive).write_text(f"{digest}  {archive.name}\n")
+    for path in (archive, sum_of(archive)):
+        _own(path, archive.parent.stat())
+
+
+def unpack(archive: Path, data: Path) -> None:
+    """Replace all that is in `data`, as its owner's. Raises ObjectDamaged, OSError before that."""
+    wanted = sum_of(archive).read_text().split()[0]
+    found = sha256_of(archive)
+    if found != wanted:
+        raise ObjectDamaged(str(archive), wanted, found)
+    incoming = data / INCOMING
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    with tarfile.open(archive) as tar:
+        # Where Python is old it is left out: the sum says that the file is ours.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(incoming)  # noqa: S202 - a file of ours, by its sum
+    for path in (incoming, *incoming.rglob("*")):
+        _own(path, data.stat())
+    for old in data.iterdir():
+        if old != incoming:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for new in incoming.iterdir():
+        new.rename(data / new.name)
+    incoming.rmdir()
+    os.sync()
+
+
+async def check(url: str, secrets: Secrets, marks: list[Path], ca: Path | None = None) -> None:
+    """Compare the running bus with each folder's marks.json. Raises BusWentBack."""
+    for folder in marks:
+        async with Bus(url, secrets.seed_file("admin"), "admin", folder, ca) as bus:
+            await bus.check_marks()
+
+
+def sum_of(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.sha256")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_incoming(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if member.name.split("/")[1:2] == [INCOMING] else member
+
+
+def _own(path: Path, owner: os.stat_result) -> None:
+    """Root packs and unpacks what others must be able to read and write."""
+    if os.getuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def main(words: list[str]) -> int:
+    match words:
+        case ["pack", data, archive]:
+            pack(Path(data), Path(archive))
+        case ["unpack", archive, data]:
+            unpack(Path(archive), Path(data))
+        case ["check", *folders]:
+            settings = BootstrapSettings()
+            secrets = Secrets(settings.secrets_dir)
+            asyncio.run(
+                check(settings.nats_url, secrets, [Path(f) for f in folders], settings.nats_ca)
+            )
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BusWentBack as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (DuramenError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

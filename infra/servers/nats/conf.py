@@ -1,0 +1,74 @@
+"""nats.conf, rendered from the public keys of the users and their grants."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.secrets.secrets import NATS_USERS, Secrets
+from infra.servers.nats.permissions import grant
+
+MAX_FILE_STORE_BYTES = 4 * 2**30  # above the sum of all streams' max_bytes, which is reserved
+
+
+@dataclass(frozen=True)
+class NatsConf:
+    """Where one server listens and stores; ports are TCP ports, 127.0.0.1 unless told."""
+
+    store_dir: Path
+    port: int
+    monitor_port: int
+    host: str = "127.0.0.1"
+    monitor_host: str = "127.0.0.1"
+    server_name: str = "duramen"
+    # Where the server finds cert.pem and key.pem; None: clients speak without TLS.
+    tls_dir: Path | None = None
+
+    def render(self, secrets: Secrets) -> str:
+        """The text of nats.conf. `nats-server -t -c FILE` accepts it."""
+        users = "\n".join(_user(user, secrets.public_key(user)) for user in NATS_USERS)
+        return f"""\
+server_name: {self.server_name}
+listen: "{self.host}:{self.port}"
+http: "{self.monitor_host}:{self.monitor_port}"
+{self._tls()}max_payload: 1MB
+jetstream {{
+  store_dir: "{self.store_dir}"
+  # An acknowledged message is on the disk: the default loses minutes at a power cut.
+  sync_interval: always
+  max_memory_store: 64MB
+  max_file_store: {MAX_FILE_STORE_BYTES}
+}}
+# The client library does not parse the new form of acknowledgement subjects.
+feature_flags {{ js_ack_fc_v2: false }}
+accounts {{
+  DURAMEN {{
+    jetstream: enabled
+    users: [
+{users}
+    ]
+  }}
+}}
+"""
+
+    def _tls(self) -> str:
+        """Users are known by their nkeys; the certificate is what clients know the server by."""
+        if self.tls_dir is None:
+            return ""
+        cert, key = self.tls_dir / "cert.pem", self.tls_dir / "key.pem"
+        return f'tls {{ cert_file: "{cert}", key_file: "{key}", timeout: 5 }}\n'
+
+
+def _user(user: str, public_key: str) -> str:
+    if user == "admin":
+        return f"      # admin: the bootstrap only\n      {{ nkey: {public_key} }}"
+    allowed = grant(user)
+    return f"""\
+      # {user}
+      {{ nkey: {public_key}
+        permissions: {{
+          publish: {{ allow: [{_list(allowed.publish)}] }}
+          subscribe: {{ allow: [{_list(allowed.subscribe)}] }}
+        }} }}"""
+
+
+def _list(subjects: tuple[str, ...]) -> str:
+    return ", ".join(f'"{subject}"' for subject in subjects)

@@ -1,0 +1,1 @@
+"""What `duramen check` looks at."""

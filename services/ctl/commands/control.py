@@ -1,0 +1,282 @@
+"""pause, resume, stop, start, skip, status: durable, acknowledged, observed, with a receipt."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import typer
+
+from services.ctl import cli
+from services.ctl.views.columns import span_of
+from services.ctl.views.forecast import STALE_SECONDS
+from shared.bus.client import Bus
+from shared.errors import NotObserved, UsageError
+from shared.formats.version import version_name
+from shared.ledger.control import Control, events, observed, observed_all
+from shared.ledger.jobs import Table
+from shared.ledger.lease import read
+from shared.protocol.messages import DesiredState, JobId, Observed, Once, now
+
+Reason = Annotated[str, typer.Option("--reason", help="Kept with the command, for the audit.")]
+SEEN_AS = {
+    "running": {"running", "idle", "waiting"},
+    "paused": {"paused"},
+    "stopped": {"stopped"},
+}
+UNDO = {"paused": "duramen resume", "stopped": "duramen start", "running": "duramen pause"}
+SERVICES = ("ingest", "trainer", "vault", "evolution")
+
+
+async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[Any]]) -> Any:
+    """Look at each observation and event, and each half second, until `look` finds something."""
+    wake = asyncio.Event()
+    await bus.subscribe("ctl.observed.>", wake.set)
+    await bus.subscribe("evt.>", wake.set)
+    deadline = asyncio.get_running_loop().time() + seconds
+    while (found := await look()) is None:
+        if asyncio.get_running_loop().time() > deadline:
+            raise NotObserved(f"Accepted and durable, but not observed within {seconds:.0f} s.")
+        wake.clear()
+        try:
+            await asyncio.wait_for(wake.wait(), 0.5)
+        except TimeoutError:
+            continue
+    return found
+
+
+async def is_current(bus: Bus, table: Table, seen: Observed) -> bool:
+    """A receipt counts only if its fence is the ledger's current one."""
+    if seen.fence is None or seen.lineage is None:
+        return True
+    await table.update(bus)
+    line = table.lines.get(seen.lineage)
+    return bool(line and line.open_segment and line.open_segment.fence == seen.fence)
+
+
+async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
+    """The trainers whose lease was renewed lately; all of them if none was."""
+    found = {}
+    for instance, said in seen.items():
+        _, lease = await read(bus, f"trainer.{instance}")
+        if lease is not None and (now() - lease.at).total_seconds() < STALE_SECONDS:
+            found[instance] = said
+    return found or seen
+
+
+async def receipts(
+    bus: Bus, table: Table, state: DesiredState, generation: int
+) -> dict[str, Observed] | None:
+    """What every living trainer says once all of them have obeyed; None before."""
+    seen = await living(bus, await observed_all(bus, "trainer"))
+    for said in seen.values():
+        if said.generation < generation or said.state not in SEEN_AS[state]:
+            return None
+        if not await is_current(bus, table, said):
+            return None
+    return seen or None
+
+
+async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool = False) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        control, table = Control("trainer"), Table()
+        await control.update(bus)
+        if state == "running" and control.state == "running":
+            raise UsageError(
+                "The trainer is neither paused nor stopped.", next_step="duramen status"
+            )
+        segment = None
+        if discard:
+            seen = await observed(bus, "trainer")
+            segment = seen.segment if seen else None
+            if segment is None:
+                raise UsageError("No segment is open: there is nothing to discard.")
+        if control.state != state or segment is not None:
+            await control.set_desired(bus, state, cli.who(), reason, segment)
+            await control.update(bus)
+        generation = control.generation
+
+        if not json:
+            cli.console.print(f"accepted as generation {generation}; waiting for the trainer …")
+        found: dict[str, Observed] = await wait_for(
+            bus, config.wait_seconds, lambda: receipts(bus, table, state, generation)
+        )
+        newest = max(found.values(), key=lambda said: said.at)
+        instances = {name: said.model_dump(mode="json") for name, said in found.items()}
+        value = {**newest.model_dump(mode="json"), "instances": instances}
+        cli.emit(value, json, lambda: print_receipts(found, state))
+
+
+def print_receipts(found: dict[str, Observed], state: str) -> None:
+    for name, said in found.items():
+        if len(found) > 1:
+            cli.console.print(f"trainer {name}:", markup=False)
+        print_receipt(said)
+    cli.console.print(f"Next: {UNDO[state]}", style="dim")
+
+
+def print_receipt(seen: Observed) -> None:
+    job = str(JobId.parse(seen.job)) if seen.job else None
+    cli.console.print(f"[bold]{seen.state}[/bold] (generation {seen.generation})")
+    if job and seen.checkpoint:
+        at = seen.checkpoint
+        cli.console.print(f"job {job} at plan step {at.position}, global step {at.global_step}")
+        where = f"checkpoint {at.id[:12]} at {at.bucket}/{at.prefix}"
+        if seen.read_back:
+            cli.console.print(f"{where}, read back in full")
+        else:
+            why = f": {seen.waits_for}" if seen.waits_for else ""
+            cli.console.print(f"[red]{where} is not there yet[/red]{why}")
+    elif job:
+        cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
+
+
+def pause(reason: Reason = "", json: cli.Json = False) -> None:
+    """Pause at the end of the current step, with a checkpoint. Ends by `duramen resume`."""
+    cli.run(ask_state("paused", reason, json))
+
+
+def resume(reason: Reason = "", json: cli.Json = False) -> None:
+    """Go on after `duramen pause`, from the very step."""
+    cli.run(_go_on("paused", "stopped", "duramen start", reason, json))
+
+
+def stop(
+    reason: Reason = "",
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Drop what the open segment trained.")
+    ] = False,
+    json: cli.Json = False,
+) -> None:
+    """Close the open segment, keep what it trained, release the GPU. Ends by `duramen start`."""
+    cli.run(ask_state("stopped", reason, json, discard))
+
+
+def start(reason: Reason = "", json: cli.Json = False) -> None:
+    """Look for work again after `duramen stop`."""
+    cli.run(_go_on("stopped", "paused", "duramen resume", reason, json))
+
+
+async def _go_on(ends: str, other: str, instead: str, reason: str, json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        control = Control("trainer")
+        await control.update(bus)
+    if control.state == other:
+        raise UsageError(f"The trainer is {other}, not {ends}.", next_step=instead)
+    await ask_state("running", reason, json)
+
+
+def skip(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what was trained, as a version.")
+    ] = False,
+    json: cli.Json = False,
+) -> None:
+    """End the job that trains now and go on with the next; `duramen queue retry` brings it back.
+
+    Without --keep the steps since the job was claimed are dropped: the next one starts before them.
+    """
+    cli.run(_skip(keep, json))
+
+
+async def _skip(keep: bool, json: bool) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        table, control = await Table.of(bus), Control("trainer")
+        await control.update(bus)
+        lines = [line for line in table.lines.values() if line.open_segment]
+        if not lines or lines[0].open_segment is None:
+            raise UsageError("No job is being trained.", next_step="duramen queue list")
+        segment = lines[0].open_segment
+        command = Once(
+            by=cli.who(), service="trainer", command="skip", segment=segment.id, keep=keep
+        )
+        answer = await once(bus, control, command, config.wait_seconds)
+        cli.emit(answer, json, lambda: print_answer("skip", str(segment.job), answer))
+
+
+async def once(bus: Bus, control: Control, command: Once, seconds: float) -> dict[str, Any]:
+    """Give a one-time command and wait for its answer: {outcome, why, …}."""
+    _, after = await bus.bounds("EVT")
+    await control.ask_once(bus, command)
+    subject = f"evt.{command.service}.answered"
+
+    async def look() -> dict[str, Any] | None:
+        async for _, event in events(bus, after, subject):
+            if event.data.get("command") == command.nonce:
+                return event.data
+        return None
+
+    found: dict[str, Any] = await wait_for(bus, seconds, look)
+    return found
+
+
+def print_answer(command: str, what: str, answer: dict[str, Any]) -> None:
+    cli.console.print(f"{command} {what}: [bold]{answer['outcome']}[/bold] ({answer['why']})")
+
+
+def status(json: cli.Json = False) -> None:
+    """What every service says of itself, the queue's depth, the newest version."""
+    cli.run(_status(json))
+
+
+async def _status(json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        table = await Table.of(bus)
+        seen = {name: await observed_all(bus, name) for name in SERVICES}
+    latest = {name: version_name(line.latest) for name, line in table.lines.items() if line.latest}
+    queued = len(table.queue())
+    said = {
+        service: {name: view.model_dump(mode="json") for name, view in newest_first(views)}
+        for service, views in seen.items()
+    }
+    value = {
+        "services": {k: next(iter(v.values()), None) for k, v in said.items()},
+        "instances": said,
+        "queued": queued,
+        "latest": latest,
+        "void_records": len(table.voids),
+    }
+    cli.emit(value, json, lambda: print_status(seen, queued, latest, len(table.voids)))
+
+
+def print_status(
+    seen: dict[str, dict[str, Observed]], queued: int, latest: dict[str, str], voids: int
+) -> None:
+    for service, views in seen.items():
+        lines = [f"{'never seen':10}"] if not views else []
+        for name, view in newest_first(views):
+            which = f"{name}: " if len(views) > 1 else ""
+            lines.append(f"{view.state:10} {which}{describe(view)}")
+        for line in lines:
+            cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
+    shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
+    cli.console.print(f"queued: {queued}   latest version: {shown}")
+    if voids:
+        cli.console.print(f"[red]{voids} records do not count[/red]  Next: duramen check")
+
+
+def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
+    return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
+
+
+def describe(view: Observed) -> str:
+    """What a service does, in a few words; of one that is silent, since when."""
+    parts = []
+    silent = (now() - view.at).total_seconds()
+    if silent > STALE_SECONDS:
+        parts.append(f"silent for {span_of(silent)}")
+    if view.job:
+        parts.append(f"job {JobId.parse(view.job)}")
+    if view.progress:
+        at = view.progress
+        parts.append(f"step {at.position}/{at.steps}")
+        if at.loss is not None:
+            parts.append(f"loss {at.loss:.3f}")
+        if at.tokens_per_second:
+            parts.append(f"{at.tokens_per_second:.0f} tokens/s")
+        if at.eta_seconds is not None:
+            parts.append(f"about {span_of(at.eta_seconds)} left")
+    if view.waits_for:
+        parts.append(view.waits_for)
+    return ", ".join(parts)

@@ -1,0 +1,145 @@
+"""duramen doctor: is everything there that training needs? Each line ends with what to do."""
+
+import asyncio
+import json as jsonlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+from rich.text import Text
+
+from services.ctl import cli
+from services.ctl.settings import CtlSettings
+from shared import reach
+from shared.errors import BusUnavailable, DuramenError
+from shared.store.s3 import Store
+
+LOW_DISK_BYTES = 5 << 30
+AWAY = {"bus", "store", "backup"}
+HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the GPU
+
+
+@dataclass(frozen=True)
+class Look:
+    """One thing looked at. `ok` None: could not be looked at from here."""
+
+    what: str
+    ok: bool | None
+    found: str
+
+
+def look(what: str, call: Callable[[], str]) -> Look:
+    try:
+        return Look(what, True, call())
+    except (DuramenError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
+        found = str(error).removesuffix("  Next: duramen doctor")  # which is this
+        return Look(what, False, found or type(error).__name__)
+
+
+def look_bus(config: CtlSettings) -> str:
+    async def ping() -> None:
+        async with cli.bus(config) as bus:
+            await bus.ping()
+
+    asyncio.run(ping())
+    return config.nats_url
+
+
+def look_sync(config: CtlSettings) -> str:
+    """Every acknowledged record must be on disk: without it a power cut takes them all."""
+    with reach.http(timeout=3) as http:
+        found = http.get(f"{config.nats_monitor_url}/varz").json()
+    if not found["jetstream"]["config"].get("sync_always"):
+        raise ValueError("sync_interval is not `always`: a power cut would lose records")
+    return "sync_interval: always"
+
+
+def look_store(store: Store) -> str:
+    store.ping()
+    return store.url
+
+
+def look_service(url: str) -> str:
+    try:
+        with reach.http(timeout=10) as http:
+            http.head(url, timeout=cli.KNOCK_SECONDS)
+            reply = http.get(f"{url}/healthz")
+    except httpx.HTTPError as error:
+        raise cli.away(url, error) from error
+    if reply.status_code != 200:
+        raise ValueError(f"{url}: {reply.json().get('detail')}")
+    return url
+
+
+def look_disk(config: CtlSettings) -> str:
+    assert config.state_dir is not None
+    free = shutil.disk_usage(config.state_dir).free
+    if free < LOW_DISK_BYTES:
+        raise ValueError(f"{free >> 20} MiB left; free some")
+    return f"{free >> 30} GiB free"
+
+
+def look_inbox(config: CtlSettings) -> str:
+    if config.inbox_dir is None:
+        raise ValueError("DURAMEN_INBOX_DIR is not set here")
+    rejected = config.inbox_dir / "rejected"
+    count = len(list(rejected.glob("*.report.txt"))) if rejected.is_dir() else 0
+    return f"{config.inbox_dir}" + (f"; {count} refused files with reports" if count else "")
+
+
+def look_host(checkout: Path) -> list[Look]:
+    """What `make up` looks at before it starts: engine, GPU, ports, permissions, clock, disks."""
+    command = [sys.executable, "-m", "infra.compose", "doctor", "--json"]
+    try:
+        done = subprocess.run(
+            command, cwd=checkout, capture_output=True, text=True, timeout=HOST_SECONDS
+        )
+        return [Look(**found) for found in jsonlib.loads(done.stdout)]
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return [Look("host", None, f"{checkout} cannot look at this host: {error}")]
+
+
+def look_all(config: CtlSettings) -> list[Look]:
+    """Look at everything at once: what hangs is waited for only once. In the order in which it
+    depends on each other."""
+    calls: dict[str, Callable[[], str]] = {"bus": lambda: look_bus(config)}
+    if config.nats_monitor_url:
+        calls["bus durability"] = lambda: look_sync(config)
+    calls["store"] = lambda: look_store(cli.store(config))
+    calls["backup"] = lambda: look_store(cli.backup(config))
+    for name in ("ingest", "trainer", "vault", "evolution"):
+        calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
+    if config.state_dir is not None:  # in a container there is none of its own
+        calls["disk"] = lambda: look_disk(config)
+    calls["inbox"] = lambda: look_inbox(config)
+    looks = look_host(config.checkout) if config.checkout else []
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [*looks, *threads.map(look, calls.keys(), calls.values())]
+
+
+def doctor(json: cli.Json = False) -> None:
+    """Look at bus, stores, services, disk and inbox; exit 1 if something is wrong.
+
+    Exit 6 if the bus or a store is away.
+    """
+    looks = look_all(cli.settings())
+    value: list[dict[str, Any]] = [vars(found) for found in looks]
+    cli.emit(value, json, lambda: print_looks(looks))
+    wrong = {found.what for found in looks if found.ok is False}
+    if wrong:
+        raise typer.Exit(BusUnavailable.exit_code if wrong & AWAY else 1)
+
+
+def print_looks(looks: list[Look]) -> None:
+    for found in looks:
+        mark = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[found.ok]
+        said = Text.assemble(f"{found.what:16}", mark)
+        cli.console.print(said.append(f"  {found.found}"), soft_wrap=True)

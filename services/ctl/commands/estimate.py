@@ -1,0 +1,59 @@
+"""duramen estimate: what training a base takes of a card, before anything is loaded."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.ctl import cli
+from services.ctl.commands.bases import find_root
+from shared import memory_estimate
+from shared.memory_estimate import Adapter, Choice, Estimate, Shape, gib
+from shared.store.base_shape import shape_in_store
+
+
+def estimate(
+    base: Annotated[str, typer.Argument(help="A model directory, or a base that is stored.")],
+    card: Annotated[str, typer.Option("--card", help="Memory of the GPU, or `cpu:64GB`.")] = "24GB",
+    *,
+    rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=16, help="Of the longest row, which is never cut.")
+    ] = 2048,
+    json: cli.Json = False,
+) -> None:
+    """How a base would be trained on a card: number format, checkpointing, memory by part."""
+    on_cpu = card.startswith("cpu:")
+    size = memory_estimate.size_in_bytes(card.removeprefix("cpu:"))
+    folder = Path(base)
+    shape = memory_estimate.shape_of_folder(folder) if folder.is_dir() else stored(base)
+    wish = Choice("float32" if on_cpu else "bfloat16", tokens)
+    device = "cpu" if on_cpu else "cuda"
+    chosen = memory_estimate.choose(shape, size, wish, Adapter(rank=rank), device)
+    value = {
+        "numbers": shape.numbers,
+        "card_bytes": size,
+        "fits": chosen.total <= size,
+        "total_bytes": chosen.total,
+        "parts": chosen.parts,
+        "dtype": chosen.choice.dtype,
+        "quantize": chosen.choice.quantize,
+        "gradient_checkpointing": chosen.choice.checkpointing,
+        "micro_tokens": chosen.choice.tokens,
+    }
+    cli.emit(value, json, lambda: show(shape, size, chosen))
+
+
+def show(shape: Shape, size: int, chosen: Estimate) -> None:
+    say = cli.console.print
+    say(f"{shape.numbers / 1e9:.2f} billion numbers in {shape.layers} layers of {shape.hidden}")
+    cli.table(["part", "memory"], [[name, gib(part)] for name, part in chosen.parts.items()])
+    verdict = "fits into" if chosen.total <= size else "does not fit into"
+    say(f"{gib(chosen.total)} {verdict} {gib(size)}: {chosen.choice}")
+    if chosen.choice.quantize == "nf4" and chosen.total <= size:
+        say("Next: duramen lineage new NAME --base … --quantize nf4")
+
+
+def stored(shown: str) -> Shape:
+    store = cli.store(cli.settings())
+    return shape_in_store(store, find_root(store, shown))

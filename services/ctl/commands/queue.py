@@ -1,0 +1,371 @@
+"""duramen queue: what waits, in the order of training, and what became of the rest."""
+
+import asyncio
+import textwrap
+from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
+from typing import Annotated, Any
+
+import typer
+
+from services.ctl import cli
+from services.ctl.commands.control import living
+from services.ctl.views import forecast, history, left_out
+from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, span_of, text
+from shared.bus.client import Bus
+from shared.errors import UsageError
+from shared.formats.version import version_name
+from shared.ledger.control import observed_all
+from shared.ledger.jobs import Job, Table
+from shared.protocol.messages import LEVELS, JobId, JobVerb, Level, Observed
+
+app = typer.Typer(no_args_is_help=False, help="The queue, in the order of training.")
+JobName = Annotated[str, typer.Argument(help="A job as shown, or the start of its name.")]
+ORDER = ("running", "queued", "failed", "skipped", "done", "removed")
+COLOURS = {"failed": "red", "running": "green", "paused": "yellow"}
+OVER_SHOWN = 20
+
+
+def in_order(table: Table) -> list[Job]:
+    """Running first, then the queue as it will be trained, then what is over, newest first."""
+
+    def key(job: Job) -> tuple[int, int, int]:
+        state = ORDER.index(job.record.state)
+        return (state, *job.order) if job.record.state == "queued" else (state, 0, -job.sequence)
+
+    return sorted(table.jobs.values(), key=key)
+
+
+# ---- looking -------------------------------------------------------------------------------------
+
+
+async def trainers(bus: Bus) -> dict[str, Observed]:
+    return await living(bus, await observed_all(bus, "trainer"))
+
+
+class View:
+    """The queue at one moment: the table, and what the trainers say of themselves."""
+
+    def __init__(self, table: Table, views: dict[str, Observed], rate: float | None) -> None:
+        self.table, self.now = table, datetime.now(UTC)
+        self.shown = {said.job: said for said in views.values() if said.job}
+        self.seen = seen = max(views.values(), key=lambda said: said.at, default=None)
+        self.tokens = forecast.Tokens(table)
+        self.silent = (self.now - seen.at).total_seconds() if seen else 0.0
+        self.starts = forecast.starts(table, seen, self.silent, rate)
+        self.held = {at: why for said in views.values() for at, why in said.waiting.items()}
+
+    @classmethod
+    async def of(cls, bus: Bus) -> "View":
+        table, views = await Table.of(bus), await trainers(bus)
+        view = cls(table, views, None)
+        return cls(table, views, await forecast.rate_of(bus, view.seen))
+
+    def row(self, job: Job) -> dict[str, Any]:
+        """One job for programs; `reason`: why it is in its state, where there is more to say."""
+        record, name = job.record, job.id
+        tokens, estimated = self.tokens.of(job)
+        start = self.starts.get(name)
+        expected = None if start is None else self.now + timedelta(seconds=start)
+        return {
+            "job": str(name),
+            "path": name.path,
+            "lineage": name.lineage,
+            "level": record.level,
+            "state": record.state,
+            "reason": self.reason(job),
+            "next": record.failure.next_step if record.failure else None,
+            "name": record.name,
+            "rows": record.rows,
+            "tokens": None if tokens is None else round(tokens),
+            "tokens_estimated": estimated and tokens is not None,
+            "attempt": record.attempt,
+            "ticket": job.ticket,
+            "version": record.version,
+            "progress": self.progress(job) if record.state == "running" else None,
+            "waited_seconds": round((self.now - record.queued_at).total_seconds()),
+            "starts_in_seconds": None if start is None else round(start),
+            "expected_start": None if expected is None else expected.isoformat(timespec="seconds"),
+        }
+
+    def progress(self, job: Job) -> dict[str, Any] | None:
+        """Of a running job: how far it is, or paused; None if its trainer does not show it."""
+        seen = self.shown.get(job.id.path)
+        if seen is None:
+            return None
+        at = seen.progress.model_dump() if seen.progress else {}
+        return {"paused": seen.state == "paused", **at}
+
+    def reason(self, job: Job) -> str | None:
+        record = job.record
+        if record.failure is not None and record.state == "failed":
+            return record.failure.message.splitlines()[0]
+        if record.state == "queued":
+            return self.held.get(job.id.lineage)
+        if record.state == "running" and job.id.path not in self.shown:
+            return f"its owner is silent: {history.owner_of(self.table, job)}"
+        return None
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context, json: cli.Json = False) -> None:
+    """What trains, what waits and in which order, what failed, what is done."""
+    if context.invoked_subcommand is None:
+        list_jobs(json=json)
+
+
+@app.command("list")
+def list_jobs(
+    everything: Annotated[bool, typer.Option("--all", help="Also what is long over.")] = False,
+    json: cli.Json = False,
+) -> None:
+    """All jobs in the order of training; behind them what failed, was skipped, is done.
+
+    `tokens` are those of all epochs, with ~ where there is no plan yet. `start` is expected from
+    what is before a job and the speed that was last seen.
+    """
+    cli.run(_list(everything, json))
+
+
+async def _list(everything: bool, json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        view = await View.of(bus)
+    jobs = in_order(view.table)
+    over = [job for job in jobs if job.record.state in ("done", "removed")]
+    hidden = 0 if everything or json else max(0, len(over) - OVER_SHOWN)
+    if hidden:
+        left_out = {job.id for job in over[OVER_SHOWN:]}
+        jobs = [job for job in jobs if job.id not in left_out]
+    rows = [view.row(job) for job in jobs]
+    cli.emit(rows, json, lambda: print_rows(view, rows, hidden))
+
+
+def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
+    if not rows:
+        cli.console.print("The queue is empty.  Next: put a JSONL file into the inbox.")
+        return
+    many = len({row["lineage"] for row in rows}) > 1
+    heads: Heads = ["job", *(["lineage"] if many else []), "level", "state"]
+    drawn = [
+        [
+            row["job"],
+            *([row["lineage"]] if many else []),
+            row["level"],
+            state_cell(row),
+            str(row["rows"]),
+            ("~" if row["tokens_estimated"] else "") + count_of(row["tokens"]),
+            span_of(row["waited_seconds"]) if row["state"] == "queued" else "",
+            start_cell(row),
+            row["name"],
+        ]
+        for row in rows
+    ]
+    heads += [number("rows"), number("tokens"), number("wait"), number("start"), text("file")]
+    cli.table(heads, drawn)
+    print_notes(view, rows)
+    if hidden:
+        cli.note(f"… and {hidden} more that are over (--all)", "dim")
+
+
+def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
+    """Below the table: whole sentences, each once."""
+    queued = {row["lineage"] for row in rows if row["state"] == "queued"}
+    for lineage, why in view.held.items():
+        if lineage in queued or lineage == "*":
+            cli.note(f"{'The trainer' if lineage == '*' else lineage} waits: {why}", "yellow")
+    seen = view.seen
+    if queued and seen is None:
+        cli.note("No trainer was ever seen.  Next: duramen doctor", "yellow")
+    elif queued and view.silent > forecast.STALE_SECONDS:
+        cli.note(
+            f"The trainer was last heard {span_of(view.silent)} ago.  Next: duramen doctor", "red"
+        )
+    elif seen is not None and seen.state in ("paused", "stopped"):
+        again = "duramen resume" if seen.state == "paused" else "duramen start"
+        cli.note(f"The trainer is {seen.state}.  Next: {again}", "yellow")
+    for row in rows:
+        if row["reason"] and row["state"] in ("failed", "running"):
+            after = f"  Next: {row['next']}" if row["next"] else ""
+            cli.note(f"{row['job']} {row['state']}: {row['reason']}{after}", "red")
+
+
+def state_cell(row: dict[str, Any]) -> Cell:
+    """The state and what belongs to it: how far it is, or what it became."""
+    state, progress = row["state"], row["progress"]
+    if progress is not None:
+        state = "paused" if progress["paused"] else state
+        shown = f"{state} {progress['position']}/{progress['steps']}" if "steps" in progress else ""
+        return Cell(shown or state, COLOURS[state])
+    shown = f"{state} {version_name(row['version'])}" if row["version"] else state
+    return Cell(shown, COLOURS.get(state, ""))
+
+
+def start_cell(row: dict[str, Any]) -> str:
+    if row["state"] == "running":
+        left = (row["progress"] or {}).get("eta_seconds")
+        return f"{span_of(left)} left" if left is not None else ""
+    if row["state"] != "queued":
+        return ""
+    seconds = row["starts_in_seconds"]
+    if seconds is None:
+        return "unknown"
+    return "next" if seconds < 1 else f"in {span_of(seconds)}"
+
+
+@app.command("status")
+def status(json: cli.Json = False) -> None:
+    """How many jobs are in each state, by level, and what trains now."""
+    cli.run(_status(json))
+
+
+async def _status(json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        table, views = await Table.of(bus), await trainers(bus)
+    seen = max(views.values(), key=lambda said: said.at, default=None)
+    counts = {level: dict.fromkeys(ORDER, 0) for level in LEVELS}
+    for job in table.jobs.values():
+        counts[job.record.level][job.record.state] += 1
+    value = {"levels": counts, "trainer": seen.model_dump(mode="json") if seen else None}
+
+    def human() -> None:
+        rows = [
+            [level, *(str(by_state[state]) for state in ORDER)]
+            for level, by_state in counts.items()
+        ]
+        cli.table(["level", *(number(state) for state in ORDER)], rows)
+        for said in views.values():
+            job = f" {JobId.parse(said.job)}" if said.job else ""
+            waits = f": {said.waits_for}" if said.waits_for else ""
+            cli.console.print(f"trainer {said.state}{job}{waits}", markup=False, soft_wrap=True)
+
+    cli.emit(value, json, human)
+
+
+# ---- changing ------------------------------------------------------------------------------------
+
+
+async def _change(shown: str, verb: JobVerb, json: bool, **changes: Any) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        table = await Table.of(bus)
+        job = table.find(shown)
+        refuse(job, verb)
+        if verb == "retry":
+            changes |= {"attempt": job.record.attempt + 1, "failure": None}
+        job = await table.write(bus, job, verb, cli.who(), **changes)
+        view = View(table, await trainers(bus), None)
+    value = view.row(job)
+    cli.emit(value, json, lambda: print_change(view, job, verb))
+
+
+def refuse(job: Job, verb: JobVerb) -> None:
+    """Raises UsageError, naming what can be done instead."""
+    state = job.record.state
+    if verb == "retry":
+        if state not in ("failed", "skipped"):
+            again = "duramen queue list" if state != "done" else "duramen submit FILE --again"
+            message = f"{job.id} is {state}; only a failed or skipped job is retried."
+            raise UsageError(message, next_step=again)
+    elif state != "queued":
+        instead = {"running": "duramen skip", "failed": f"duramen queue retry {job.id}"}
+        message = f"{job.id} is {state}; only a queued job can be changed."
+        raise UsageError(message, next_step=instead.get(state, "duramen queue list"))
+
+
+def print_change(view: View, job: Job, verb: JobVerb) -> None:
+    place = [waiting.id for waiting in view.table.queue()].index(job.id) if verb != "remove" else 0
+    match verb:
+        case "remove":
+            said = f"{job.id} is removed; its file stays in inbox/done and in the store"
+        case "retry":
+            line = view.table.lines.get(job.id.lineage)
+            position = line.position(job.id) if line else 0
+            onward = f", goes on at step {position}" if position else ""
+            said = f"{job.id} is queued, {place} jobs before it{onward}"
+        case _:
+            said = f"{job.id} is {job.record.level} now, {place} jobs before it"
+    cli.console.print(said)
+
+
+@app.command("retry")
+def retry(job: JobName, json: cli.Json = False) -> None:
+    """Queue a failed or skipped job again, in its old place; it goes on from the step it kept."""
+    cli.run(_change(job, "retry", json))
+
+
+@app.command("remove")
+def remove(job: JobName, json: cli.Json = False) -> None:
+    """Take a queued job out of the queue; its dataset stays stored."""
+    cli.run(_change(job, "remove", json))
+
+
+@app.command("move")
+def move(
+    job: JobName,
+    level: Annotated[Level, typer.Option("--level", help="high, normal or low.")],
+    json: cli.Json = False,
+) -> None:
+    """Give a queued job another level; within it the older one is first."""
+    cli.run(_change(job, "move", json, level=level))
+
+
+@app.command("show")
+def show(
+    job: JobName,
+    log: Annotated[bool, typer.Option("--log", help="Print its log, and nothing else.")] = False,
+    json: cli.Json = False,
+) -> None:
+    """One job with its whole history: what happened, why it failed, where its log and plan are.
+
+    `left out`: rows of its file that are not trained, by the lines of that file.
+    """
+    cli.run(_show(job, log, json))
+
+
+async def _show(shown: str, log: bool, json: bool) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        view = await View.of(bus)
+    job = view.table.find(shown)
+    if log:
+        cli.console.file.write(history.log_text(cli.store(config), view.table, job))
+        return
+    left = await asyncio.to_thread(left_out.known, cli.store(config), job)
+    value = {**view.row(job), **history.of(view.table, job), "left_out": left}
+    cli.emit(value, json, lambda: print_job(value))
+
+
+def print_job(value: dict[str, Any]) -> None:
+    queued = moment_of(value["queued_at"])
+    fields = [
+        ("file", f"{value['name']}  ({value['rows']} rows, {history.tokens_text(value)})"),
+        ("state", history.state_text(value)),
+        ("queued", f"{queued} UTC, level {value['level']}, attempt {value['attempt']}"),
+        ("lineage", value["lineage"]),
+        ("settings", ", ".join(f"{k} {v}" for k, v in value["settings"].items()) or "defaults"),
+        ("dataset", value["dataset"]),
+        ("plan", value["plan"] or "none yet: it is made when the job is first claimed"),
+        ("log", value["log"] or "none yet"),
+    ]
+    cli.console.print(f"[bold]{value['job']}[/bold]")
+    for name, shown in fields:
+        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+    for name, shown in zip_longest(["left out"], left_out.text(value["left_out"]), fillvalue=""):
+        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+    if value["failure"]:
+        cli.console.print()
+        print_failure(value["failure"])
+    if value["segments"]:
+        cli.console.print()
+        cli.table(history.SEGMENT_HEADS, history.segment_rows(value["segments"]))
+    cli.console.print()
+    cli.table(history.HISTORY_HEADS, history.history_rows(value["history"]))
+
+
+def print_failure(failure: dict[str, Any]) -> None:
+    lines = failure["message"].splitlines() or [""]
+    cli.console.print(f"failed ({failure['kind']}): {lines[0]}", style="red", markup=False)
+    for line in lines[1:]:
+        wrapped = textwrap.fill(line, cli.console.width - 2, initial_indent="  ")
+        cli.console.print(wrapped, markup=False)
+    if failure["next_step"]:
+        cli.console.print(f"Next: {failure['next_step']}", markup=False, soft_wrap=True)

@@ -1,0 +1,204 @@
+"""duramen restore: a version in a folder of its own, whole, or an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel
+
+from services.ctl import cli
+from shared.errors import (
+    DuramenError,
+    NotFound,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+    TargetNotEmpty,
+    UsageError,
+)
+from shared.files import sync_folder, write_synced
+from shared.formats.version import (
+    CommitRecord,
+    Latest,
+    parse_sums,
+    parse_version,
+    safe_path,
+    version_name,
+)
+from shared.protocol.messages import ObjectRef
+from shared.store.s3 import PRECIOUS, Store
+
+LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]
+T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
+ROLLBACK_TEXT = (
+    "`restore` copies a version out of the store, into an empty folder of your choice: nothing in "
+    "the system changes. To make training go on from that version, and `latest` point to it, "
+    "the command is `duramen rollback {name}`; later versions stay, on a branch of their own."
+)
+
+
+def restore(
+    version: LatestOr = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A new or empty folder.")] = None,
+    with_base: Annotated[
+        bool, typer.Option("--with-base", help="The base model too, into DIR/base.")
+    ] = False,
+    source: Annotated[str, typer.Option("--from", help="store or backup; tried first.")] = "store",
+    lineage: cli.Lineage = "main",
+    json: cli.Json = False,
+) -> None:
+    """Copy a version into a folder, every byte hashed on the way. Needs no service of ours."""
+    name = None if version is None else version_name(parse_version(version))
+    if to is None:
+        shown = name or "VERSION"
+        text = ROLLBACK_TEXT.format(name=shown)
+        raise UsageError(text, next_step=f"duramen restore {shown} --to DIR")
+    if source not in ("store", "backup"):
+        raise UsageError(f"--from is store or backup, not {source!r}.")
+    config = cli.settings()
+    stores = [cli.store(config), cli.backup(config)]
+    if source == "backup":
+        stores.reverse()
+    value = Restore(stores, quiet=json).run(lineage, name, to, with_base=with_base)
+
+    def tell() -> None:
+        cli.console.print(
+            f"{value['version']} of {lineage} is in {to}: {value['files']} files, all hashed"
+        )
+        cli.console.print(f"Check it again: (cd {to} && sha256sum -c SHA256SUMS)", style="dim")
+
+    cli.emit(value, json, tell)
+
+
+class Restore:
+    """Streams from the first store that has an object whole; says when it was not the first."""
+
+    def __init__(self, stores: list[Store], *, quiet: bool = False) -> None:
+        self.stores, self.quiet = stores, quiet
+        self.fallbacks: list[str] = []
+
+    def run(
+        self, lineage: str, name: str | None, target: Path, *, with_base: bool
+    ) -> dict[str, Any]:
+        """Raises TargetNotEmpty, NotFound, ObjectDamaged, StoreUnavailable."""
+        refuse_filled(target)
+        name = name or self.latest(lineage)
+        commit = self.commit(lineage, name)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in commit.files:
+            path = safe_path(file.path)
+            ids = {"store": file.store_version_id, "backup": file.backup_version_id}
+            self.fetch(commit.prefix + path, file.sha256, file.size, target / path, ids)
+        self.check_sums(commit, target)
+        if with_base:
+            self.base(commit.base_root, target / "base")
+        sync_folder(target)
+        return {
+            "lineage": lineage,
+            "version": name,
+            "to": str(target),
+            "files": len(commit.files),
+            "base": str(target / "base") if with_base else None,
+            "fallbacks": self.fallbacks,
+        }
+
+    def latest(self, lineage: str) -> str:
+        """The version that users load."""
+        key = f"catalog/{lineage}/latest.json"
+        record = self._first(key, lambda store: read_latest(store, key))
+        if record is None:
+            raise NotFound(
+                f"{lineage} has no published version yet.", next_step="duramen versions list"
+            )
+        return version_name(record.version)
+
+    def commit(self, lineage: str, name: str) -> CommitRecord:
+        key = f"catalog/{lineage}/{name}.json"
+        record = self._first(key, lambda store: read_commit(store, key))
+        if record is None:
+            raise NotFound(
+                f"{name} of {lineage} is not published.", next_step="duramen versions list"
+            )
+        if record.aborted is not None:
+            raise NotFound(f"{name} of {lineage} was aborted: {record.aborted}")
+        return record
+
+    def fetch(
+        self, key: str, sha256: str, size: int, target: Path, ids: dict[str, str] | None = None
+    ) -> None:
+        """One file, from the first store that gives the right bytes."""
+        ref = ObjectRef(bucket="duramen", key=key, sha256=sha256, size=size)
+
+        def attempt(store: Store) -> Path:
+            return store.fetch(ref, target, (ids or {}).get(store.name) or None)
+
+        if self._first(key, attempt) is None:
+            raise ObjectMissing("store and backup", PRECIOUS, key)
+
+    def base(self, root: str, target: Path) -> None:
+        """A base and its SHA256SUMS, whose hash is the base's name."""
+        key = f"bases/{root}/SHA256SUMS"
+        data = self._first(key, lambda store: store.read(PRECIOUS, key, sha256=root))
+        if data is None:
+            raise ObjectMissing("store and backup", PRECIOUS, key)
+        for path, sha256 in parse_sums(data).items():
+            self.fetch(f"bases/{root}/{path}", sha256, 0, target / path)
+        write_synced(target / "SHA256SUMS", data)
+
+    def check_sums(self, commit: CommitRecord, target: Path) -> None:
+        """SHA256SUMS must say of each file what the commit record says."""
+        listed = parse_sums((target / "SHA256SUMS").read_bytes())
+        committed = {f.path: f.sha256 for f in commit.files if f.path != "SHA256SUMS"}
+        if listed != committed:
+            raise DuramenError("SHA256SUMS and the commit record name other files or hashes.")
+
+    def _first(self, key: str, attempt: Callable[[Store], T]) -> T | None:
+        """What the first store gives; None where all say that there is no such object."""
+        failure: DuramenError | None = None
+        for store in self.stores:
+            try:
+                found = attempt(store)
+            except (ObjectMissing, ObjectDamaged, StoreUnavailable) as error:
+                self.say(f"{error}")
+                if failure is None or isinstance(failure, ObjectMissing):
+                    failure = error
+                continue
+            if failure is not None:
+                self.say(f"{key} was taken from {store.name}")
+            return found
+        if failure is None or isinstance(failure, ObjectMissing):
+            return None
+        raise failure
+
+    def say(self, text: str) -> None:
+        self.fallbacks.append(text)
+        if not self.quiet:
+            cli.console.print(text, style="yellow")
+
+
+def read_commit(store: Store, key: str) -> CommitRecord:
+    """Raises ObjectMissing; an unreadable one counts as missing there."""
+    return parsed(CommitRecord, store.read(PRECIOUS, key), store, key)
+
+
+def read_latest(store: Store, key: str) -> Latest:
+    """Raises ObjectMissing; an unreadable one counts as missing there."""
+    found = store.read_newest(PRECIOUS, key)
+    return parsed(Latest, found[0] if found else b"", store, key)
+
+
+def parsed(kind: type[R], data: bytes, store: Store, key: str) -> R:
+    try:
+        return kind.model_validate_json(data)
+    except ValueError as error:
+        raise ObjectMissing(store.name, PRECIOUS, key) from error
+
+
+def refuse_filled(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise TargetNotEmpty(
+            f"{target} is not an empty folder; nothing was written.",
+            next_step="name a new folder with --to",
+        )

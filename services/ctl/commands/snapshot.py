@@ -1,0 +1,87 @@
+"""`duramen snapshot`: look at what the model answers now, and wait for it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from services.ctl import cli
+from services.ctl.commands.control import once, print_answer, wait_for
+from services.ctl.views.columns import Heads, number, span_of
+from services.ctl.views.comparison import SPLIT_NAMES, share
+from shared.bus.client import Bus
+from shared.errors import UsageError
+from shared.ledger.control import Control, events
+from shared.ledger.jobs import Table
+from shared.protocol.messages import Once
+
+
+def snapshot(
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait; a slow model needs time.")
+    ] = 600,
+    json: cli.Json = False,
+) -> None:
+    """Measure and ask all watched examples at the end of the current step, and show the result."""
+    cli.run(_snapshot(wait, json))
+
+
+async def _snapshot(wait: float, json: bool) -> None:
+    async with cli.bus(cli.settings()) as bus:
+        table, control = await Table.of(bus), Control("trainer")
+        await control.update(bus)
+        segment = next(
+            (line.open_segment for line in table.lines.values() if line.open_segment), None
+        )
+        if segment is None:
+            raise UsageError("No job is being trained.", next_step="duramen queue list")
+        _, after = await bus.bounds("EVT")
+        if not json:
+            cli.console.print(f"asking for a snapshot of job {segment.job} …")
+        command = Once(by=cli.who(), service="trainer", command="snapshot", segment=segment.id)
+        answer = await once(bus, control, command, wait)
+        if answer["outcome"] != "done":
+            cli.emit(answer, json, lambda: print_answer("snapshot", str(segment.job), answer))
+            raise typer.Exit(1)
+        taken = await newest(bus, after, segment.id, wait)
+        cli.emit(taken, json, lambda: print_summary(str(segment.job), taken))
+
+
+async def newest(bus: Bus, after: int, segment: str, seconds: float) -> dict[str, Any]:
+    """What the segment's last snapshot since `after` says."""
+
+    async def look() -> dict[str, Any] | None:
+        found = None
+        async for _, event in events(bus, after, "evt.trainer.snapshot"):
+            if event.data.get("segment") == segment:
+                found = event.data
+        return found
+
+    taken: dict[str, Any] = await wait_for(bus, seconds, look)
+    return taken
+
+
+def print_summary(job: str, taken: dict[str, Any]) -> None:
+    decision = taken["decision"]
+    cli.console.print(
+        f"[bold]snapshot[/bold] of job {job} at plan step {taken['position']}, global step "
+        f"{taken['global_step']}: {decision['measured']} examples measured, "
+        f"{decision['answered']} asked, in {span_of(decision['seconds'])}",
+        soft_wrap=True,
+    )
+    titles = ("n", "loss", "tokens right", "answers right", "loose match")
+    heads: Heads = ["examples", *(number(title) for title in titles)]
+    drawn = [
+        [
+            SPLIT_NAMES[split],
+            str(numbers["count"]),
+            f"{numbers['loss']:.3f}",
+            share(numbers["token_accuracy"]),
+            f"{share(numbers['exact_match'])} of {numbers['answered']}",
+            share(numbers["normalized_match"]),
+        ]
+        for split, numbers in (
+            (s, taken["summary"][s]) for s in SPLIT_NAMES if s in taken["summary"]
+        )
+    ]
+    cli.table(heads, drawn)
+    cli.console.print(f"Next: duramen evolution show {job}", style="dim")

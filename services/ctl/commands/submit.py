@@ -1,0 +1,171 @@
+"""`duramen submit FILE`: give a training file to ingest over HTTP."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.ctl import cli
+from shared import reach
+from shared.errors import DuramenError, NotObserved, UsageError
+from shared.protocol.messages import Level
+
+DECIDED_SECONDS = 60
+POLL_SECONDS = 60
+MOST_SIDECAR = 10_000
+PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the job, such as learning_rate=2e-4. Repeatable."),
+]
+
+
+class Refused(DuramenError):
+    """The file was refused."""
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A training file: .jsonl, .json, .csv, …")],
+    level: Annotated[str, typer.Option(help="high, normal or low")] = "normal",
+    again: Annotated[bool, typer.Option("--again", help="Train it also if it was.")] = False,
+    settings: Settings = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it is queued or refused, however long.")
+    ] = False,
+    lineage: cli.Lineage = "main",
+    json: cli.Json = False,
+) -> None:
+    """Queue a training file: it is checked, stored and queued, and the job is named.
+
+    The settings of a data.yaml beside data.jsonl go along; those of --set count more.
+    """
+    config = cli.settings()
+    if not config.ingest_url or config.ingest_token is None:
+        raise UsageError(
+            "It is not known where ingest answers (DURAMEN_INGEST_URL, DURAMEN_INGEST_TOKEN): "
+            "copy the file into the inbox.",
+            next_step="duramen doctor",
+        )
+    if not file.is_file():
+        raise UsageError(f"{file} is no file.")
+    if level not in Level.__args__:  # type: ignore[attr-defined]  # a Literal has them
+        raise UsageError(f"{level!r} is no level: high, normal or low.")
+    query = {"name": file.name, "level": level, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
+    query["again"] = str(again).lower()
+    beside = sidecar_of(file)
+    if beside is not None:
+        query["sidecar"] = sidecar_text(beside)
+    with Ingest(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
+        report = ingest.send(file, query, settings or [])
+        while wait and report["outcome"] == "working":
+            report = ingest.look(report["taken"])
+    told(report, json, wait=wait)
+
+
+def sidecar_of(file: Path) -> Path | None:
+    """`data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, if there is one."""
+    plain = PACKED.sub("", file.name)
+    stems = dict.fromkeys([plain.rpartition(".")[0] or plain, file.name])
+    found = (file.with_name(stem + suffix) for stem in stems for suffix in (".yaml", ".yml"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def sidecar_text(path: Path) -> str:
+    """Raises UsageError for what is too long to go along, or no text."""
+    try:
+        text = path.read_text("utf-8-sig") if path.stat().st_size <= MOST_SIDECAR else None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid UTF-8.") from error
+    if text is None:
+        raise UsageError(f"{path} is longer than {MOST_SIDECAR} bytes: it holds settings only.")
+    return text
+
+
+class Ingest:
+    """The HTTP side of ingest. Raises ServiceUnavailable where it does not answer."""
+
+    def __init__(self, url: str, token: str) -> None:
+        import httpx
+
+        self._errors = httpx.HTTPError
+        self._url = url
+        self._http = reach.http(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(30.0, read=DECIDED_SECONDS + 240, write=None),
+        )
+
+    def __enter__(self) -> "Ingest":
+        try:
+            self._http.head("/", timeout=cli.KNOCK_SECONDS)
+        except self._errors as error:
+            raise cli.away(self._url, error) from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+    def send(self, file: Path, query: dict[str, str], settings: list[str]) -> dict[str, Any]:
+        """Upload a file, streamed from disk; what ingest says of it."""
+        with file.open("rb") as body:
+            size = str(file.stat().st_size)
+            params = [*query.items(), *(("set", each) for each in settings)]
+            return self._ask(
+                "POST", "/datasets", params=params, content=body, headers={"Content-Length": size}
+            )
+
+    def look(self, taken: str) -> dict[str, Any]:
+        return self._ask("GET", f"/datasets/{taken}", params={"wait": POLL_SECONDS})
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            reply = self._http.request(method, path, **options)
+        except self._errors as error:
+            raise cli.away(self._url, error) from error
+        body: dict[str, Any] = reply.json()
+        if "outcome" not in body:
+            message = str(body.get("error") or body.get("detail") or body)
+            raise (UsageError if reply.status_code in (400, 422) else DuramenError)(message)
+        return body
+
+
+def told(report: dict[str, Any], json: bool, *, wait: bool) -> None:
+    """Print what became of the file. Raises Refused, NotObserved."""
+    outcome = report["outcome"]
+    if outcome == "working":
+        why = f" ({report['why']})" if report.get("why") else ""
+        raise NotObserved(f"The file has arrived as {report['taken']} and is worked on{why}.")
+
+    def human() -> None:
+        if outcome != "refused":
+            cli.console.print(f"{outcome}: {report['why']}", markup=False, soft_wrap=True)
+        if wait and report.get("contents"):
+            for line in summary(report["contents"]):
+                cli.console.print(line, markup=False, soft_wrap=True)
+        for problem in report.get("problems", []) if outcome == "refused" or wait else []:
+            cli.console.print(problem_line(problem), markup=False, soft_wrap=True)
+        if report.get("next_step") and outcome != "refused":
+            cli.console.print(f"Next: {report['next_step']}", markup=False, soft_wrap=True)
+
+    cli.emit(report, json, human)
+    if outcome == "refused":
+        raise Refused(
+            f"{report['name']} was refused: {report['why']}", next_step=report["next_step"]
+        )
+
+
+def summary(contents: dict[str, Any]) -> list[str]:
+    """What the file holds, in a few lines."""
+    found = [f"{contents['rows']} rows, {contents['original_bytes']} bytes"]
+    found += [f"  layout {name}: {count}" for name, count in contents["layouts"].items()]
+    if contents["duplicate_rows"]:
+        found.append(f"  {contents['duplicate_rows']} repeated rows were kept once")
+    if contents["ignored_fields"]:
+        found.append(f"  ignored fields: {', '.join(contents['ignored_fields'])}")
+    return found
+
+
+def problem_line(problem: dict[str, Any]) -> str:
+    place = f"line {problem['line']}, " if problem.get("line") else ""
+    return f"  {place}{problem['field']}: {problem['message']} ({problem['rule']})"

@@ -1,0 +1,216 @@
+"""duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from services.ctl import cli
+from services.ctl.commands import control
+from services.ctl.views.columns import Cell, Heads, moment_of, number, size_of, text
+from shared.bus.client import Bus
+from shared.errors import DuramenError, NotFound
+from shared.formats.version import parse_version, version_name
+from shared.ledger.control import Control
+from shared.ledger.jobs import Table
+from shared.protocol.messages import Once
+
+app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
+Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
+Newest = Annotated[str | None, typer.Argument(help="A version; the newest one if left out.")]
+VERIFY_SECONDS = 3600.0
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context, json: cli.Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_versions(json=json)
+
+
+def ask(path: str, method: str = "GET", seconds: float = 60.0) -> Any:
+    config = cli.settings()
+    return cli.ask(config.vault_url, config.vault_token, path, method, seconds)
+
+
+def chosen(version: str | None, lineage: str) -> int:
+    """The number of `version`, else of the newest published one. Raises UsageError, NotFound."""
+    if version is not None:
+        return parse_version(version)
+    rows = ask(f"/api/versions?lineage={lineage}")
+    numbers = [int(row["version"]) for row in rows if row["state"] == "published"]
+    if not numbers:
+        raise NotFound(
+            f"{lineage} has no published version yet.", next_step="duramen versions list"
+        )
+    return max(numbers)
+
+
+# ---- looking -------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_versions(
+    lineage: Annotated[str | None, typer.Option("--lineage", "-l")] = None, json: cli.Json = False
+) -> None:
+    """All versions: published ones with their copies, pending ones with the reason."""
+    rows = ask("/api/versions" + (f"?lineage={lineage}" if lineage else ""))
+    cli.emit(rows, json, lambda: print_rows(rows))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        cli.console.print("There is no version yet.  Next: duramen queue list")
+        return
+    many = len({row["lineage"] for row in rows}) > 1
+    heads: Heads = [
+        "version",
+        "job",
+        number("steps"),
+        number("size"),
+        "copies",
+        "published (UTC)",
+        "",
+    ]
+    drawn = [
+        [
+            *([row["lineage"]] if many else []),
+            row["name"],
+            row["job"],
+            str(row["steps"]),
+            size_of(row["size"]),
+            copies_of(row),
+            moment_of(row["published_at"]),
+            mark(row),
+            row["file"],
+        ]
+        for row in rows
+    ]
+    cli.table([*(["lineage"] if many else []), *heads, text("file")], drawn)
+    for row in rows:
+        if row["reason"]:
+            why = f"{row['name']} is not published: {row['reason']}"
+            cli.console.print(why, style="red", markup=False, soft_wrap=True)
+
+
+def copies_of(row: dict[str, Any]) -> Cell:
+    """`3 copies, 1 disk` is no redundancy, and red."""
+    if row["state"] == "pending":
+        return Cell("pending", "yellow")
+    shown = f"{row['copies']} on {row['domains']} disk" + ("s" if row["domains"] != 1 else "")
+    return Cell(shown, "" if row["domains"] >= 2 and row["copies"] >= 3 else "red")
+
+
+def mark(row: dict[str, Any]) -> Cell:
+    if row["state"] == "aborted":
+        return Cell("aborted", "red")
+    if row["latest"]:
+        return Cell("latest", "green")
+    return Cell("", "") if row["in_ancestry"] else Cell("rolled back", "dim")
+
+
+@app.command("show")
+def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
+    """One version: its files, hashes, copies."""
+    value = ask(f"/api/versions/{lineage}/{chosen(version, lineage)}")
+
+    def tell() -> None:
+        print_rows([value])
+        about = f"base    {value['base_root']}\ndataset {value['dataset']}"
+        cli.console.print(about, soft_wrap=True)
+        for file in (value["commit"] or {}).get("files", []):
+            listed = f"{file['sha256']}  {size_of(file['size']):>9}  {file['path']}"
+            cli.console.print(listed, markup=False, soft_wrap=True)
+        print_checked(value["checked"])
+
+    cli.emit(value, json, tell)
+
+
+@app.command("verify")
+def verify(
+    version: Newest = None,
+    lineage: cli.Lineage = "main",
+    with_base: Annotated[bool, typer.Option("--with-base", help="Its base as well.")] = False,
+    json: cli.Json = False,
+) -> None:
+    """Read every copy in full now, and name what is damaged."""
+    path = f"/api/versions/{lineage}/{chosen(version, lineage)}/verify"
+    value = ask(path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
+    cli.emit(value, json, lambda: print_checked(value["copies"]))
+    if not value["ok"]:
+        bad = [copy["place"] for copy in value["copies"] if not copy["ok"]]
+        raise Damaged(
+            f"{version_name(value['version'])}: {', '.join(bad)} not whole.",
+            next_step=f"duramen restore {version_name(value['version'])} -l {lineage} --to DIR",
+        )
+
+
+class Damaged(DuramenError):
+    """A copy is missing or damaged."""
+
+    exit_code = 8
+
+
+def print_checked(copies: list[dict[str, Any]]) -> None:
+    for copy in copies:
+        colour = "green" if copy["ok"] else "red"
+        word = "whole" if copy["ok"] else "DAMAGED"
+        cli.console.print(
+            f"{copy['place']:8} [{colour}]{word}[/{colour}]  "
+            f"{copy['files']} files, {size_of(copy['bytes'])} read and hashed",
+            soft_wrap=True,
+        )
+        for problem in copy["problems"]:
+            cli.console.print(f"         {problem}", style="red", markup=False, soft_wrap=True)
+
+
+# ---- rollback ------------------------------------------------------------------------------------
+
+
+def rollback(
+    version: Version,
+    lineage: cli.Lineage = "main",
+    force: Annotated[
+        bool, typer.Option("--force", help="Void an open segment whose owner is dead.")
+    ] = False,
+    json: cli.Json = False,
+) -> None:
+    """Let head and latest be those of a version; what was trained since stays, on a branch."""
+    cli.run(_rollback(parse_version(version), lineage, force, json))
+
+
+async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        table = await Table.of(bus)
+        line = table.lines.get(lineage)
+        if line is None or version not in line.versions:
+            raise NotFound(
+                f"{lineage} has no {version_name(version)}.", next_step="duramen versions list"
+            )
+        command = Once(
+            by=cli.who(),
+            service="vault",
+            command="rollback",
+            lineage=lineage,
+            version=version,
+            force=force,
+        )
+        answer = await ask_vault(bus, command, config.wait_seconds)
+        what = f"{lineage} {version_name(version)}"
+        cli.emit(answer, json, lambda: control.print_answer("rollback", what, answer))
+
+
+class Refused(DuramenError):
+    """The vault refused the command."""
+
+    exit_code = 5
+
+
+async def ask_vault(bus: Bus, command: Once, seconds: float) -> dict[str, Any]:
+    """Give the command, wait for its answer. Raises Refused if it is `void`, NotObserved."""
+    vault = Control("vault")
+    await vault.update(bus)
+    answer = await control.once(bus, vault, command, seconds)
+    outcome: Literal["done", "void"] = answer["outcome"]
+    if outcome == "void":
+        raise Refused(f"{command.command}: {answer['why']}")
+    return answer

@@ -1,0 +1,206 @@
+"""duramen watch: queue, step, loss, tokens/s, ETA, and snapshots as they come."""
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.status import Status
+from rich.text import Text
+
+from services.ctl import cli
+from services.ctl.commands.control import living
+from services.ctl.settings import CtlSettings
+from services.ctl.views.columns import count_of, fitted, loss_of, span_of
+from shared.bus.client import Bus
+from shared.formats.version import version_name
+from shared.ledger.control import events, observed_all
+from shared.ledger.jobs import Table
+from shared.protocol.messages import Event, JobId, Observed
+from shared.store.s3 import PRECIOUS, Store
+
+SPLITS = ("trained", "heldout", "eval", "earlier")
+SPINNER_WIDTH = 2
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redraw
+
+
+@dataclass
+class Watch:
+    """What was seen so far, and how it is shown."""
+
+    config: CtlSettings
+    bus: Bus
+    store: Store
+    table: Table = field(default_factory=Table)
+    after: int = 0
+    printed: float = 0.0
+    live: Status | None = None
+
+    async def look(self) -> bool:
+        """Show what is new; True if nothing is left to do."""
+        await self.table.update(self.bus)
+        async for sequence, event in events(self.bus, self.after):
+            self.after = sequence
+            self.show_event(event)
+        await self.show_progress()
+        return await self.is_over()
+
+    async def show_progress(self) -> None:
+        seen = await living(self.bus, await observed_all(self.bus, "trainer"))
+        if not seen:
+            return
+        queued = len(self.table.queue())
+        text = "  |  ".join(progress_line(said, queued) for said in seen.values())
+        if self.live is not None:
+            self.live.update(Text(fitted(text, cli.console.width - SPINNER_WIDTH)))
+        elif (
+            any(said.progress for said in seen.values())
+            and time.monotonic() - self.printed > LINE_SECONDS
+        ):
+            self.printed = time.monotonic()
+            cli.console.print(text, markup=False, soft_wrap=True)
+
+    async def is_over(self) -> bool:
+        """Nothing queued, nothing open, every numbered version committed."""
+        if not self.table.jobs or self.table.queue():
+            return False
+        for line in self.table.lines.values():
+            if line.open_segment is not None:
+                return False
+            for version in line.versions:
+                key = f"catalog/{line.lineage}/{version_name(version)}.json"
+                if await asyncio.to_thread(self.store.oldest, PRECIOUS, key) is None:
+                    return False
+        return all(
+            job.record.state not in ("queued", "running") for job in self.table.jobs.values()
+        )
+
+    def show_event(self, event: Event) -> None:
+        text = describe_event(event)
+        if text:
+            at = event.at.astimezone().strftime("%H:%M:%S")
+            cli.console.print(f"[dim]{at}[/dim]  {text}", soft_wrap=True)
+
+
+def progress_line(seen: Observed, queued: int) -> str:
+    """What the trainer does, in less than a terminal's width: this line is drawn again and again.
+
+    Why it waits comes last: that may be long.
+    """
+    parts: list[str] = [seen.state] if seen.state != "running" or not seen.progress else []
+    if seen.job:
+        parts.append(str(JobId.parse(seen.job)))
+    if seen.progress:
+        at = seen.progress
+        parts.append(f"{at.position}/{at.steps}")
+        parts += [f"loss {at.loss:.3f}"] if at.loss is not None else []
+        parts += [f"{count_of(at.tokens_per_second)} tokens/s"] if at.tokens_per_second else []
+        parts += [f"{span_of(at.eta_seconds)} left"] if at.eta_seconds is not None else []
+    elif not seen.job and not seen.waiting:
+        parts.append("nothing to train")
+    parts += [f"queued {queued}"] if queued else []
+    return "  ".join([*parts, *([seen.waits_for] if seen.waits_for else [])])
+
+
+def describe_event(event: Event) -> str:
+    """One line for people, or nothing."""
+    data = event.data
+    job = str(JobId.parse(event.job)) if event.job else ""
+    name = escape(str(data.get("name", "")))
+    match event.service, event.kind:
+        case "ingest", "queued":
+            return f"queued {job}  {name}  ({data.get('rows')} rows, {data.get('level')})"
+        case "ingest", "refused":
+            return f"[red]refused[/red] {name}: {escape(str(data.get('why', 'see its report')))}"
+        case "ingest", "duplicate":
+            return f"known already: {name}  {escape(str(data.get('why', '')))}"
+        case "trainer", "opened":
+            return f"training {job}"
+        case "trainer", "snapshot":
+            return f"snapshot at step {data['position']}: " + summary(data["summary"])
+        case "trainer", "closed":
+            version = data.get("version")
+            colour = "red" if data["outcome"] == "failed" else "green"
+            text = f"[{colour}]{data['outcome']}[/{colour}] {job}"
+            return text + (f" as {version_name(int(version))}" if version else "")
+        case "vault", "version_published":
+            version = version_name(int(data.get("version", 0)))
+            text = f"[bold green]{version}[/bold green] published: "
+            return text + f"{data.get('copies')} copies, read back"
+        case _, "alarm":
+            return f"[red]alarm[/red] from {event.service}: {escape(str(data.get('what')))}"
+    return ""
+
+
+def summary(splits: dict[str, dict[str, Any]]) -> str:
+    parts = []
+    for split in sorted(splits, key=SPLITS.index):
+        numbers = splits[split]
+        text = f"{split} loss {loss_of(numbers['loss'], 3)}"
+        if numbers.get("exact_match") is not None and numbers.get("answered"):
+            right = round(numbers["exact_match"] * numbers["answered"])
+            text += f", {right} of {numbers['answered']} answered right"
+        parts.append(text)
+    return " · ".join(parts)
+
+
+def watch(
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End when nothing is left to do.")
+    ] = False,
+    json: cli.Json = False,
+) -> None:
+    """Follow the training: progress, snapshots, versions. Ctrl-C ends only the watching."""
+    cli.run(_watch(until_done, json))
+
+
+async def _watch(until_done: bool, as_json: bool) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        _, last = await bus.bounds("EVT")
+        view = Watch(config, bus, cli.store(config), after=last)
+        if as_json:
+            await follow_json(view, until_done)
+        elif cli.console.is_terminal:
+            with cli.console.status("looking …") as view.live:
+                await follow(view, until_done)
+        else:
+            await follow(view, until_done)
+
+
+async def wakes(bus: Bus) -> asyncio.Event:
+    wake = asyncio.Event()
+    for subject in ("ctl.observed.trainer.>", "evt.>", "jobs.>"):
+        await bus.subscribe(subject, wake.set)
+    return wake
+
+
+async def follow(view: Watch, until_done: bool) -> None:
+    wake = await wakes(view.bus)
+    while not (await view.look() and until_done):
+        wake.clear()
+        try:
+            await asyncio.wait_for(wake.wait(), 1.0)
+        except TimeoutError:
+            continue
+
+
+async def follow_json(view: Watch, until_done: bool) -> None:
+    """Events as they are, a line each."""
+    wake = await wakes(view.bus)
+    while True:
+        await view.table.update(view.bus)
+        async for sequence, event in events(view.bus, view.after):
+            view.after = sequence
+            sys.stdout.write(event.encode().decode() + "\n")
+            sys.stdout.flush()
+        if until_done and await view.is_over():
+            return
+        wake.clear()
+        try:
+            await asyncio.wait_for(wake.wait(), 1.0)
+        except TimeoutError:
+            continue

@@ -1,0 +1,181 @@
+"""Everything that is known of one job: its records, its segments, and where its objects lie."""
+
+from typing import TYPE_CHECKING, Any
+
+from services.ctl.views.columns import Cell, Heads, Rows, count_of, number, text
+from shared.errors import NotFound, ObjectMissing
+from shared.formats.version import version_name
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import JobRecord, ObjectRef
+
+if TYPE_CHECKING:
+    from shared.store.s3 import Bucket, Store
+
+SEGMENT_HEADS: Heads = ["segment", "outcome", number("plan steps"), "global steps"]
+SEGMENT_HEADS += ["owners", "version"]
+HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("how")]
+
+
+def of(table: Table, job: Job) -> dict[str, Any]:
+    """What `duramen queue show` adds to a row of the queue."""
+    record = job.record
+    segments = table.segments_of(job.id)
+    closes = [s.close[1] for s in segments if s.close]
+    return {
+        "queued_at": record.queued_at.isoformat(),
+        "settings": record.settings.model_dump(exclude_none=True),
+        "dataset": place(record.dataset),
+        "plan": place(record.plan) if record.plan else None,
+        "steps": record.steps,
+        "log": log_place(segments[-1]) if segments else None,
+        "result": next((place(c.result) for c in reversed(closes) if c.result), None),
+        "failure": record.failure.model_dump() if record.failure else None,
+        "versions": [c.version for c in closes if c.version is not None],
+        "segments": [segment_value(table, s) for s in segments],
+        "history": [
+            {
+                "sequence": at,
+                "verb": verb,
+                "by": entry.by,
+                "at": entry.at.isoformat(),
+                "how": changed(job.history[n - 1][2] if n else None, entry),
+            }
+            for n, (at, verb, entry) in enumerate(job.history)
+        ],
+    }
+
+
+def place(ref: ObjectRef) -> str:
+    return f"{ref.bucket}/{ref.key}"
+
+
+def owner_of(table: Table, job: Job) -> str:
+    """Who trains it, as the ledger says."""
+    segment = table.last_segment(job.id)
+    return segment.record.owner if segment else "nobody"
+
+
+def log_place(segment: Segment) -> str:
+    """Where the job's log is: with the results of its last segment, or with its progress."""
+    if segment.close is None:
+        return f"work/progress/{segment.job.lineage}/{segment.id}/job.log"
+    return f"work/results/{segment.job.lineage}/{segment.id}-{segment.close[1].fence}/job.log"
+
+
+def log_text(store: "Store", table: Table, job: Job) -> str:
+    """The log of its last segment, with what earlier ones wrote. Raises NotFound."""
+    segments = table.segments_of(job.id)
+    again = f"duramen queue show {job.id}"
+    if not segments:
+        raise NotFound(f"{job.id} was never trained: it has no log.", next_step=again)
+    last = segments[-1]
+    places: list[tuple[Bucket, str]] = [("work", log_place(last).removeprefix("work/"))]
+    version = table.lines[job.id.lineage].version_with(last)
+    if version is not None:  # what a version holds is cleaned from `work`
+        places.append(("duramen", f"lineages/{job.id.lineage}/{version_name(version)}/job.log"))
+    for bucket, key in places:
+        try:
+            data: bytes = store.read(bucket, key)
+            return data.decode(errors="replace")
+        except ObjectMissing:
+            continue
+    raise NotFound(f"The log of {job.id} is not stored yet.", next_step=again)
+
+
+def segment_value(table: Table, segment: Segment) -> dict[str, Any]:
+    close = segment.close[1] if segment.close else None
+    first = segment.opens[0][1]
+    kept = segment.id in table.lines[segment.job.lineage].living()
+    return {
+        "segment": segment.id,
+        "fences": sorted(segment.fences),
+        "owner": segment.record.owner,
+        "outcome": close.outcome if close else "open" if kept else "void",
+        "kept": kept,
+        "plan_steps": [first.position, close.to_position if close else None],
+        "global_steps": [first.global_step, close.to_step if close else None],
+        "version": close.version if close else None,
+        "failure": close.failure.model_dump() if close and close.failure else None,
+        "cause": close.cause if close else None,
+    }
+
+
+def changed(before: JobRecord | None, after: JobRecord) -> str:
+    """What one record says that the one before did not."""
+    if before is None:
+        return f"level {after.level}"
+    parts = []
+    if after.level != before.level:
+        parts.append(f"{before.level} → {after.level}")
+    if after.attempt != before.attempt:
+        parts.append(f"attempt {after.attempt}")
+    if after.settings != before.settings:
+        parts.append("settings")
+    if after.segment != before.segment and after.segment:
+        parts.append(f"segment {after.segment}")
+    elif after.fence != before.fence and after.fence:
+        parts.append(f"fence {after.fence}")
+    if after.plan != before.plan and after.plan:
+        parts.append(f"plan of {after.steps} steps" if after.steps else "plan")
+    if after.version is not None and after.version != before.version:
+        parts.append(version_name(after.version))
+    if after.failure is not None:
+        parts.append(after.failure.message.splitlines()[0])
+    return ", ".join(parts)
+
+
+# ---- for people ----------------------------------------------------------------------------------
+
+
+def tokens_text(value: dict[str, Any]) -> str:
+    if value["tokens"] is None:
+        return "tokens not counted yet"
+    about = "about " if value["tokens_estimated"] else ""
+    steps = f" in {value['steps']} steps" if value["steps"] else ""
+    return f"{about}{count_of(value['tokens'])} tokens{steps}"
+
+
+def state_text(value: dict[str, Any]) -> str:
+    versions = ", ".join(version_name(version) for version in value["versions"])
+    text: str = value["state"] + (f", {versions}" if versions else "")
+    progress = value["progress"]
+    if progress and "steps" in progress:
+        text += f", step {progress['position']} of {progress['steps']}"
+        text += " (paused)" if progress["paused"] else ""
+    if value["expected_start"]:
+        text += f", expected to start at {value['expected_start'][:16].replace('T', ' ')} UTC"
+    elif value["state"] == "queued":
+        text += f", start unknown{': ' + value['reason'] if value['reason'] else ''}"
+    return text
+
+
+def segment_rows(segments: list[dict[str, Any]]) -> Rows:
+    return [
+        [
+            s["segment"],
+            Cell(s["outcome"], "red" if s["outcome"] == "failed" else "" if s["kept"] else "dim"),
+            steps_text(s["plan_steps"]),
+            steps_text(s["global_steps"]) + ("" if s["kept"] else " (dropped)"),
+            str(len(s["fences"])),
+            version_name(s["version"]) if s["version"] else "",
+        ]
+        for s in segments
+    ]
+
+
+def steps_text(steps: list[int | None]) -> str:
+    return f"{steps[0]}–{'…' if steps[1] is None else steps[1]}"
+
+
+def history_rows(history: list[dict[str, Any]]) -> Rows:
+    return [
+        [
+            str(entry["sequence"]),
+            entry["at"][:19].replace("T", " "),
+            entry["verb"],
+            entry["by"],
+            entry["how"],
+        ]
+        for entry in history
+    ]

@@ -1,0 +1,234 @@
+"""Finds snapshots in the store and reads each once, comparing its hash with whoever named it.
+
+`work/snapshots/<lineage>/<segment>/<step>-<fence>.parquet` while training goes on, and the copies
+in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Blocking.
+"""
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prometheus_client import Counter, Gauge
+from pydantic import ValidationError
+
+from services.evolution.cache import Cache, Found, Row
+from services.evolution.lifelines import SPLITS
+from shared import log
+from shared.errors import ObjectDamaged, ObjectMissing
+from shared.files import sha256_bytes
+from shared.formats.version import CommitRecord
+from shared.protocol.messages import ObjectRef
+from shared.store.s3 import PRECIOUS, WORK, Bucket, Store
+
+READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
+DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")
+KEY = re.compile(r"(?:.*/)?(\d{8,})-(\d+)\.parquet")
+TEXT, WHOLE, FLAG, NUMBER = pa.string(), pa.int64(), pa.bool_(), pa.float64()
+REQUIRED = {
+    **dict.fromkeys(("probe", "split", "dataset", "segment", "job"), TEXT),
+    **dict.fromkeys(("prompt", "expected", "at"), TEXT),
+    **dict.fromkeys(("row", "global_step", "position", "fence", "tokens"), WHOLE),
+    **dict.fromkeys(("loss", "token_accuracy"), NUMBER),
+}
+NULLABLE = {"answer": TEXT, "first_mismatch": WHOLE, "exact_match": FLAG}
+# What earlier snapshots do not have.
+LATER_COLUMNS = {
+    "job_tokens": WHOLE,
+    "pieces": pa.list_(TEXT),
+    "surprisal": pa.list_(WHOLE),
+    "confidence": NUMBER,
+    "is_cut": FLAG,
+    "normalized_match": FLAG,
+    "similarity": NUMBER,
+}
+NUMBERS = ("loss", "token_accuracy", "confidence", "similarity")
+DECISION = b"duramen.decision"
+PER_FILE = ("global_step", "position", "fence", "segment", "job")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A snapshot object that exists: `etag` changes when it is written again."""
+
+    place: str
+    bucket: Bucket
+    key: str
+    etag: str
+    lineage: str
+    version_id: str | None = None
+
+
+class Reader:
+    """One round (`read_new`) brings the cache up to what the store holds now."""
+
+    def __init__(self, store: Store, cache: Cache) -> None:
+        self.store, self.cache = store, cache
+        self._commits: dict[str, CommitRecord] = {}
+        self._unreadable: set[str] = set()
+        self._log = log.get()
+
+    def read_new(self, results: list[ObjectRef]) -> bool:
+        """Read what is new or was written again; True if anything was. `results`: the
+        result.json of all closes, which name the final hash of each snapshot."""
+        self.read_results(results)
+        named = self.cache.named()
+        known = {found.key: found for found in self.cache.snapshots()}
+        changed = False
+        for wanted in self.in_work():
+            changed |= self.take(wanted, known.get(wanted.key), named.get(wanted.key))
+        # What was read from `work` before it was cleaned is in the cache; the rest is in versions.
+        usable = {identity(found) for found in self.cache.snapshots() if found.problem is None}
+        for wanted, sha256 in self.in_versions():
+            if identity(wanted) not in usable:
+                changed |= self.take(wanted, known.get(wanted.key), sha256)
+        DAMAGED.set(sum(found.problem is not None for found in self.cache.snapshots()))
+        return changed
+
+    def take(self, wanted: Wanted, known: Found | None, named: str | None) -> bool:
+        if known is not None and known.etag == wanted.etag:
+            if known.problem is None and named in (None, known.sha256):
+                return False
+            if known.problem is not None and known.judged_by == named:
+                return False
+        try:
+            data = self.store.read(wanted.bucket, wanted.key, wanted.version_id)
+        except ObjectMissing:
+            return False  # cleaned up between listing and reading
+        found, rows = parse(wanted, data, named)
+        try:
+            self.cache.add(found, rows)
+        except (sqlite3.IntegrityError, OverflowError) as error:  # as of an example measured twice
+            found, rows = unusable(wanted, found.sha256, named, f"not a snapshot: {error}"), []
+            self.cache.add(found, rows)
+        READ.labels(wanted.place).inc()
+        if found.problem is not None:
+            self._log.error("snapshot_unusable", key=wanted.key, why=found.problem)
+        else:
+            self._log.info("snapshot_read", key=wanted.key, rows=len(rows))
+        return True
+
+    # ---- where snapshots are ---------------------------------------------------------------------
+
+    def in_work(self) -> Iterator[Wanted]:
+        for version in self.store.versions(WORK, "snapshots/"):
+            parts = version.key.split("/")
+            if len(parts) == 4 and KEY.fullmatch(version.key) and not version.is_delete_marker:
+                yield Wanted("work", WORK, version.key, version.etag, parts[1])
+
+    def in_versions(self) -> Iterator[tuple[Wanted, str]]:
+        """Those of committed versions, with the hash that the commit record gives them."""
+        for key in self.store.keys(PRECIOUS, "catalog/"):
+            if re.fullmatch(r"catalog/[^/]+/v\d+\.json", key):
+                commit = self.commit(key)
+                if commit is None or commit.aborted:
+                    continue
+                for file in commit.files:
+                    if file.path.startswith("evolution/") and KEY.fullmatch(file.path):
+                        path = f"{commit.prefix.rstrip('/')}/{file.path}"
+                        etag = file.store_version_id
+                        wanted = Wanted("version", PRECIOUS, path, etag, commit.lineage, etag)
+                        yield wanted, file.sha256
+
+    def commit(self, key: str) -> CommitRecord | None:
+        """A commit record never changes, so it is read once."""
+        if key not in self._commits:
+            try:
+                data = self.store.read(PRECIOUS, key)
+                self._commits[key] = CommitRecord.model_validate_json(data)
+            except (ObjectMissing, ValidationError) as error:
+                self._log.error("commit_unreadable", key=key, error=str(error))
+                return None
+        return self._commits[key]
+
+    def read_results(self, results: list[ObjectRef]) -> None:
+        """Note the hashes in results that were not read yet."""
+        done = self.cache.named()
+        for ref in results:
+            if ref.key in done or ref.key in self._unreadable:
+                continue
+            try:
+                body = orjson.loads(self.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+            except (ObjectMissing, ObjectDamaged, ValueError) as error:
+                # Cleaned up once its version was committed, or damaged, which `check` reports.
+                self._unreadable.add(ref.key)
+                self._log.warning("result_unreadable", key=ref.key, error=str(error))
+                continue
+            for file in body.get("files", []):
+                if str(file.get("path", "")).startswith("evolution/"):
+                    self.cache.name_hash(file["key"], file["sha256"], by_result=True)
+            self.cache.name_hash(ref.key, ref.sha256, by_result=True)
+
+
+def identity(found: Wanted | Found) -> tuple[str, str]:
+    """Lineage and `<step>-<fence>`: a fence is unique, so the same snapshot has the same one."""
+    return found.lineage, found.key.rsplit("/", 1)[-1]
+
+
+def problem_of(sha256: str, named: str | None) -> str | None:
+    if named is not None and sha256 != named:
+        return f"SHA-256 is {sha256[:16]}…, expected {named[:16]}…"
+    return None
+
+
+def unusable(wanted: Wanted, sha256: str, named: str | None, problem: str) -> Found:
+    """Return a snapshot of which nothing is used but why."""
+    return Found(wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage)
+
+
+def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[Row]]:
+    """The snapshot and its measurements; a problem instead where the file cannot be used."""
+    sha256 = sha256_bytes(data)
+    problem = problem_of(sha256, named)
+    if problem is not None:
+        return unusable(wanted, sha256, named, problem), []
+    try:
+        rows, decision = read_rows(data)
+        one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
+        match = KEY.fullmatch(wanted.key)
+        assert match is not None
+        if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):
+            raise ValueError("its name says another step or fence than its rows")
+    except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
+        return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []
+    place = wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage
+    return Found(*place, **one, decision=decision), rows
+
+
+def read_rows(data: bytes) -> tuple[list[Row], str | None]:
+    """Return the measurements of one snapshot and, as JSON, why it was taken.
+
+    A loss or another measure that is not a finite number is None. Raises ArrowException, KeyError
+    or ValueError for what is not a snapshot.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data))
+    types = {**REQUIRED, **NULLABLE}
+    types |= {name: t for name, t in LATER_COLUMNS.items() if name in file.schema_arrow.names}
+    table = file.read(list(types)).select(list(types)).cast(pa.schema(types.items()))
+    empty = [name for name in REQUIRED if table.column(name).null_count]
+    if empty:
+        raise ValueError(f"values are missing in {', '.join(empty)}")
+    rows = [finite(dict.fromkeys(LATER_COLUMNS) | row) for row in table.to_pylist()]
+    if len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
+        raise ValueError("rows of several steps or none")
+    if any(row["split"] not in SPLITS for row in rows):
+        raise ValueError("it has a split that this program does not know")
+    if any(len(row["pieces"] or []) != len(row["surprisal"] or []) for row in rows):
+        raise ValueError("pieces and their surprisal differ in number")
+    decision = (file.schema_arrow.metadata or {}).get(DECISION)
+    return rows, json.dumps(json.loads(decision, parse_constant=nothing)) if decision else None
+
+
+def finite(row: Row) -> Row:
+    """Return the row with None for what is not a finite number: neither SQLite nor JSON has NaN."""
+    wild = [name for name in NUMBERS if row[name] is not None and not math.isfinite(row[name])]
+    return {**row, **dict.fromkeys(wild)}
+
+
+def nothing(_: str) -> None:
+    """Return None for NaN or Infinity, which are not JSON."""

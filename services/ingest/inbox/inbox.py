@@ -1,0 +1,397 @@
+"""The inbox: folders that users drop files into. It belongs to this service alone.
+
+A complete file is taken by a rename to .taken/<id>/ before it is read, so that whatever then comes
+under its name is another file. It leaves .taken only for done/ or rejected/, and never overwrites.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.ingest.inbox.rename import numbered, rename_new
+from services.ingest.inbox.sidecar import is_sidecar, names_for
+from services.ingest.outcome.report import Kind, Report, text
+from shared.errors import UsageError
+from shared.files import sync_folder, write_synced
+from shared.protocol.messages import LEVEL_RANK, Level
+
+TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
+FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
+UPLOADS = ".uploads"
+# What may lie beside a finished file: reports, its sidecar, the rows that were left out.
+BESIDE = ("report.json", "report.txt", "yaml", "bad.jsonl", "long.jsonl", "plan.json")
+FOLDERS: dict[str, tuple[Level, Kind]] = {
+    "": ("normal", "train"),
+    "priority": ("high", "train"),
+    "high": ("high", "train"),
+    "low": ("low", "train"),
+    "eval": ("normal", "eval"),
+}
+MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN, UPLOADS)
+LINEAGE = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
+DEFAULT_LINEAGE = "main"
+
+
+class InboxInUse(UsageError):
+    """Another process owns this inbox."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of the inbox, and what dropping a file there means."""
+
+    path: Path
+    level: Level
+    lineage: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that lies in a place."""
+
+    path: Path
+    place: Place
+    status: os.stat_result
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        return LEVEL_RANK[self.place.level], self.status.st_mtime_ns, self.path.name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """origin.json: what is known of a taken file by where it lay. `id`: its id of taking.
+
+    `folder`: where it lay, below the inbox; None for an upload, whose `settings`, and the text of
+    whose `sidecar`, came with it.
+    """
+
+    id: str
+    name: str
+    level: Level
+    lineage: str
+    kind: Kind
+    folder: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    sidecar: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file that was taken: .taken/<id>/file."""
+
+    folder: Path
+    origin: Origin
+
+    @property
+    def path(self) -> Path:
+        return self.folder / FILE
+
+    @property
+    def sidecar(self) -> Path:
+        """Where its sidecar lies once it was taken too."""
+        return self.folder / SIDECAR
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        return LEVEL_RANK[self.origin.level], self.path.lstat().st_mtime_ns, self.origin.name
+
+
+class Inbox:
+    """The inbox at `root`. Raises InboxInUse if another process has it open."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._taking = threading.Lock()  # uploads arrive beside the loop
+        for name in MADE:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(root / TAKEN / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise InboxInUse(f"{root} is watched by another ingest.") from error
+        for path in (root / UPLOADS).iterdir():
+            path.unlink()  # was cut off: nobody was told that it had arrived
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    # ---- what lies there -------------------------------------------------------------------------
+
+    def places(self) -> Iterator[Place]:
+        """The folders that exist now: those of the main lineage, and below each @lineage."""
+        roots = [(self.root, DEFAULT_LINEAGE)]
+        for path in sorted(self.root.glob("@*")):
+            match = LINEAGE.fullmatch(path.name)
+            if match and is_folder(path):
+                roots.append((path, match[1]))
+        for root, lineage in roots:
+            for name, (level, kind) in FOLDERS.items():
+                if is_folder(root / name):
+                    yield Place(root / name, level, lineage, kind)
+
+    def entries(self) -> list[Entry]:
+        """Everything in the folders that is no folder, in the order of taking."""
+        found = []
+        for place in self.places():
+            found += [e for e in look(place) if not stat.S_ISDIR(e.status.st_mode)]
+        return sorted(found, key=lambda entry: entry.order)
+
+    def strangers(self) -> list[Path]:
+        """Folders that mean nothing here: they are left where they are."""
+        found = [
+            entry.path
+            for place in self.places()
+            for entry in look(place)
+            if stat.S_ISDIR(entry.status.st_mode) and not self._is_known(place, entry.path.name)
+        ]
+        damaged = [f for f in (self.root / TAKEN).iterdir() if is_folder(f) and not origin_of(f)]
+        return found + damaged
+
+    def _is_known(self, place: Place, name: str) -> bool:
+        if place.path == self.root:
+            return name in {*FOLDERS, *MADE} or bool(LINEAGE.fullmatch(name))
+        return place.path.parent == self.root and place.path.name[:1] == "@" and name in FOLDERS
+
+    # ---- taking ----------------------------------------------------------------------------------
+
+    def take(self, entry: Entry) -> Taken | None:
+        """Move an entry to .taken; None if it is gone. The origin is on disk before the file moves.
+
+        Raises OSError if the folder lies on another file system.
+        """
+        name, place = entry.path.name, entry.place
+        folder = str(place.path.relative_to(self.root))
+        kind: Kind = "settings" if is_sidecar(name) else place.kind
+        origin = Origin(uuid.uuid4().hex, name, place.level, place.lineage, kind, folder)
+        taken = self._prepare(origin)
+        try:
+            rename_new(entry.path, taken.path)
+        except FileNotFoundError:
+            drop(taken.folder)
+            return None
+        except OSError:
+            drop(taken.folder)
+            raise
+        sync_folder(taken.folder)
+        sync_folder(entry.path.parent)
+        return taken
+
+    def _prepare(self, origin: Origin) -> Taken:
+        """The folder that a file is taken to, with its origin on disk."""
+        taken = Taken(self.root / TAKEN / origin.id, origin)
+        taken.folder.mkdir()
+        # ASCII, so that a name that is no UTF-8 comes back as it was.
+        write_synced(taken.folder / ORIGIN, json.dumps(asdict(origin)).encode("ascii"))
+        return taken
+
+    def receive(self, origin: Origin, file: Path) -> Taken:
+        """Take an upload that lies whole and synced in UPLOADS."""
+        with self._taking:  # a folder without a file is cleared away
+            taken = self._prepare(origin)
+            rename_new(file, taken.path)
+        sync_folder(taken.folder)
+        return taken
+
+    def sidecars(self, taken: Taken) -> list[Entry]:
+        """Sidecars of a taken file that lie where it lay, the one that counts first."""
+        if taken.origin.folder is None:
+            return []
+        place = Place(
+            self.root / taken.origin.folder,
+            taken.origin.level,
+            taken.origin.lineage,
+            taken.origin.kind,
+        )
+        wanted = names_for(taken.origin.name)
+        found = {entry.path.name: entry for entry in look(place)}
+        return [found[name] for name in wanted if name in found]
+
+    def take_sidecar(self, taken: Taken, entry: Entry) -> None:
+        """Move a sidecar to the file that it is for."""
+        rename_new(entry.path, taken.sidecar)
+        sync_folder(taken.folder)
+
+    def taken(self) -> list[Taken]:
+        """What was taken and not finished, in order; remains of an interrupted move are cleared."""
+        with self._taking:
+            return self._taken()
+
+    def _taken(self) -> list[Taken]:
+        found = []
+        for folder in sorted((self.root / TAKEN).iterdir()):
+            if not is_folder(folder):
+                continue
+            if not os.path.lexists(folder / FILE):
+                leave(self.root, folder)  # never filled, or emptied: the file itself is elsewhere
+                continue
+            origin = origin_of(folder)
+            if origin is not None:
+                found.append(Taken(folder, origin))
+        return sorted(found, key=lambda taken: taken.order)
+
+    # ---- giving back -----------------------------------------------------------------------------
+
+    def finish(
+        self, taken: Taken, report: Report, products: Mapping[str, Path] | None = None
+    ) -> Path:
+        """Move a taken file to done/ or rejected/ with its report beside it; where it now lies.
+
+        `products`: suffix -> a file that is copied beside it. All that is beside it is written
+        first, and the sidecar follows: a move that was interrupted finds its own name again.
+        """
+        folder = self.root / (REJECTED if report.outcome == "refused" else DONE)
+        number = 1
+        while True:
+            target = folder / numbered(taken.origin.name, number)
+            number += 1
+            if not is_free(target, taken.origin.id):
+                continue
+            write_synced(beside(target, "report.json"), report.encode())
+            if report.outcome == "refused":
+                write_synced(beside(target, "report.txt"), text(report))
+            for suffix, path in (products or {}).items():
+                copy_synced(path, beside(target, suffix))
+            where = target.relative_to(self.root)
+            write_synced(taken.folder / TARGET, os.fsencode(where))
+            try:
+                rename_new(taken.path, target)
+                break
+            except FileExistsError:  # put there in this moment: the next name, then
+                for suffix in ("report.json", "report.txt", *(products or {})):
+                    beside(target, suffix).unlink(missing_ok=True)
+        sync_folder(folder)
+        sync_folder(taken.folder)
+        leave(self.root, taken.folder)
+        return target
+
+    def finished(self) -> Iterator[tuple[Path, Report]]:
+        """(file, its report) of all that was queued and whose plan was not told yet."""
+        for path in (self.root / DONE).glob("*.report.json"):
+            target = path.with_name(path.name.removesuffix(".report.json"))
+            if beside(target, "plan.json").exists():
+                continue
+            with suppress(OSError, ValueError):
+                report = Report.model_validate_json(path.read_bytes())
+                if report.outcome == "queued" and report.job:
+                    yield target, report
+
+    def report_of(self, taken_id: str) -> Report | None:
+        """The report of a file that was finished, by its id of taking: a look at all of them."""
+        for folder in (REJECTED, DONE):
+            for path in (self.root / folder).glob("*.report.json"):
+                with suppress(OSError, ValueError):
+                    data = path.read_bytes()
+                    if taken_id.encode() in data:
+                        return Report.model_validate_json(data)
+        return None
+
+    def refused_lately(self, count: int) -> list[dict[str, Any]]:
+        """The newest reports in rejected/, newest first."""
+        reports = (self.root / REJECTED).glob("*.report.json")
+        newest = sorted(reports, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+        found = []
+        for path in newest[:count]:
+            try:
+                report = Report.model_validate_json(path.read_bytes())
+            except (OSError, ValueError):
+                continue
+            wanted = {"name", "why", "next_step", "lineage", "level", "kind", "at"}
+            found.append(report.model_dump(mode="json", include=wanted))
+        return found
+
+
+def look(place: Place) -> Iterator[Entry]:
+    try:
+        with os.scandir(place.path) as listing:
+            names = [Path(item.path) for item in listing]
+    except FileNotFoundError:
+        return
+    for path in names:
+        try:
+            yield Entry(path, place, path.lstat())
+        except FileNotFoundError:
+            continue  # renamed away in this moment
+
+
+def is_folder(path: Path) -> bool:
+    """A real one: a link that points to a folder is none."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Where a taken file came from; None if nothing readable says so."""
+    try:
+        return Origin(**json.loads((folder / ORIGIN).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f"{target.name}.{suffix}")
+
+
+def copy_synced(source: Path, target: Path) -> None:
+    """A copy that is whole or is not there; what has the name already is replaced."""
+    part = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def is_free(target: Path, taken_id: str) -> bool:
+    """Whether a name can be used: nothing is there, or only what belongs to this very taking."""
+    if os.path.lexists(target):
+        return False
+    try:
+        report = json.loads(beside(target, "report.json").read_bytes())
+    except FileNotFoundError:
+        return not any(os.path.lexists(beside(target, suffix)) for suffix in BESIDE)
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and report.get("taken") == taken_id
+
+
+def leave(root: Path, folder: Path) -> None:
+    """Remove a taken folder whose file is elsewhere; its sidecar goes where the file went."""
+    sidecar = folder / SIDECAR
+    if os.path.lexists(sidecar):
+        if not (folder / TARGET).exists():
+            return  # somebody took the file away by hand: what is left is not ours to judge
+        target = root / os.fsdecode((folder / TARGET).read_bytes())
+        number = 1
+        while True:
+            name = "yaml" if number == 1 else f"{number}.yaml"
+            number += 1
+            with suppress(FileExistsError):
+                rename_new(sidecar, beside(target, name))
+                break
+        sync_folder(target.parent)
+    drop(folder)
+
+
+def drop(folder: Path) -> None:
+    """Remove a taken folder that holds no file of the user's."""
+    for path in folder.iterdir():
+        assert path.name not in (FILE, SIDECAR), "a user's file is never deleted"
+        path.unlink()
+    folder.rmdir()

@@ -1,0 +1,74 @@
+"""A sidecar, `data.yaml` beside `data.jsonl`: names and values, nothing nested."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from services.ingest.reading.containers import stem_of
+from services.ingest.reading.row_error import RowError, Unreadable
+
+SUFFIXES = (".yaml", ".yml")
+MOST_BYTES = 64 << 10
+FORM = "A sidecar holds one `name: value` on each line, such as `learning_rate: 2e-4`."
+
+
+def is_sidecar(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def names_for(data: str) -> list[str]:
+    """What the sidecar of a data file may be called, the first best."""
+    stems = dict.fromkeys([stem_of(data), data])
+    return [stem + suffix for stem in stems for suffix in SUFFIXES]
+
+
+def belongs(sidecar: str, data: str) -> bool:
+    """Whether the sidecar is that of this data file, by their names."""
+    return sidecar in names_for(data)
+
+
+def values(path: Path) -> dict[str, Any]:
+    """What stands in a sidecar. Raises Unreadable, OSError."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise refused("too_long", f"The sidecar is longer than {MOST_BYTES} bytes. {FORM}")
+    loader = None
+    try:
+        loader = yaml.SafeLoader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        return {} if node is None else named(loader, node)
+    except UnicodeDecodeError as error:
+        raise refused("utf8", "The sidecar is not valid UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise refused("yaml", f"The sidecar is not valid YAML: {error.problem}.", line) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = str(error).partition("\n")[0][:200]
+        raise refused("yaml", f"The sidecar is not valid YAML: {why}.") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def named(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
+    """Scalars only: an alias or a list may hold more than it seems."""
+    if not isinstance(node, yaml.MappingNode):
+        raise refused("yaml", FORM, node.start_mark.line + 1)
+    found: dict[str, Any] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
+            raise refused(
+                "yaml", f"`{str(key.value)[:40]}` holds more than one value. {FORM}", line
+            )
+        if key.value in found:
+            raise refused("duplicate_key", f"`{key.value[:40]}` stands twice.", line)
+        plain = loader.construct_object(value)
+        found[key.value] = plain if isinstance(plain, bool | int | float | str) else value.value
+    return found
+
+
+def refused(rule: str, message: str, line: int | None = None) -> Unreadable:
+    return Unreadable(RowError("sidecar", rule, message), line)

@@ -1,0 +1,155 @@
+"""POST /datasets: a file over HTTP, streamed to disk, then taken as one that was dropped is."""
+
+import asyncio
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse
+
+from services.ingest.inbox.inbox import DEFAULT_LINEAGE, UPLOADS, Origin
+from services.ingest.intake import Intake
+from services.ingest.outcome import job_settings
+from services.ingest.outcome.job_settings import SettingsRefused
+from services.ingest.outcome.report import Kind, Report
+from services.ingest.reading.containers import TAKEN, container_of
+from shared.errors import UsageError
+from shared.protocol.messages import Level, LineageName
+
+LONGEST_WAIT_SECONDS = 300.0
+MOST_SIDECAR = 10_000  # characters: it travels in the address
+LOOK_SECONDS = 0.1
+RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be written
+SYNC_BYTES = 64 << 20
+
+Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS)]
+
+
+class TooLarge(Exception):
+    """An upload is larger than may be, or than fits; `status` is for HTTP."""
+
+    def __init__(self, message: str, status: int = 413) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+def add(app: FastAPI, intake: Intake) -> None:
+    """The routes for uploads."""
+
+    @app.post("/datasets")
+    async def upload(
+        request: Request,
+        *,
+        name: Annotated[str, Query(min_length=1, max_length=200)],
+        level: Level = "normal",
+        lineage: LineageName = DEFAULT_LINEAGE,
+        kind: Kind = "train",
+        again: bool = False,
+        sidecar: Annotated[str | None, Query(max_length=MOST_SIDECAR)] = None,
+        settings: Annotated[list[str] | None, Query(alias="set")] = None,
+        wait: Wait = 60.0,
+    ) -> JSONResponse:
+        """The body is the file. Answers with its report, or with 202 if that takes longer.
+
+        `sidecar`: the text of one; what is `set` counts more.
+        """
+        values = wanted(name, settings or [], again=again)
+        origin = Origin(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
+        path = intake.inbox.root / UPLOADS / origin.id
+        limit = intake.settings.max_upload_bytes
+        try:
+            await receive(request.stream(), path, limit, request.headers.get("content-length"))
+            await asyncio.to_thread(intake.inbox.receive, origin, path)
+        except TooLarge as error:
+            return JSONResponse({"error": str(error), "kind": "TooLarge"}, error.status)
+        finally:
+            path.unlink(missing_ok=True)
+        intake.wake.set()
+        return await answer(intake, origin.id, wait)
+
+    @app.get("/datasets/{taken}")
+    async def dataset(
+        taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
+    ) -> JSONResponse:
+        """What became of an upload; 202 while it is worked on."""
+        return await answer(intake, taken, wait)
+
+
+def wanted(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
+    """The settings of an upload. Raises UsageError before a byte of it is read."""
+    if "/" in name or "\0" in name or container_of(name) is None:
+        raise UsageError(f"{name[:80]!r} is no file that is taken: {TAKEN} are.")
+    values = {"again": "true"} if again else {}
+    for each in settings:
+        key, sign, value = each.partition("=")
+        if not sign or key in values:
+            raise UsageError(f"{each[:80]!r} is not NAME=VALUE, or NAME stands twice.")
+        values[key] = value
+    try:
+        job_settings.read(values)
+    except SettingsRefused as error:
+        raise UsageError(str(error)) from error
+    return values
+
+
+async def receive(stream: AsyncIterator[bytes], path: Path, limit: int, length: str | None) -> None:
+    """Write a body to disk and sync it. Raises TooLarge."""
+    check_size(int(length) if length and length.isdigit() else 0, path, limit)
+    size = unsynced = 0
+    try:
+        with path.open("wb") as file:
+            async for piece in stream:
+                size, unsynced = size + len(piece), unsynced + len(piece)
+                if unsynced > SYNC_BYTES:
+                    check_size(size, path, limit)
+                    await asyncio.to_thread(os.fdatasync, file.fileno())
+                    unsynced = 0
+                file.write(piece)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TooLarge("The disk of the inbox is full.", 507) from error
+        raise
+    if size > limit:
+        raise too_large(limit)
+
+
+def check_size(size: int, path: Path, limit: int) -> None:
+    if size > limit:
+        raise too_large(limit)
+    if shutil.disk_usage(path.parent).free < RESERVE_BYTES:
+        raise TooLarge("The disk of the inbox is almost full.", 507)
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"An upload may have {limit} bytes at most (DURAMEN_MAX_UPLOAD_BYTES).")
+
+
+async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
+    """The report of a file by its id of taking: 200, refused 422, 202 not yet, 404 unknown."""
+    end = time.monotonic() + seconds
+    while True:
+        report = intake.finisher.ended.get(taken)
+        if report is None and not (intake.inbox.root / ".taken" / taken).exists():
+            report = await asyncio.to_thread(intake.inbox.report_of, taken)
+            if report is None:
+                return JSONResponse({"error": f"no file was taken as {taken}."}, 404)
+        if report is not None:
+            return JSONResponse(shown(report), 422 if report.outcome == "refused" else 200)
+        if time.monotonic() >= end:
+            held = intake.held.get(taken)
+            why = (held.why if held else None) or intake.outage
+            return JSONResponse({"taken": taken, "outcome": "working", "why": why}, 202)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def shown(report: Report) -> dict[str, Any]:
+    return report.model_dump(mode="json", exclude_none=True)

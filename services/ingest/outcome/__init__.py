@@ -1,0 +1,1 @@
+"""The outcome: a queued job, or a report that says why not."""

@@ -1,0 +1,151 @@
+"""From a checked file to a stored dataset and a queued job, in an order that a kill cannot hurt.
+
+Store first, then the record, by compare-and-set; each step may be repeated. The record's nonce is
+made from the id of taking, so that a restart knows its own job.
+"""
+
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.ingest.inbox.inbox import Origin
+from services.ingest.inbox.rename import show_name
+from services.ingest.reading.dataset import DATA, ORIGINAL, REPORT, SOURCE, Built
+from shared.bus.client import Bus
+from shared.errors import AlreadyExists, Conflict
+from shared.formats.canonical import canonical_json
+from shared.formats.version import version_name
+from shared.ledger.jobs import Job, Table
+from shared.protocol.messages import JobId, JobRecord, JobSettings, ObjectRef, now
+from shared.store.s3 import PRECIOUS, Store
+
+NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
+
+
+class Decision(NamedTuple):
+    """`job`: what a file is trained as. `known`: why it is a duplicate, None if it is not."""
+
+    job: JobId
+    known: str | None = None
+    next_step: str = ""
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A file that shall be trained: a dataset in the store, and where it was dropped."""
+
+    origin: Origin
+    dataset: ObjectRef
+    rows: int
+    settings: JobSettings = field(default_factory=JobSettings)
+    again: bool = False
+
+    def nonce(self, job_id: JobId) -> str:
+        return uuid.uuid5(NAMESPACE, f"{self.origin.id} {job_id.path}").hex
+
+
+def store_dataset(store: Store, built: Built) -> ObjectRef:
+    """Store what a dataset is made of; each object is read back. Blocking.
+
+    Raises StoreUnavailable, ObjectDamaged, AlreadyExists (data and original: never expected).
+    """
+    contents = built.contents
+    assert contents.dataset is not None, "a refused file is not stored"
+    prefix = f"datasets/{contents.dataset}"
+    original = f"{prefix}/original.{contents.original_sha256[:12]}.{contents.container}"
+    sha256 = contents.original_sha256
+    store.put_file(PRECIOUS, original, built.folder / ORIGINAL, sha256)
+    data = store.put_file(
+        PRECIOUS, f"{prefix}/{DATA}", built.folder / DATA, sha256=contents.dataset
+    )
+    for name in (SOURCE, REPORT):
+        # Equal rows from another file: what was written of the first one stays.
+        with suppress(AlreadyExists):
+            store.put_file(PRECIOUS, f"{prefix}/{name}", built.folder / name)
+    return data.ref
+
+
+def store_measured(store: Store, origin: Origin, dataset: ObjectRef, rows: int) -> bool:
+    """Note that a dataset is only ever measured in a lineage; False if that was noted before."""
+    record = {
+        "schema": 1,
+        "lineage": origin.lineage,
+        "dataset": dataset.sha256,
+        "rows": rows,
+        "name": show_name(origin.name),
+        "taken": origin.id,
+    }
+    key = f"eval/{origin.lineage}/{dataset.sha256}.json"
+    try:
+        store.create(PRECIOUS, key, canonical_json(record) + b"\n")
+    except AlreadyExists:
+        return False
+    return True
+
+
+def decide(table: Table, wish: Wish) -> Decision:
+    """Which job a file becomes, or which one it is already."""
+    lineage, sha256 = wish.origin.lineage, wish.dataset.sha256
+    runs = table.runs(lineage, sha256)
+    for job in runs:
+        if job.history[0][2].nonce == wish.nonce(job.id):
+            return Decision(job.id)  # queued before a restart
+    if wish.again:
+        return Decision(JobId(lineage, sha256, runs[-1].id.run + 1 if runs else 1))
+    line = table.lines.get(lineage)
+    version = line.is_trained(sha256) if line else None
+    if version is not None:
+        job_id = runs[-1].id if runs else JobId(lineage, sha256, 1)
+        why = (
+            f"these rows are trained already: {version_name(version)} of {lineage} holds them. "
+            "To train them once more: `again: true` in its sidecar, or duramen submit --again."
+        )
+        shown = f"duramen versions show {version_name(version)} -l {lineage}"
+        return Decision(job_id, why, shown, version)
+    if not runs:
+        return Decision(JobId(lineage, sha256, 1))
+    return again(table, runs[-1])
+
+
+def again(table: Table, job: Job) -> Decision:
+    """What to do where the last job on these rows is not trained in the head's ancestry."""
+    state = table.projection(job) or job.record.state
+    match state:
+        case "queued" | "running":
+            why = f"these rows are {state} already, as job {job.id}."
+            return Decision(job.id, why, "duramen queue list")
+        case "failed" | "skipped":
+            why = f"these rows are those of job {job.id}, which {state_words(state)}."
+            return Decision(job.id, why, f"duramen queue retry {job.id}")
+    # Removed, or done on a branch that a rollback has left: a new wish to train.
+    return Decision(job.id._replace(run=job.id.run + 1))
+
+
+def state_words(state: str) -> str:
+    return "has failed" if state == "failed" else "was skipped"
+
+
+async def queue(bus: Bus, table: Table, wish: Wish) -> Decision:
+    """Queue a job for a stored dataset, once. Raises BusUnavailable, BusFull, BusWentBack."""
+    while True:
+        await table.update(bus)
+        decision = decide(table, wish)
+        if decision.known is not None or decision.job in table.jobs:
+            return decision
+        record = JobRecord(
+            nonce=wish.nonce(decision.job),
+            by="ingest",
+            job=decision.job.path,
+            state="queued",
+            level=wish.origin.level,
+            name=show_name(wish.origin.name),
+            dataset=wish.dataset,
+            rows=wish.rows,
+            settings=wish.settings,
+            queued_at=now(),
+        )
+        # A conflict: another was first under this name, so there is something new to decide on.
+        with suppress(Conflict):
+            await table.submit(bus, decision.job, record)

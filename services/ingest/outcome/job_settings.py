@@ -1,0 +1,170 @@
+"""What a user may set for one job, by the names that trainers use, and why he may not the rest."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+from pydantic import ValidationError
+
+from services.ingest.reading.row_error import RowError
+from shared.protocol.messages import JobSettings
+
+# name as written -> name here
+NAMES = {
+    **{name: name for name in JobSettings.model_fields},
+    "lr": "learning_rate",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "max_grad_norm": "clip",
+    "lr_scheduler_type": "schedule",
+    "neftune_noise_alpha": "neftune_alpha",
+}
+SCHEDULES = {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"}
+OPTIONS = ("allow_bad", "again")
+LINEAGE = {
+    "base": "base base_model base_root model model_name model_name_or_path model_revision",
+    "shape of the adapter": (
+        "rank r lora_r lora_rank alpha lora_alpha dropout lora_dropout targets target_modules "
+        "lora_target_modules lora_target modules_to_save use_rslora use_dora"
+    ),
+    "dtype": "dtype torch_dtype bf16 fp16 load_in_4bit load_in_8bit",
+    "chat template": "chat_template template",
+    "seed": "seed data_seed",
+}
+OF_LINEAGE = {name: what for what, names in LINEAGE.items() for name in names.split()}
+BATCHES = {
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_batch_size",
+    "batch_size",
+    "micro_batch_size",
+}
+LEVELS = "the level is the folder: inbox/priority/, inbox/ or inbox/low/"
+ELSEWHERE = {
+    **dict.fromkeys(BATCHES, "a step is counted in tokens here: set batch_tokens"),
+    "level": LEVELS,
+    "priority": LEVELS,
+    "lineage": "the lineage is the folder: inbox/@NAME/",
+    "warmup_ratio": "the warm-up happens once in a lineage, not in each job: set warmup_steps",
+    "max_steps": "a job is as long as its rows: set num_train_epochs",
+    "optim": "the optimizer is AdamW, and its state goes on from job to job",
+    "packing": "rows are always packed, each sees itself alone",
+    "output_dir": "every result becomes a version: duramen versions list",
+}
+ALLOWANCE = re.compile(r"(\d{1,9})|(\d{1,2}(?:\.\d{1,3})?|100)\s*%")
+
+
+class Allowance(NamedTuple):
+    """How many rows may be bad: so many, and so many percent of all."""
+
+    rows: int = 0
+    percent: float = 0.0
+
+    @classmethod
+    def of(cls, text: str | None) -> Self:
+        """From `N` or `P%`. Raises ValueError."""
+        if text is None:
+            return cls()
+        match = ALLOWANCE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("it must be a number of rows, 10, or a share of them, 2%")
+        return cls(rows=int(match[1])) if match[1] else cls(percent=float(match[2]))
+
+    def covers(self, bad: int, found: int) -> bool:
+        return bad <= max(self.rows, self.percent * found / 100)
+
+
+class Asked(NamedTuple):
+    """What a user set for one file. `allow_bad`: `N` or `P%`; `again`: also if it was trained."""
+
+    settings: JobSettings = JobSettings()
+    allow_bad: str | None = None
+    again: bool = False
+
+
+class SettingsRefused(Exception):
+    """Some settings cannot be taken; `problems` says which and why."""
+
+    def __init__(self, problems: list[RowError]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(p.message for p in problems))
+
+
+def read(values: dict[str, Any]) -> Asked:
+    """Settings by the names that a user gave them. Raises SettingsRefused naming each wrong one."""
+    found: dict[str, Any] = {}
+    written: dict[str, str] = {}
+    problems = []
+    for name, value in values.items():
+        try:
+            own = name if name in OPTIONS else own_name(name)
+            if own in written:
+                message = f"`{name}` and `{written[own]}` mean the same: keep one."
+                raise RowError(name, "setting_twice", message)
+            written[own] = name
+            found[own] = checked(name, own, value)
+        except RowError as error:
+            problems.append(error)
+    if problems:
+        raise SettingsRefused(problems)
+    options = {name: found.pop(name) for name in OPTIONS if name in found}
+    return Asked(JobSettings.model_validate(found), **options)
+
+
+def over(values: dict[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sidecar says and a command does not, and what the command says."""
+    said = {NAMES.get(name, name) for name in stronger}
+    kept = {name: value for name, value in values.items() if NAMES.get(name, name) not in said}
+    return {**kept, **stronger}
+
+
+def own_name(name: str) -> str:
+    """Its name here. Raises RowError with the reason why it has none."""
+    if name in NAMES:
+        return NAMES[name]
+    if name in OF_LINEAGE:
+        message = (
+            f"`{name}` belongs to the lineage: its {OF_LINEAGE[name]} is fixed when it is made, "
+            "for all its jobs train one adapter. Make another one: duramen lineage new."
+        )
+        raise RowError(name, "of_lineage", message)
+    if name in ELSEWHERE:
+        raise RowError(name, "not_a_setting", f"`{name}` is not set here: {ELSEWHERE[name]}.")
+    known = ", ".join(sorted({*NAMES, *OPTIONS}))
+    message = f"`{name[:40]}` is no setting that is known. Known are {known}."
+    raise RowError(name[:40], "unknown_setting", message)
+
+
+def checked(name: str, own: str, value: Any) -> Any:
+    """The value, as JobSettings or an option takes it. Raises RowError."""
+    if own == "allow_bad":
+        try:
+            Allowance.of(str(value))
+        except ValueError as error:
+            raise wrong(name, value, str(error)) from error
+        return str(value)
+    if own == "again":
+        said = {"true": True, "false": False}.get(str(value).lower())
+        if said is None:
+            raise wrong(name, value, "it must be true or false")
+        return said
+    if isinstance(value, bool):
+        raise wrong(name, value, "it must be a number or a text")
+    if own == "schedule":
+        value = SCHEDULES.get(str(value), value)
+    if own == "description":
+        value = str(value)
+    try:
+        return getattr(JobSettings.model_validate({own: value}), own)
+    except ValidationError as error:
+        raise wrong(name, value, error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+
+def wrong(name: str, value: Any, why: str) -> RowError:
+    why = why[:1].lower() + why[1:]
+    return RowError(name, "setting_value", f"`{name}` cannot be {str(value)[:80]!r}: {why}.")

@@ -1,0 +1,63 @@
+"""A sidecar that comes after its data file: it changes the job while that waits, or is refused."""
+
+from contextlib import suppress
+from typing import Any
+
+from services.ingest.inbox import sidecar
+from services.ingest.inbox.inbox import Origin
+from services.ingest.outcome import job_settings
+from services.ingest.outcome.job_settings import SettingsRefused
+from services.ingest.outcome.refusal import Refused
+from services.ingest.outcome.report import Problem
+from services.ingest.reading import dataset
+from shared.bus.client import Bus
+from shared.errors import Conflict
+from shared.ledger.jobs import Job, Table
+from shared.protocol.messages import JobSettings
+
+NEXT = "put it beside its data file, and both into the inbox again with `again: true` in it."
+
+
+def job_of(table: Table, lineage: str, name: str) -> Job | None:
+    """The newest job whose data file a sidecar of this name belongs to."""
+    jobs = [j for j in table.jobs.values() if j.id.lineage == lineage]
+    mine = [j for j in jobs if sidecar.belongs(name, j.record.name)]
+    return max(mine, key=lambda job: job.ticket, default=None)
+
+
+async def apply(
+    bus: Bus, table: Table, origin: Origin, values: dict[str, Any]
+) -> tuple[Job, JobSettings]:
+    """Give the settings of a late sidecar to its waiting job, by compare-and-set.
+
+    Returns the job and its new settings. Raises Refused where no job waits for them.
+    """
+    try:
+        asked = job_settings.read(values)
+    except SettingsRefused as error:
+        problems = [dataset.problem(p, None, "") for p in error.problems]
+        raise Refused(problems, "mend it, then put it into the inbox again.") from error
+    refuse_options(values)
+    while True:
+        await table.update(bus)
+        job = job_of(table, origin.lineage, origin.name)
+        if job is None:
+            raise Refused.of("no_job", "There is no job whose data file it belongs to.", NEXT)
+        state = table.projection(job) or job.record.state
+        if job.record.settings == asked.settings:
+            return job, asked.settings  # applied before a restart, or nothing new
+        if state != "queued" or job.record.plan is not None:
+            said = "has begun" if state == "queued" else f"is {state}"
+            message = f"It came too late: job {job.id} {said}, with its settings."
+            raise Refused([Problem(field="sidecar", rule="too_late", message=message)], NEXT)
+        with suppress(Conflict):
+            await table.write(bus, job, "amend", "ingest", settings=asked.settings)
+            return job, asked.settings
+
+
+def refuse_options(values: dict[str, object]) -> None:
+    """Raise Refused for what decides whether a file is taken: that is done."""
+    for name in job_settings.OPTIONS:
+        if name in values:
+            message = f"`{name}` came too late: its data file was taken without it."
+            raise Refused([Problem(field=name, rule="too_late", message=message)], NEXT)

@@ -1,0 +1,1 @@
+"""Reading: every shape of file, to canonical rows."""

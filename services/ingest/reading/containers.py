@@ -1,0 +1,210 @@
+"""What a training file is packed in: told by its name, unpacked while it is read.
+
+Every reader yields (line from 1, the bytes of one row), so that all rows take one path. What cannot
+be read on raises Unreadable. Memory is constant but for one row.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import zstandard
+
+from services.ingest.reading import json_array, table
+from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable
+
+BUFFER_BYTES = 1 << 20
+# Repetitive text packs to a fiftieth at best; a bomb to a thousandth and less.
+MOST_RATIO = 200
+HARMLESS_BYTES = 64 << 20
+ZSTD_PIECE_BYTES = 4096  # may unpack to 128 MiB at once
+ZSTD_WINDOW_BYTES = 128 << 20
+LAYOUTS = ("jsonl", "json", "csv", "parquet")
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv"}
+TAKEN = ".jsonl, .json (an array), .csv, .parquet, and .jsonl.gz or .jsonl.zst"
+
+Piece = Callable[[bytes], object]
+
+
+class Container(NamedTuple):
+    """`layout`: jsonl, json, csv or parquet; `packing`: gzip, zstd or none; `suffix`: as named."""
+
+    layout: str
+    packing: str
+    suffix: str
+
+
+JSONL = Container("jsonl", "", ".jsonl")
+
+
+def container_of(name: str) -> Container | None:
+    """What a file is by its name; None if nothing that is taken."""
+    lower = name.lower()
+    packing = next((p for p in PACKINGS if lower.endswith(p)), "")
+    inner = lower.removesuffix(packing)
+    if not packing and inner.endswith(".parquet"):
+        return Container("parquet", "", ".parquet")
+    suffix = next((s for s in SUFFIXES if inner.endswith(s)), None)
+    return (
+        Container(SUFFIXES[suffix], PACKINGS.get(packing, ""), suffix + packing) if suffix else None
+    )
+
+
+def stem_of(name: str) -> str:
+    """A file's name without what says how it is packed: `data` of `data.jsonl.gz`."""
+    container = container_of(name)
+    return name[: -len(container.suffix)] if container else name
+
+
+def rows(path: Path, container: Container, limit: int, over: Piece) -> Iterator[Item]:
+    """All rows of a file. `limit`: of one row in bytes; `over` gets the rest of longer lines.
+
+    Raises Unreadable, OSError.
+    """
+    if container.layout == "parquet":
+        yield from guarded(table.parquet(path), path.stat().st_size)
+        return
+    with path.open("rb") as packed:
+        file = unpacked(packed, container, path.stat().st_size)
+        with closing(file):
+            if container.layout == "csv":
+                yield from table.csv_rows(file, limit)
+            elif container.layout == "json" and json_array.is_array(file):
+                yield from json_array.rows(file, limit)
+            else:
+                yield from lines(file, limit, over)
+
+
+def lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
+    """Lines without their ends and without a byte order mark; of a long one only its beginning.
+
+    The rest of a long line is read in pieces: memory does not grow with it. What is cut is still
+    longer than `limit`, without the carriage return that may end it.
+    """
+    most = limit + len("\r") + len(BOM) + 1
+    number, begun, size = 0, [file.read(BUFFER_BYTES).removeprefix(BOM)], 0
+    while block := begun.pop():
+        first, newline, rest = block.partition(b"\n")
+        begun.append(first)
+        size += len(first)
+        if newline:
+            *whole, last = rest.split(b"\n")
+            number += 1
+            yield number, b"".join(begun)
+            for line in whole:
+                number += 1
+                yield number, line
+            begun, size = [last], len(last)
+        if size > most:
+            number += 1
+            yield number, b"".join(begun)
+            begun, size = [skipped(file, over)], 0
+            if not begun[0]:
+                return
+            continue
+        begun.append(file.read(BUFFER_BYTES))
+    if size:
+        yield number + 1, b"".join(begun)
+
+
+def skipped(file: BinaryIO, over: Piece) -> bytes:
+    """What follows the end of a line that is not read; it is all handed over."""
+    while block := file.read(BUFFER_BYTES):
+        piece, newline, rest = block.partition(b"\n")
+        over(piece)
+        if newline:
+            return rest or file.read(BUFFER_BYTES)
+    return b""
+
+
+# ---- unpacking -----------------------------------------------------------------------------------
+
+
+def unpacked(packed: BinaryIO, container: Container, size: int) -> BinaryIO:
+    """The plain bytes. Reading them raises Unreadable where the packing is damaged, or a bomb."""
+    if container.packing == "gzip":
+        return io.BufferedReader(Unpacking(from_gzip(packed), size), BUFFER_BYTES)
+    if container.packing == "zstd":
+        return io.BufferedReader(Unpacking(from_zstd(packed), size), BUFFER_BYTES)
+    return io.BufferedReader(packed, BUFFER_BYTES)  # type: ignore[type-var]  # it is no raw file
+
+
+class Unpacking(io.RawIOBase):
+    """A raw stream of what a generator unpacks, which stops at what only a bomb unpacks to."""
+
+    def __init__(self, pieces: Iterator[bytes], packed_bytes: int) -> None:
+        self._pieces = pieces
+        self._most = max(HARMLESS_BYTES, MOST_RATIO * packed_bytes)
+        self._total, self._rest = 0, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as it is called
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        self._total += size
+        if self._total > self._most:
+            raise bomb()
+        return size
+
+
+def bomb() -> Unreadable:
+    message = (
+        f"It unpacks to more than {MOST_RATIO} times its size, as no training data do. If it is "
+        "really yours, unpack it and drop the plain .jsonl file."
+    )
+    return Unreadable(RowError("file", "bomb", message))
+
+
+def damaged(what: str, why: str) -> Unreadable:
+    message = f"The {what} data are damaged or cut off ({why}): pack or copy the file again."
+    return Unreadable(RowError("file", "damaged", message))
+
+
+def from_gzip(packed: BinaryIO) -> Iterator[bytes]:
+    try:
+        with gzip.GzipFile(fileobj=packed) as file:
+            while piece := file.read(BUFFER_BYTES):
+                yield piece
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise damaged("gzip", str(error)) from error
+
+
+def from_zstd(packed: BinaryIO) -> Iterator[bytes]:
+    """Frame after frame. The library's own stream reader does not tell a cut-off one."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+    frame = decompressor.decompressobj()
+    begun, more = False, b""
+    try:
+        while piece := more or packed.read(ZSTD_PIECE_BYTES):
+            begun, more = True, b""
+            if found := frame.decompress(piece):
+                yield found
+            if frame.eof:
+                more = frame.unused_data
+                frame, begun = decompressor.decompressobj(), False
+    except zstandard.ZstdError as error:
+        raise damaged("zstd", str(error)) from error
+    if begun:
+        raise damaged("zstd", "the last frame does not end")
+
+
+def guarded(items: Iterator[Item], packed_bytes: int) -> Iterator[Item]:
+    """Rows of a packed table, which stops as Unpacking does."""
+    most, total = max(4 * HARMLESS_BYTES, MOST_RATIO * packed_bytes), 0
+    for number, row in items:
+        total += len(row) if isinstance(row, bytes) else 0
+        if total > most:
+            raise bomb()
+        yield number, row

@@ -1,0 +1,250 @@
+"""A whole file: checked, brought to canonical form, without repeated rows. Constant memory."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from services.ingest.outcome.job_settings import Allowance
+from services.ingest.outcome.report import LISTED, Contents, Problem
+from services.ingest.reading import containers, repair
+from services.ingest.reading.containers import JSONL, container_of
+from services.ingest.reading.output import BAD, DATA, SOURCE, Bad, Output
+from services.ingest.reading.repeated import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
+from services.ingest.reading.row import Row, canonical, plain
+from services.ingest.reading.row_error import RowError, Unreadable, too_long
+from services.ingest.reading.special_tokens import Specials
+from shared.files import sha256_file
+
+ORIGINAL, REPORT = "original", "report.json"
+__all__ = ["BAD", "DATA", "ORIGINAL", "REPORT", "SOURCE", "Built", "Wanted", "build"]
+IGNORED_NAMES = 50
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass
+class Built:
+    """The files that a dataset is made of, in `folder`, and what they hold."""
+
+    folder: Path
+    contents: Contents
+
+    @property
+    def refused(self) -> bool:
+        return self.contents.dataset is None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to read a file. `special_tokens`: of the lineage's base, which no turn may hold."""
+
+    max_row_bytes: int
+    allow_bad: str | None = None
+    special_tokens: tuple[str, ...] = ()
+    rows_in_memory: int = ROWS_IN_MEMORY
+
+
+@dataclass
+class Tally:
+    """What was counted on the way through a file."""
+
+    layouts: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    duplicates: list[int] = field(default_factory=list)
+    lines: int = 0
+    rows: int = 0
+    blank: int = 0
+    repeated: int = 0
+    bad: int = 0
+    whole: bool = False  # the file as a whole is refused
+
+    def refuse_row(self, error: RowError, line: int | None, sample: str) -> None:
+        self.bad += 1
+        self.rules[error.rule] += 1
+        if len(self.problems) < LISTED:
+            self.problems.append(problem(error, line, sample))
+
+    def refuse_file(self, error: RowError, line: int | None = None, sample: str = "") -> None:
+        self.whole = True
+        self.rules[error.rule] += 1
+        self.problems.insert(0, problem(error, line, sample))
+
+    @property
+    def found(self) -> int:
+        """All rows, good, bad and repeated."""
+        return self.rows + self.repeated + self.bad
+
+    def ignore(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name in self.ignored or len(self.ignored) < IGNORED_NAMES:
+                self.ignored[name] += 1
+
+    def repeat(self, line: int) -> None:
+        self.repeated += 1
+        if len(self.duplicates) < LISTED:
+            self.duplicates.append(line)
+
+
+def problem(error: RowError, line: int | None, sample: str) -> Problem:
+    return Problem(
+        line=line,
+        column=error.column,
+        field=sayable(error.field),
+        rule=error.rule,
+        message=sayable(error.message),
+        sample=sayable(sample),
+    )
+
+
+def sayable(text: str) -> str:
+    """Half a surrogate pair is no text that can be written."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def build(folder: Path, name: str, wanted: Wanted) -> Built:
+    """Make data.jsonl, source.jsonl and report.json of `original`, all in `folder`.
+
+    Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's, by
+    which it is read, and for the report. Raises OSError when the disk is full.
+    """
+    tally, sha256, size = Tally(), None, 0
+    container = container_of(name) or JSONL
+    allowance = Allowance.of(wanted.allow_bad)
+    whole = repair.foreign(folder / ORIGINAL, container)
+    if whole is not None:
+        tally.refuse_file(whole)
+    else:
+        try:
+            sha256, size = copy_rows(folder, container, tally, wanted)
+        except Unreadable as error:
+            sample = repair.sample(error.sample.encode(errors="replace"), None)
+            tally.refuse_file(error.why, error.line, sample)
+        if not tally.rows and not tally.bad and not tally.whole:
+            tally.refuse_file(
+                RowError(
+                    "file", "no_rows", "The file holds no rows: nothing, or blank lines alone."
+                )
+            )
+    taken = not tally.whole and tally.rows > 0 and allowance.covers(tally.bad, tally.found)
+    contents = Contents(
+        name=name,
+        container=container.suffix.removeprefix("."),
+        original_sha256=sha256_file(folder / ORIGINAL),
+        original_bytes=(folder / ORIGINAL).stat().st_size,
+        dataset=sha256 if taken else None,
+        dataset_bytes=size,
+        lines=tally.lines,
+        rows=tally.rows,
+        blank_lines=tally.blank,
+        duplicate_rows=tally.repeated,
+        duplicate_lines=tally.duplicates,
+        layouts=dict(tally.layouts),
+        ignored_fields=dict(tally.ignored),
+        bad_rows=tally.bad,
+        allow_bad=wanted.allow_bad,
+        rules=dict(tally.rules),
+        problems=tally.problems,
+    )
+    stored = {"schema": 1, **contents.model_dump(exclude_defaults=True)}
+    (folder / REPORT).write_bytes(orjson.dumps(stored, option=orjson.OPT_INDENT_2) + b"\n")
+    return Built(folder, contents)
+
+
+def copy_rows(
+    folder: Path, container: containers.Container, tally: Tally, wanted: Wanted
+) -> tuple[str, int]:
+    """Row by row from the original to data and source; SHA-256 and size of the data in bytes."""
+    limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
+    with (
+        Output(folder) as output,
+        Bad(folder / BAD if wanted.allow_bad else None) as bad,
+        Seen(folder / "seen", wanted.rows_in_memory) as seen,
+    ):
+        for number, raw in containers.rows(folder / ORIGINAL, container, limit, bad.go_on):
+            tally.lines = number
+            if isinstance(raw, RowError):
+                tally.refuse_row(raw, number, "")
+                continue
+            layout, line = "messages", plain(raw) if len(raw) <= limit else None
+            try:
+                if line is None:
+                    if not raw or raw.isspace():
+                        tally.blank += 1
+                        continue
+                    layout, line, ignored = read_row(raw, limit)
+                    tally.ignore(ignored)
+                if layout != "text":
+                    specials.check(line)
+            except RowError as error:
+                tally.refuse_row(error, number, repair.sample(raw, error.column))
+                bad.write(raw)
+                continue
+            if seen.add(blake2b(line, digest_size=DIGEST_BYTES).digest(), output.rows):
+                output.add(layout, line, number)
+            else:
+                tally.repeat(number)
+        output.finish()
+        repeated = seen.repeated(output.rows)
+        if repeated is not None:
+            for number in output.without(repeated):
+                tally.repeat(number)
+        tally.rows, tally.layouts = output.rows, output.layouts
+        return output.sha256, output.size
+
+
+def read_row(raw: bytes, max_row_bytes: int) -> Row:
+    """The canonical row of one line. Raises RowError."""
+    if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
+        raise too_long(max_row_bytes)
+    try:
+        parsed = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise repair.diagnose(raw, error.msg) from error
+    row = canonical(parsed)
+    check_keys(raw, parsed)
+    return row
+
+
+def check_keys(raw: bytes, parsed: Any) -> None:
+    """Raises RowError if a key stands twice in one object: the parser took the last one.
+
+    What it dropped was a string at least, so that fewer quotes come back.
+    """
+    try:
+        line = orjson.dumps(parsed)
+    except orjson.JSONEncodeError as error:
+        raise RowError("row", "too_deep", "The row is nested too deeply.") from error
+    if quotes(raw) != quotes(line):
+        twice = repair.key_twice(raw)
+        if twice is not None:
+            raise twice
+
+
+def quotes(line: bytes) -> int:
+    """The quotes that begin or end a string."""
+    if b"\\" not in line:
+        return line.count(b'"')
+    if b"\\\\" in line:  # a backslash that stands for itself escapes no quote
+        line = line.replace(b"\\\\", b"")
+    return line.count(b'"') - line.count(b'\\"')
+
+
+def copy_original(descriptor: int, target: Path) -> None:
+    """A private copy of an open file: what is read, hashed and stored is one and the same."""
+    with target.open("wb") as file:
+        try:
+            while os.copy_file_range(descriptor, file.fileno(), 1 << 30):
+                pass
+            return
+        except (OSError, AttributeError):
+            file.truncate(0)  # another file system, or no such call: read and write
+        file.seek(0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        while block := os.read(descriptor, BUFFER_BYTES):
+            file.write(block)

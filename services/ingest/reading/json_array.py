@@ -1,0 +1,142 @@
+"""A JSON array of rows, however it is broken into lines, read row by row in constant memory."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import BinaryIO, NoReturn
+
+from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable, too_long
+
+CHUNK_BYTES = 1 << 20
+SPACE = " \t\r\n"
+HEAD_BYTES = 4096
+DECODER = json.JSONDecoder()
+
+
+def is_array(file: BinaryIO) -> bool:
+    """Whether the text begins with `[`. Raises Unreadable if it is one object over many lines."""
+    head = file.peek(HEAD_BYTES)[:HEAD_BYTES].removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
+    first, end, _ = head.partition(b"\n")
+    if end and first.strip() == b"{":
+        message = (
+            "The file is one JSON object over several lines, not a list of rows: bring the rows "
+            "into one array, [{…}, {…}]."
+        )
+        raise Unreadable(RowError("file", "json_object", message), 1)
+    return bytes(head[:1]) == b"["
+
+
+def rows(file: BinaryIO, limit: int) -> Iterator[Item]:
+    """(line where it begins, bytes) of each element. Raises Unreadable where the array breaks."""
+    text = Text(file)
+    text.skip()
+    text.position += 1  # the bracket
+    text.skip()
+    if text.next() == "]":
+        text.position += 1
+    else:
+        while True:
+            line = text.line
+            yield line, element(text, limit)
+            text.skip()
+            sign = text.next()
+            if sign not in (",", "]"):
+                fail(text, "a comma or the end of the array, `]`, is missing")
+            text.position += 1
+            if sign == "]":
+                break
+            text.skip()
+    text.skip()
+    if text.next():
+        fail(text, "something follows the end of the array")
+
+
+class Text:
+    """A window on the decoded text; `line` is that of `position`, from 1."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self._bytes = self._columns_before = 0
+        self.window, self.position, self._lines_before, self._counted = "", 0, 1, 0
+        self.ended = False
+
+    @property
+    def line(self) -> int:
+        self._lines_before += self.window.count("\n", self._counted, self.position)
+        self._counted = self.position
+        return self._lines_before
+
+    @property
+    def column(self) -> int:
+        newline = self.window.rfind("\n", 0, self.position)
+        return self.position - newline + (self._columns_before if newline < 0 else 0)
+
+    def more(self, size: int = CHUNK_BYTES) -> bool:
+        """Read on, forgetting what lies behind; False at the end. Raises Unreadable."""
+        if self.ended:
+            return False
+        _ = self.line
+        data = self._file.read(size)
+        try:
+            found = self._decode.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            message = f"The text is not valid UTF-8 near byte {self._bytes + error.start + 1}."
+            raise Unreadable(RowError("file", "utf8", message), self.line) from error
+        if not data:
+            self.ended = True
+            return False
+        self._bytes += len(data)
+        self._columns_before = self.column - 1
+        self.window = self.window[self.position :] + found
+        self.position = self._counted = 0
+        return True
+
+    def skip(self) -> None:
+        """To the next character that is no white space."""
+        while True:
+            while self.position < len(self.window) and self.window[self.position] in SPACE:
+                self.position += 1
+            if self.position < len(self.window) or not self.more():
+                return
+
+    def next(self) -> str:
+        return self.window[self.position : self.position + 1]
+
+
+def element(text: Text, limit: int) -> bytes:
+    """The bytes of the value at the position, which then lies behind it."""
+    size = CHUNK_BYTES
+    while True:
+        try:
+            _, end = DECODER.raw_decode(text.window, text.position)
+        except RecursionError:
+            fail(text, "it is nested too deeply")
+        except ValueError as error:
+            # Perhaps it only goes on beyond the window: then look at twice as much.
+            if len(text.window) - text.position <= limit and text.more(size):
+                size *= 2
+                continue
+            if len(text.window) - text.position > limit and not is_early(error, text):
+                raise Unreadable(too_long(limit), text.line) from error
+            what = getattr(error, "msg", str(error))
+            text.position = getattr(error, "pos", text.position)
+            fail(text, what)
+        if end == len(text.window) and text.more():
+            continue  # a number may go on
+        found = text.window[text.position : end].encode(errors="surrogatepass")
+        text.position = end
+        return found
+
+
+def is_early(error: ValueError, text: Text) -> bool:
+    """Whether an error lies so far before the window's end that more text would not mend it."""
+    unterminated = str(error).startswith("Unterminated")
+    return not unterminated and getattr(error, "pos", 0) < len(text.window) - HEAD_BYTES
+
+
+def fail(text: Text, why: str) -> NoReturn:
+    line, column = text.line, text.column
+    shown = text.window[max(0, text.position - 40) : text.position + 60]
+    message = f"The array is not valid JSON: {why} at line {line}, column {column}."
+    raise Unreadable(RowError("file", "json", message, column), line, shown)

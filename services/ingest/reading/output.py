@@ -1,0 +1,122 @@
+"""What is written while a file is read: data.jsonl and source.jsonl, bad.jsonl where wanted."""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from services.ingest.reading.row import LAYOUTS
+
+DATA, SOURCE, BAD = "data.jsonl", "source.jsonl", "bad.jsonl"
+ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
+BUFFER_BYTES = 1 << 20
+
+
+class Output:
+    """Canonical rows and where they came from, written in pieces. Use as a context."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = folder / DATA, folder / SOURCE
+        self._begin()
+
+    def _begin(self) -> None:
+        data, source = self._paths
+        # Another file under the same name, where the first one is still read.
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+        self._data, self._source = data.open("wb", buffering=0), source.open("wb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._lines: list[bytes] = []
+        self._origins: list[tuple[str, int]] = []
+        self._waiting = self.rows = self.size = 0
+        self.layouts: Counter[str] = Counter()
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._data.close()
+        self._source.close()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def add(self, layout: str, line: bytes, number: int) -> None:
+        """A canonical row of a layout, from a line of the original."""
+        self._lines.append(line)
+        self._origins.append((layout, number))
+        self.rows += 1
+        self._waiting += len(line)
+        if self._waiting > BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._lines:
+            self._lines.append(b"")
+            data = b"\n".join(self._lines)
+            write_all(self._data, data)
+            write_all(self._source, b"".join([ORIGINS[name] % n for name, n in self._origins]))
+            self.layouts.update([name for name, _ in self._origins])
+            self._digest.update(data)
+            self.size += len(data)
+        self._lines, self._origins, self._waiting = [], [], 0
+
+    def finish(self) -> None:
+        """All is in the files."""
+        self._flush()
+
+    def without(self, repeated: bytearray) -> Iterator[int]:
+        """Write all anew but the rows whose bits are set; yields their lines of the original."""
+        data, source = self._paths
+        with data.open("rb", BUFFER_BYTES) as rows, source.open("rb", BUFFER_BYTES) as origins:
+            self.__exit__()
+            self._begin()
+            for index in itertools.count():
+                row, origin = rows.readline(), origins.readline()
+                if not row:
+                    break
+                told = orjson.loads(origin)
+                if repeated[index >> 3] >> (index & 7) & 1:
+                    yield told["line"]
+                else:
+                    self.add(told["layout"], row[:-1], told["line"])
+        self.finish()
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """An unbuffered file may take only a part at once."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+class Bad:
+    """bad.jsonl: bad rows as they were, where they may be left out; else nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.file: BinaryIO | None = path.open("wb", BUFFER_BYTES) if path else None
+        self._open = False  # the last line written has no end yet
+
+    def __enter__(self) -> "Bad":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.write(b"\n" if self._open else b"")
+            self.file.close()
+
+    def write(self, raw: bytes) -> None:
+        """A row, or the beginning of one."""
+        if self.file is not None:
+            self.file.write(b"\n" + raw if self._open else raw)
+            self._open = True
+
+    def go_on(self, piece: bytes) -> None:
+        """More of the row that was written last."""
+        if self.file is not None:
+            self.file.write(piece)

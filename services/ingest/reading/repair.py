@@ -1,0 +1,163 @@
+"""Why bytes are no row at all, said so that a person can mend them. Off the fast path."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from services.ingest.reading.containers import Container
+from services.ingest.reading.row_error import BOM, RowError
+
+SAMPLE_CHARACTERS = 120
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+# What a file of another format begins with, what it is, and what to do.
+MAGIC: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xfe", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
+    (b"\xfe\xff", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
+    (b"\x1f\x8b", "compressed", "The file is compressed with gzip: name it so (.jsonl.gz)."),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed",
+        "The file is compressed with zstd: name it so (.jsonl.zst).",
+    ),
+    (b"PK\x03\x04", "compressed", "The file is a zip archive: unpack it first."),
+    (b"BZh", "compressed", "The file is compressed with bzip2: unpack it first (bunzip2)."),
+    (b"\xfd7zXZ", "compressed", "The file is compressed with xz: unpack it first (unxz)."),
+    (b"PAR1", "parquet", "The file is Parquet: name it so (.parquet)."),
+)
+EXPECTED = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "parquet": b"PAR1"}
+HEAD_BYTES = 4096
+
+
+class NotFinite(ValueError):
+    """NaN or an infinity stands in the row."""
+
+
+def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reason
+    """What is wrong with a line that the parser refused with the words `why`."""
+    line = line.rstrip(b"\r\n")
+    if line and not line.strip(b"\0"):
+        message = "The line is nothing but zero bytes: the file's copy was cut off. Copy it again."
+        return RowError("row", "nul", message, 1)
+    if b"\0" in line:
+        column = line.index(b"\0") + 1
+        message = "The line contains a NUL byte, as a copy that was cut off leaves them: delete it."
+        return RowError("row", "nul", message, column)
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        bad = line[error.start]
+        message = (
+            f"The line is not valid UTF-8: byte 0x{bad:02x} at byte {error.start + 1}. Perhaps the "
+            "file is in Latin-1 or Windows-1252: save it as UTF-8."
+        )
+        return RowError("row", "utf8", message, error.start + 1)
+    try:
+        json.loads(text, parse_constant=refuse_constant)
+    except json.JSONDecodeError as error:
+        return broken_json(text, error)
+    except NotFinite as error:
+        column = text.find(str(error)) + 1
+        message = f"{error} is not JSON: a number must be finite."
+        return RowError("row", "not_finite", message, column)
+    except RecursionError:
+        return RowError("row", "too_deep", "The row is nested too deeply.")
+    except ValueError as error:
+        return RowError("row", "json", f"The row is not valid JSON: {error}.")
+    surrogate = SURROGATE.search(text)
+    if surrogate is not None:
+        message = (
+            f"{surrogate[0]} is half a surrogate pair and so no character: write both halves, or "
+            "the character itself, or leave it out."
+        )
+        return RowError("row", "surrogate", message, surrogate.start() + 1)
+    if "depth" in why:
+        return RowError("row", "too_deep", "The row is nested too deeply.")
+    if "infinity" in why:
+        return RowError("row", "not_finite", "A number in the row is too large.")
+    return RowError("row", "json", f"The row is not valid JSON: {why}.")
+
+
+def refuse_constant(name: str) -> NoReturn:
+    raise NotFinite(name)
+
+
+def broken_json(text: str, error: json.JSONDecodeError) -> RowError:
+    if text[error.pos :].strip() == "" or error.msg.startswith("Unterminated"):
+        hint = " The line ends before the row does: a row must be complete on one line."
+    elif error.msg == "Extra data":
+        hint = " Something follows the row: there must be one row on each line."
+    elif text[error.pos : error.pos + 1] == "'":
+        hint = " JSON wants double quotes, not single ones."
+    else:
+        hint = ""
+    message = f"The row is not valid JSON: {error.msg} at column {error.pos + 1}.{hint}"
+    return RowError("row", "json", message, error.pos + 1)
+
+
+def sample(line: bytes, column: int | None) -> str:
+    """A short piece of a line around a column (1-based), safe to print."""
+    start = max(0, (column or 1) - 1 - SAMPLE_CHARACTERS // 2)
+    end = start + SAMPLE_CHARACTERS
+    # Bytes beyond the piece are never decoded: the line may be long.
+    piece = line[start : end + 4].decode(errors="replace").strip("\r\n")[:SAMPLE_CHARACTERS]
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in piece)
+    return ("…" if start else "") + shown + ("…" if end < len(line.rstrip()) else "")
+
+
+def foreign(path: Path, container: Container) -> RowError | None:
+    """Why a file is not what its name says, from how it begins; None if it may be."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    named = container.packing or container.layout
+    if named in EXPECTED:
+        if head.startswith(EXPECTED[named]):
+            return None
+        message = f"The file is named {container.suffix}, but does not begin as {named} does."
+        return RowError("file", "wrong_name", message) if head else None
+    for magic, rule, message in MAGIC:
+        if head.startswith(magic):
+            return RowError("file", rule, message)
+    if container.layout == "jsonl" and head.removeprefix(BOM).lstrip()[:1] == b"[":
+        message = (
+            "The file is one JSON array, but is named as JSON lines, one object on each line: "
+            "name it .json."
+        )
+        return RowError("file", "json_array", message)
+    if head and not head.strip(b"\0"):
+        message = "The file begins with zero bytes: its copy was cut off. Copy it again."
+        return RowError("file", "nul", message)
+    return None
+
+
+class Twice(Exception):
+    """A key stands twice in one object."""
+
+
+def key_twice(raw: bytes) -> RowError | None:
+    """The key that stands twice in one object of a row; None if none does."""
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise Twice(name)
+            found[name] = value
+        return found
+
+    try:
+        json.loads(raw, object_pairs_hook=look)
+    except Twice as error:
+        name = str(error)[:40]
+        column = second(raw.decode(), str(error))
+        message = f"The key `{name}` stands twice in one object: keep the one that is meant."
+        return RowError(name, "duplicate_key", message, column)
+    except (ValueError, RecursionError):
+        return RowError("row", "json", "The row is not valid JSON.")
+    return None
+
+
+def second(text: str, name: str) -> int | None:
+    """The column where a key may stand for the second time, if it is written plainly."""
+    places = [m.start() + 1 for m in re.finditer(re.escape(json.dumps(name)) + r"\s*:", text)]
+    return places[1] if len(places) == 2 else None

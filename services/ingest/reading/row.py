@@ -1,0 +1,226 @@
+"""One row: recognise its layout, check it, bring it to the canonical form.
+
+The canonical row is `{"messages":[{"role":…,"content":…},…]}` on one line, with `"tools":[…]`
+behind it where there are any, or `{"text":"…"}`: compact, UTF-8, no escapes but those that JSON
+asks for. Equal conversations have equal bytes, whatever layout they came in.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from services.ingest.reading import turns
+from services.ingest.reading.row_error import RowError, kind
+
+__all__ = ["SUPPORTED", "Row", "RowError", "canonical"]
+
+
+class Row(NamedTuple):
+    """`line`: the canonical bytes without a newline; `ignored`: fields that were left out."""
+
+    layout: str
+    line: bytes
+    ignored: tuple[str, ...] = ()
+
+
+class Layout(NamedTuple):
+    """`marks`: fields that tell it; `known`: fields that it reads."""
+
+    marks: frozenset[str]
+    known: frozenset[str]
+
+
+def layout(marks: str, others: str = "") -> Layout:
+    return Layout(frozenset(marks.split()), frozenset(f"{marks} {others}".split()))
+
+
+LAYOUTS: dict[str, Layout] = {
+    "messages": layout("messages", "tools"),
+    "prompt/completion": layout("prompt completion", "tools"),
+    "instruction/input/output": layout("instruction output", "input system"),
+    "conversations": layout("conversations", "system tools"),
+    "question/answer": layout("question answer", "system"),
+    "text": layout("text"),
+}
+FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
+PREFERENCE = frozenset({"chosen", "rejected"})
+KNOWN = (
+    "Known are messages, prompt/completion, instruction/input/output, conversations, "
+    "question/answer and text: name the fields so."
+)
+SUPPORTED = (
+    '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
+    '{"prompt": "…", "completion": "…"}   (strings, or lists of messages)',
+    '{"instruction": "…", "input": "…", "output": "…"}   ("input" may be left out)',
+    '{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}',
+    '{"question": "…", "answer": "…"}',
+    '{"text": "…"}   (all of it is learned)',
+)
+
+
+def canonical(row: Any) -> Row:
+    """The canonical form of a parsed row. Raises RowError."""
+    if type(row) is not dict:
+        message = f"A row must be one JSON object, {{…}}; this is {kind(row)}."
+        raise RowError("row", "not_an_object", message)
+    name = layout_of(row)
+    ignored: set[str] = set()
+    made = READERS[name](row, ignored)
+    known = LAYOUTS[name].known
+    if "tools" in known and row.get("tools"):
+        made["tools"] = turns.check_tools(row["tools"])
+    check_other_fields(row, known)
+    ignored |= row.keys() - known
+    if "tools" in row and "tools" not in made:
+        ignored.add("tools")
+    try:
+        return Row(name, orjson.dumps(made), tuple(sorted(ignored)))
+    except orjson.JSONEncodeError as error:
+        raise RowError("row", "too_deep", "The row is nested too deeply.") from error
+
+
+def plain(raw: bytes) -> bytes | None:
+    """The canonical line of a row that is nothing but good `messages`; None: look closer.
+
+    This is the way of most rows, and what the speed of reading hangs on.
+    """
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if type(row) is not dict or len(row) != 1 or not turns.are_plain(row.get("messages")):
+        return None
+    line = orjson.dumps(row)
+    # A key that stood twice was dropped with its quotes; no escape may hide a quote, or a NUL.
+    if raw.count(b'"') != line.count(b'"') or b"\\u00" in raw:
+        return None
+    return line
+
+
+def check_other_fields(row: dict[str, Any], known: frozenset[str]) -> None:
+    """Tools left out would change what is trained; a field such as `id` would not."""
+    for name in ("tools", "functions"):
+        if name not in known and row.get(name):
+            message = f"`{name}` has no place in this layout: use `messages` with `tools`."
+            raise RowError(name, "tools", message)
+
+
+# ---- which layout --------------------------------------------------------------------------------
+
+
+def layout_of(row: dict[str, Any]) -> str:
+    """The one layout whose fields are all there. Raises RowError naming what there is instead."""
+    if row.keys() >= PREFERENCE:
+        message = (
+            "This is preference data (`chosen`/`rejected`), which is not trained here: keep the "
+            "chosen answers, as `prompt`/`completion` or `messages`."
+        )
+        raise RowError("chosen", "preference", message)
+    found = [name for name, each in LAYOUTS.items() if row.keys() >= each.marks]
+    if len(found) > 1 and "text" in found:  # another reader's rendering of the same row
+        found.remove("text")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        message = f"The row has two layouts at once: {' and '.join(found)}. Keep one of them."
+        raise RowError("row", "two_layouts", message)
+    raise unknown_layout(row)
+
+
+def unknown_layout(row: dict[str, Any]) -> RowError:
+    if not row:
+        return RowError("row", "empty_row", "The row is empty: {}.")
+    for marks, _ in LAYOUTS.values():
+        missing = sorted(marks - row.keys())
+        if len(missing) < len(marks):
+            here = ", ".join(f"`{name}`" for name in sorted(marks & row.keys()))
+            message = f"The row has {here} but no `{missing[0]}`."
+            return RowError(missing[0], "missing_field", message)
+    names = ", ".join(f"`{name[:40]}`" for name in list(row)[:8])
+    return RowError("row", "layout", f"No known layout: the row's fields are {names}. {KNOWN}")
+
+
+# ---- layouts -------------------------------------------------------------------------------------
+
+
+def messages_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+    return {"messages": turns.check_messages(row["messages"], "messages", ignored)}
+
+
+def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+    """Strings, or messages: then the completion goes on where the prompt ends."""
+    prompt, completion = row["prompt"], row["completion"]
+    if type(prompt) is not list and type(completion) is not list:
+        return pair(text(row, "prompt"), row, "completion")
+    asked = prompt if type(prompt) is list else [{"role": "user", "content": text(row, "prompt")}]
+    said = completion
+    if type(said) is not list:
+        said = [{"role": "assistant", "content": text(row, "completion")}]
+    found = [
+        turns.check_turn(turn, f"{field}[{n}]", ignored)
+        for field, part in (("prompt", asked), ("completion", said))
+        for n, turn in enumerate(part)
+    ]
+    turns.check_order(found, "messages")
+    if not found[len(asked) :] or found[len(asked)]["role"] == "user":
+        message = "`completion` holds no assistant turn: there is nothing to learn."
+        raise RowError("completion", "no_answer", message)
+    return {"messages": found}
+
+
+def instruction_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
+    """Instruction and input, an empty line between them, as Alpaca's readers do."""
+    asked = text(row, "instruction")
+    given = text(row, "input") if row.get("input") is not None else ""
+    return pair(f"{asked}\n\n{given}" if given else asked, row, "output")
+
+
+def conversations_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+    said = turns.from_sharegpt(row["conversations"])
+    if row.get("system") and type(said) is list:
+        said = [{"role": "system", "content": text(row, "system")}, *said]
+    return {"messages": turns.check_messages(said, "conversations", ignored)}
+
+
+def question_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
+    return pair(text(row, "question"), row, "answer")
+
+
+def text_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
+    words = text(row, "text")
+    if not words or words.isspace():
+        raise RowError("text", "empty_answer", "`text` is empty: there is nothing to learn.")
+    return {"text": words}
+
+
+READERS: dict[str, Callable[[dict[str, Any], set[str]], dict[str, Any]]] = {
+    "messages": messages_row,
+    "prompt/completion": prompt_row,
+    "instruction/input/output": instruction_row,
+    "conversations": conversations_row,
+    "question/answer": question_row,
+    "text": text_row,
+}
+
+
+def text(row: dict[str, Any], name: str) -> str:
+    """A field that must be a string without NUL."""
+    value = row.get(name)
+    if type(value) is not str:
+        raise RowError(name, "not_a_string", f"`{name}` must be a string; this is {kind(value)}.")
+    if "\0" in value:
+        raise RowError(name, "nul", f"`{name}` contains a NUL character (\\u0000): delete it.")
+    return value
+
+
+def pair(question: str, row: dict[str, Any], answers: str) -> dict[str, Any]:
+    """One question and its answer, after the row's system prompt if it has one."""
+    answer = text(row, answers)
+    if not answer or answer.isspace():
+        message = f"`{answers}` is empty: there is nothing to learn."
+        raise RowError(answers, "empty_answer", message)
+    found = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    if "system" in row and row["system"] and answers in ("output", "answer"):
+        found.insert(0, {"role": "system", "content": text(row, "system")})
+    return {"messages": found}

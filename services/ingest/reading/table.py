@@ -1,0 +1,136 @@
+"""Tables as rows: CSV with a head line, and Parquet. One row becomes one JSON object."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from services.ingest.reading.row import FIELDS, KNOWN, PREFERENCE
+from services.ingest.reading.row_error import Item, RowError, Unreadable
+
+DELIMITERS = ",;\t"
+PARQUET_ROWS = 256  # at once
+NESTED = ("messages", "conversations", "prompt", "completion", "tools")
+
+
+def csv_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
+    """(line where it begins, row as JSON). Raises Unreadable for a head line that names nothing."""
+    csv.field_size_limit(limit)
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield from csv_lines(text)
+    finally:
+        text.detach()  # who opened the file closes it
+
+
+def csv_lines(text: io.TextIOWrapper) -> Iterator[Item]:
+    first = text.readline(1 << 16)
+    if not first.strip():
+        return
+    delimiter = max(DELIMITERS, key=first.count)
+    names = head(first, delimiter)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 2  # behind the head line
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield line, RowError("row", "csv", f"The row is not valid CSV: {error}.")
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield line, csv_row(names, cells)
+
+
+def head(line: str, delimiter: str) -> list[str]:
+    """The names of the columns. Raises Unreadable."""
+    try:
+        names = [
+            name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))
+        ]
+    except csv.Error as error:
+        raise Unreadable(RowError("file", "csv_head", f"The head line: {error}."), 1) from error
+    if not line.isprintable() and any("\ud800" <= c <= "\udfff" for c in line):
+        message = "The head line is not valid UTF-8: save the table as UTF-8."
+        raise Unreadable(RowError("file", "utf8", message), 1)
+    check_columns(names)
+    if len(set(names)) < len(names):
+        message = "Two columns have the same name in the head line."
+        raise Unreadable(RowError("file", "csv_head", message), 1, line[:100])
+    return names
+
+
+def check_columns(names: list[str]) -> None:
+    """Raises Unreadable if no column is one of a known layout."""
+    if not FIELDS & set(names) and not set(names) >= PREFERENCE:
+        shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
+        message = f"No known layout: the columns are {shown}. {KNOWN}"
+        raise Unreadable(RowError("file", "layout", message), 1)
+
+
+def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
+    if len(cells) != len(names):
+        message = (
+            f"The row has {len(cells)} columns, the head line has {len(names)}: a text that holds "
+            "a delimiter or a line break needs quotes around it."
+        )
+        return RowError("row", "csv_columns", message)
+    row: dict[str, Any] = dict(zip(names, cells, strict=True))
+    for name in NESTED:
+        cell = row.get(name, "")
+        if cell.startswith("["):
+            try:
+                row[name] = orjson.loads(cell)
+            except orjson.JSONDecodeError as error:
+                if name in ("prompt", "completion"):
+                    continue  # words that begin with a bracket
+                message = f"The cell begins like JSON but is none: {error.msg}."
+                return RowError(name, "json", message)
+    try:
+        return orjson.dumps(row)
+    except TypeError:  # bytes that are no text were carried through as surrogates
+        return RowError("row", "utf8", "The row is not valid UTF-8: save the table as UTF-8.")
+
+
+def parquet(path: Path) -> Iterator[Item]:
+    """(row from 1, row as JSON) of the columns that a layout knows. Raises Unreadable."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wrong = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError)
+    number = 0
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            names = file.schema_arrow.names
+            check_columns(names)
+            wanted = [name for name in names if name in FIELDS | PREFERENCE]
+            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, parquet_row(row)
+    except MemoryError:
+        raise  # not damaged, but more than this process may have
+    except wrong as error:
+        why = str(error).partition("\n")[0][:200]
+        message = f"The Parquet data are damaged ({why}): write the file again."
+        raise Unreadable(
+            RowError("file", "damaged", message), number + 1 if number else None
+        ) from error
+
+
+def parquet_row(row: dict[str, Any]) -> bytes | RowError:
+    """A table has a cell for each field of any row: what is null is not there."""
+    try:
+        return orjson.dumps(without_nulls(row))
+    except TypeError as error:
+        return RowError("row", "not_a_string", f"A value cannot be read as text: {error}.")
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_nulls(v) for k, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value

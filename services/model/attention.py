@@ -1,0 +1,211 @@
+"""Attention over sequences that lie one behind the other in a row, each seeing only itself.
+
+Registered with transformers as `packed`. For this name transformers builds no mask; the lengths
+travel as the extra keyword `lengths` through the model's forward. Sliding windows are kept by a
+mask a sequence; scores with a soft cap (Gemma 2) are computed in full, without a fused kernel.
+Attention with anything else of its own is refused here, and then goes one conversation at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from services.model.template import Encoded
+
+NAME = "packed"
+# What some models hand to their attention and this one does not do: learned sinks, a bias for each
+# position, the mask of a head.
+PECULIAR = ("s_aux", "head_mask", "position_bias", "attention_bias")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples laid end to end: T tokens in s sequences, n tokens with a label.
+
+    ids, positions: int64 [1, T], positions count from 0 in each sequence.
+    sources, targets: int64 [n]; the hidden state at `sources[i]` predicts the token `targets[i]`.
+    ends: int32 [s + 1], where each sequence begins and, at last, T.
+    lengths: tokens of each sequence (an example may be several); sequence_labels: labels of each
+    sequence; labels: labels of each example.
+    shared: if not 0, the length of the first sequence, which all others see as their beginning.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    sources: torch.Tensor
+    targets: torch.Tensor
+    ends: torch.Tensor
+    lengths: list[int]
+    sequence_labels: list[int]
+    labels: list[int]
+    shared: int = 0
+
+
+def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
+    """Lay examples end to end on a device.
+
+    All that a step needs to know of its batch is made here, on the host, and travels in one copy.
+    """
+    ids = np.concatenate([e.ids for e in examples]).astype(np.int64)
+    lengths = [length for e in examples for length in e.lengths]
+    starts = np.cumsum([0, *(len(e) for e in examples)])
+    at = [s + np.flatnonzero(e.labelled) for s, e in zip(starts, examples, strict=False)]
+    labelled = np.concatenate(at)
+    positions = np.concatenate([np.arange(n) for n in lengths])
+    ends = np.cumsum([0, *lengths])
+    parts = [ids, positions, labelled - 1, ids[labelled], ends]
+    there = on_device(np.concatenate(parts), device)
+    own_ids, own_positions, sources, targets, own_ends = torch.split(there, [*map(len, parts)])
+    return Batch(
+        ids=own_ids[None],
+        positions=own_positions[None],
+        sources=sources,
+        targets=targets,
+        ends=own_ends.to(torch.int32),
+        lengths=lengths,
+        sequence_labels=np.diff(np.searchsorted(labelled - 1, ends)).tolist(),
+        labels=[len(a) for a in at],
+    )
+
+
+def on_device(numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Return the numbers on a device, without waiting for what that has still to do."""
+    host = torch.from_numpy(numbers)
+    # Only a copy from pinned memory is queued; for any other the host waits.
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+
+
+def packed_attention(  # noqa: PLR0917  # the order is that of transformers
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    lengths: list[int] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    shared: int = 0,
+    ends: torch.Tensor | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads.
+
+    `ends` (see Batch) is given where one kernel for all sequences was found to be right.
+    Raises NotImplementedError for attention that has more to it than a window or a soft cap.
+    """
+    unknown = sorted(name for name in PECULIAR if rest.get(name) is not None)
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    if lengths is None:
+        if softcap is not None:
+            raise NotImplementedError("a soft cap without the lengths of the sequences")
+        out: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
+        )
+        return out
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if ends is not None and half and softcap is None and dropout == 0 and not shared:
+        return varlen(query, key, value, ends, max(lengths), scaling, sliding_window), None
+    grouped = query.shape[1] != key.shape[1]
+    parts: list[torch.Tensor] = []
+    split = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
+    for q, own_k, own_v in split:
+        behind = shared if parts else 0  # the first is what the others see
+        k = torch.cat((key[:, :, :behind], own_k), 2) if behind else own_k
+        v = torch.cat((value[:, :, :behind], own_v), 2) if behind else own_v
+        if softcap is not None:
+            parts.append(capped(q, k, v, scaling, softcap, sliding_window, dropout))
+            continue
+        mask = window(q.shape[2], sliding_window, q.device, k.shape[2])
+        parts.append(
+            functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=grouped,
+            )
+        )
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    softcap: float,
+    sliding_window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """One sequence whose scores s become cap * tanh(s / cap); all of them are held at once."""
+    tokens, size = query.shape[2:]
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+    scores = query @ key.transpose(2, 3) * (size**-0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    seen = window(tokens, sliding_window, query.device, key.shape[2])
+    if seen is None:
+        seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~seen, float("-inf"))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return functional.dropout(weights, dropout, training=dropout > 0) @ value
+
+
+def window(
+    tokens: int, size: int | None, device: torch.device, seen: int | None = None
+) -> torch.Tensor | None:
+    """The mask of a causal sliding window, of the last `tokens` of `seen` (all, if not given); None
+    where it would be that of plain causal attention over all."""
+    seen = seen or tokens
+    if seen == tokens and (size is None or tokens <= size):
+        return None
+    at = torch.arange(seen, device=device)
+    behind = at[seen - tokens :, None] - at[None, :]
+    return (behind >= 0) & (behind < (size or seen))
+
+
+def varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Run one flash kernel over all sequences; needs a GPU. Which model may use it on which card
+    is decided by comparing its states and gradients with the model's own (kernels.py)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, torch.Tensor)
+    return out.unsqueeze(0)
+
+
+def register() -> None:
+    """Make this attention known to transformers by its name."""
+    AttentionInterface.register(NAME, packed_attention)

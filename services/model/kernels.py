@@ -1,0 +1,224 @@
+"""Which way attention goes over a batch: each is compared with the model's own before it trains.
+
+A fast kernel may be wrong on one card and right on another, and its gradients may be wrong where
+its results are right. So hidden states and gradients are compared on the device that trains, once
+for each base, device and version of the libraries; what was found is kept in a file. A way that
+differs is not taken, and the job's log says why.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from services.model.attention import Batch, pack
+from services.model.environment import environment
+from services.model.out_of_memory import is_out_of_memory
+from services.model.template import Encoded
+
+if TYPE_CHECKING:
+    from services.model.network import Network
+
+# What a model raises for attention or arguments that it does not know.
+UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
+# Rounding of two orders of computing, as a share of what is computed: float32, and half precision.
+EXACT, ROUNDED = 1e-3, 0.1
+LENGTHS = (131, 70, 9)  # tokens: over, around and under the blocks of a kernel
+LONGEST_WINDOW = 1024  # tokens; the edge of a longer window is too dear to be tried
+
+
+class Way(Enum):
+    """How attention goes over the sequences of a row, from the fastest to the safest."""
+
+    VARLEN = "varlen"  # one kernel for all sequences
+    PACKED = "packed"  # a kernel for each sequence, all else of the model once
+    ALONE = "alone"  # the model's own attention, one sequence at a time: what others are held to
+
+
+class Proofs:
+    """Results of earlier comparisons: {what was compared: why it was refused, or null}, as JSON.
+
+    Without a path nothing is kept. `base` is all that names the base: its root, its dtype, and how
+    it is quantised.
+    """
+
+    def __init__(self, path: Path | None = None, base: Sequence[str] = ()) -> None:
+        self.path, self.base = path, tuple(base)
+
+    def name(self, way: Way, device: torch.device) -> str:
+        """Return the name of a comparison: way, base, device and versions."""
+        here = environment(device)
+        versions = [f"{k} {here[k]}" for k in ("torch", "transformers", "peft")]
+        return ", ".join([way.value, *self.base, str(here["device"]), *versions])
+
+    def found(self) -> dict[str, str | None]:
+        """Return all that is kept; a file that cannot be read is compared anew."""
+        try:
+            known = json.loads(self.path.read_bytes()) if self.path else {}
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def keep(self, name: str, why: str | None) -> None:
+        """Add one result. The file is replaced whole: a kill leaves the old one or the new one."""
+        if self.path is not None:
+            new = self.path.with_suffix(".new")
+            known = {**self.found(), name: why}
+            new.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
+            new.replace(self.path)
+
+
+def choose(network: "Network", proofs: Proofs) -> None:
+    """Take the fastest way that computes what the model's own attention computes.
+
+    Called in `network.measuring()`. Adds to `network.notes` what was refused, and why.
+    """
+    vocabulary = int(network.base.config.get_text_config().vocab_size)
+    short = pack([sequence(7, vocabulary, 3), sequence(5, vocabulary, 11)], network.device)
+    network.take(Way.ALONE)
+    expected = network.hidden(short)
+    refused = ""
+    for way in candidates(network):
+        try:
+            network.take(way)
+            refused = differing_states(network.hidden(short), expected) or ""
+            refused = refused or compared(network, way, proofs) or ""
+        except UNFIT as error:
+            if is_out_of_memory(error):
+                raise
+            refused = str(error)
+        if not refused:
+            note_soft_cap(network)
+            return
+        if way is Way.VARLEN:
+            what = "one attention kernel for all conversations is not used, slower"
+            network.notes.append(f"{what}: {refused}")
+    network.take(Way.ALONE)
+    network.notes.append(f"conversations go through this model one by one, slower: {refused}")
+
+
+def candidates(network: "Network") -> list[Way]:
+    """Return the ways that this device and number format may have, the fastest first."""
+    half = network.base.dtype in (torch.bfloat16, torch.float16)
+    fused = [Way.VARLEN] if network.device.type == "cuda" and half else []
+    return [*fused, Way.PACKED]
+
+
+def note_soft_cap(network: "Network") -> None:
+    if getattr(network.base.config.get_text_config(), "attn_logit_softcapping", None):
+        network.notes.append("this model caps its attention scores: computing them in full, slower")
+
+
+def differing_states(found: torch.Tensor, expected: torch.Tensor) -> str | None:
+    """Return why these hidden states [T, d] are not the expected ones, or None if they are."""
+    scale = max(float(expected.abs().max()), 1.0)
+    difference = float((found - expected).abs().max()) / scale
+    # Asked this way round, a NaN differs.
+    if difference <= limit(found.dtype):
+        return None
+    return f"its results differ from those of each conversation alone by {difference:.1%}"
+
+
+def compared(network: "Network", way: Way, proofs: Proofs) -> str | None:
+    """Return why this way is refused, or None; as it was found before, or by comparing now."""
+    name = proofs.name(way, network.device)
+    known = proofs.found()
+    if name in known:
+        return known[name]
+    try:
+        why = compare(network, way)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Nothing is known, so nothing is kept. What is new is not trusted; what every CPU and test
+        # has been through is.
+        unknown = "memory ran out before its gradients were compared"
+        if way is Way.PACKED:
+            network.notes.append(f"attention is used although {unknown}")
+        return unknown if way is Way.VARLEN else None
+    proofs.keep(name, why)
+    return why
+
+
+def compare(network: "Network", way: Way) -> str | None:
+    """Compare states and gradients of this way with those of the model's own attention."""
+    batch = trial(network)
+    network.take(Way.ALONE)
+    expected, expected_gradients = backward(network, batch)
+    network.take(way)
+    found, gradients = backward(network, batch)
+    why = differing_states(found, expected)
+    return why or differing_gradients(gradients, expected_gradients, limit(found.dtype))
+
+
+def limit(dtype: torch.dtype) -> float:
+    return EXACT if dtype == torch.float32 else ROUNDED
+
+
+def trial(network: "Network") -> Batch:
+    """Return a few sequences for comparing: longer than a kernel's blocks and a short window."""
+    config = network.base.config.get_text_config()
+    longest = LENGTHS[0]
+    window = getattr(config, "sliding_window", None) or 0
+    if window <= LONGEST_WINDOW and network.device.type == "cuda":
+        longest = max(longest, window + 32)
+    most = getattr(config, "max_position_embeddings", None) or longest
+    lengths = [min(n, most) for n in (longest, *LENGTHS[1:])]
+    vocabulary = int(config.vocab_size)
+    factors = (3, 11, 7)
+    rows = [sequence(n, vocabulary, f) for n, f in zip(lengths, factors, strict=True)]
+    return pack(rows, network.device)
+
+
+def backward(network: "Network", batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the hidden states [T, d] and the gradients of the adapter by its names.
+
+    What comes down on the states is random, not a loss: each of them then counts alike, and no
+    table of the vocabulary's size is made.
+    """
+    with torch.enable_grad():
+        states = network.hidden(batch)
+    slope = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    states.backward(slope.to(states))  # type: ignore[no-untyped-call]
+    gradients = {}
+    for name, parameter in network.adapter.items():
+        if parameter.grad is not None:
+            gradients[name] = parameter.grad
+        parameter.grad = None
+    return states.detach(), gradients
+
+
+def differing_gradients(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], most: float
+) -> str | None:
+    """Return why these gradients are not the expected ones, or None if they are.
+
+    All matrices of one kind are judged together, `q_proj` of all layers: rounding evens out over
+    them, and what is wrong with queries, keys or values does not drown in larger gradients.
+    """
+    if set(found) != set(expected):
+        return "its gradients reach other parts of the model"
+    wrong: dict[str, float] = defaultdict(float)
+    whole: dict[str, float] = defaultdict(float)
+    for name, gradient in expected.items():
+        kind = name.split(".lora_")[0].rsplit(".", 1)[-1]
+        wrong[kind] += float((found[name] - gradient).double().square().sum())
+        whole[kind] += float(gradient.double().square().sum())
+    shares = {k: math.sqrt(wrong[k] / whole[k]) for k in whole if whole[k] > 0}
+    bad = {k: share for k, share in shares.items() if not share <= most}
+    if not bad:
+        return None
+    told = ", ".join(f"{kind} {share:.1%}" for kind, share in sorted(bad.items()))
+    return f"its gradients differ from those of each conversation alone ({told})"
+
+
+def sequence(tokens: int, vocabulary: int, factor: int) -> Encoded:
+    """Return some token ids, all with a label, for trying the model out."""
+    ids = (np.arange(1, tokens + 1) * factor) % vocabulary
+    return Encoded(ids.astype(np.int32), np.ones(tokens, np.bool_))

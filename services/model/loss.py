@@ -1,0 +1,56 @@
+"""Cross-entropy where there is a label, without the table of [tokens, vocabulary].
+
+The language model's head is frozen, so its gradient can be computed while the loss is: two matrix
+products, chunk by chunk, and nothing of vocabulary size is kept.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from shared.memory_estimate import HEAD_CHUNK_TOKENS
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """(hidden [n, d], weight [V, d], targets [n]) -> (sum of losses, losses [n] float32)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gradient = torch.empty_like(hidden)
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), HEAD_CHUNK_TOKENS):
+            here = slice(start, start + HEAD_CHUNK_TOKENS)
+            logits = (hidden[here] @ weight.t()).float()
+            target = targets[here, None]
+            normalizer = torch.logsumexp(logits, -1, keepdim=True)
+            losses[here] = (normalizer - logits.gather(1, target)).squeeze(1)
+            # d loss / d logits = softmax - one_hot, in place: the logits are not needed again.
+            slope = logits.sub_(normalizer).exp_()
+            slope.scatter_(1, target, slope.gather(1, target) - 1)
+            torch.mm(slope.to(weight.dtype), weight, out=gradient[here])
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None
+
+
+def plain_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from logits [n, V], for heads with a bias, a scale or a soft cap."""
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+    return losses.sum(), losses.detach()
+
+
+def most_likely(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss of the target [n] float32, most likely token [n], its loss [n] float32) of [n, V]."""
+    chances = torch.log_softmax(logits.float(), -1)
+    top = chances.max(-1)
+    return -chances.gather(1, targets[:, None]).squeeze(1), top.indices, -top.values

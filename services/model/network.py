@@ -1,0 +1,314 @@
+"""The frozen base with its LoRA adapter, and the two questions that are asked of it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from services.model import attention, kernels
+from services.model.attention import Batch, pack
+from services.model.kernels import UNFIT, Proofs, Way, sequence
+from services.model.lora import adapter_parameters, initialize, with_adapter
+from services.model.loss import FrozenHeadLoss, most_likely, plain_loss
+from services.model.out_of_memory import is_out_of_memory
+from shared.errors import CannotTrain
+from shared.formats.adapter import AdapterShape, Tensors
+from shared.memory_estimate import HEAD_CHUNK_TOKENS
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto`: the GPU if there is one. Raises RuntimeError if `cuda` is wanted and not there."""
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise RuntimeError("DURAMEN_DEVICE=cuda, but no GPU can be used: nothing is trained")
+    return torch.device("cuda" if usable and wanted != "cpu" else "cpu")
+
+
+# What transformers, safetensors and torch raise for a folder that is no model they can read.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError),
+    *(RuntimeError, SafetensorError),
+)
+
+
+class Network:
+    """A base and its adapter on one device.
+
+    `lean` says that the head is a plain frozen matrix, `way` how attention goes over the sequences
+    of a row (see kernels.py), and `notes`, for the job's log, what is done otherwise than usual.
+    """
+
+    def __init__(
+        self,
+        base_dir: Path,
+        dtype: str,
+        lora: AdapterShape,
+        seed: int,
+        *,
+        quantize: str = "none",
+        recompute: bool = False,
+        proofs: Proofs | None = None,
+    ) -> None:
+        self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
+        torch.use_deterministic_algorithms(True)
+        attention.register()
+        # The job's log is for people.
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            base: Any = AutoModelForCausalLM.from_pretrained(
+                str(base_dir),
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **(nf4(dtype, self.device) if quantize == "nf4" else {}),
+            )
+            # Greedy is greedy: Qwen's, for one, wants a penalty for words that came before.
+            base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+            # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
+            self.native: str = base.config._attn_implementation
+            if quantize == "none":  # a quantised one lies there already, and must not be moved
+                base.to(self.device)
+            else:
+                keep_trainable(base)
+            self.model: Any = with_adapter(base, lora)
+            if recompute:
+                base.activation_checkpointing_enable({"use_reentrant": False})
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
+            raise CannotTrain("base", f"The base model cannot be loaded: {error}") from error
+        self.base: Any = self.model.get_base_model()
+        self.adapter = adapter_parameters(self.model)
+        initialize(self.adapter, seed)
+        self.model.train()
+        self.lean, self.way = False, Way.ALONE
+        self.notes: list[str] = []
+        self.check(proofs or Proofs())
+
+    @property
+    def packs(self) -> bool:
+        """Whether several sequences go through the model at once."""
+        return self.way is not Way.ALONE
+
+    def take(self, way: Way) -> None:
+        """Let attention go this way from now on. Raises one of UNFIT if the model refuses it."""
+        wanted = self.native if way is Way.ALONE else attention.NAME
+        if self.base.config._attn_implementation != wanted:
+            self.base.set_attn_implementation(wanted)
+        self.way = way
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states [T, d] behind the last layer."""
+        body = self.base.get_decoder() if hasattr(self.base, "get_decoder") else self.base.model
+        states = [
+            body(**part, attention_mask=None, use_cache=False).last_hidden_state[0]
+            for part, _ in self.passes(batch)
+        ]
+        return torch.cat(states)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Logits [n, V] at the labels, by the model's own head."""
+        found = []
+        for part, sources in self.passes(batch):
+            logits = self.base(
+                **part, attention_mask=None, use_cache=False, logits_to_keep=sources
+            ).logits[0]
+            # Not every model knows `logits_to_keep`.
+            found.append(logits if len(logits) == len(sources) else logits[sources])
+        return torch.cat(found)
+
+    def passes(self, batch: Batch) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """(arguments of the model, sources) of each pass: one for all sequences, or one each."""
+        if self.packs:
+            whole = {"input_ids": batch.ids, "position_ids": batch.positions}
+            shared = {"shared": batch.shared} if batch.shared else {}
+            fused = {"ends": batch.ends} if self.way is Way.VARLEN else {}
+            yield {**whole, "lengths": batch.lengths, **shared, **fused}, batch.sources
+            return
+        start = 0
+        # Cut by counts that the host knows: a mask on the device would have to be waited for.
+        own = torch.split(batch.sources, batch.sequence_labels)
+        for length, sources in zip(batch.lengths, own, strict=True):
+            here = slice(start, start + length)
+            part = {"input_ids": batch.ids[:, here], "position_ids": batch.positions[:, here]}
+            yield part, sources - start
+            start += length
+
+    def loss(self, batch: Batch, noise_alpha: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sum over the labels, with a gradient; loss of each label [n] float32).
+
+        `noise_alpha`: of NEFTune; 0 is none.
+        """
+        with self.noise(batch, noise_alpha):
+            return self.exact_loss(batch)
+
+    @contextmanager
+    def noise(self, batch: Batch, alpha: float) -> Iterator[None]:
+        """Add NEFTune's noise (arXiv 2310.05914) to the embeddings inside.
+
+        It is uniform, up to alpha / sqrt(L * d) for a sequence of L tokens and embeddings of size
+        d, and drawn from torch's generator, which the loop has set by where it is.
+        """
+        if alpha == 0:
+            yield
+            return
+        lengths = batch.ends.diff()
+        scale = lengths.float().rsqrt() * alpha
+        # Without the size of what it gives, it would ask the device for it.
+        tokens = batch.ids.shape[1]
+        sizes = torch.repeat_interleave(scale, lengths, output_size=tokens)
+        passed = 0
+
+        def add(_: object, __: object, out: torch.Tensor) -> torch.Tensor:
+            nonlocal passed
+            size = sizes[passed : passed + out.shape[1], None] / out.shape[-1] ** 0.5
+            passed += out.shape[1]
+            noisy: torch.Tensor = out + (torch.rand_like(out) * 2 - 1) * size.to(out.dtype)
+            return noisy
+
+        hook = self.base.get_input_embeddings().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def exact_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.lean:
+            return plain_loss(self.logits(batch), batch.targets)
+        states = self.hidden(batch).index_select(0, batch.sources)
+        head = self.base.get_output_embeddings().weight
+        total, losses = FrozenHeadLoss.apply(states, head, batch.targets)  # type: ignore[no-untyped-call]
+        return total, losses
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(loss [n] float32, most likely token [n], its loss [n] float32) at the labels."""
+        if not self.lean:
+            return most_likely(self.logits(batch), batch.targets)
+        states = self.hidden(batch).index_select(0, batch.sources)
+        head = self.base.get_output_embeddings().weight
+        parts = []
+        for start in range(0, len(states), HEAD_CHUNK_TOKENS):
+            here = slice(start, start + HEAD_CHUNK_TOKENS)
+            parts.append(most_likely(states[here] @ head.t(), batch.targets[here]))
+        losses, best, best_losses = (torch.cat(part) for part in zip(*parts, strict=True))
+        return losses, best, best_losses
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """No dropout and no gradients inside; as before afterwards."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train()
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Attention with masks, as padded batches and a cache need it."""
+        self.base.set_attn_implementation(self.native)
+        try:
+            with self.measuring():
+                yield
+        finally:
+            if self.packs:
+                self.base.set_attn_implementation(attention.NAME)
+
+    def check(self, proofs: Proofs) -> None:
+        """Try what the loop relies on, on this very model, and choose. Raises Failure (base)."""
+        vocabulary = int(self.base.config.get_text_config().vocab_size)
+        with self.measuring():
+            try:
+                kernels.choose(self, proofs)
+                self.lean = self.plain_head(pack([sequence(7, vocabulary, 3)], self.device))
+            except UNFIT as error:
+                if is_out_of_memory(error):
+                    raise
+                raise CannotTrain(
+                    "base", f"{type(self.base).__name__} cannot be trained here: {error}"
+                ) from error
+        if not self.lean:
+            self.notes.append(
+                "this model's head is not a plain matrix: using the ordinary, slower cross-entropy"
+            )
+
+    def plain_head(self, batch: Batch) -> bool:
+        """True if logits are hidden states times a frozen matrix and nothing else.
+
+        Seen from outside: what the head is given are the hidden states, and what it gives is what
+        the model gives, even where it is replaced by numbers that any cap or scale would change.
+        """
+        head: Any = self.base.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:
+            return False
+        bias: torch.Tensor | None = head.bias
+        if bias is not None or head.weight.requires_grad:
+            return False
+        given: list[torch.Tensor] = []
+        states = self.hidden(batch).index_select(0, batch.sources)
+        numbers = torch.linspace(-999, 999, len(states) * len(head.weight), device=self.device)
+        numbers = numbers.to(states.dtype).view(len(states), len(head.weight))
+
+        def replace(_: object, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+            given.append(inputs[0])
+            return numbers.view(out.shape) if out.numel() == numbers.numel() else out
+
+        hook = head.register_forward_hook(replace)
+        try:
+            found = self.logits(batch)
+        finally:
+            hook.remove()
+        inputs = given[0].view(-1, given[0].shape[-1])
+        return torch.equal(found, numbers) and torch.equal(inputs, states)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The adapter's tensors by the names under which peft stores them, float32."""
+        return {n: p.detach().cpu().numpy().copy() for n, p in self.adapter.items()}
+
+    def restore(self, tensors: Tensors) -> None:
+        """Raises Failure (checkpoint) unless names and shapes are exactly those of the adapter."""
+        same = set(tensors) == set(self.adapter) and all(
+            tuple(tensors[n].shape) == tuple(p.shape) for n, p in self.adapter.items()
+        )
+        if not same:
+            raise CannotTrain(
+                "checkpoint", "The checkpoint's adapter does not fit this base and LoRA."
+            )
+        with torch.no_grad():
+            for name, parameter in self.adapter.items():
+                parameter.copy_(torch.from_numpy(tensors[name]))
+
+
+def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
+    """Arguments that load the matrices of the layers in four bits (QLoRA, arXiv 2305.14314);
+    embeddings, norms and head stay as they are. Raises Failure (base)."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise CannotTrain(
+            "base", "This lineage is nf4, which needs: pip install bitsandbytes"
+        ) from (error)
+    config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def keep_trainable(base: Any) -> None:
+    """Have no matrix packed anew for inference: bitsandbytes does so on a CPU with AVX512-BF16 when
+    the model is first asked something, and no gradient flows through what it packs."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,11 @@
+"""Recognises memory that ran out, on a GPU or on a CPU."""
+
+SIGNS = (
+    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
+    *("STATUS_ALLOC_FAILED", "ALLOCATION_FAILED"),  # cuBLAS, cuSOLVER and cuDNN for their own
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch.OutOfMemoryError, and what the allocators of a CPU raise instead."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)

@@ -1,0 +1,335 @@
+"""Chat to tokens, and the mask of what is trained: the assistant's words and its end of turn.
+
+A template may show an answer differently once the talk goes on: reasoning models drop earlier
+thoughts, others move the system prompt to the last question. Such an answer is trained as the model
+will have to give it, in a sequence of its own that ends with it; one row is then several sequences.
+What cannot be trained as it was written is refused, with the place shown, before anything is.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from services.model.mask import (
+    NotThere,
+    Range,
+    Turn,
+    find,
+    last_words,
+    mark,
+    places,
+    written,
+    wrong,
+)
+from services.model.template_sandbox import (
+    Rendered,
+    Template,
+    TemplateRefuses,
+    Wish,
+    marks_generation,
+    renderer,
+)
+from shared.errors import CannotTrain
+from shared.formats.dataset import ChatTurn
+
+__all__ = ["Chat", "Encoded", "TemplateRefuses"]
+
+Tools = Sequence[dict[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row. `ids` int32 [n], `trained` bool [n]: True where a token is learned.
+
+    `parts`: the lengths of its sequences where it needs more than one, laid end to end: some
+    templates show an answer differently once the talk goes on, and it is trained as first seen.
+    """
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    parts: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.parts or (len(self.ids),)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """bool [n]: tokens with a loss. The first of a sequence has none: nothing comes before."""
+        found = self.trained.copy()
+        found[np.cumsum([0, *self.lengths[:-1]])] = False
+        return found
+
+    @property
+    def labels(self) -> int:
+        return int(self.labelled.sum())
+
+    def cut(self, length: int) -> "Encoded | None":
+        """Each sequence cut to `length` tokens; None if nothing is left to train."""
+        kept, start = [], 0
+        for size in self.lengths:
+            end = start + min(size, length)
+            part = Encoded(self.ids[start:end], self.trained[start:end])
+            kept += [part] if part.labels else []
+            start += size
+        return joined(kept) if kept else None
+
+    @property
+    def last(self) -> "Encoded":
+        """Its last sequence alone, which ends with the whole conversation."""
+        start = len(self.ids) - self.lengths[-1]
+        return Encoded(self.ids[start:], self.trained[start:])
+
+    @property
+    def answer(self) -> tuple[int, int]:
+        """Token range [start, end) of the last answer with its end of turn, in `last`; of plain
+        text all that has something before it."""
+        trained = self.last.trained
+        end = int(np.flatnonzero(trained)[-1]) + 1
+        gaps = np.flatnonzero(~trained[:end])
+        return (int(gaps[-1]) + 1 if len(gaps) else 1), end
+
+
+class Chat:
+    """A tokenizer with a chat template and a clock that stands still.
+
+    `chat_template`: instead of the one that comes with the base; without either, no conversation
+    can be rendered.
+    """
+
+    def __init__(self, base_dir: Path, clock: str, chat_template: str | None = None) -> None:
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(base_dir), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise CannotTrain("base", f"The base's tokenizer cannot be loaded: {error}") from error
+        file = base_dir / "tokenizer.json"
+        if not self.tokenizer.is_fast or not file.is_file():
+            raise CannotTrain("base", f"{base_dir} has no tokenizer.json")
+        self.tokenizer_sha256 = hashlib.sha256(file.read_bytes())
+        text = chat_template or default_template(self.tokenizer.chat_template)
+        self.template = Template(text or "", plain(self.tokenizer.special_tokens_map), clock)
+        self.marks = marks_generation(self.template.text)
+        self.specials = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self.stops = stop_tokens(base_dir, self.tokenizer)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {
+            "tokenizer_sha256": self.tokenizer_sha256.hexdigest(),
+            "template_sha256": hashlib.sha256(self.template.text.encode()).hexdigest(),
+        }
+
+    def rendered(self, wishes: Sequence[Wish]) -> list[Rendered]:
+        """Raises TemplateRefuses, or Failure (template) for one that cannot be used."""
+        if not self.template.text:
+            raise CannotTrain(
+                "template",
+                "This base has no chat template, which rows of messages need: make a lineage with "
+                "one (duramen lineage new NAME --base BASE --chat-template chatml).",
+            )
+        found = []
+        for result in renderer().render(self.template, wishes):
+            if isinstance(result, str):
+                raise TemplateRefuses(result)
+            found.append(result)
+        return found
+
+    def render(self, messages: Sequence[ChatTurn], prompt: bool = False) -> str:
+        """The text that the model sees. `prompt`: ends where the assistant begins to speak."""
+        return self.rendered([wish(messages, prompt)])[0].text
+
+    def tokens(self, text: str) -> list[int]:
+        # No special tokens of the tokenizer's own: the template has printed those it wants.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def encode_text(self, text: str) -> Encoded:
+        """Plain text without a template: between the tokenizer's own tokens, all of it trained."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [end]:
+            ids = [*ids, int(end)]
+        return Encoded(np.array(ids, np.int32), np.ones(len(ids), np.bool_))
+
+    def encode(self, messages: Sequence[ChatTurn], tools: Tools = None) -> Encoded:
+        """Tokens and mask, verified. Raises Failure (mask), or TemplateRefuses."""
+        turns, whole = self.turns(messages, tools)
+        left, text = list(range(len(turns))), whole
+        views = {} if turns else {0: self.view(self.tokens(whole.text), {})}
+        while left:
+            last = left[-1]
+            view, found = self.view_of(turns, left, text)
+            if found:
+                views[max(found)] = view
+                left = [n for n in left if n not in found]
+            elif text is turns[last].until:
+                views[last] = self.written(turns[last]) or self.refuse(turns[last], text, last)
+                left = left[:-1]
+            text = turns[left[-1]].until if left else text
+        return joined([view for _, view in sorted(views.items())])
+
+    def turns(
+        self, messages: Sequence[ChatTurn], tools: Tools = None
+    ) -> tuple[list[Turn], Rendered]:
+        """(the assistant's turns, the whole conversation)."""
+        at = [n for n, m in enumerate(messages) if m.role == "assistant"]
+        wishes = [wish(messages[:n], tools=tools) for n in (len(messages), *(n + 1 for n in at))]
+        if not self.marks:
+            wishes += [wish(messages[:n], prompt=True, tools=tools) for n in at]
+        whole, *rest = self.rendered(wishes)
+        untils, prompts = rest[: len(at)], [r.text for r in rest[len(at) :]]
+        turns = [
+            Turn(
+                n,
+                messages[n].content,
+                prompts[order] if prompts else None,
+                untils[order],
+                tuple(call["function"]["name"] for call in messages[n].tool_calls or ()),
+            )
+            for order, n in enumerate(at)
+        ]
+        closed = [self.closed(messages, turn, tools) for turn in turns]
+        if turns and whole.text == turns[-1].until.text:
+            whole = closed[-1].until if closed[-1] is not turns[-1] else whole
+        return closed, whole
+
+    def closed(self, messages: Sequence[ChatTurn], turn: Turn, tools: Tools) -> Turn:
+        """The turn with its end: some templates (GLM) end it by what begins the next one, and
+        their models stop at that token."""
+        text = turn.until.text.rstrip()
+        if turn.until.marks is not None or any(map(text.endswith, self.specials)):
+            return turn
+        asked = [*messages[: turn.index + 1], ChatTurn(role="user", content="?")]
+        try:
+            (longer,) = self.rendered([wish(asked, tools=tools)])
+        except TemplateRefuses:
+            return turn
+        answer = last_words(turn.content)
+        for at, end in places(longer.text, 0, answer, self.stops):
+            return replace(turn, until=Rendered(text + longer.text[at + len(answer) : end]))
+        return turn
+
+    def view_of(
+        self, turns: list[Turn], asked: list[int], text: Rendered
+    ) -> tuple[Encoded, list[int]]:
+        """(the text with those turns trained that it shows as they are, which those are).
+
+        Nothing is found in the text that ends with a turn unless that turn is.
+        """
+        own = next((n for n, t in enumerate(turns) if text is t.until), None)
+        count = len(turns) if own is None else own + 1
+        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        ranges = {}
+        for n in asked:
+            try:
+                start, end = find(turns[n], text, n, count, self.specials)
+                ranges[n] = self.tokens_at(text.text, batch, start, end)
+            except NotThere:
+                continue
+        if own is not None and own not in ranges:
+            ranges = {}
+        return self.view(batch["input_ids"], ranges), list(ranges)
+
+    def tokens_at(self, text: str, batch: Any, start: int, end: int) -> Range:
+        """The token range of characters. Raises NotThere if a token reaches over an edge."""
+        before, until = self.tokens(text[:start]), self.tokens(text[:end])
+        if batch["input_ids"][: len(before)] != before:
+            raise NotThere("a token straddles the beginning of an answer")
+        if batch["input_ids"][: len(until)] != until:
+            raise NotThere("a token straddles the end of an answer")
+        # And once more, by another way: where the tokenizer itself says that its tokens are from.
+        offsets = batch["offset_mapping"][len(before) : len(until)]
+        if not offsets or text[offsets[0][0] : offsets[-1][1]].strip() != text[start:end].strip():
+            raise NotThere("the tokens of an answer are not those of its words")
+        return len(before), len(until)
+
+    def written(self, turn: Turn) -> Encoded | None:
+        """The answer behind its prompt, where the template shows something else."""
+        made = written(turn, self.specials)
+        if made is None:
+            return None
+        text, start, end = made
+        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            found = self.tokens_at(text, batch, start, end)
+        except NotThere:
+            return None
+        return self.view(batch["input_ids"], {0: found})
+
+    def refuse(self, turn: Turn, text: Rendered, order: int) -> NoReturn:
+        """Raises Failure (mask): why a turn is not in the text that ends with it, and that text."""
+        example = text.text
+        if turn.prompt is not None and example.startswith(turn.prompt):
+            example = mark(example, len(turn.prompt), len(example))
+        elif text.marks:
+            for start, end in reversed(text.marks):
+                example = mark(example, start, end)
+        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        try:
+            start, end = find(turn, text, order, order + 1, self.specials)
+            self.tokens_at(text.text, batch, start, end)
+        except NotThere as error:
+            raise wrong(str(error), example) from error
+        raise AssertionError("a turn that is there was not found")
+
+    def view(self, ids: list[int], ranges: dict[int, Range]) -> Encoded:
+        trained = np.zeros(len(ids), np.bool_)
+        for start, end in ranges.values():
+            trained[start:end] = True
+        return Encoded(np.array(ids, np.int32), trained)
+
+
+def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None) -> Wish:
+    plain = [m.model_dump(mode="json") for m in messages]
+    return Wish(plain, prompt, list(tools) if tools else None)
+
+
+def joined(views: list[Encoded]) -> Encoded:
+    """One row of several sequences."""
+    if len(views) == 1:
+        return views[0]
+    return Encoded(
+        np.concatenate([v.ids for v in views]) if views else np.zeros(0, np.int32),
+        np.concatenate([v.trained for v in views]) if views else np.zeros(0, np.bool_),
+        tuple(len(v) for v in views),
+    )
+
+
+def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:
+    """The tokens at which this model is to stop, as its files say."""
+    numbers = {tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        try:
+            found = json.loads((base_dir / name).read_bytes()).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        numbers.update(found if isinstance(found, list) else [found])
+    tokens = tokenizer.convert_ids_to_tokens(sorted(n for n in numbers if isinstance(n, int)))
+    return [token for token in tokens if token]
+
+
+def default_template(found: Any) -> str | None:
+    """Some tokenizers bring several templates by name; conversations take the default one."""
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) else None
+
+
+def plain(specials: dict[str, Any]) -> dict[str, Any]:
+    """Special tokens as strings: some are objects that say how they are split."""
+    return {
+        name: [str(t) for t in token] if isinstance(token, list | tuple) else str(token)
+        for name, token in specials.items()
+    }

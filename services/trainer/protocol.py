@@ -1,0 +1,104 @@
+"""What the supervisor tells the worker (a JSON file), and how the worker says that it cannot."""
+
+import errno
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.formats.adapter import AdapterShape as Lora
+from shared.formats.canonical import Part
+from shared.formats.probe import Sha256
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
+
+Schedule = Literal["constant", "cosine", "wsd"]
+OnLong = Literal["set_aside", "truncate", "refuse"]
+
+
+class TrainingSettings(Part):
+    """What decides the updates of a job; part of its plan."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
+    max_length: int = Field(default=2048, ge=2)  # tokens
+    on_long: OnLong = "set_aside"  # what is done with longer rows
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # largest norm of the gradient
+    warmup_steps: int = Field(default=10, ge=0)  # of global_step: once for a lineage
+    schedule: Schedule = "constant"  # what comes behind the warm-up
+    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)  # last part of a job, for `wsd`
+    neftune_alpha: float = Field(default=0.0, ge=0)  # noise on the embeddings; 0: none
+
+
+class EvalDataset(Part):
+    path: Path
+    sha256: Sha256
+
+
+class Place(NamedTuple):
+    """How far training has come: steps of the job's plan, and optimizer updates of the lineage."""
+
+    position: int
+    global_step: int
+
+
+class Start(Part):
+    """Where training goes on. `job_steps_from`: the plan position at which this segment began;
+    the rhythm of the snapshots is counted from there."""
+
+    position: int = Field(ge=0)
+    global_step: int = Field(ge=0)
+    job_steps_from: int = Field(default=0, ge=0)
+
+
+class SnapshotSettings(Part):
+    """Snapshots may cost `fraction` of the training time plus an allowance for the job; its first
+    and its last may each cost another allowance.
+
+    `baselines`: where later jobs find what the bare base said to the same probes.
+    """
+
+    fraction: float = Field(default=0.05, ge=0)
+    allowance_seconds: float = Field(default=60.0, ge=0)
+    directory: Path
+    baselines: Path | None = None
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    lineage: str
+    segment: str
+    fence: int
+    job: str
+    base_dir: Path
+    base_root: Sha256
+    chat_template: str | None = None  # instead of the base's own
+    dataset: Path
+    dataset_sha256: Sha256
+    eval_datasets: tuple[EvalDataset, ...] = ()
+    earlier_plans: tuple[Path, ...] = ()  # of the last jobs: their probes are measured on
+    lineage_plans: tuple[Path, ...] = ()  # of all others: what they held out is not trained
+    plan: Path | None = None
+    plan_out: Path
+    plan_sha256: Sha256 | None = None
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Literal["none", "nf4"] = "none"  # of the frozen base
+    gradient_checkpointing: bool = False  # recompute on the way back instead of keeping
+    settings: TrainingSettings = TrainingSettings()
+    clock: str  # ISO time that a chat template is told, frozen
+    checkpoint: Path | None = None
+    start: Start
+    micro_tokens: Annotated[int, Field(ge=1)]
+    checkpoint_dir: Path
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    eval_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    snapshot: SnapshotSettings
+    metrics: Path
+    lock_file: Path
+    proofs: Path | None = None  # what was found of attention on which device, for all jobs
+    threads: Annotated[int, Field(ge=1)] | None = None

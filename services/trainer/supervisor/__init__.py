@@ -1,0 +1,1 @@
+"""The supervisor: bus, store, lease and control; never torch."""

@@ -1,0 +1,149 @@
+"""Claiming: which job is next, opening a segment, taking over a dead owner's, mending records.
+
+Ownership lives in the ledger alone; it changes first, the job record follows.
+"""
+
+import socket
+from dataclasses import dataclass
+
+from prometheus_client import Histogram
+
+from services.trainer.micro_batch import smaller
+from shared import log
+from shared.bus.client import Bus
+from shared.errors import Conflict
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import JobVerb, LineOpen, new_segment, now
+
+WAITED = Histogram(
+    "duramen_queue_wait_seconds",
+    "From a file's being queued to its first segment.",
+    buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 86400),
+)
+MEMORY = "memory"  # the cause of a close whose job goes on with smaller micro-batches
+MEND: dict[str, JobVerb] = {
+    "running": "run",
+    "queued": "requeue",
+    "done": "done",
+    "failed": "fail",
+    "skipped": "skip",
+}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who claims: the writer's name, its lease, and what it decides at a first open."""
+
+    by: str
+    lease: str
+    dtype: str
+    micro_tokens: int
+
+
+async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segment:
+    """Claim a job: its sequence in the ledger is the fence. Raises Conflict if another did."""
+    line = table.lines[job.id.lineage]
+    assert line.head is not None
+    micro, asked = micro_tokens(line, owner)
+    record = LineOpen(
+        by=owner.by,
+        prev=line.sequence,
+        lineage=line.lineage,
+        segment=new_segment(),
+        job=job.id.path,
+        job_sequence=job.sequence,
+        checkpoint=line.head.checkpoint,
+        position=line.position(job.id),
+        global_step=line.head.global_step,
+        plan=job.record.plan,
+        micro_tokens=micro,
+        micro_tokens_asked=asked,
+        dtype=line.dtype or owner.dtype,
+        lease=owner.lease,
+        owner=owner.by,
+        host=socket.gethostname(),
+    )
+    segment = await _append_open(bus, table, line, record)
+    if record.position == 0:
+        WAITED.observe(max(0.0, (now() - job.record.queued_at).total_seconds()))
+    return segment
+
+
+def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
+    """Return the micro-batch split of a new segment, and what was asked where memory ran out.
+
+    The split is as the settings ask, or as small as the segment before had to be on this same
+    device, until the settings ask for something else. At the floor it stays; that it was asked for
+    is noted even so: from then on gradients are checkpointed.
+    """
+    asked = owner.micro_tokens
+    before = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
+    if before is None or before.record.lease != owner.lease:
+        return asked, None
+    record, close = before.record, before.close[1] if before.close else None
+    if close is not None and close.cause == MEMORY:
+        half = smaller(record.micro_tokens)
+        return half or record.micro_tokens, asked
+    # After a failure it starts anew: its size was not what the job failed for.
+    if record.micro_tokens_asked == asked and close is not None and close.outcome != "failed":
+        return record.micro_tokens, asked
+    return asked, None
+
+
+async def reopen_segment(
+    bus: Bus, table: Table, segment: Segment, owner: Owner, start: LineOpen, *, died: bool
+) -> Segment:
+    """Take over an open segment under a new fence, from the checkpoint that `start` names.
+
+    `died`: its owner was training, so that a job which kills its owners is not tried for ever.
+    """
+    line = table.lines[segment.job.lineage]
+    job = table.jobs[segment.job]
+    before = segment.record
+    is_new = (start.checkpoint and start.checkpoint.id) != (
+        before.checkpoint and before.checkpoint.id
+    )
+    fresh = start.model_copy(
+        update={
+            "deaths": 0 if is_new else before.deaths + died,
+            "by": owner.by,
+            "prev": line.sequence,
+            "job_sequence": job.sequence,
+            "plan": job.record.plan or start.plan,
+            "lease": owner.lease,
+            "owner": owner.by,
+            "host": socket.gethostname(),
+        }
+    )
+    kept = fresh.model_dump(exclude={"nonce", "at", "was", "schema_"})
+    return await _append_open(bus, table, line, LineOpen.model_validate(kept))
+
+
+async def _append_open(bus: Bus, table: Table, line: Line, record: LineOpen) -> Segment:
+    await line.append(bus, "open", record)
+    await table.update(bus)
+    segment = line.open_segment
+    if segment is None or segment.record.nonce != record.nonce:
+        raise Conflict(f"jobs.line.{line.lineage}", record.prev)  # taken over already
+    return segment
+
+
+async def mend(bus: Bus, table: Table, by: str) -> None:
+    """Complete job records that are behind their ledger; whoever finds one may do it."""
+    for job in table.behind():
+        state = table.projection(job) or "queued"
+        segment = table.last_segment(job.id)
+        if job.record.state == "removed":
+            continue  # an open segment on it is closed as void by its owner
+        changes: dict[str, object] = {}
+        if segment is not None and state == "running":
+            changes = {"segment": segment.id, "fence": segment.fence}
+        elif segment is not None and segment.close is not None:
+            close = segment.close[1]
+            changes = {"version": close.version, "failure": close.failure}
+        try:
+            await table.write(bus, job, MEND[state], by, **changes)
+            log.get().info("job_mended", job=str(job.id), state=state)
+        except Conflict:
+            await table.update(bus)

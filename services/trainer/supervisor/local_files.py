@@ -1,0 +1,198 @@
+"""The trainer's own disk: what it fetched (verified by hash) and what it makes for each segment.
+
+cache/bases/<root>/   cache/datasets/<sha256>.jsonl   cache/plans/<sha256>.json
+segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoints/,snapshots/}
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.trainer import checkpoint
+from shared.errors import ObjectDamaged, ObjectMissing
+from shared.files import sha256_bytes, sha256_file
+from shared.formats.version import parse_sums, root_hash, version_name
+from shared.ledger.lineage import Line
+from shared.memory_estimate import Shape, shape_of_folder
+from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.store.base_shape import shape_in_store
+from shared.store.s3 import PRECIOUS, Bucket, Store
+
+KEPT_SEGMENTS = 8
+KEPT_FETCHED = 64  # datasets, and plans: they are fetched again where they are needed
+
+
+@dataclass(frozen=True)
+class SegmentFolder:
+    """The files of one segment."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def job_log(self) -> Path:
+        return self.path / "job.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    def make(self) -> "SegmentFolder":
+        for folder in (self.checkpoints, self.snapshots):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+
+class Local:
+    """Files under the trainer's state folder. Blocking."""
+
+    def __init__(self, state_dir: Path, store: Store) -> None:
+        self.root, self.store = state_dir, store
+        self.cache = state_dir / "cache"
+
+    def segment(self, lineage: str, segment: str) -> SegmentFolder:
+        return SegmentFolder(self.root / "segments" / lineage / segment)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def base(self, root: str) -> Path:
+        """The folder of a base, fetched once and hashed. Raises ObjectMissing, ObjectDamaged."""
+        folder = self.cache / "bases" / root
+        if folder.exists():
+            return folder
+        prefix = f"bases/{root}/"
+        found = parse_sums(self.store.read(PRECIOUS, f"{prefix}SHA256SUMS"))
+        if root_hash(found.items()) != root:
+            raise ObjectDamaged(f"bases/{root}/SHA256SUMS", root, root_hash(found.items()))
+        temporary = folder.with_name(f".{root}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        for path, sha256 in found.items():
+            ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
+            self.store.fetch(ref, temporary / path)
+        temporary.replace(folder)
+        return folder
+
+    def shape(self, root: str) -> Shape:
+        """What of a base decides about memory: from its folder here, else from the store. Raises
+        UsageError, StoreUnavailable, ObjectMissing."""
+        folder = self.cache / "bases" / root
+        return shape_of_folder(folder) if folder.exists() else shape_in_store(self.store, root)
+
+    def object(self, kind: str, ref: ObjectRef, suffix: str) -> Path:
+        """A dataset or plan by its hash. Raises ObjectMissing, ObjectDamaged."""
+        path = self.cache / kind / f"{ref.sha256}{suffix}"
+        if not path.exists() or sha256_file(path) != ref.sha256:
+            self.store.fetch(ref, path)
+        return path
+
+    def checkpoint(self, line: Line, ref: CheckpointRef) -> Path:
+        """A checkpoint's folder: local if whole, else from `work`, else out of its version.
+
+        Raises ObjectMissing or ObjectDamaged if it is nowhere whole.
+        """
+        mine = self.segment(line.lineage, ref.segment).checkpoints
+        name = ref.prefix.rsplit("/", 1)[-1]
+        for folder in (mine / name, self.cache / "checkpoints" / name):
+            if folder.is_dir() and is_whole(folder, ref.id):
+                return folder
+        target = self.cache / "checkpoints" / name
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            self._fetch_checkpoint(ref, "work", ref.prefix, target, {})
+        except (ObjectMissing, ObjectDamaged):
+            version = version_of(line, ref)
+            if version is None:
+                raise
+            prefix = f"lineages/{line.lineage}/{version_name(version)}"
+            self._fetch_checkpoint(ref, PRECIOUS, prefix, target, IN_A_VERSION)
+        return target
+
+    def has_head(self, line: Line) -> bool:
+        """Whether the head's checkpoint is here, in `work`, or in a version. Raises no damage."""
+        ref = line.head.checkpoint if line.head else None
+        if ref is None:
+            return True
+        name = ref.prefix.rsplit("/", 1)[-1]
+        if is_whole(self.segment(line.lineage, ref.segment).checkpoints / name, ref.id):
+            return True
+        version = version_of(line, ref)
+        places: list[tuple[Bucket, str]] = [("work", f"{ref.prefix}/{checkpoint.HEADER}")]
+        if version is not None:
+            inside = IN_A_VERSION[checkpoint.HEADER]
+            key = f"lineages/{line.lineage}/{version_name(version)}/{inside}"
+            places.append((PRECIOUS, key))
+        return any(next(iter(self.store.keys(b, key)), None) == key for b, key in places)
+
+    def _fetch_checkpoint(
+        self, ref: CheckpointRef, bucket: Bucket, prefix: str, target: Path, names: dict[str, str]
+    ) -> None:
+        header_key = f"{prefix}/{names.get(checkpoint.HEADER, checkpoint.HEADER)}"
+        header = self.store.read(bucket, header_key)
+        if sha256_bytes(header) != ref.id:
+            raise ObjectDamaged(f"{bucket}/{header_key}", ref.id, sha256_bytes(header))
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        for name, entry in json.loads(header)["files"].items():
+            key = f"{prefix}/{names.get(name, name)}"
+            self.store.fetch(ObjectRef(bucket=bucket, key=key, **entry), temporary / name)
+        (temporary / checkpoint.HEADER).write_bytes(header)
+        temporary.replace(target)
+
+    def prune(self, keep: set[str]) -> None:
+        """Drop old segment folders beyond the newest few, never those named in `keep`."""
+        folders = sorted(
+            self.root.glob("segments/*/*"), key=lambda f: f.stat().st_mtime, reverse=True
+        )
+        for folder in folders[KEPT_SEGMENTS:]:
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.cache / "checkpoints").glob("*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for kind in ("datasets", "plans"):
+            files = sorted(
+                (self.cache / kind).glob("*"), key=lambda f: f.stat().st_mtime, reverse=True
+            )
+            for file in files[KEPT_FETCHED:]:
+                file.unlink(missing_ok=True)
+
+
+IN_A_VERSION = {
+    checkpoint.ADAPTER: f"adapter/{checkpoint.ADAPTER}",
+    checkpoint.ADAPTER_CONFIG: f"adapter/{checkpoint.ADAPTER_CONFIG}",
+    checkpoint.OPTIMIZER: f"training/{checkpoint.OPTIMIZER}",
+    checkpoint.HEADER: f"training/{checkpoint.HEADER}",
+}
+
+
+def is_whole(folder: Path, checkpoint_id: str) -> bool:
+    """Whether a local checkpoint is the one meant, with every byte in place."""
+    header = folder / checkpoint.HEADER
+    if not header.is_file() or sha256_file(header) != checkpoint_id:
+        return False
+    files = json.loads(header.read_bytes())["files"]
+    return all(
+        (folder / name).is_file() and sha256_file(folder / name) == entry["sha256"]
+        for name, entry in files.items()
+    )
+
+
+def version_of(line: Line, ref: CheckpointRef) -> int | None:
+    """The version that holds this checkpoint's files, if a close gave it a number."""
+    for version, mark in line.versions.items():
+        held = line.heads[mark].checkpoint
+        if held is not None and held.id == ref.id:
+            return version
+    return None

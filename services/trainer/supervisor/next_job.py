@@ -1,0 +1,284 @@
+"""Finding work: the next job, and open segments whose owner is dead."""
+
+import asyncio
+import functools
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from services.trainer import memory
+from services.trainer.supervisor import claim, work_bucket
+from services.trainer.supervisor.close import close_segment
+from services.trainer.supervisor.local_files import SegmentFolder
+from services.trainer.supervisor.trainer import Trainer
+from shared import log
+from shared.errors import (
+    BusUnavailable,
+    Conflict,
+    ObjectMissing,
+    StoreUnavailable,
+    UsageError,
+)
+from shared.ledger.control import observed
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import LineOpen
+from shared.store.s3 import PRECIOUS
+
+DISK_RESERVE_BYTES = 1 << 30
+ASK_SECONDS = 30.0
+
+
+async def next_job(trainer: Trainer) -> Job | None:
+    """The first queued job whose lineage can train now; says of the others why not."""
+    trainer.waiting.clear()
+    free = trainer.local.free_bytes()
+    for job in trainer.table.queue():
+        lineage = job.id.lineage
+        if lineage in trainer.waiting:
+            continue
+        why = await why_not(trainer, lineage, free)
+        if why is None:
+            return job
+        trainer.waiting[lineage] = why
+    return None
+
+
+async def ask_again(trainer: Trainer) -> None:
+    """While a worker trains: whether what others wait for is still missing, so that the reasons are
+    true and a higher level preempts as soon as it can train. For ever; raises what the idle look
+    raises, but an outage."""
+    while True:
+        await asyncio.sleep(ASK_SECONDS)
+        try:
+            await ask_those_that_wait(trainer)
+        except (BusUnavailable, StoreUnavailable) as error:
+            log.get().warning("not_asked_again", error=str(error))
+
+
+async def ask_those_that_wait(trainer: Trainer) -> None:
+    """Ask again for each lineage that waits and has queued jobs. Raises StoreUnavailable."""
+    free = trainer.local.free_bytes()
+    queued = {job.id.lineage for job in trainer.table.queue()}
+    for lineage in list(trainer.waiting):
+        why = await why_not(trainer, lineage, free) if lineage in queued else None
+        if why is None:
+            trainer.waiting.pop(lineage, None)
+        else:
+            trainer.waiting[lineage] = why
+
+
+async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
+    """Why a lineage cannot train now, with the next command; None if it can."""
+    line = trainer.table.lines.get(lineage)
+    if line is None or line.settings is None:
+        return "it has no base yet: duramen base add DIR"
+    if line.open_segment is not None:
+        record = line.open_segment.record
+        silent = await trainer.watch.silent_seconds(record.lease, line.open_segment.fence)
+        return f"{record.owner} trains it (silent for {silent:.0f} s)"
+    if free_bytes < DISK_RESERVE_BYTES:
+        return f"the disk has {free_bytes >> 20} MiB left, {DISK_RESERVE_BYTES >> 20} are needed"
+    return (
+        await unusable_head(trainer, line)
+        or await unusable_base(trainer, line)
+        or await short_of_memory(trainer, line, None)
+        or await lost_bus(trainer, line)
+    )
+
+
+async def unusable_head(trainer: Trainer, line: Line) -> str | None:
+    """Why what the lineage would go on from cannot be had."""
+    if not await asyncio.to_thread(trainer.local.has_head, line):
+        return "the checkpoint of its head is in no store: duramen check"
+    head = line.head.checkpoint if line.head else None
+    return trainer.spoilt.get(head.id) if head is not None else None
+
+
+async def unusable_base(trainer: Trainer, line: Line) -> str | None:
+    """Why no job of the lineage can be trained on its base."""
+    assert line.settings is not None
+    root = line.settings.base_root
+    sums = f"bases/{root}/SHA256SUMS"
+    if await asyncio.to_thread(trainer.local.store.oldest, PRECIOUS, sums) is None:
+        return f"its base {root[:12]} is not in the store: duramen base add DIR"
+    return refused_base(trainer.table, line)
+
+
+async def lost_bus(trainer: Trainer, line: Line) -> str | None:
+    """Return why no new v001 is made: the ledger has no versions, but some place has.
+
+    Of backup and archive the vault knows, and tells.
+    """
+    if line.versions:
+        return None
+    prefix = f"catalog/{line.lineage}/"
+    keys = trainer.local.store.keys(PRECIOUS, prefix)
+    places = ["store"]
+    if await asyncio.to_thread(next, keys, None) is None:
+        vault = await observed(trainer.bus, "vault")
+        places = (vault.orphaned or {}).get(line.lineage, []) if vault else []
+    if not places:
+        return None
+    return (
+        f"its ledger is empty but versions are in the {' and the '.join(places)}: the bus was "
+        "lost. Put it back from its backup, or train under another name: duramen lineage new NAME"
+    )
+
+
+def refused_base(table: Table, line: Line) -> str | None:
+    """Why no job of a lineage can be trained, as the last one that was tried has found; None once
+    that one is queued again, or nothing of the kind was found."""
+    last = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
+    failure = last.close[1].failure if last is not None and last.close is not None else None
+    if last is None or failure is None or failure.kind != "base":
+        return None
+    job = table.jobs.get(last.job)
+    if job is None or job.record.state != "failed":
+        return None
+    return (
+        f"its base cannot be trained: {failure.message[:300]}  Then: duramen queue retry {job.id}"
+    )
+
+
+async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None) -> str | None:
+    """Why a lineage must wait for memory, before a job is claimed or a held one goes on: the same
+    for both, or a segment would be closed for want of memory and its job claimed at once."""
+    assert line.settings is not None
+    root, settings = line.settings.base_root, trainer.settings
+    try:
+        if root not in trainer.shapes:
+            trainer.shapes[root] = await asyncio.to_thread(trainer.local.shape, root)
+    except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
+        log.get().warning("memory_not_estimated", base=root, why=str(error))
+        return None
+    except ObjectMissing as error:
+        return f"{error}  Then: duramen base add DIR"
+    except StoreUnavailable:
+        if record is None:
+            raise
+        return None  # nothing is known, and nothing is claimed by going on
+    recompute = settings.gradient_checkpointing != "off"
+    dtype: Any = record.dtype if record else line.dtype or trainer.dtype
+    tokens = record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)[0]
+    shape = trainer.shapes[root]
+    least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
+    here = memory.measured(settings)
+    if trainer.training is not None:  # what its worker holds is free again once it is preempted
+        here = replace(here, free=max(here.free, trainer.free_before))
+    return await asyncio.to_thread(memory.shortage, least, here)
+
+
+async def open_job(trainer: Trainer, job: Job) -> None:
+    """Claim a job; if another was first, nothing is held and the next look finds out."""
+    with suppress(Conflict):
+        trainer.held = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
+        await trainer.tell("opened", {"segment": trainer.held.id, "fence": trainer.held.fence})
+        await own(trainer, job)
+
+
+async def own(trainer: Trainer, job: Job) -> None:
+    """After the ledger's open record: the lease names the fence, the job's record follows."""
+    assert trainer.held is not None
+    trainer.lease.fence = trainer.held.fence
+    await trainer.lease.renew()
+    while job.record.state in ("queued", "running"):
+        try:
+            changes: dict[str, Any] = {"segment": trainer.held.id, "fence": trainer.held.fence}
+            await trainer.table.write(trainer.bus, job, "run", trainer.by, **changes, failure=None)
+            return
+        except Conflict:  # moved or removed meanwhile
+            await trainer.table.update(trainer.bus)
+            job = trainer.table.jobs[job.id]
+    await close_segment(trainer, "void")
+
+
+async def take_over_lost(trainer: Trainer) -> None:
+    """Reclaim an open segment whose owner is dead: mine from before, or a silent one's."""
+    for line in trainer.table.lines.values():
+        segment = line.open_segment
+        if segment is None:
+            continue
+        record = segment.record
+        if record.lease == trainer.lease.name or await trainer.watch.is_dead(
+            record.lease, segment.fence
+        ):
+            await reopen(trainer, segment, died=trainer.control.state == "running")
+            return
+
+
+async def newest(
+    trainer: Trainer, segment: Segment, folder: SegmentFolder
+) -> work_bucket.Found | None:
+    """The newest valid checkpoint of an open segment. With the store away, what this disk holds
+    will do for a segment that nobody else can have trained; else raises StoreUnavailable."""
+    if trainer.outage.is_on:  # it may hang for a minute before it is seen to be away again
+        found = await newest_here(trainer, segment, folder)
+        if found is not None:
+            return found
+    try:
+        found = await asyncio.to_thread(work_bucket.newest, trainer.local.store, segment, folder)
+        trainer.outage.over()
+        return found
+    except StoreUnavailable as error:
+        found = await newest_here(trainer, segment, folder)
+        if found is None:
+            raise
+        trainer.outage.failed(error)
+        return found
+
+
+async def newest_here(
+    trainer: Trainer, segment: Segment, folder: SegmentFolder
+) -> work_bucket.Found | None:
+    """The newest valid checkpoint on this disk, if no other can be newer."""
+    if segment.record.lease != trainer.lease.name:
+        return None
+    mine = functools.partial(work_bucket.newest, only_local=True)
+    found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
+    return found if found and found.ref.global_step >= segment.record.global_step else None
+
+
+async def store_held(trainer: Trainer) -> None:
+    """What a pause rests on is in the store, read back. Raises StoreUnavailable."""
+    if trainer.held is not None and trainer.unstored is not None:
+        lineage = trainer.held.job.lineage
+        await asyncio.to_thread(
+            work_bucket.put_checkpoint, trainer.local.store, lineage, trainer.unstored
+        )
+        trainer.unstored = None
+    trainer.outage.over()
+
+
+async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
+    """A new fence on an open segment, from its newest valid checkpoint."""
+    line = trainer.table.lines[segment.job.lineage]
+    folder = trainer.local.segment(line.lineage, segment.id).make()
+    found = await newest(trainer, segment, folder)
+    first = segment.opens[0][1]
+    start = first
+    if found is not None:
+        start = first.model_copy(
+            update={
+                "checkpoint": found.ref,
+                "position": found.ref.position,
+                "global_step": found.ref.global_step,
+            }
+        )
+    try:
+        trainer.held = await claim.reopen_segment(
+            trainer.bus, trainer.table, segment, trainer.owner, start, died=died
+        )
+    except Conflict:
+        trainer.release()
+        return
+    trainer.ended = None
+    trainer.unstored = found.local if found and not found.stored else None
+    log.get().info(
+        "segment_reclaimed",
+        segment=segment.id,
+        fence=trainer.held.fence,
+        global_step=start.global_step,
+        deaths=trainer.held.record.deaths,
+    )
+    await own(trainer, trainer.table.jobs[segment.job])

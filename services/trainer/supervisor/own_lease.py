@@ -1,0 +1,69 @@
+"""This trainer's own lease and the lock of its folder: it lives, and it is the only one."""
+
+import asyncio
+import fcntl
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import log
+from shared.bus.client import Bus
+from shared.errors import BusUnavailable, Conflict
+from shared.files import write_synced
+from shared.ledger.lease import read
+from shared.protocol.messages import Lease
+
+
+def lease_name(state_dir: Path) -> str:
+    """`trainer.<id>`, the id kept with the checkpoint folder: who holds that folder holds it."""
+    path = state_dir / "lease-id"
+    if not path.exists():
+        write_synced(path, uuid.uuid4().hex[:12].encode())
+    return f"trainer.{path.read_text().strip()}"
+
+
+@dataclass
+class Held:
+    """This trainer's own lease. Its folder is locked, so whoever wrote it before is gone."""
+
+    bus: Bus
+    name: str
+    owner: str
+    seconds: float
+    fence: int | None = None
+    _sequence: int = -1
+
+    async def renew(self) -> None:
+        """Write it now. Raises Conflict if another process of this name lives."""
+        if self._sequence < 0:
+            self._sequence, _ = await read(self.bus, self.name)
+        lease = Lease(owner=self.owner, host=socket.gethostname(), fence=self.fence)
+        try:
+            self._sequence = await self.bus.lease(self.name, lease, self._sequence)
+        except Conflict:
+            self._sequence, found = await read(self.bus, self.name)
+            if found is not None and found.owner != self.owner:
+                raise
+
+    async def keep(self) -> None:
+        """Renew four times a lease's length, for ever; outages are waited out."""
+        while True:
+            try:
+                await self.renew()
+            except BusUnavailable as error:
+                log.get().warning("lease_not_renewed", error=str(error))
+            await asyncio.sleep(self.seconds / 4)
+
+
+def lock_folder(path: Path) -> int | None:
+    """Take the lock that says "a supervisor lives here"; its descriptor, None if it is taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

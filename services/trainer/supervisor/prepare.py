@@ -1,0 +1,184 @@
+"""What a worker needs, fetched to this disk and named in its specification."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.trainer import memory
+from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start, TrainingSettings
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import work_bucket
+from services.trainer.supervisor.local_files import Local, SegmentFolder
+from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
+from shared.files import sha256_file
+from shared.formats.adapter import AdapterShape
+from shared.ledger.jobs import Job
+from shared.ledger.lineage import Line, Segment
+from shared.memory_estimate import Estimate, gib
+from shared.protocol.messages import CheckpointRef, JobSettings, ObjectRef
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Of one worker on one segment."""
+
+    settings: TrainerSettings
+    local: Local
+    line: Line
+    job: Job
+    segment: Segment
+    folder: SegmentFolder
+
+    def spec(self) -> Spec:
+        """Fetch all that the worker needs to this disk. Blocking."""
+        settings, record, local = self.line.settings, self.segment.record, self.local
+        assert settings is not None
+        # This segment's own come first: what is there is not replaced.
+        work_bucket.get_progress(local.store, self.line.lineage, self.segment.id, self.folder)
+        self.carry_earlier()
+        plan = self.job.record.plan
+        return Spec(
+            lineage=self.line.lineage,
+            segment=self.segment.id,
+            fence=self.segment.fence,
+            job=self.job.id.path,
+            base_dir=local.base(settings.base_root),
+            base_root=settings.base_root,
+            chat_template=settings.chat_template,
+            dataset=local.object("datasets", self.job.record.dataset, ".jsonl"),
+            dataset_sha256=self.job.id.sha256,
+            eval_datasets=() if plan else tuple(self.eval_datasets()),
+            earlier_plans=() if plan else tuple(self.earlier_plans()),
+            lineage_plans=() if plan else tuple(self.lineage_plans()),
+            plan=self.plan(plan) if plan else None,
+            plan_out=self.folder.plan,
+            plan_sha256=plan.sha256 if plan else None,
+            lora=AdapterShape.model_validate(settings.lora.model_dump()),
+            dtype=record.dtype,
+            quantize=settings.quantize,
+            gradient_checkpointing=self.recomputes(local.base(settings.base_root)),
+            settings=self.training_settings(),
+            clock=self.job.record.queued_at.isoformat(),
+            checkpoint=self.checkpoint(record.checkpoint) if record.checkpoint else None,
+            start=Start(
+                position=record.position,
+                global_step=record.global_step,
+                job_steps_from=self.segment.opens[0][1].position,
+            ),
+            micro_tokens=record.micro_tokens,
+            checkpoint_dir=self.folder.checkpoints,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            eval_fraction=self.settings.eval_fraction,
+            snapshot=SnapshotSettings(
+                fraction=self.settings.snapshot_fraction,
+                allowance_seconds=self.settings.snapshot_allowance_seconds,
+                directory=self.folder.snapshots,
+                baselines=self.settings.state_dir / "baselines",
+            ),
+            metrics=self.folder.metrics,
+            lock_file=self.settings.state_dir / "worker.lock",
+            proofs=self.settings.state_dir / "attention.json",
+            threads=self.settings.threads,
+        )
+
+    def plan(self, ref: ObjectRef) -> Path:
+        """The plan of the job: the segment that made it needs no store for it."""
+        made = self.folder.plan
+        if made.exists() and sha256_file(made) == ref.sha256:
+            return made
+        return self.local.object("plans", ref, ".json")
+
+    def checkpoint(self, ref: CheckpointRef) -> Path:
+        try:
+            return self.local.checkpoint(self.line, ref)
+        except (ObjectMissing, ObjectDamaged) as error:
+            raise CheckpointUnusable(
+                f"Step {ref.global_step} of {self.line.lineage} cannot be gone on from: {error}"
+            ) from error
+
+    def recomputes(self, base: Path) -> bool:
+        """Whether to checkpoint gradients: the results are the same, in less memory and more time.
+        What is needed, and how it is met, is told in the job's log."""
+        assert self.line.settings is not None
+        record, wanted = self.segment.record, self.settings.gradient_checkpointing
+        try:
+            need = self.need(base)
+        except UsageError:  # the worker says in full what is wrong with the base
+            return wanted == "on"
+        have = memory.measured(self.settings).free
+        on = wanted == "on" or record.micro_tokens_asked is not None
+        if wanted == "auto" and not on:
+            on = need.total > have
+        if on:
+            need = self.need(base, recompute=True)
+        with self.folder.job_log.open("a", encoding="utf-8") as log_file:
+            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is free\n")
+        return on and wanted != "off"
+
+    def need(self, base: Path, *, recompute: bool = False) -> Estimate:
+        """Raises UsageError if the base's files do not tell."""
+        line, record = self.line.settings, self.segment.record
+        assert line is not None
+        dtype, tokens = record.dtype, record.micro_tokens
+        return memory.need(base, line, self.settings, dtype, tokens, recompute=recompute)
+
+    def training_settings(self) -> TrainingSettings:
+        """The job's own settings over the trainer's defaults; the plan keeps what they were."""
+        assert self.line.settings is not None
+        own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
+        names = JobSettings.model_fields.keys() & TrainerSettings.model_fields.keys()
+        defaults = {name: getattr(self.settings, name) for name in names}
+        return TrainingSettings(**{**defaults, **own, "seed": self.line.settings.seed})
+
+    def eval_datasets(self) -> list[EvalDataset]:
+        """Files that are only ever measured, by hash."""
+        prefix = f"eval/{self.line.lineage}/"
+        found = []
+        for key in sorted(self.local.store.keys("duramen", prefix)):
+            sha256 = key.removeprefix(prefix).removesuffix(".json")
+            data = f"datasets/{sha256}/data.jsonl"
+            ref = ObjectRef(bucket="duramen", key=data, sha256=sha256, size=0)
+            path = self.local.object("datasets", ref, ".jsonl")
+            found.append(EvalDataset(path=path, sha256=sha256))
+        return found
+
+    def earlier_plans(self) -> list[Path]:
+        """Plans of the last three other jobs behind the head: their probes are measured on."""
+        plans: dict[str, ObjectRef] = {}
+        for segment in reversed(self.line.kept()):
+            close = segment.close[1] if segment.close else None
+            if close and close.plan and segment.job != self.job.id:
+                plans.setdefault(segment.job.path, close.plan)
+        return [self.local.object("plans", ref, ".json") for ref in list(plans.values())[:3]]
+
+    def lineage_plans(self) -> list[Path]:
+        """Plans of all other jobs of the lineage, whatever became of them."""
+        closes = [s.close[1] for s in self.line.segments.values() if s.close]
+        plans = {c.plan.sha256: c.plan for c in closes if c.plan and c.job != self.job.id.path}
+        return [self.local.object("plans", ref, ".json") for ref in plans.values()]
+
+    def carry_earlier(self) -> None:
+        """A job that goes on in a later segment carries its log and metrics along."""
+        if self.folder.metrics.exists() or self.folder.job_log.exists():
+            return
+        for entry in earlier_files(self.local, self.line, self.job):
+            path = self.folder.path / str(entry["path"])
+            if path in (self.folder.metrics, self.folder.job_log):
+                fields = {k: entry[k] for k in ("bucket", "key", "sha256", "size")}
+                self.local.store.fetch(ObjectRef.model_validate(fields), path)
+
+
+def earlier_files(local: Local, line: Line, job: Job) -> list[dict[str, Any]]:
+    """What the last kept segment of this job left in its result.json; empty if none."""
+    for segment in reversed(line.kept()):
+        close = segment.close[1] if segment.close else None
+        if segment.job == job.id and close is not None and close.result is not None:
+            try:
+                ref = close.result
+                data = local.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+            except ObjectMissing:
+                return []
+            files: list[dict[str, Any]] = json.loads(data)["files"]
+            return files
+    return []

@@ -1,0 +1,138 @@
+"""What goes from `work`, which belongs to the trainer, and when. Blocking.
+
+    checkpoints         of the open segment: the newest three uploads, and the one that it goes on
+                        from; of closed ones: what a close left as head, until a committed version
+                        contains it or a rollback left it behind
+    progress            of the open segment
+    results, snapshots  until a committed version of their job holds them; of segments that led to
+                        nothing (void, skipped, spoilt, rolled back), the newest of the lineage
+
+So what stays grows only with jobs that were trained in part and never finished.
+"""
+
+from collections.abc import Iterable
+
+from services.trainer import checkpoint
+from services.trainer.supervisor import work_bucket
+from shared import log
+from shared.formats.version import is_commit_of, version_name
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.messages import CheckpointRef
+from shared.store.s3 import PRECIOUS, WORK, Store
+
+KEPT_UPLOADS = 3
+KEPT_DEAD = 32  # segments of a lineage whose log and snapshots may still be looked at
+
+
+def prune(store: Store, line: Line, segment: Segment) -> None:
+    """Of the open segment the newest three uploads stay, and whatever the ledger names."""
+    kept = line.referenced()
+    refs = [ref for ref, _ in work_bucket.uploaded(store, line.lineage, segment.id)]
+    for ref in refs[:-KEPT_UPLOADS]:
+        if ref.id not in kept:
+            drop(store, store.keys(WORK, f"{ref.prefix}/"))
+
+
+def sweep(store: Store, line: Line) -> None:
+    """After a close: whatever of the lineage's ended segments nobody needs any more."""
+    kinds = ("checkpoints", "progress", "results", "snapshots")
+    keys = [key for kind in kinds for key in store.keys(WORK, f"{kind}/{line.lineage}/")]
+    listed = committed_versions(store, line)
+    first = doomed(line, listed, keys)
+    drop(store, doomed(line, listed - foreign_versions(store, line, listed, first), keys))
+
+
+def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
+    """Those of the keys that go, where these versions are committed."""
+    heads = {ref.prefix for ref in needed_heads(line, committed)}
+    held = {segment.id for segment in held_segments(line, committed)}
+    found = []
+    for key in keys:
+        kind, _, name = key.split("/")[:3]
+        place, _, fence = name.removesuffix(".json").partition("-")
+        segment = line.segments.get(place)
+        if segment is None or segment is line.open_segment:
+            continue  # nothing that this fold does not know as ended
+        stays = {
+            "checkpoints": key.rpartition("/")[0] in heads,
+            "progress": False,
+            "results": place in held and is_last_fence(segment, fence),
+            "snapshots": place in held,
+        }
+        if not stays[kind]:
+            found.append(key)
+    return found
+
+
+def committed_versions(store: Store, line: Line) -> set[int]:
+    keys = set(store.keys(PRECIOUS, f"catalog/{line.lineage}/v"))
+    names = {v: f"catalog/{line.lineage}/{version_name(v)}.json" for v in line.versions}
+    return {version for version, key in names.items() if key in keys}
+
+
+def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[str]) -> set[int]:
+    """Return the versions by which these keys would go, and whose commit is of another close.
+
+    What stands under a version's name may be from before the bus was lost. Commits before the
+    oldest segment of the keys are not read: they hold nothing of it.
+    """
+    segments = (line.segments.get(key.split("/")[2].partition("-")[0]) for key in keys)
+    closed = [s.close[0] for s in segments if s and s.close]
+    found = set()
+    for version in listed if closed else ():
+        sequence, close = line.versions[version], line.version_close(version)
+        if sequence < min(closed) or close is None:
+            continue
+        key = f"catalog/{line.lineage}/{version_name(version)}.json"
+        if not is_commit_of(store.read(PRECIOUS, key), sequence, close):
+            log.get().error("foreign_commit", key=key, sequence=sequence)
+            found.add(version)
+    return found
+
+
+def needed_heads(line: Line, committed: set[int]) -> list[CheckpointRef]:
+    """The head's checkpoint, and those of closes that no commit or rollback follows yet."""
+    contained = {mark for v in committed for mark in line.ancestry(line.versions[v])}
+    pending = {line.versions[v] for v in line.versions if v not in committed}
+    living = set(line.ancestry())
+    rollback = max((at for at, _ in line.rollbacks), default=0)
+    marks = {
+        mark
+        for mark in line.heads
+        if mark == line.mark
+        or mark in pending
+        or (mark not in contained and (mark in living or mark > rollback))
+    }
+    return [ref for mark in marks if (ref := line.heads[mark].checkpoint) is not None]
+
+
+def held_segments(line: Line, committed: set[int]) -> list[Segment]:
+    """Ended segments whose log, metrics and snapshots are not in a version, or not yet, or are
+    carried along by a job that is not finished."""
+    living = line.living()
+    pending = set(line.versions) - committed
+    finished = {s.job for s in line.kept() if s.close and s.close[1].outcome == "done"}
+    held, dead = [], []
+    for segment in line.segments.values():
+        if segment is line.open_segment:
+            continue
+        version = line.version_with(segment)
+        stored = version in committed
+        if version in pending:
+            held.append(segment)
+        elif segment.id in living:
+            held += [] if stored and segment.job in finished else [segment]
+        elif not stored:
+            dead.append(segment)
+    return held + dead[-KEPT_DEAD:]
+
+
+def is_last_fence(segment: Segment, fence: str) -> bool:
+    """Whether a result is the one that the close names, and not of an attempt before it."""
+    return segment.close is None or fence == str(segment.close[1].fence)
+
+
+def drop(store: Store, keys: Iterable[str]) -> None:
+    """Delete, headers of checkpoints first: without its header the rest is nobody's."""
+    for key in sorted(keys, key=lambda key: not key.endswith(f"/{checkpoint.HEADER}")):
+        store.delete(WORK, key)

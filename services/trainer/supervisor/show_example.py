@@ -1,0 +1,82 @@
+"""Answers `show-example`: what a row of a dataset is to the model, by a child of the trainer."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.worker_process import environment
+from shared.errors import DuramenError, NotFound
+from shared.formats.version import parse_sums
+from shared.protocol.messages import JobSettings, LineageSettings, ObjectRef, now
+from shared.store.s3 import PRECIOUS
+
+SECONDS = 60.0
+
+
+async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -> dict[str, Any]:
+    """Tokens of a row (1-based) and which of them are trained. Raises NotFound, DuramenError."""
+    line = trainer.table.lines.get(lineage)
+    if line is None or line.settings is None:
+        raise NotFound(f"There is no lineage {lineage!r}.", next_step="duramen lineage list")
+    jobs = [j for j in trainer.table.jobs.values() if j.id.sha256 == dataset]
+    mine = [j for j in jobs if j.id.lineage == lineage]
+    newest = max(mine, key=lambda j: j.id.run, default=None)
+    queued_at = newest.record.queued_at if newest else now()
+    own = newest.record.settings if newest else JobSettings()
+    request = {
+        "clock": queued_at.isoformat(),
+        "dataset_sha256": dataset,
+        "row": row,
+        "max_length": own.max_length or trainer.settings.max_length,
+        "on_long": own.on_long or trainer.settings.on_long,
+        "chat_template": line.settings.chat_template,
+    }
+    files = await asyncio.to_thread(fetch, trainer.local, line.settings, dataset)
+    found = await ask_child(request | files, trainer.settings.threads)
+    return {"lineage": lineage, "dataset": dataset, "row": row, **found}
+
+
+def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, str]:
+    """The dataset and all of the base but its weights. Raises ObjectMissing, ObjectDamaged."""
+    key = f"datasets/{dataset}/data.jsonl"
+    data = local.object(
+        "datasets", ObjectRef(bucket="duramen", key=key, sha256=dataset, size=0), ".jsonl"
+    )
+    root = settings.base_root
+    folder = local.cache / "bases" / root
+    if not folder.exists():
+        folder = local.cache / "tokenizers" / root
+        prefix = f"bases/{root}/"
+        sums = parse_sums(local.store.read(PRECIOUS, f"{prefix}SHA256SUMS", sha256=root))
+        for path, sha256 in sums.items():
+            if not path.endswith(".safetensors") and not (folder / path).exists():
+                ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
+                local.store.fetch(ref, folder / path)
+    return {"base_dir": str(folder), "dataset": str(data)}
+
+
+async def ask_child(request: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """Tokenizers and templates of foreign models are never loaded by the supervisor itself."""
+    with tempfile.TemporaryDirectory(prefix="duramen-example-") as folder:
+        path = Path(folder) / "request.json"
+        path.write_text(json.dumps(request), encoding="utf-8")
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.trainer.worker.example", str(path)),
+            env=environment(threads),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, _ = await asyncio.wait_for(child.communicate(), SECONDS)
+        except TimeoutError as error:
+            child.kill()
+            await child.wait()
+            raise DuramenError(f"No answer after {SECONDS:.0f} seconds.") from error
+    if child.returncode != 0:
+        raise DuramenError("The row could not be shown; the trainer's log says why.")
+    found: dict[str, Any] = json.loads(output)
+    return found

@@ -1,0 +1,53 @@
+"""A store that does not answer while training goes on: since when, and whether people are told."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from prometheus_client import Gauge
+
+from shared import log
+from shared.protocol.messages import now
+
+AWAY = Gauge("duramen_train_store_away_seconds", "Since the store's first refusal; 0: it answers.")
+USUAL_LIMIT_SECONDS = 300.0
+
+
+@dataclass
+class Outage:
+    """`limit_seconds`: how long the store may be away before it is said. Nothing ends by it."""
+
+    limit_seconds: float = USUAL_LIMIT_SECONDS
+    told: bool = False
+    _began: float | None = None  # monotonic
+    _since: datetime | None = None
+
+    def failed(self, error: Exception) -> None:
+        """The store refused, or did not answer."""
+        if self._began is None:
+            self._began, self._since = time.monotonic(), now()
+        seconds = time.monotonic() - self._began
+        AWAY.set(seconds)
+        log.get().warning("store_away", error=str(error), seconds=round(seconds, 1))
+
+    def over(self) -> None:
+        """The store did what it was asked."""
+        if self._began is not None:
+            log.get().info("store_back", seconds=round(time.monotonic() - self._began, 1))
+        self._began, self.told = None, False
+        AWAY.set(0)
+
+    @property
+    def is_on(self) -> bool:
+        return self._began is not None
+
+    @property
+    def is_long(self) -> bool:
+        return self._began is not None and time.monotonic() - self._began > self.limit_seconds
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"the store has not answered since {self._since:%H:%M:%S} UTC, and what was trained "
+            "lies on the trainer's disk until it does: duramen doctor"
+        )

@@ -1,0 +1,161 @@
+"""What the trainer puts into `work`: checkpoints, snapshots, results. Blocking, all read back."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.trainer import checkpoint
+from services.trainer.supervisor.local_files import SegmentFolder
+from shared import log
+from shared.errors import CannotTrain, ObjectDamaged, ObjectMissing
+from shared.formats.canonical import canonical_json
+from shared.ledger.lineage import Segment
+from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.store.s3 import PRECIOUS, WORK, Store
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint of a segment, on this disk (`local`), in the store, or both."""
+
+    ref: CheckpointRef
+    local: Path | None
+    stored: bool
+
+
+def reference(lineage: str, name: str, header: checkpoint.Header) -> CheckpointRef:
+    return CheckpointRef(
+        id=header.id,
+        prefix=f"checkpoints/{lineage}/{header.segment}/{name}",
+        segment=header.segment,
+        fence=header.fence,
+        position=header.position,
+        global_step=header.global_step,
+    )
+
+
+def put_checkpoint(store: Store, lineage: str, path: Path) -> CheckpointRef:
+    """Upload a checkpoint, its header last: a header in the store means that all is there."""
+    header = checkpoint.verify(path)
+    ref = reference(lineage, path.name, header)
+    for name, contents in header.files.items():
+        store.put_file(WORK, f"{ref.prefix}/{name}", path / name, contents.sha256)
+    store.put_bytes(WORK, f"{ref.prefix}/{checkpoint.HEADER}", header.to_bytes())
+    return ref
+
+
+def put_object(store: Store, key: str, path: Path) -> ObjectRef:
+    return store.put_file(WORK, key, path).ref
+
+
+def put_plan(store: Store, path: Path, sha256: str) -> ObjectRef:
+    """A plan is named by its hash, written once, and precious."""
+    return store.put_file(PRECIOUS, f"plans/{sha256}.json", path, sha256).ref
+
+
+def put_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
+    """Log and metrics beside the newest checkpoint, so that another host can go on from both."""
+    for path in (folder.metrics, folder.job_log):
+        if path.exists():  # read at once: it grows while it is uploaded
+            store.put_bytes(WORK, f"progress/{lineage}/{segment}/{path.name}", path.read_bytes())
+
+
+def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
+    """Bring what another host left; what is missing starts empty."""
+    for path in (folder.metrics, folder.job_log):
+        key = f"progress/{lineage}/{segment}/{path.name}"
+        if not path.exists():
+            try:
+                path.write_bytes(store.read(WORK, key))
+            except ObjectMissing:
+                continue
+
+
+def put_result(
+    store: Store, segment: Segment, folder: SegmentFolder, earlier: list[dict[str, object]]
+) -> ObjectRef:
+    """result.json: hashes of log, metrics and snapshots of the job so far, named by the close."""
+    lineage, stem = segment.job.lineage, f"{segment.id}-{segment.fence}"
+    files = [entry for entry in earlier if str(entry["path"]).startswith("evolution/")]
+    for path in (folder.metrics, folder.job_log):
+        if path.exists():
+            ref = put_object(store, f"results/{lineage}/{stem}/{path.name}", path)
+            files.append({"path": path.name, **ref.model_dump()})
+    for path in sorted(folder.snapshots.glob("*.parquet")):
+        put_object(store, snapshot_key(lineage, segment.id, path), path)
+    for key in store.keys(WORK, f"snapshots/{lineage}/{segment.id}/"):
+        name = key.rsplit("/", 1)[-1]
+        step, fence = (int(part) for part in name.removesuffix(".parquet").split("-"))
+        if segment.holds(fence, step):
+            sha256, size = store.read_hash(WORK, key)
+            entry = {"bucket": WORK, "key": key, "sha256": sha256, "size": size}
+            files.append({"path": f"evolution/{name}", **entry})
+    body = {"schema": 1, "job": segment.job.path, "segment": segment.id, "files": files}
+    key = f"results/{lineage}/{stem}.json"
+    return store.put_bytes(WORK, key, canonical_json(body)).ref
+
+
+def snapshot_key(lineage: str, segment: str, path: Path) -> str:
+    return f"snapshots/{lineage}/{segment}/{path.name}"
+
+
+# ---- finding the newest valid checkpoint of a segment --------------------------------------------
+
+
+def is_alive(segment: Segment, header: checkpoint.Header) -> bool:
+    """Whether recovery may start here: of this segment, and no dead branch of it."""
+    return header.segment == segment.id and segment.holds(header.fence, header.global_step)
+
+
+def newest(
+    store: Store, segment: Segment, folder: SegmentFolder, *, only_local: bool = False
+) -> Found | None:
+    """The newest valid checkpoint of a segment, local or uploaded; a tie goes to the local one."""
+    lineage = segment.job.lineage
+    there = [] if only_local else uploaded(store, lineage, segment.id)
+    stored = {ref.id for ref, _ in there}
+    found = [Found(ref, None, True) for ref, header in there if is_alive(segment, header)]
+    for path, header in checkpoint.of_segment(folder.checkpoints, segment.id):
+        if is_alive(segment, header):
+            ref = reference(lineage, path.name, header)
+            found.append(Found(ref, path, ref.id in stored))
+    found.sort(key=lambda f: (f.ref.fence, f.ref.global_step, f.local is not None), reverse=True)
+    return next((candidate for candidate in found if is_whole(store, candidate)), None)
+
+
+def is_whole(store: Store, candidate: Found) -> bool:
+    """Whether every byte is what was written, read now where it lies."""
+    if candidate.local is not None:
+        return is_valid(candidate.local)
+    prefix = candidate.ref.prefix
+    try:
+        header = store.read(WORK, f"{prefix}/{checkpoint.HEADER}", sha256=candidate.ref.id)
+        for name, entry in json.loads(header)["files"].items():
+            store.verify(ObjectRef(bucket=WORK, key=f"{prefix}/{name}", **entry))
+    except (ObjectMissing, ObjectDamaged) as error:
+        log.get().error("checkpoint_damaged", prefix=prefix, error=str(error))
+        return False
+    return True
+
+
+def is_valid(path: Path) -> bool:
+    try:
+        checkpoint.verify(path)
+    except CannotTrain:
+        return False
+    return True
+
+
+def uploaded(
+    store: Store, lineage: str, segment: str
+) -> list[tuple[CheckpointRef, checkpoint.Header]]:
+    """Checkpoints of a segment in the store, oldest first, by their headers."""
+    found = []
+    prefix = f"checkpoints/{lineage}/{segment}/"
+    for key in store.keys(WORK, prefix):
+        if key.endswith(f"/{checkpoint.HEADER}"):
+            data = store.read(WORK, key)
+            header = checkpoint.parse_header(data)
+            if header is not None:
+                found.append((reference(lineage, key.split("/")[-2], header), header))
+    return sorted(found, key=lambda pair: (pair[0].fence, pair[0].global_step))

@@ -1,0 +1,1 @@
+"""The worker: torch and local files; never bus or store."""

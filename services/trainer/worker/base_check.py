@@ -1,0 +1,116 @@
+"""Whether a base can be trained here at all, told in seconds, before anything is computed.
+
+Reads the configuration and the headers of the weights; loads neither weights nor code.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shared.errors import CannotTrain
+from shared.formats.model_files import INDEX, index_in, weights_of
+from shared.memory_estimate import NF4_BYTES, WIDTHS, gib
+
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def check(
+    base_dir: Path, dtype: str, memory_bytes: int | None = None, quantize: str = "none"
+) -> None:
+    """Raises Failure (base) if there are no weights, if the model wants code that is not in
+    transformers, or if its weights alone are more than the memory of this machine."""
+    config = configuration(base_dir)
+    check_code(config)
+    numbers = sum(parameters(file) for file in weight_files(base_dir))
+    have = device_memory() if memory_bytes is None else memory_bytes
+    need = int(numbers * (NF4_BYTES if quantize == "nf4" else WIDTHS[dtype]))
+    if need > have:
+        raise CannotTrain(
+            "base",
+            f"This base does not fit: {numbers / 1e9:.2f} billion numbers as {dtype} take "
+            f"{gib(need)}, and this machine has {gib(have)} in all. Train a smaller base, or on a "
+            "larger machine, or this one quantised: duramen lineage new NAME --quantize nf4",
+        )
+
+
+def configuration(base_dir: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((base_dir / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CannotTrain(
+            "base", f"The base has no config.json that can be read: {error}"
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise CannotTrain("base", "The base's config.json names no model_type.")
+    return found
+
+
+def check_code(config: dict[str, Any]) -> None:
+    import transformers
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    kind = config["model_type"]
+    if kind not in CONFIG_MAPPING_NAMES:
+        why = "wants code of its own, which is never run" if config.get("auto_map") else "unknown"
+        raise CannotTrain(
+            "base",
+            f"The base's model type {kind!r} is not in transformers {transformers.__version__} "
+            f"({why}). Add a base of a type that is, or the same model converted to one.",
+        )
+    if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CannotTrain("base", f"The base is no language model that writes on: {kind!r}.")
+
+
+def weight_files(base_dir: Path) -> list[Path]:
+    """The files that hold its weights, each of them there. Raises Failure (base)."""
+    try:
+        names = weights_of({path.name for path in base_dir.iterdir()}, index_in(base_dir))
+    except (OSError, ValueError) as error:
+        raise CannotTrain("base", f"{INDEX} cannot be read: {error}") from error
+    files = [base_dir / Path(name).name for name in sorted(names)]
+    missing = [file.name for file in files if not file.is_file()]
+    if not files or missing:
+        raise CannotTrain(
+            "base",
+            f"The base has no weights ({', '.join(missing) or 'no safetensors file'}): add it "
+            "again from a folder that holds them, as safetensors.",
+        )
+    return files
+
+
+def parameters(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header. Raises Failure (base)."""
+    try:
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(handle.read(length))
+        return sum(math.prod(shape) for shape in shapes(header))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CannotTrain("base", f"The weights in {file.name} cannot be read: {error}") from error
+
+
+def shapes(header: dict[str, Any]) -> Iterator[list[int]]:
+    return (entry["shape"] for name, entry in header.items() if name != "__metadata__")
+
+
+def device_memory() -> int:
+    """Bytes of the GPU, or of this machine as far as its container may use it."""
+    import torch
+
+    if os.environ.get("DURAMEN_DEVICE") != "cpu" and torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    limits = [int(psutil.virtual_memory().total)]
+    for path in CGROUPS:
+        file = Path(path)
+        text = file.read_text(encoding="ascii").strip() if file.is_file() else "max"
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)

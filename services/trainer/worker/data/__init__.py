@@ -1,0 +1,1 @@
+"""Rows, tokens, probes and the plan."""

@@ -1,0 +1,307 @@
+"""The plan: every batch of a job, decided once, as one immutable file named by its SHA-256.
+
+Later code reads the plan and never decides again. Tokens are not stored: they are computed from
+dataset, tokenizer, template and frozen clock, and must hash to what the plan says.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.model.template import Chat, Encoded
+from services.trainer.protocol import Spec, TrainingSettings
+from services.trainer.worker.data.draw import heldout
+from services.trainer.worker.data.encoder import Encoder, Why
+from services.trainer.worker.data.probes import candidates, watched
+from services.trainer.worker.data.rows import Row, read_rows
+from shared.errors import CannotTrain
+from shared.files import write_synced
+from shared.formats.probe import Probe, Sha256
+
+
+class LeftOut(BaseModel):
+    """A row that is not trained. `tokens`: its length, if that is the reason."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: Sha256
+    row: int
+    reason: str
+    tokens: int | None = None
+
+
+class Plan(BaseModel):
+    """Rows are 0-based line numbers of the dataset. `batches`: epochs of steps of rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal[1] = 1
+    kind: Literal["plan"] = "plan"
+    job: str
+    dataset: Sha256
+    base_root: Sha256
+    tokenizer_sha256: Sha256
+    template_sha256: Sha256
+    clock: str
+    settings: TrainingSettings
+    eval_fraction: float
+    rows: int
+    train_rows: tuple[int, ...]
+    heldout_rows: tuple[int, ...]
+    heldout_ids: tuple[Sha256, ...] = ()  # of the same rows, for the plans of later files
+    eval_rows: dict[Sha256, tuple[int, ...]]  # by dataset, those that are measured
+    left_out: tuple[LeftOut, ...]
+    probes: tuple[Probe, ...]
+    batches: tuple[tuple[tuple[int, ...], ...], ...]
+    tokens: int  # over all epochs
+    trained_tokens: int
+    tokens_sha256: Sha256
+
+    @property
+    def steps(self) -> list[tuple[int, ...]]:
+        return [rows for epoch in self.batches for rows in epoch]
+
+    def to_bytes(self) -> bytes:
+        fields = self.model_dump(mode="json")
+        fields["schema"] = fields.pop("schema_")
+        return json.dumps(
+            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Plan":
+        fields: dict[str, Any] = json.loads(data)
+        if fields.get("schema") != 1:
+            raise CannotTrain(
+                "data", f"The plan has schema {fields.get('schema')}; this code reads 1."
+            )
+        fields["schema_"] = fields.pop("schema")
+        return cls.model_validate(fields)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A plan with its tokens: `rows` by line number, `probes` in the plan's order."""
+
+    plan: Plan
+    sha256: str
+    rows: Mapping[int, Encoded]
+    row_ids: Mapping[int, str]
+    probes: list[Encoded]
+
+    def event(self, path: Path) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "event": "plan",
+            "path": str(path),
+            "sha256": self.sha256,
+            "steps": len(plan.steps),
+            "rows": plan.rows,
+            "train_rows": len(plan.train_rows),
+            "heldout_rows": len(plan.heldout_rows),
+            "left_out": len(plan.left_out),
+            "epochs": plan.settings.epochs,
+            "tokens": plan.tokens,
+            "trained_tokens": plan.trained_tokens,
+        }
+
+
+def build_plan(spec: Spec, chat: Chat) -> Material:
+    """Decide all batches of the job and write `spec.plan_out`. Raises Failure (data, mask)."""
+    rows = read_rows(spec.dataset, spec.dataset_sha256)
+    evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
+    encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
+    held = heldout((row.id for row in rows), spec.eval_fraction)
+    earlier = [p for path in spec.earlier_plans for p in Plan.from_bytes(path.read_bytes()).probes]
+    encoded, heldout_rows, never = training_rows(
+        encoder,
+        spec.dataset_sha256,
+        rows,
+        held,
+        evaluated={row.id for other in evals.values() for row in other},
+        # To train them would spoil what they tell.
+        earlier=earlier_heldout(spec),
+    )
+    if not encoded:
+        reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
+        raise CannotTrain("data", f"No row is left to train: {'; '.join(reasons)}.")
+    own = spec.dataset_sha256
+    probes, measured = watched(
+        encoder,
+        trained=candidates("trained", own, rows, encoded),
+        held=candidates("heldout", own, rows, heldout_rows),
+        asked=[candidates("eval", sha, other, range(len(other))) for sha, other in evals.items()],
+        earlier=earlier,
+    )
+    batches = order(list(encoded), {r: len(e) for r, e in encoded.items()}, spec.settings)
+    epochs = spec.settings.epochs
+    plan = Plan(
+        job=spec.job,
+        dataset=spec.dataset_sha256,
+        base_root=spec.base_root,
+        clock=spec.clock,
+        settings=spec.settings,
+        eval_fraction=spec.eval_fraction,
+        rows=len(rows),
+        train_rows=tuple(encoded),
+        heldout_rows=tuple(heldout_rows),
+        heldout_ids=tuple(rows[n].id for n in heldout_rows),
+        eval_rows={
+            sha: tuple(sorted(p.row for p in probes if p.split == "eval" and p.dataset == sha))
+            for sha in evals
+        },
+        left_out=tuple(never),
+        probes=tuple(probes),
+        batches=batches,
+        tokens=epochs * sum(len(e) for e in encoded.values()),
+        trained_tokens=epochs * sum(e.labels for e in encoded.values()),
+        tokens_sha256=tokens_sha256(encoded.values(), measured),
+        **chat.hashes,
+    )
+    data = plan.to_bytes()
+    write_synced(spec.plan_out, data)
+    row_ids = {r: rows[r].id for r in encoded}
+    return Material(plan, hashlib.sha256(data).hexdigest(), encoded, row_ids, measured)
+
+
+def load_plan(spec: Spec, chat: Chat) -> Material:
+    """Read `spec.plan`, compute its tokens again and compare. Raises Failure (data, mask)."""
+    assert spec.plan is not None
+    data = spec.plan.read_bytes()
+    name = hashlib.sha256(data).hexdigest()
+    if spec.plan_sha256 is not None and name != spec.plan_sha256:
+        raise CannotTrain(
+            "data", f"The plan is damaged: it hashes to {name}, not {spec.plan_sha256}."
+        )
+    try:
+        plan = Plan.from_bytes(data)
+    except (ValueError, ValidationError) as error:
+        raise CannotTrain("data", f"The plan cannot be read: {error}") from error
+    now = {
+        "job": spec.job,
+        "dataset": spec.dataset_sha256,
+        "base_root": spec.base_root,
+        "clock": spec.clock,
+        **chat.hashes,
+    }
+    for field, value in now.items():
+        if getattr(plan, field) != value:
+            raise CannotTrain(
+                "data", f"The plan was made for {field} {getattr(plan, field)}, this is {value}."
+            )
+    rows = read_rows(spec.dataset, spec.dataset_sha256)
+    encoder = Encoder(chat, plan.settings.max_length, plan.settings.on_long)
+    encoded = {r: encoder.again(rows[r]) for r in plan.train_rows}
+    measured = [encoder.again(p) for p in plan.probes]
+    found = tokens_sha256(encoded.values(), measured)
+    if found != plan.tokens_sha256:
+        raise CannotTrain(
+            "data",
+            "The tokens of this dataset are not those of the plan "
+            f"({found[:12]} instead of {plan.tokens_sha256[:12]}): the tokenizer library or the "
+            "template engine behaves differently. Install the versions it was made with.",
+        )
+    row_ids = {r: rows[r].id for r in encoded}
+    return Material(plan, name, encoded, row_ids, measured)
+
+
+def training_rows(
+    encoder: Encoder,
+    dataset: str,
+    rows: list[Row],
+    held: set[str],
+    evaluated: set[str],
+    earlier: set[str],
+) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
+    """(tokens of the rows to train, held-out rows, rows left out). Raises Failure (data).
+
+    By row id: `held` out of this file, `evaluated` only, held out of an `earlier` file.
+    """
+    encoded: dict[int, Encoded] = {}
+    heldout_rows: list[int] = []
+    never: list[LeftOut] = []
+    kept_aside: set[str] = set()
+    for number, row in enumerate(rows):
+        result: Encoded | Why
+        if row.id in held and row.id not in kept_aside:
+            kept_aside.add(row.id)
+            heldout_rows.append(number)
+            continue
+        if row.id in held:
+            result = Why("equal to a held-out row")
+        elif row.id in evaluated:
+            result = Why("equal to an evaluation row")
+        elif row.id in earlier:
+            result = Why("equal to a held-out row of an earlier file")
+        else:
+            result = encoder.encode(row)
+        if isinstance(result, Why):
+            never.append(LeftOut(dataset=dataset, row=number, **result._asdict()))
+        else:
+            encoded[number] = result
+    check_long(encoder, never)
+    return encoded, heldout_rows, never
+
+
+def earlier_heldout(spec: Spec) -> set[str]:
+    """Rows that other jobs of the lineage held out: to train them would spoil what they tell."""
+    found: set[str] = set()
+    for path in spec.lineage_plans:
+        plan = json.loads(path.read_bytes())  # not validated: there may be a thousand of them
+        found |= {probe["id"] for probe in plan["probes"] if probe["split"] == "heldout"}
+        found |= set(plan.get("heldout_ids", ()))
+    return found
+
+
+def check_long(encoder: Encoder, never: list[LeftOut]) -> None:
+    """Raises Failure (data) if rows are too long and that is to be refused."""
+    long = [entry for entry in never if entry.tokens is not None]
+    if encoder.on_long == "refuse" and long:
+        count = "1 row is" if len(long) == 1 else f"{len(long)} rows are"
+        raise CannotTrain(
+            "data",
+            f"{count} longer than {encoder.max_length} tokens, and on_long is refuse; the first "
+            f"is row {long[0].row + 1} of the dataset, with {long[0].tokens} tokens.",
+        )
+
+
+def order(
+    rows: list[int], lengths: Mapping[int, int], settings: TrainingSettings
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Shuffle each epoch by (seed, epoch) alone, and cut it into steps of `batch_tokens`."""
+    epochs = []
+    for epoch in range(settings.epochs):
+        shuffle = np.random.Generator(np.random.PCG64([settings.seed, epoch]))
+        steps: list[tuple[int, ...]] = []
+        step: list[int] = []
+        size = 0
+        for index in shuffle.permutation(len(rows)):
+            row = rows[int(index)]
+            if step and size + lengths[row] > settings.batch_tokens:
+                steps.append(tuple(step))
+                step, size = [], 0
+            step.append(row)
+            size += lengths[row]
+        steps.append(tuple(step))
+        epochs.append(tuple(steps))
+    return tuple(epochs)
+
+
+def tokens_sha256(rows: Iterable[Encoded], probes: Iterable[Encoded]) -> str:
+    """Over all token ids and masks, with their lengths, in order."""
+    digest = hashlib.sha256()
+    for part in (rows, probes):
+        for encoded in part:
+            digest.update(len(encoded).to_bytes(4, "little"))
+            digest.update(encoded.ids.astype("<i4").tobytes())
+            digest.update(encoded.trained.astype("u1").tobytes())
+            for length in encoded.parts:
+                digest.update(length.to_bytes(4, "little"))
+        digest.update(b"\xff" * 4)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""Which rows a job watches: of its own file, trained and held out, of `inbox/eval`, and of earlier
+files. A choice depends on what the rows say, never on their places in the file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from services.model.template import Encoded
+from services.trainer.worker.data.draw import (
+    EARLIER_PROBES,
+    EVAL_PROBES,
+    OWN_PROBES,
+    draw,
+    draw_by_length,
+)
+from services.trainer.worker.data.encoder import Encoder
+from services.trainer.worker.data.rows import Row
+from shared.formats.probe import Probe, Split
+
+
+def candidates(
+    split: Split, dataset: str, rows: Sequence[Row], numbers: Iterable[int]
+) -> dict[str, Probe]:
+    """Probes by id; of equal rows the first."""
+    found: dict[str, Probe] = {}
+    for n in numbers:
+        row = rows[n]
+        if row.id not in found and row.is_watchable:
+            found[row.id] = Probe(
+                id=row.id,
+                split=split,
+                dataset=dataset,
+                row=n,
+                messages=row.messages,
+                line=row.line,
+                text=row.text,
+            )
+    return found
+
+
+def watched(
+    encoder: Encoder,
+    *,
+    trained: Mapping[str, Probe],
+    held: Mapping[str, Probe],
+    asked: Sequence[Mapping[str, Probe]],
+    earlier: Iterable[Probe],
+) -> tuple[list[Probe], list[Encoded]]:
+    """The probes of a job with their tokens. `asked`: those of each evaluation file; `earlier`:
+    those of the lineage's earlier jobs, so that forgetting shows."""
+    # Neither kind may crowd out the other: each may claim half, and what the other leaves.
+    held_count = min(len(held), max(OWN_PROBES // 2, OWN_PROBES - len(trained)))
+    evaluated = {name: p for file in asked for name, p in file.items() if name not in held}
+    chosen = [
+        *chosen_from(trained, OWN_PROBES - held_count),
+        *chosen_from(held, held_count),
+        *chosen_from(evaluated, EVAL_PROBES),
+    ]
+    known = {p.id for p in chosen}
+    before = {
+        p.id: p.model_copy(update={"split": "earlier"})
+        for p in earlier
+        if p.id not in known and p.split in ("trained", "heldout")
+    }
+    chosen += [before[name] for name in draw(before, EARLIER_PROBES, "probe")]
+    found = [(probe, encoder.encode(probe)) for probe in chosen]
+    usable = [
+        (p, e) for p, e in found if isinstance(e, Encoded) and encoder.is_whole(e) and e.labels
+    ]
+    return [probe for probe, _ in usable], [result for _, result in usable]
+
+
+def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
+    """Short and long rows in the proportions of the file."""
+    lengths = {
+        name: len(p.text or "") + sum(len(m.content) for m in p.messages)
+        for name, p in found.items()
+    }
+    return [found[name] for name in draw_by_length(lengths, count, "probe")]

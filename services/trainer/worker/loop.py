@@ -1,0 +1,157 @@
+"""The training loop. Everything that happens to the weights happens here.
+
+A step is one optimizer update on one batch of the plan. Conversations are packed without padding,
+attention keeps them apart, the head is applied only where there is a label. The batch, the learning
+rate and the randomness of a step are functions of (plan, seed, global_step), so training can stop
+behind any step and go on in another process with the same bits.
+"""
+
+import functools
+import math
+import operator
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from services.model.attention import pack
+from services.model.network import Network
+from services.model.template import Encoded
+from services.trainer.protocol import Place, Spec, TrainingSettings
+from services.trainer.worker.data.plan import Material
+from services.trainer.worker.metrics import open_metrics, write_line
+from services.trainer.worker.micro_batches import split
+from services.trainer.worker.optimizer import learning_rate, mix, update
+from services.trainer.worker.saving import Line, Saving
+from services.trainer.worker.snapshot.snapshot import Snapshots
+from shared.errors import CannotTrain
+
+BAD_STEPS = 3  # in a row
+NAMED_LINES = 20  # in a message
+
+
+def train(
+    spec: Spec,
+    material: Material,
+    network: Network,
+    optimizer: torch.optim.AdamW,
+    snapshots: Snapshots,
+    line: Line,
+) -> dict[str, Any]:
+    """Train from `spec.start` to the end of the plan or until told to finish; return the event.
+
+    Commands are obeyed between steps. Raises Failure (nan) after three steps in a row without a
+    finite gradient. Where memory runs out, what is trained is saved before the error goes on.
+    """
+    settings, steps = material.plan.settings, material.plan.steps
+    at = Place(spec.start.position, spec.start.global_step)
+    # What a kill must not change: when bad steps are too many, and what looking has cost.
+    metrics, past = open_metrics(spec.metrics, at.position)
+    snapshots.governor.spent_seconds = past.snapshot_seconds
+    saving = Saving(spec, material, network, optimizer, metrics, line)
+    while True:
+        wanted = line.take()
+        last = at.position == len(steps)
+        interrupted = "finish" in wanted and not last
+        # What is trained is saved before anything else is done with it.
+        saving.serve(at, ending=last or interrupted, asked="checkpoint" in wanted)
+        if not interrupted:
+            told = snapshots.due(at, past, line, saving, asked="snapshot" in wanted, last=last)
+            if told is not None:
+                write_line(metrics, {**at._asdict(), "snapshot": told})
+        if last or interrupted:
+            break
+
+        began = time.monotonic()
+        rows = steps[at.position]
+        parts = split(rows, material.rows, spec.micro_tokens)
+        rate = learning_rate(settings, at.global_step, at.position, len(steps))
+        examples = [[material.rows[r] for r in part] for part in parts]
+        with saving.first(at):
+            # The only time in a step that the host waits for the device.
+            norm, *numbers = gradient(network, settings, examples, at.global_step).tolist()
+        # One after the other: sum() rounds otherwise from Python 3.12 on.
+        loss_sum = functools.reduce(operator.add, numbers[: len(parts)])
+        skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
+        # One NaN in the moments would stay there for ever, so a step without numbers is left out.
+        if not skipped:
+            update(optimizer, rate)
+        optimizer.zero_grad(set_to_none=True)
+
+        at = Place(at.position + 1, at.global_step + 1)
+        labels = sum(material.rows[r].labels for r in rows)
+        event = {
+            "position": at.position,
+            "steps": len(steps),
+            "global_step": at.global_step,
+            "loss": finite(loss_sum / labels),
+            "tokens": sum(len(material.rows[r]) for r in rows),
+            "trained_tokens": labels,
+            "seconds": time.monotonic() - began,
+            "micro_tokens": spec.micro_tokens,
+            "micro_batches": len(parts),
+            "learning_rate": rate,
+            "gradient_norm": finite(norm),
+            "skipped": skipped,
+        }
+        seen = [
+            {"row": r, "id": material.row_ids[r], "loss": finite(loss)}
+            for r, loss in zip(rows, numbers[len(parts) :], strict=True)
+        ]
+        step = {**event, "snapshot_seconds": snapshots.governor.spent_seconds, "rows": seen}
+        write_line(metrics, step)
+        past.take(step)
+        line.emit({"event": "step", **event})
+        if len(past.bad) >= min(BAD_STEPS, len(steps)):
+            raise not_finite(past.bad, settings)
+
+    metrics.close()
+    return {"event": "end", "outcome": "done" if last else "interrupted", "checkpoint": saving.kept}
+
+
+def gradient(
+    network: Network,
+    settings: TrainingSettings,
+    parts: Sequence[Sequence[Encoded]],
+    global_step: int,
+) -> torch.Tensor:
+    """Leave the clipped gradient of one step, given in micro-batches, in the adapter.
+
+    Returns float32 [1 + micro-batches + rows], on the device: the norm before clipping, the sum of
+    losses of each micro-batch, the mean loss of each row. Nothing in here asks the device for a
+    number, so the host is ahead of it and it never stands still (tests/unit/test_waiting_for_none).
+    """
+    labels = sum(example.labels for part in parts for example in part)
+    sums: list[torch.Tensor] = []
+    means: list[torch.Tensor] = []
+    for micro, part in enumerate(parts):
+        # Dropout and noise are functions of where we are, not a state to carry along.
+        torch.manual_seed(mix(settings.seed, global_step, micro))
+        batch = pack(part, network.device)
+        total, losses = network.loss(batch, settings.neftune_alpha)
+        # The mean is over the labels of the whole step, however it was cut to fit: a mean of means
+        # would weigh short micro-batches more (huggingface.co/blog/gradient_accumulation).
+        torch.autograd.backward(total / labels)
+        sums.append(total.detach())
+        means += [own.mean() for own in torch.split(losses, batch.labels)]
+    # One strange batch must not undo what many have taught (arXiv 1211.5063).
+    norm = torch.nn.utils.clip_grad_norm_(list(network.adapter.values()), settings.clip)
+    return torch.stack([norm, *sums, *means])
+
+
+def not_finite(bad: Sequence[tuple[int, ...]], settings: TrainingSettings) -> CannotTrain:
+    """Return what to say after too many steps without a finite loss and gradient."""
+    lines = ", ".join(str(r + 1) for r in sorted({r for rows in bad for r in rows})[:NAMED_LINES])
+    return CannotTrain(
+        "nan",
+        f"The loss or its gradient was not a finite number in {len(bad)} steps in a row; "
+        f"the lines of the dataset that did it: {lines}. Lower the learning rate "
+        f"(now {settings.learning_rate:g}), or look at these lines: duramen show-example.",
+        suspect=True,
+    )
+
+
+def finite(number: float) -> float | None:
+    """Return the number, or None if it is not finite: JSON has no NaN."""
+    return number if math.isfinite(number) else None

@@ -1,0 +1,60 @@
+"""metrics.jsonl of a segment: a line for each step, and one for each decision about a snapshot."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from shared.files import write_synced
+
+
+@dataclasses.dataclass
+class Past:
+    """What the job's earlier workers noted of the steps up to here. `bad`: the rows behind each of
+    the last steps in a row that were skipped; the times are those of the whole job."""
+
+    steps: int = 0
+    bad: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    train_seconds: float = 0.0
+    snapshot_seconds: float = 0.0
+
+    def take(self, step: dict[str, Any]) -> None:
+        if "snapshot" in step:  # a decision about one, between the steps
+            return
+        rows, skipped = step["rows"], step["skipped"]
+        self.steps += 1
+        self.train_seconds += step["seconds"]
+        self.snapshot_seconds = step["snapshot_seconds"]
+        if skipped:
+            broken = tuple(r["row"] for r in rows if r["loss"] is None)
+            self.bad.append(broken or tuple(r["row"] for r in rows))
+        else:
+            self.bad.clear()
+
+
+def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
+    """Open for appending, without the lines of steps that are about to be done again; and what
+    the kept ones say."""
+    kept, past = [], Past()
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            step = orjson.loads(line)
+            if step["position"] <= position:
+                past.take(step)
+                kept.append(line + b"\n")
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue  # a line that a killed process left unfinished
+    write_synced(path, b"".join(kept))
+    return path.open("ab", buffering=0), past
+
+
+def write_line(file: Any, record: dict[str, Any]) -> None:
+    """Append one record as a line of JSON."""
+    write_whole(file, orjson.dumps(record) + b"\n")
+
+
+def write_whole(file: Any, data: bytes) -> None:
+    """Write all of it: a disk that fills up takes a part and says nothing until the next write."""
+    while data:
+        data = data[file.write(data) :]

@@ -1,0 +1,73 @@
+"""Measures which number format multiplies fastest here: one second of matrix products.
+
+`python -m services.trainer.worker.number_format` prints one JSON object. bfloat16 is *slower* than
+float32 on most CPUs, those without matrix units for it.
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+from services.trainer.device import here
+
+SIZE = 1024  # rows and columns
+
+SECONDS = 0.5  # for each format
+
+
+def flops(dtype: Any, device: str) -> float:
+    """Floating point operations a second of a [SIZE, SIZE] matrix product."""
+    import torch
+
+    a = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    b = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    for _ in range(2):  # the first calls set up threads and kernels
+        a @ b
+    synchronize(device)
+    products, began = 0, time.monotonic()
+    while time.monotonic() - began < SECONDS:
+        a @ b
+        synchronize(device)
+        products += 1
+    return products * 2.0 * SIZE**3 / (time.monotonic() - began)
+
+
+def synchronize(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure() -> dict[str, Any]:
+    """Raises SystemExit if a GPU is wanted and torch can use none: the CPU never stands in."""
+    import torch
+
+    wanted = os.environ.get("DURAMEN_DEVICE", "auto")
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise SystemExit(
+            "DURAMEN_DEVICE=cuda, but torch can use no GPU here: "
+            "`python -m services.trainer.worker.gpu_check` says why"
+        )
+    device = "cuda" if usable and wanted != "cpu" else "cpu"
+    single = flops(torch.float32, device)
+    half = flops(torch.bfloat16, device)
+    if device == "cuda":
+        # On a GPU memory decides, not only speed: half the bytes for the frozen weights.
+        chosen = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    else:
+        chosen = "bfloat16" if half > 1.5 * single else "float32"
+    return {
+        "dtype": chosen,
+        "here": here(wanted),  # not what was used: torch may be unable to use what is here
+        "device": device,
+        "float32_flops": single,
+        "bfloat16_flops": half,
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    print(json.dumps(measure()))

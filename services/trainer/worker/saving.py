@@ -1,0 +1,173 @@
+"""Checkpoints of a run: when they are due, what is in them, and how training goes on from one."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from services.model.environment import environment
+from services.model.lora import adapter_config
+from services.model.network import Network
+from services.model.out_of_memory import is_out_of_memory
+from services.trainer import checkpoint
+from services.trainer.protocol import Place, Spec
+from services.trainer.worker.data.plan import Material
+from services.trainer.worker.optimizer import optimizer_state, restore_optimizer
+from shared.errors import CannotTrain
+
+
+class Line(Protocol):
+    """The supervisor at the other end; `take` returns the commands since it was last asked."""
+
+    def emit(self, event: dict[str, Any]) -> None: ...
+
+    def take(self) -> set[str]: ...
+
+    def leaving(self) -> bool: ...
+
+
+class Saving:
+    """Saves what is trained when it is due, and says so; nothing is saved twice."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        material: Material,
+        network: Network,
+        optimizer: torch.optim.AdamW,
+        metrics: Any,
+        line: Line,
+    ) -> None:
+        self.spec, self.material = spec, material
+        self.network, self.optimizer = network, optimizer
+        self.metrics, self.line = metrics, line
+        self.saved: dict[str, Any] | None = None
+        self.saved_at = time.monotonic()
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The last checkpoint that was saved, as its event names it."""
+        assert self.saved is not None
+        return self.saved
+
+    def serve(self, at: Place, *, ending: bool, asked: bool) -> None:
+        """Save at the end, at the cadence, or when asked; who asked is answered in any case."""
+        due = time.monotonic() - self.saved_at >= self.spec.checkpoint_seconds
+        if (ending or due or asked) and not self.keep(at) and asked and self.saved is not None:
+            self.line.emit({"event": "checkpoint", **self.saved})
+
+    def keep(self, at: Place) -> bool:
+        """Save what is trained and say so; False if it was saved before."""
+        if self.saved is not None and self.saved["position"] == at.position:
+            return False
+        # The metrics of these steps must not be lost where the steps are kept.
+        os.fsync(self.metrics.fileno())
+        began = time.monotonic()
+        self.saved = save(self.spec, self.material, self.network, self.optimizer, *at)
+        self.saved_at = time.monotonic()
+        self.line.emit(
+            {"event": "checkpoint", **self.saved, "write_seconds": self.saved_at - began}
+        )
+        return True
+
+    @contextmanager
+    def first(self, at: Place) -> Iterator[None]:
+        """Save where memory runs out inside, then let the error go on: no weight has changed."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                self.keep(at)
+            raise
+
+
+def resume(spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW) -> None:
+    """Go on from `spec.checkpoint`. Raises Failure (checkpoint), showing what differs."""
+    if spec.checkpoint is None:
+        return
+    found = checkpoint.load(spec.checkpoint)
+    expected: dict[str, Any] = {
+        "lineage": spec.lineage,
+        "base_root": spec.base_root,
+        "lora": spec.lora,
+        "dtype": spec.dtype,
+        "quantize": spec.quantize,
+        "global_step": spec.start.global_step,
+    }
+    if found.header.job == spec.job:
+        expected.update(plan=material.sha256, position=spec.start.position)
+    differences = checkpoint.difference(found.header, expected)
+    if differences:
+        raise CannotTrain(
+            "checkpoint", f"{spec.checkpoint.name} is not ours: {'; '.join(differences)}"
+        )
+    network.restore(found.adapter)
+    restore_optimizer(network, optimizer, found.optimizer)
+    report_environment(found.header, spec, network)
+
+
+def report_environment(header: checkpoint.Header, spec: Spec, network: Network) -> None:
+    """Say in the job's log what may give other bits than before."""
+    was, now = header.environment.model_dump(), environment(network.device)
+    changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
+    if header.micro_tokens != spec.micro_tokens:
+        changed.append(f"micro_tokens was {header.micro_tokens}, is {spec.micro_tokens}")
+    if changed:
+        print(f"continued, not bit-identical: {'; '.join(changed)}", file=sys.stderr, flush=True)
+
+
+def save(
+    spec: Spec,
+    material: Material,
+    network: Network,
+    optimizer: torch.optim.AdamW,
+    position: int,
+    global_step: int,
+) -> dict[str, Any]:
+    """Write a checkpoint and remove old ones; return {path, id, global_step, position}.
+
+    Raises Failure (nan): weights that are no numbers are never saved.
+    """
+    adapter = network.state()
+    if not all(np.isfinite(values).all() for values in adapter.values()):
+        raise CannotTrain(
+            "nan",
+            f"The adapter is not finite after step {position}. Lower the learning rate "
+            f"(now {material.plan.settings.learning_rate:g}).",
+            suspect=True,
+        )
+    header = {
+        "lineage": spec.lineage,
+        "segment": spec.segment,
+        "fence": spec.fence,
+        "job": spec.job,
+        "plan": material.sha256,
+        "position": position,
+        "global_step": global_step,
+        "base_root": spec.base_root,
+        "seed": material.plan.settings.seed,
+        "lora": spec.lora,
+        "dtype": spec.dtype,
+        "quantize": spec.quantize,
+        "micro_tokens": spec.micro_tokens,
+        "environment": environment(network.device),
+    }
+    path, written = checkpoint.write(
+        spec.checkpoint_dir,
+        header,
+        adapter,
+        optimizer_state(network, optimizer),
+        adapter_config(network.model),
+    )
+    checkpoint.prune(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
+    return {
+        "path": str(path),
+        "id": written.id,
+        "global_step": global_step,
+        "position": position,
+    }

@@ -1,0 +1,1 @@
+"""The bus: NATS JetStream behind one small client."""

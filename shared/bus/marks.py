@@ -1,0 +1,27 @@
+"""What a client of the bus saw acknowledged, kept on disk, so that it sees time go backwards."""
+
+import json
+from pathlib import Path
+
+from shared import log
+from shared.files import write_synced
+
+
+class Marks:
+    """The highest (sequence, nonce) acknowledged to this client, for each stream, kept on disk."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.marks: dict[str, tuple[int, str]] = {}
+        if path is not None and path.exists():
+            self.marks = {k: (int(v[0]), v[1]) for k, v in json.loads(path.read_text()).items()}
+
+    def note(self, stream: str, sequence: int, nonce: str) -> None:
+        if sequence <= self.marks.get(stream, (0, ""))[0]:
+            return
+        self.marks[stream] = (sequence, nonce)
+        if self.path is not None:
+            try:
+                write_synced(self.path, json.dumps(self.marks).encode())
+            except OSError as error:  # the disk is full: the mark of before still guards a restart
+                log.get().error("marks_not_kept", path=str(self.path), error=str(error))

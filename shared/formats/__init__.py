@@ -1,0 +1,1 @@
+"""Everything that is stored, as models; FORMAT.md is the contract."""

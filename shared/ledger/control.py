@@ -1,0 +1,157 @@
+"""Control: what a service shall be (desired), what it shall do once, and what it is (observed).
+
+Stream CTL is folded like JOBS: by valid records only. A command is durable before anybody says
+"accepted"; its receipt is what the service then observes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from shared.bus.client import Bus, Entry
+from shared.errors import BusWentBack
+from shared.ledger.jobs import Void, parse
+from shared.protocol.messages import (
+    Desired,
+    DesiredState,
+    Event,
+    Observed,
+    Once,
+    desired_subject,
+    observed_subject,
+    once_subject,
+)
+
+
+@dataclass
+class Control:
+    """The commands for one service, as of the last folded entry of stream CTL, `seen`."""
+
+    service: str
+    desired: Desired | None = None
+    generation: int = 0
+    once: dict[int, Once] = field(default_factory=dict)
+    voids: list[Void] = field(default_factory=list)
+    seen: int = 0
+    _valid: dict[str, int] = field(default_factory=dict)
+    _tails: dict[str, int] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def state(self) -> DesiredState:
+        return self.desired.state if self.desired else "running"
+
+    async def update(self, bus: Bus) -> None:
+        """Fold what is new. Raises BusWentBack, UnknownSchema."""
+        async with self._lock:
+            _, last = await bus.bounds("CTL")
+            if last < self.seen:
+                raise BusWentBack("CTL", self.seen)
+            async for entry in bus.read_through("CTL", self.seen, last):
+                self.fold(entry)
+
+    def fold(self, entry: Entry) -> None:
+        """Take one message of the stream, in sequence; those for other services pass by."""
+        subject = entry.subject
+        models = {desired_subject(self.service): Desired, once_subject(self.service): Once}
+        if subject in models:
+            before, valid = self._tails.get(subject, 0), self._valid.get(subject, 0)
+            record = parse(entry, models[subject], before, valid)
+            self._tails[subject] = entry.sequence
+            self._take(entry, record)
+        self.seen = entry.sequence
+
+    def _take(self, entry: Entry, record: Desired | Once | str) -> None:
+        """Note a record, or why there is none."""
+        if isinstance(record, str):
+            self.voids.append(Void(entry.sequence, entry.subject, record))
+            return
+        self._valid[entry.subject] = entry.sequence
+        if isinstance(record, Desired):
+            self.desired, self.generation = record, entry.sequence
+        else:
+            self.once[entry.sequence] = record
+
+    async def set_desired(
+        self, bus: Bus, state: DesiredState, by: str, reason: str = "", discard: str | None = None
+    ) -> int:
+        """Ask for a state; its generation. Raises Conflict if another command came between."""
+        subject = desired_subject(self.service)
+        record = Desired(
+            service=self.service,
+            state=state,
+            by=by,
+            reason=reason,
+            discard=discard,
+            prev=self._valid.get(subject, 0),
+        )
+        return await bus.append("CTL", subject, subject, record, self._tails.get(subject, 0))
+
+    async def ask_once(self, bus: Bus, command: Once) -> int:
+        """Give a one-time command; its sequence. `command.prev` is filled in here."""
+        subject = once_subject(self.service)
+        record = command.model_copy(update={"prev": self._valid.get(subject, 0)})
+        return await bus.append("CTL", subject, subject, record, self._tails.get(subject, 0))
+
+    def pending(self, through: int) -> list[tuple[int, Once]]:
+        """One-time commands after the last answered one, in sequence."""
+        return sorted((at, once) for at, once in self.once.items() if at > through)
+
+
+async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
+    """What each instance of a service last said of itself; nothing of one that is unreadable.
+
+    Before each instance had its subject they all spoke on one: it counts until one has spoken.
+    """
+    wildcard, found = observed_subject(service), dict[str, Observed]()
+    newest = await bus.last("OBS", wildcard)
+    last = newest.sequence if newest else 0
+    async for entry in bus.read_through("OBS", 0, last, wildcard):
+        instance = entry.subject.rpartition(".")[2]
+        found.pop(instance, None)  # the one that spoke last is the last
+        said = said_in(entry)
+        if said is not None and said.instance == instance:
+            found[instance] = said
+    if newest is None:
+        old = await bus.last("OBS", f"ctl.observed.{service}")
+        said = said_in(old) if old else None
+        return {said.instance: said} if said else {}
+    return found
+
+
+async def observed(bus: Bus, service: str) -> Observed | None:
+    """What was last said by any instance of a service; None if it is nothing readable."""
+    seen = await observed_all(bus, service)
+    return max(seen.values(), key=lambda said: said.at, default=None)
+
+
+async def answered_through(bus: Bus, service: str, instance: str) -> int:
+    """The last one-time command that was answered, as this instance said before it was started.
+
+    A new instance begins where the others are: what was answered long ago is not done again.
+    """
+    seen = await observed_all(bus, service)
+    if instance in seen:
+        return seen[instance].once_through
+    return max((said.once_through for said in seen.values()), default=0)
+
+
+def said_in(entry: Entry) -> Observed | None:
+    """The observation in a message, or None if it is a copy or of an unknown form."""
+    try:
+        return None if entry.copied else Observed.model_validate_json(entry.data)
+    except ValidationError:
+        return None
+
+
+async def events(
+    bus: Bus, after: int = 0, subject: str | None = None
+) -> AsyncIterator[tuple[int, Event]]:
+    """(sequence, event) after a sequence; what cannot be read as an event is passed over."""
+    async for entry in bus.read("EVT", after, subject):
+        try:
+            yield entry.sequence, Event.model_validate_json(entry.data)
+        except ValidationError:
+            continue

@@ -1,0 +1,45 @@
+"""Records that do not count, told once each: they stay on the bus for ever, and readers restart."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import Counter
+
+from shared import log
+from shared.bus.client import Bus
+from shared.files import write_synced
+from shared.ledger.jobs import Void
+from shared.protocol.messages import Event
+
+VOIDS = Counter("duramen_void_records_total", "Records found that do not count.", ["stream"])
+
+
+class VoidTeller:
+    """Of one stream, to whom it may concern. `file` keeps the sequence up to which all are told."""
+
+    def __init__(self, bus: Bus, service: str, stream: str, file: Path) -> None:
+        self._bus, self._service, self._stream, self._file = bus, service, stream, file
+        self._told = noted(file)
+        VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
+
+    async def tell(self, voids: Iterable[Void]) -> None:
+        """Those that are new. Raises BusUnavailable, and tells them again."""
+        new = [void for void in voids if void.sequence > self._told]
+        for void in sorted(new, key=lambda v: v.sequence):
+            about = {"sequence": void.sequence, "subject": void.subject, "detail": void.why}
+            log.get().error("void_record", **about)
+            data = {"what": "void_record", "about": str(void.sequence), **about}
+            await self._bus.event(Event(service=self._service, kind="alarm", data=data))
+            VOIDS.labels(self._stream).inc()
+            self._told = void.sequence
+            with suppress(OSError):  # on a full disk it is told again after a restart
+                write_synced(self._file, str(self._told).encode())
+
+
+def noted(file: Path) -> int:
+    """Return the sequence that a note holds; 0 without one, or for one that cannot be read."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,256 @@
+"""The ledger of a lineage: the open segment, if any, and the head that the last one left.
+
+A `Line` is the fold of all valid records under `jobs.line.<lineage>.*`. Closing a segment is the
+commit point of training. A *mark* is the sequence of a record that left a head (the `create`, or a
+close that moved it); the marks form a tree, and the ancestry of the head is its path to the root.
+"""
+
+from dataclasses import dataclass, field
+
+from shared.bus.client import Bus
+from shared.protocol.messages import (
+    CheckpointRef,
+    Head,
+    JobId,
+    LineageSettings,
+    LineClose,
+    LineCreate,
+    LineOpen,
+    LineRecord,
+    LineRollback,
+    LineVerb,
+    line_subject,
+    line_wildcard,
+)
+
+OWNER_DEATHS_ALLOWED = 3
+
+
+@dataclass
+class Segment:
+    """An unbroken stretch of one job on the head: opened once or more, closed at most once."""
+
+    id: str
+    job: JobId
+    parent: int
+    opens: list[tuple[int, LineOpen]]
+    close: tuple[int, LineClose] | None = None
+
+    @property
+    def fence(self) -> int:
+        return self.opens[-1][0]
+
+    @property
+    def record(self) -> LineOpen:
+        return self.opens[-1][1]
+
+    @property
+    def fences(self) -> set[int]:
+        return {sequence for sequence, _ in self.opens}
+
+    def holds(self, fence: int, global_step: int) -> bool:
+        """Whether what a fence did at a step is part of this segment: what lies beyond the step at
+        which a later owner began, or beyond the close, is dead."""
+        if fence not in self.fences or global_step < self.opens[0][1].global_step:
+            return False
+        limits = [record.global_step for later, record in self.opens if later > fence]
+        if self.close is not None:
+            limits.append(self.close[1].to_step)
+        return all(global_step <= limit for limit in limits)
+
+
+@dataclass
+class Line:
+    """One lineage as its records say. `sequence`: last valid record; `last`: last of any kind.
+
+    `segments` are in the order in which they were opened; `by_job`, `by_close` and `versions_of`
+    (the path of a job that closes name -> versions) answer what would else be a walk over them all.
+    """
+
+    lineage: str
+    sequence: int = 0
+    last: int = 0
+    settings: LineageSettings | None = None
+    head: Head | None = None
+    mark: int = 0
+    parents: dict[int, int] = field(default_factory=dict)
+    heads: dict[int, Head] = field(default_factory=dict)
+    segments: dict[str, Segment] = field(default_factory=dict)
+    by_job: dict[JobId, list[Segment]] = field(default_factory=dict)
+    by_close: dict[int, Segment] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
+    versions_of: dict[str, list[int]] = field(default_factory=dict)
+    rollbacks: list[tuple[int, LineRollback]] = field(default_factory=list)
+    open_segment: Segment | None = None
+
+    # ---- folding ---------------------------------------------------------------------------------
+
+    def refusal(self, record: LineRecord) -> str | None:  # noqa: C901 - a case a verb
+        """Why a record that builds on the valid one cannot follow it; None if it can."""
+        match record:
+            case LineCreate():
+                return "exists already" if self.settings else None
+            case _ if self.settings is None:
+                return "the lineage was never created"
+            case LineOpen():
+                if self.open_segment is None:
+                    return "segment id used before" if record.segment in self.segments else None
+                if self.open_segment.id != record.segment:
+                    return f"segment {self.open_segment.id} is open"
+                return None if str(self.open_segment.job.path) == record.job else "another job"
+            case LineClose():
+                if self.open_segment is None or self.open_segment.id != record.segment:
+                    return "that segment is not open"
+                if self.open_segment.fence != record.fence:
+                    return f"fence {record.fence} is superseded by {self.open_segment.fence}"
+                if record.version is not None and record.version != self.next_version:
+                    return f"version {record.version} is not next ({self.next_version})"
+                return None
+            case LineRollback():
+                if self.open_segment and self.open_segment.id != record.void_segment:
+                    return f"segment {self.open_segment.id} is open"
+                if self.versions.get(record.version) != record.target:
+                    return f"version {record.version} is not that of sequence {record.target}"
+                return None
+
+    def fold(self, sequence: int, record: LineRecord) -> None:
+        """Take a valid record."""
+        self.sequence = sequence
+        match record:
+            case LineCreate():
+                self.settings = record.settings
+                self.head = Head(base_root=record.settings.base_root)
+                self._move(sequence, 0, self.head)
+            case LineOpen():
+                if self.open_segment is None:
+                    job = JobId.parse(record.job)
+                    self.open_segment = Segment(record.segment, job, self.mark, [])
+                    self.segments[record.segment] = self.open_segment
+                    self.by_job.setdefault(job, []).append(self.open_segment)
+                self.open_segment.opens.append((sequence, record))
+            case LineClose():
+                assert self.open_segment is not None
+                self.open_segment.close = (sequence, record)
+                self.by_close[sequence] = self.open_segment
+                self.open_segment = None
+                if record.head != self.head or record.version is not None:
+                    self._move(sequence, self.mark, record.head)
+                if record.version is not None:
+                    self.versions[record.version] = sequence
+                    self.versions_of.setdefault(record.job, []).append(record.version)
+            case LineRollback():
+                if self.open_segment is not None:
+                    self.open_segment = None
+                self.rollbacks.append((sequence, record))
+                self.mark, self.head = record.target, self.heads[record.target]
+
+    def _move(self, sequence: int, parent: int, head: Head) -> None:
+        self.parents[sequence], self.heads[sequence] = parent, head
+        self.mark, self.head = sequence, head
+
+    # ---- questions -------------------------------------------------------------------------------
+
+    @property
+    def next_version(self) -> int:
+        """Numbers only grow: also a rolled-back version keeps its own."""
+        return max(self.versions, default=0) + 1
+
+    @property
+    def dtype(self) -> str | None:
+        """Decided once: by the settings, or by the first open record."""
+        if self.settings is not None and self.settings.dtype != "auto":
+            return self.settings.dtype
+        for segment in self.segments.values():
+            return segment.opens[0][1].dtype
+        return None
+
+    def ancestry(self, mark: int | None = None) -> list[int]:
+        """Marks from the given one (the head's) back to the `create`."""
+        path = [self.mark if mark is None else mark]
+        while self.parents.get(path[-1]):
+            path.append(self.parents[path[-1]])
+        return path
+
+    def kept(self, mark: int | None = None) -> list[Segment]:
+        """The closed segments in an ancestry, oldest first."""
+        return [self.by_close[at] for at in reversed(self.ancestry(mark)) if at in self.by_close]
+
+    def living(self, mark: int | None = None) -> dict[str, Segment]:
+        """By id, in the order of training: the kept segments of an ancestry, and the open one."""
+        found = {segment.id: segment for segment in self.kept(mark)}
+        if mark is None and self.open_segment is not None:
+            found[self.open_segment.id] = self.open_segment
+        return found
+
+    def position(self, job: JobId, mark: int | None = None) -> int:
+        """Plan steps of a job that are in the head's ancestry: derived, never stored."""
+        ends = [s.close[1].to_position for s in self.kept(mark) if s.job == job and s.close]
+        return ends[-1] if ends else 0
+
+    def is_trained(self, sha256: str) -> int | None:
+        """The version that holds this dataset's finished training in the ancestry, if any."""
+        for segment in self.kept():
+            close = segment.close[1] if segment.close else None
+            if close and segment.job.sha256 == sha256 and close.outcome == "done":
+                return close.version
+        return None
+
+    @property
+    def latest(self) -> int | None:
+        """The newest version in the head's ancestry."""
+        marks = set(self.ancestry())
+        return max((v for v, at in self.versions.items() if at in marks), default=None)
+
+    def version_close(self, version: int) -> LineClose | None:
+        segment = self.by_close.get(self.versions.get(version, 0))
+        return segment.close[1] if segment and segment.close else None
+
+    def version_with(self, segment: Segment) -> int | None:
+        """The version that holds a segment's log, metrics and snapshots: one of the same job."""
+        if segment.close is None:
+            return None
+        for version in self.versions_of.get(segment.job.path, []):
+            if self._descends(self.versions[version], segment.close[0]):
+                return version
+        return None
+
+    def _descends(self, mark: int, ancestor: int) -> bool:
+        """Whether a mark is another one or comes after it: a parent is older than its child."""
+        while mark > ancestor:
+            mark = self.parents.get(mark, 0)
+        return mark == ancestor
+
+    def segments_behind(self, version: int) -> list[Segment]:
+        """The segments whose replay gives the bytes of a version, oldest first."""
+        return self.kept(self.versions[version])
+
+    def referenced(self) -> set[str]:
+        """Ids of checkpoints that a record names and recovery may still need."""
+        # A copy: uploads ask from a thread while the fold goes on.
+        ids = {h.checkpoint.id for h in list(self.heads.values()) if h.checkpoint}
+        if self.open_segment and self.open_segment.record.checkpoint:
+            ids.add(self.open_segment.record.checkpoint.id)
+        return ids
+
+    # ---- writing ---------------------------------------------------------------------------------
+
+    async def append(self, bus: Bus, verb: LineVerb, record: LineRecord) -> int:
+        """Compare-and-set one record on what this fold knows. Raises Conflict, Bus errors.
+
+        The caller folds the stream again afterwards; `record.prev` must be `self.sequence`.
+        """
+        assert record.prev == self.sequence, "a record names its predecessor"
+        why = self.refusal(record)
+        assert why is None, why
+        return await bus.append(
+            "JOBS",
+            line_subject(self.lineage, verb),
+            line_wildcard(self.lineage),
+            record,
+            self.last,
+        )
+
+
+def moves_head(line: Line, checkpoint: CheckpointRef | None) -> bool:
+    """Whether closing at this checkpoint leaves another head than the one there is."""
+    return checkpoint is not None and (line.head is None or line.head.checkpoint != checkpoint)

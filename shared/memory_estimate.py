@@ -1,0 +1,263 @@
+"""How much memory training needs, told from a base's config.json and the headers of its weights.
+
+Arithmetic only: nothing is loaded, so it can be asked on any machine, about any base and any card.
+Measured against real workers on a CPU (tests/unit/test_estimate.py); for a GPU it is arithmetic.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.errors import UsageError
+from shared.formats.model_files import index_in, read_header, weights_of
+
+Dtype = Literal["float32", "bfloat16"]
+Quantize = Literal["none", "nf4"]
+GIB = 2**30
+WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
+NF4_BYTES = 0.516  # of a number, with its share of the constants, themselves quantised
+# Of the loss: logits are held for as many tokens at a time, here and in the loss itself.
+HEAD_CHUNK_TOKENS = 512
+HEAD_COPIES = 3  # logits, their exponentials, and the product before it is widened
+# A head that is more than a matrix goes the ordinary way: capped logits, chances, two gradients.
+FULL_HEAD_COPIES = 4
+SCORE_BYTES = 8  # of a score with a cap, for the way back: its tangent and its share, and a copy
+HEADS = ("lm_head", "embed_out")
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+# Tokens that answers may hold in their cache, for each of a micro-batch.
+CACHE_SHARE = 4
+OVERHEAD = {"cuda": 0.9 * GIB, "cpu": 0.7 * GIB}  # context and kernels, or the libraries
+SLACK = {"cuda": 1.08, "cpu": 1.05}  # holes between the allocator's blocks
+# The same among activations: on a CPU what is kept lies between what was freed, of other sizes
+# (SmolLM2-135M: 1.3 to 2.1 with 512 to 2048 tokens at once, tests/bench/bench_memory.py).
+HOLES = {"cuda": 1.08, "cpu": 1.8}
+# Of the activations that checkpointing frees, what the allocator still holds: the kept inputs of
+# the layers lie among the freed rest (SmolLM2: 0.05, 0.21, 0.40 with 1024, 2048, 4096 tokens).
+UNFREED = {"cuda": 0.0, "cpu": 0.25}
+SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
+POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix inside a layer: `outs` x `ins` numbers. `name`: `model.layers.0.mlp.up_proj`."""
+
+    name: str
+    outs: int
+    ins: int
+
+    def is_named(self, target: str) -> bool:
+        """Whether a LoRA target means it: by its name, or by how that ends."""
+        return self.name == target or self.name.endswith(f".{target}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a base decides about memory. `numbers`: all that its files hold."""
+
+    numbers: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    key_values: int  # of a token in one layer
+    linears: tuple[Linear, ...]  # of all layers
+    is_head_plain: bool = True  # a matrix and nothing else: never all logits at once
+    capped_heads: int = 0  # of a layer whose attention scores have a soft cap: all are held
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The shape of an adapter; `targets` as in the settings of a lineage."""
+
+    rank: int = 16
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to train. `tokens`: at once through the model, at least those of the longest row."""
+
+    dtype: Dtype
+    tokens: int
+    quantize: Quantize = "none"
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        weights = "nf4" if self.quantize == "nf4" else self.dtype
+        recomputed = ", gradient checkpointing" if self.checkpointing else ""
+        return f"{weights} weights, {self.tokens} tokens at once{recomputed}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the peak, by what takes them."""
+
+    choice: Choice
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.parts.items())
+        return f"{gib(self.total)} ({parts}) with {self.choice}"
+
+
+def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Estimate:
+    """The peak of training and of a snapshot, whichever is more."""
+    width = WIDTHS[choice.dtype]
+    tuned = shape.linears
+    if not isinstance(adapter.targets, str):
+        tuned = tuple(m for m in shape.linears if any(map(m.is_named, adapter.targets)))
+    trained = adapter.rank * sum(m.outs + m.ins for m in tuned)
+    inside = sum(m.outs * m.ins for m in shape.linears)
+    quantized = inside * NF4_BYTES if choice.quantize == "nf4" else inside * width
+    head = HEAD_CHUNK_TOKENS * shape.vocabulary * 4 * HEAD_COPIES
+    if not shape.is_head_plain:
+        head = choice.tokens * shape.vocabulary * 4 * FULL_HEAD_COPIES
+    # Of each layer that keeps its own, and once more of the one that is computed.
+    scores = shape.capped_heads * choice.tokens**2 * SCORE_BYTES
+    scores *= 2 if choice.checkpointing else shape.layers + 1
+    saved = activations(shape, tuned, adapter, width) * choice.tokens
+    states = 4 * shape.hidden * width * choice.tokens  # before and behind the layers
+    if choice.checkpointing:  # the inputs of all layers, and all of the one that is done again
+        saved *= 1 / max(1, shape.layers) + UNFREED[device]
+        saved += shape.layers * shape.hidden * width * choice.tokens
+    held = 2 * shape.key_values * shape.layers * width  # keys and values of a token
+    cache = CACHE_SHARE * choice.tokens * held
+    parts = {
+        "weights": quantized + (shape.numbers - inside) * width,
+        "adapter": trained * 4,
+        "gradients": trained * 4,
+        "optimizer": trained * 8,
+    }
+    parts = {name: size * SLACK[device] for name, size in parts.items()}
+    parts["activations"] = max(saved + states + scores + head, cache + head) * HOLES[device]
+    parts["overhead"] = OVERHEAD[device]
+    return Estimate(choice, {name: int(size) for name, size in parts.items()})
+
+
+def activations(shape: Shape, tuned: tuple[Linear, ...], adapter: Adapter, width: int) -> float:
+    """Bytes of a token that all layers keep for the way back.
+
+    What each matrix gives and, once, what those that read the same are given; two more states for
+    the norms and the gate. The adapter computes in float32, and drops out of its own copy.
+    """
+    outs = sum(m.outs for m in shape.linears)
+    layers = max(1, shape.layers)
+    distinct = 2 * shape.hidden + max((m.ins for m in shape.linears), default=0) + shape.hidden
+    norms = 2 * shape.hidden * (1 if width == 4 else 3)
+    kept = (outs + layers * (distinct + norms)) * width
+    copy = (4 if width == 2 or adapter.dropout else 0) + (1 if adapter.dropout else 0)
+    return kept + sum(m.ins for m in tuned) * copy + len(tuned) * adapter.rank * 4
+
+
+def choose(
+    shape: Shape,
+    free: int,
+    choice: Choice,
+    adapter: Adapter,
+    device: str,
+) -> Estimate:
+    """The first way that fits in `free` bytes, the nearest to `choice`; else the smallest one.
+
+    Checkpointing changes no result, but takes time; nf4 changes it. The tokens are those of the
+    longest row, which is never cut.
+    """
+    tried = estimate(shape, choice, adapter, device)
+    for way in ways(choice):
+        if tried.total <= free:
+            break
+        tried = estimate(shape, way, adapter, device)
+    return tried
+
+
+def ways(choice: Choice) -> Iterator[Choice]:
+    """From the dearest to the smallest."""
+    for quantize in ("none", "nf4") if choice.quantize == "none" else ("nf4",):
+        yield replace(choice, quantize=quantize)
+        yield replace(choice, quantize=quantize, checkpointing=True)
+
+
+# ---- reading a base ------------------------------------------------------------------------------
+
+
+def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape:
+    """From a config.json and the headers of all safetensors files. Raises UsageError."""
+    text = config.get("text_config") or config
+    try:
+        layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
+        heads = int(text.get("num_attention_heads") or 1)
+        size = int(text.get("head_dim") or hidden // heads)
+        groups = int(text.get("num_key_value_heads") or heads)
+        vocabulary = int(text.get("vocab_size") or config.get("vocab_size") or 0)
+        tensors = [
+            (str(name), [int(n) for n in entry["shape"]])
+            for header in headers
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"The size of this base cannot be told from its files: {error}") from error
+    return Shape(
+        numbers=sum(math.prod(shape) for _, shape in tensors),
+        layers=layers,
+        hidden=hidden,
+        vocabulary=vocabulary,
+        key_values=groups * size,
+        linears=tuple(matrices(tensors)),
+        is_head_plain=is_head_plain(text, {name for name, _ in tensors}),
+        capped_heads=heads if text.get("attn_logit_softcapping") is not None else 0,
+    )
+
+
+def is_head_plain(text: dict[str, Any], names: set[str]) -> bool:
+    """As far as the files tell; a worker tries it out (`Network.plain_head`)."""
+    biased = any(f"{head}.bias" in names for head in HEADS)
+    scaled = any((text.get(name) or 1) != 1 for name in SCALES)
+    return text.get("final_logit_softcapping") is None and not scaled and not biased
+
+
+def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
+    """The matrices of the layers; embeddings and head have no layer's number in their names."""
+    for name, shape in tensors:
+        parts = name.split(".")
+        if len(shape) == 2 and parts[-1] == "weight" and any(p.isdigit() for p in parts):
+            yield Linear(".".join(parts[:-1]), shape[0], shape[1])
+
+
+def shape_of_folder(folder: Path) -> Shape:
+    """Of a model directory. Raises UsageError."""
+    headers = []
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        here = {path.name for path in folder.iterdir()}
+        for name in sorted(weights_of(here, index_in(folder)) & here):
+            with (folder / name).open("rb") as file:
+                headers.append(read_header(file.read(8), file.read))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is no model directory: {error}") from error
+    if not headers:
+        raise UsageError(f"{folder} holds no weights as safetensors.")
+    return shape_of(config, headers)
+
+
+# ---- sizes for people ----------------------------------------------------------------------------
+
+
+def size_in_bytes(text: str) -> int:
+    """`24GB`, `24 GiB`, `512M`: what is printed on a card is meant in powers of two."""
+    match = SIZE.match(text.strip())
+    if match is None or not match[2]:
+        raise UsageError(f"{text!r} is no size: write 24GB, for instance.")
+    return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

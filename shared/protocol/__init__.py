@@ -1,0 +1,1 @@
+"""Every subject and every message that travels between services."""

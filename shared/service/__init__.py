@@ -1,0 +1,1 @@
+"""What every service runs on: loops, health, HTTP."""

@@ -1,0 +1,105 @@
+"""The HTTP side that every service has: /metrics, /healthz, a token on everything else."""
+
+import asyncio
+import hmac
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from shared.errors import DuramenError, NotFound, UsageError
+from shared.service import loop
+from shared.settings import Settings
+
+BUILD = Gauge("duramen_build_info", "Always 1; which program this is.", ["service", "version"])
+FREE = Gauge("duramen_disk_free_bytes", "Free space where a folder lies.", ["folder"])
+
+OPEN_PATHS = {"/metrics", "/healthz"}
+HEALTH_SECONDS = 5.0
+
+Check = Callable[[], Awaitable[None]]
+
+
+def version() -> str:
+    """Of this program: as its image says, else as it is installed."""
+    try:
+        return os.environ.get("DURAMEN_VERSION") or metadata.version("duramen")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def watch_space(name: str, folder: Path) -> None:
+    """Measure the free space at `folder` whenever metrics are asked for."""
+    FREE.labels(name).set_function(lambda: shutil.disk_usage(folder).free)
+
+
+def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
+    """An app whose /healthz runs every check for real, within 5 s, and names what fails."""
+    app = FastAPI(title=f"Duramen {settings.service}", openapi_url="/openapi.json", docs_url=None)
+    checks = {**checks, "loops": loop.check_loops}
+    BUILD.labels(settings.service, version()).set(1)
+    watch_space("state", settings.state_dir)
+    token = settings.http_token.get_secret_value()
+    hosts = ["127.0.0.1", "localhost", settings.service, settings.http_host]
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)  # no DNS rebinding
+
+    @app.middleware("http")
+    async def require_token(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if request.url.path not in OPEN_PATHS and not hmac.compare_digest(
+            given.encode(), token.encode()
+        ):
+            return JSONResponse({"error": "a token is needed: Authorization: Bearer …"}, 401)
+        return await call_next(request)
+
+    @app.exception_handler(DuramenError)
+    async def explain(_: Request, error: DuramenError) -> JSONResponse:
+        status = (
+            404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 503
+        )
+        return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Real round trips with a short limit; 503 names what does not answer."""
+        failed = {}
+        for name, check in checks.items():
+            try:
+                await asyncio.wait_for(check(), HEALTH_SECONDS)
+            except (DuramenError, TimeoutError, OSError) as error:
+                failed[name] = str(error) or type(error).__name__
+        if failed:
+            raise HTTPException(503, failed)
+        return dict.fromkeys(checks, "ok")
+
+    return app
+
+
+async def serve(app: FastAPI, settings: Settings) -> None:
+    """Serve until cancelled. Signals belong to the service, not to the web server."""
+    config = uvicorn.Config(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    try:
+        await server._serve()  # serve() would take over SIGTERM and SIGINT
+    finally:
+        server.should_exit = True

@@ -1,0 +1,24 @@
+"""The shape of a base, read from the headers of its files in a store."""
+
+import json
+
+from shared.formats.model_files import INDEX, read_header, weights_of
+from shared.memory_estimate import Shape, shape_of
+from shared.store.s3 import PRECIOUS, Store
+
+
+def shape_in_store(store: Store, root: str) -> Shape:
+    """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
+    StoreUnavailable, ObjectMissing."""
+    prefix = f"bases/{root}/"
+    headers = []
+    names = {key.removeprefix(prefix) for key in store.keys(PRECIOUS, prefix)}
+    index = store.read(PRECIOUS, prefix + INDEX) if INDEX in names else None
+    for name in sorted(weights_of(names, index) & names):
+        response = store.open(PRECIOUS, prefix + name)
+        try:
+            headers.append(read_header(response.read(8), response.read))
+        finally:
+            response.close()
+            response.release_conn()
+    return shape_of(json.loads(store.read(PRECIOUS, f"{prefix}config.json")), headers)
