@@ -20,7 +20,7 @@ from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnav
 from shared.files import BLOCK_BYTES, sha256_bytes, sync_folder
 from shared.files import write_synced as write_file
 from shared.formats.version import check_bytes, safe_path
-from shared.service import loop
+from shared.progress import beat
 from shared.store.hashing import HashingReader
 from shared.store.s3 import PRECIOUS, Bucket, Stored
 
@@ -116,7 +116,7 @@ class Archive:
         with self.open(bucket, key, version_id) as file, self._errors(key):
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
-                loop.beat()
+                beat()
                 size += len(block)
         return digest.hexdigest(), size
 

@@ -12,8 +12,8 @@ from shared.formats.version import (
     version_name,
     why_foreign,
 )
+from shared.progress import beat
 from shared.protocol.messages import LineClose
-from shared.service import loop
 from shared.store.s3 import PRECIOUS
 
 
@@ -124,7 +124,7 @@ def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose
         names, found = committed_in(place, lineage), set()
         for version, (sequence, close) in closes.items():
             if (name := version_name(version)) in names:
-                loop.beat()
+                beat()
                 data = place.read(PRECIOUS, f"catalog/{lineage}/{name}.json")
                 found |= {version} if is_commit_of(data, sequence, close) else set()
         return found

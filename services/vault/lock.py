@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from prometheus_client import Gauge
 
 from shared.errors import StoreUnavailable
-from shared.service import loop
+from shared.progress import beat
 from shared.store.s3 import PRECIOUS, Store
 
 UNTIL = Gauge(
@@ -47,7 +47,7 @@ class RollingLock:
                 self._backup.lock(PRECIOUS, key, version_id, mode, until)
                 extended += 1
             self._until[key, version_id] = until
-            loop.beat()
+            beat()
         TIME.set(length.total_seconds())
         if self._until:
             UNTIL.set(min(self._until.values()).timestamp())

@@ -7,14 +7,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
 from shared import log
 from shared.errors import BusFull, BusUnavailable, DuramenError, LoopHangs, StoreUnavailable
+from shared.progress import Loop, current, loops
 
 ERRORS = Counter("duramen_errors_total", "Conditions met, by class.", ["condition"])
 UP = Gauge("duramen_loop_last_success_seconds", "Unix time of a loop's last success.", ["loop"])
@@ -22,33 +21,10 @@ HANG_SECONDS = 900.0
 GOODBYE_SECONDS = 27.0  # a trainer's last checkpoint takes less; so does a container's patience
 
 
-@dataclass
-class Loop:
-    """When a round began (None between rounds), and when it last showed that it gets on."""
-
-    name: str
-    busy: bool = False
-    beat: float = field(default_factory=time.monotonic)
-
-
-_loops: dict[str, Loop] = {}
-_current: ContextVar[Loop | None] = ContextVar("loop", default=None)
-
-
-def beat() -> None:
-    """Show that the loop which calls this gets on: for rounds that rightly last long.
-
-    In a thread that knows no loop (a pool's), all of them are taken to get on.
-    """
-    loop = _current.get()
-    for each in [loop] if loop else list(_loops.values()):
-        each.beat = time.monotonic()
-
-
 async def check_loops() -> None:
     """A health check. Raises LoopHangs for a round that has not moved for HANG_SECONDS."""
     now = time.monotonic()
-    for loop in _loops.values():
+    for loop in loops.values():
         if loop.busy and now - loop.beat > HANG_SECONDS:
             raise LoopHangs(loop.name, now - loop.beat)
 
@@ -58,13 +34,13 @@ def instance(service: str) -> str:
     return f"{service}@{socket.gethostname()}#{os.getpid()}"
 
 
-async def run(*loops: Coroutine[Any, Any, None]) -> None:
+async def run(*coroutines: Coroutine[Any, Any, None]) -> None:
     """Run loops until one fails or a signal asks to end; then cancel all and wait for them."""
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stop.set)
-    tasks = [asyncio.create_task(coroutine) for coroutine in loops]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
     pending = {*tasks, waiter}
@@ -85,8 +61,8 @@ async def repeat(
     Raises whatever is no outage: a service in an unknown state ends and is started again.
     """
     logger = log.get().bind(loop=name)
-    loop = _loops[name] = Loop(name)
-    _current.set(loop)
+    loop = loops[name] = Loop(name)
+    current.set(loop)
     while True:
         wake.clear()
         loop.busy, loop.beat = True, time.monotonic()

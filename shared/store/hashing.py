@@ -5,7 +5,7 @@ import io
 from typing import Any, BinaryIO
 
 from shared.errors import ObjectDamaged
-from shared.service import loop
+from shared.progress import beat
 
 
 class HashingReader(io.RawIOBase):
@@ -24,7 +24,7 @@ class HashingReader(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         block: bytes = self._source.read(size) if size >= 0 else self._source.read()
         self._digest.update(block)
-        loop.beat()
+        beat()
         self.size += len(block)
         if self._expected is not None and block:
             self._check(*self._expected)

@@ -27,8 +27,8 @@ from shared import reach
 from shared.errors import START, AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import BLOCK_BYTES, sha256_bytes, sha256_file, sync_folder
 from shared.formats.version import check_bytes
+from shared.progress import beat
 from shared.protocol.messages import ObjectRef
-from shared.service import loop
 from shared.settings import StoreSettings
 from shared.store.hashing import HashingReader
 
@@ -211,7 +211,7 @@ class Store:
         digest, size = hashlib.sha256(), 0
         for block in self.blocks(bucket, key, version_id):
             digest.update(block)
-            loop.beat()
+            beat()
             size += len(block)
         return digest.hexdigest(), size
 
@@ -230,7 +230,7 @@ class Store:
             with temporary.open("wb") as file:
                 for block in self.blocks(ref.bucket, ref.key, version_id):
                     digest.update(block)
-                    loop.beat()
+                    beat()
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())

@@ -19,8 +19,7 @@ from services.ingest.outcome import admit, job_settings, late_sidecar
 from services.ingest.outcome.job_settings import Asked, SettingsRefused
 from services.ingest.outcome.refusal import Refused
 from services.ingest.outcome.report import Outcome, Report, why_refused
-from services.ingest.reading import dataset
-from services.ingest.reading import special_tokens as specials
+from services.ingest.reading import dataset, special_tokens
 from services.ingest.reading.containers import TAKEN, container_of
 from services.ingest.reading.dataset import Built, Wanted
 from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
@@ -220,7 +219,7 @@ class Finisher:
         line = self.table.lines.get(lineage)
         if line is None or line.head is None:
             return ()
-        return await asyncio.to_thread(specials.of_base, self.store, line.head.base_root)
+        return await asyncio.to_thread(special_tokens.of_base, self.store, line.head.base_root)
 
     def copy(self, taken: Taken, folder: Path) -> Signature:
         """A private copy. Blocking. Raises Changed."""

@@ -23,7 +23,7 @@ from services.ingest.outcome.report import Contents, Problem
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import Built, Wanted
 from services.ingest.reading.row_error import Unreadable
-from shared.service import loop
+from shared.progress import beat
 
 MEMORY_BYTES = 2 << 30
 CPU_SECONDS = 60  # and one more for each of:
@@ -113,7 +113,7 @@ class Parser:
         end, found = time.monotonic() + seconds, b""
         while not found.endswith(b"\n"):
             if not select.select([child.stdout], [], [], 1.0)[0]:
-                loop.beat()
+                beat()
                 if time.monotonic() > end:
                     return b""
                 continue

@@ -44,8 +44,8 @@ from shared.errors import (
 )
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import OWNER_DEATHS_ALLOWED, Segment
+from shared.progress import beat
 from shared.protocol.messages import LEVEL_RANK, Failure, ObjectRef
-from shared.service import loop
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
 OUT_OF_MEMORY = Counter(
@@ -199,7 +199,7 @@ async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish
         while not run.done():
             if asking.done():
                 asking.result()  # it failed: so does the watch
-            loop.beat()
+            beat()
             await tell_outage(trainer)
             await show(trainer)
             changed = asyncio.create_task(trainer.changed.wait())

@@ -9,9 +9,9 @@ from typing import Any
 from prometheus_client import Gauge
 
 from services.trainer.settings import TrainerSettings
-from services.trainer.supervisor import own_lease as lease
 from services.trainer.supervisor.claim import Owner
 from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.own_lease import Held
 from services.trainer.supervisor.store_outage import Outage
 from services.trainer.supervisor.worker_run import End, Training
 from shared import log
@@ -62,7 +62,7 @@ class Trainer:
     bus: Bus
     local: Local
     dtype: str
-    lease: lease.Held
+    lease: Held
     table: Table = field(default_factory=Table)
     control: Control = field(default_factory=lambda: Control("trainer"))
     wake: asyncio.Event = field(default_factory=asyncio.Event)

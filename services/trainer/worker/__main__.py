@@ -37,7 +37,7 @@ from shared.errors import CannotTrain, FailureKind
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
 ORPHANED = 3  # exit code
-HERE = str(Path(__file__).parent)
+OURS = str(Path(__file__).parents[2])  # services/: where a traceback is in our own code
 PR_SET_PDEATHSIG = 1
 
 
@@ -246,7 +246,7 @@ def classify(error: Exception) -> CannotTrain:
         kind = "memory"
     elif isinstance(error, OSError) and error.errno in DISK_FULL:
         kind = "disk"
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(HERE)]
+    ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(OURS)]
     at = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
     return CannotTrain(kind, f"{type(error).__name__}: {text[:2000]}{at}")
 
