@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from services.trainer.supervisor.decide import wish_for
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.next_job import ask_those_that_wait, next_job, open_job
 from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.worker_run import Training
 from shared.ledger.control import Control
 from shared.protocol.messages import Once
 from tests.house import House
@@ -50,9 +50,18 @@ async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
     assert job.id == low
     assert "duramen base add" in trainer.waiting["late"]
     await open_job(trainer, job)
-    segment: Any = trainer.held
-    worker: Any = SimpleNamespace()
-    trainer.training = worker
+    segment = trainer.held
+    assert segment is not None
+    trainer.training = Training(
+        settings=trainer.settings,
+        bus=trainer.bus,
+        local=trainer.local,
+        line=trainer.table.lines["main"],
+        job=job,
+        segment=segment,
+        changed=trainer.changed.set,
+        on_plan=lambda *_: None,
+    )
 
     await house.create("late", root)
     await trainer.refresh()
