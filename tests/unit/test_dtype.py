@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from services.trainer import device
-from services.trainer.worker.number_format import measure
+from services.trainer.worker import number_format
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A measurement of this CPU."""
     monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
-    monkeypatch.setattr(device, "SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "SECONDS", 0.01)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(measure()))
+    path.write_text(json.dumps(number_format.measure()))
     return path
 
 
@@ -39,11 +39,11 @@ def test_a_card_that_torch_cannot_use_is_measured_around_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DURAMEN_DEVICE", "auto")
-    monkeypatch.setattr(device, "SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "SECONDS", 0.01)
     monkeypatch.setattr(device, "gpu_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(measure()))
+    path.write_text(json.dumps(number_format.measure()))
     assert json.loads(path.read_text())["device"] == "cpu"
     assert device.holds(path, "auto")
 
@@ -60,7 +60,7 @@ def test_the_cpu_is_not_measured_where_a_gpu_is_wanted(monkeypatch: pytest.Monke
     monkeypatch.setenv("DURAMEN_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="DURAMEN_DEVICE=cuda, but torch can use no GPU"):
-        measure()
+        number_format.measure()
 
 
 def change(kept: Path, **fields: Any) -> None:
