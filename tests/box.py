@@ -9,7 +9,7 @@ from pathlib import Path
 from services.ingest.outcome.report import Report
 from shared.ledger.control import events
 from shared.ledger.jobs import Job, Table
-from shared.protocol.messages import Event
+from shared.protocol.events import Event
 from tests.house import House, Process, until
 
 SECONDS = 40.0

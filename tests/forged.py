@@ -19,21 +19,17 @@ from shared.formats.canonical import canonical_json
 from shared.formats.version import CommitRecord, Latest, StoredFile, root_hash, sums, version_name
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import (
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, JobVerb, Outcome, new_segment, now
+from shared.protocol.records import (
     CheckpointRef,
-    Event,
     Head,
-    JobId,
     JobRecord,
-    JobVerb,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
-    ObjectRef,
-    Outcome,
-    new_segment,
-    now,
 )
 from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.servers import Stack

@@ -19,17 +19,9 @@ from shared.formats.version import root_hash, sums
 from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import (
-    JobId,
-    JobRecord,
-    JobSettings,
-    Level,
-    LineageSettings,
-    LineCreate,
-    Lora,
-    ObjectRef,
-    now,
-)
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, Level, now
+from shared.protocol.records import JobRecord, JobSettings, LineageSettings, LineCreate, Lora
 from shared.store.s3 import PRECIOUS, Store
 from tests import hurried
 from tests.servers import Stack

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import now
+from shared.protocol.names import now
 
 
 @dataclass(frozen=True)

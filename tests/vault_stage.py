@@ -25,21 +25,17 @@ from shared.formats.canonical import canonical_json
 from shared.formats.version import root_hash, sums
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
-from shared.protocol.messages import (
+from shared.protocol.control import Once
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, line_subject, line_wildcard, new_segment, now
+from shared.protocol.records import (
     CheckpointRef,
     Head,
-    JobId,
     JobRecord,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
-    ObjectRef,
-    Once,
-    line_subject,
-    line_wildcard,
-    new_segment,
-    now,
 )
 from shared.store.s3 import PRECIOUS, WORK, Store
 from tests import hurried

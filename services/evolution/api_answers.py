@@ -13,7 +13,7 @@ from services.evolution.speed import speed, typical
 from services.evolution.tables import by_split, in_order, numbers, tally
 from shared.errors import NotFound, UsageError
 from shared.ledger.jobs import Table
-from shared.protocol.messages import JobId
+from shared.protocol.names import JobId
 
 SHORTEST_PREFIX = 4
 Answer = dict[str, Any]

@@ -23,7 +23,7 @@ from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord
-from shared.protocol.messages import ObjectRef
+from shared.protocol.message import ObjectRef
 from shared.store.s3 import PRECIOUS, WORK, Bucket, Store
 
 READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])

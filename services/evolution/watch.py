@@ -13,7 +13,9 @@ from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable, StoreUnavailable
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Event, ObjectRef, Observed
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.observed import Observed
 from shared.service import loop
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])

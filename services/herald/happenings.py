@@ -13,16 +13,10 @@ from pydantic import ValidationError
 from shared.bus.client import Bus, Entry
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table, parse
-from shared.protocol.messages import (
-    LINE_MODELS,
-    Desired,
-    Event,
-    JobId,
-    LineClose,
-    LineOpen,
-    LineRollback,
-    desired_subject,
-)
+from shared.protocol.control import Desired
+from shared.protocol.events import Event
+from shared.protocol.names import JobId, desired_subject
+from shared.protocol.records import LINE_MODELS, LineClose, LineOpen, LineRollback
 
 STREAMS = ("JOBS", "CTL", "EVT")
 TRAINER = desired_subject("trainer")

@@ -30,7 +30,8 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.ledger.control import Control
-from shared.protocol.messages import Event, Observed
+from shared.protocol.events import Event
+from shared.protocol.observed import Observed
 from shared.store.s3 import Store
 
 WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")

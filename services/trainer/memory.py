@@ -24,7 +24,7 @@ from shared.memory_estimate import (
     gib,
     shape_of_folder,
 )
-from shared.protocol.messages import LineageSettings
+from shared.protocol.records import LineageSettings
 
 CGROUPS = Path("/sys/fs/cgroup")
 

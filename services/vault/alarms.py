@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge
 from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.protocol.messages import Event
+from shared.protocol.events import Event
 
 ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
 STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that stand now, by kind.", ["what"])

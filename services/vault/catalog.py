@@ -13,7 +13,7 @@ from shared.formats.version import (
     why_foreign,
 )
 from shared.progress import beat
-from shared.protocol.messages import LineClose
+from shared.protocol.records import LineClose
 from shared.store.s3 import PRECIOUS
 
 

@@ -25,7 +25,9 @@ from shared.errors import (
 from shared.formats.version import version_name
 from shared.ledger.lease import Sign, Watch
 from shared.ledger.lineage import Line
-from shared.protocol.messages import Event, LineRollback, Once
+from shared.protocol.control import Once
+from shared.protocol.events import Event
+from shared.protocol.records import LineRollback
 
 WHY_LENGTH = 2000
 

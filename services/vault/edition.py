@@ -6,7 +6,8 @@ from shared.errors import NotFound
 from shared.formats.version import SegmentEntry, version_name
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import JobId, LineClose
+from shared.protocol.names import JobId
+from shared.protocol.records import LineClose
 
 
 class NotPublishable(NotFound):

@@ -29,7 +29,8 @@ from shared.formats.version import (
     safe_path,
     sums,
 )
-from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, Stored
 
 INSIDE = {

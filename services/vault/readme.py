@@ -3,7 +3,7 @@
 import json
 
 from services.vault.edition import Wanted
-from shared.protocol.messages import CheckpointRef
+from shared.protocol.records import CheckpointRef
 
 TEXT = """# {lineage} {name}
 

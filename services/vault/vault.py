@@ -25,7 +25,9 @@ from shared.ledger.control import Control, answered_through
 from shared.ledger.invalid import VoidTeller
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import Event, ObjectRef, Observed
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.observed import Observed
 from shared.store.s3 import PRECIOUS
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")

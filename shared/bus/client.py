@@ -23,15 +23,10 @@ from shared import log
 from shared.bus.connection import Arrived, Connection, Raw, away
 from shared.bus.marks import Marks
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
-from shared.protocol.messages import (
-    Event,
-    Lease,
-    Observed,
-    Record,
-    event_subject,
-    lease_subject,
-    observed_subject,
-)
+from shared.protocol.events import Event
+from shared.protocol.names import event_subject, lease_subject, observed_subject
+from shared.protocol.observed import Lease, Observed
+from shared.protocol.records import Record
 from shared.settings import Settings
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"

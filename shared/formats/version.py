@@ -9,7 +9,9 @@ from pydantic import AwareDatetime
 from shared.errors import ObjectDamaged, UsageError
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
-from shared.protocol.messages import JobId, LineClose, Message, Sha256
+from shared.protocol.message import Message
+from shared.protocol.names import JobId, Sha256
+from shared.protocol.records import LineClose
 
 HEADER = "training/header.json"  # of a version; its SHA-256 is the id of the checkpoint
 COMMIT = re.compile(r"catalog/([^/]+)/v0*(\d+)\.json")

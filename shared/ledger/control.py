@@ -13,16 +13,10 @@ from pydantic import ValidationError
 from shared.bus.client import Bus, Entry
 from shared.errors import BusWentBack
 from shared.ledger.jobs import Void, parse
-from shared.protocol.messages import (
-    Desired,
-    DesiredState,
-    Event,
-    Observed,
-    Once,
-    desired_subject,
-    observed_subject,
-    once_subject,
-)
+from shared.protocol.control import Desired, Once
+from shared.protocol.events import Event
+from shared.protocol.names import DesiredState, desired_subject, observed_subject, once_subject
+from shared.protocol.observed import Observed
 
 
 @dataclass

@@ -10,7 +10,7 @@ from shared import log
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.ledger.jobs import Void
-from shared.protocol.messages import Event
+from shared.protocol.events import Event
 
 VOIDS = Counter("duramen_void_records_total", "Records found that do not count.", ["stream"])
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from shared.bus.client import Bus, Entry
 from shared.errors import BusWentBack, Conflict, NotFound, UnknownSchema
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import LEVEL_RANK, LINE_MODELS, JobId, JobRecord, JobState, JobVerb
+from shared.protocol.names import LEVEL_RANK, JobId, JobState, JobVerb
+from shared.protocol.records import LINE_MODELS, JobRecord
 
 # verb -> (states it may follow; None is "no record yet", state it makes)
 TRANSITIONS: dict[str, tuple[set[JobState | None], JobState]] = {

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from shared.bus.client import Bus
-from shared.protocol.messages import Lease, lease_subject
+from shared.protocol.names import lease_subject
+from shared.protocol.observed import Lease
 
 Sign = Literal["alive", "dead", "unknown"]
 

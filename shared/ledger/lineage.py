@@ -8,19 +8,16 @@ close that moved it); the marks form a tree, and the ancestry of the head is its
 from dataclasses import dataclass, field
 
 from shared.bus.client import Bus
-from shared.protocol.messages import (
+from shared.protocol.names import JobId, LineVerb, line_subject, line_wildcard
+from shared.protocol.records import (
     CheckpointRef,
     Head,
-    JobId,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
     LineRecord,
     LineRollback,
-    LineVerb,
-    line_subject,
-    line_wildcard,
 )
 
 OWNER_DEATHS_ALLOWED = 3

@@ -28,7 +28,7 @@ from shared.errors import START, AlreadyExists, ObjectDamaged, ObjectMissing, St
 from shared.files import BLOCK_BYTES, sha256_bytes, sha256_file, sync_folder
 from shared.formats.version import check_bytes
 from shared.progress import beat
-from shared.protocol.messages import ObjectRef
+from shared.protocol.message import ObjectRef
 from shared.settings import StoreSettings
 from shared.store.hashing import HashingReader
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from shared.files import sha256_bytes
 from shared.ledger.jobs import Table
-from shared.protocol.messages import JobId
+from shared.protocol.names import JobId
 from tests.unit.test_ledger import Stream, closed, create, opened
 
 SAMPLE = 50

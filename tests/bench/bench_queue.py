@@ -21,7 +21,9 @@ from infra.local.programs import ROOT
 from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, MESSAGE_ID, Bus
 from shared.files import sha256_bytes
 from shared.ledger.jobs import Table
-from shared.protocol.messages import LEVELS, JobId, JobRecord, ObjectRef, now
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import LEVELS, JobId, now
+from shared.protocol.records import JobRecord
 from tests.commands import without_settings
 from tests.servers import Stack
 

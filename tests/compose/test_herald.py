@@ -17,7 +17,7 @@ from services.herald.poll import Poll
 from services.herald.settings import HeraldSettings
 from shared.bus.client import Bus
 from shared.ledger.control import Control
-from shared.protocol.messages import Event
+from shared.protocol.events import Event
 from tests.compose.recorder import Recorder, recording
 from tests.servers import Stack
 

@@ -8,7 +8,7 @@ import orjson
 
 from shared.bus.client import Bus
 from shared.ledger.jobs import Table
-from shared.protocol.messages import JobId
+from shared.protocol.names import JobId
 from tests.house import House, until
 
 HERE = Path(__file__).parent

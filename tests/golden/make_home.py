@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.ledger.lineage import Line
-from shared.protocol.messages import LineageSettings, LineCreate, Lora
+from shared.protocol.records import LineageSettings, LineCreate, Lora
 from tests.commands import duramen
 from tests.golden.home import (
     PACKED,

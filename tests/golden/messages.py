@@ -8,32 +8,33 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from shared.bus.client import EXPECTED, Entry
-from shared.protocol.messages import (
+from shared.protocol.control import Desired, Once
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import (
+    JobId,
+    JobVerb,
+    LineVerb,
+    desired_subject,
+    event_subject,
+    lease_subject,
+    line_subject,
+    once_subject,
+)
+from shared.protocol.observed import Lease
+from shared.protocol.records import (
     CheckpointRef,
-    Desired,
-    Event,
     Failure,
     Head,
-    JobId,
     JobRecord,
     JobSettings,
-    JobVerb,
-    Lease,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
     LineRecord,
     LineRollback,
-    LineVerb,
     Lora,
-    ObjectRef,
-    Once,
-    desired_subject,
-    event_subject,
-    lease_subject,
-    line_subject,
-    once_subject,
 )
 from tests.golden.told import TOLD
 

@@ -11,7 +11,7 @@ from shared.errors import BusUnavailable, BusWentBack, Conflict
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import LineageSettings, LineCreate
+from shared.protocol.records import LineageSettings, LineCreate
 from tests.house import House, until
 from tests.servers import Stack
 

@@ -9,7 +9,9 @@ from infra.compose.host import HostRefused
 from infra.servers.nats.backup import check, pack, sum_of, unpack
 from shared.bus.client import Bus
 from shared.errors import BusWentBack, ObjectDamaged
-from shared.protocol.messages import Event, LineageSettings, LineCreate, line_subject, line_wildcard
+from shared.protocol.events import Event
+from shared.protocol.names import line_subject, line_wildcard
+from shared.protocol.records import LineageSettings, LineCreate
 from tests.servers import Stack
 
 SUBJECT, WILDCARD = line_subject("main", "create"), line_wildcard("main")

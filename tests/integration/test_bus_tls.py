@@ -16,7 +16,7 @@ from infra.servers.bootstrap import provision_bus
 from infra.servers.nats.conf import NatsConf
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.protocol.messages import Event
+from shared.protocol.events import Event
 from tests.servers import wait_until
 
 

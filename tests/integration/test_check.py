@@ -7,7 +7,8 @@ from typing import Any
 
 from services.ctl.commands.check import CHECKS
 from shared.formats.version import Latest
-from shared.protocol.messages import Desired, Event, Once
+from shared.protocol.control import Desired, Once
+from shared.protocol.events import Event
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, encoded, forging
 from tests.servers import Stack, wait_until

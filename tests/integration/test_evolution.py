@@ -12,7 +12,7 @@ from services.evolution.cache import Cache
 from shared.bus.client import Bus
 from shared.ledger.control import observed
 from shared.ledger.jobs import Table
-from shared.protocol.messages import LineRollback
+from shared.protocol.records import LineRollback
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, forging
 from tests.servers import Stack, wait_until

@@ -7,7 +7,8 @@ from typing import Any
 from shared.bus.client import Bus
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import Head, JobId, LineClose, LineOpen, LineRecord, LineVerb
+from shared.protocol.names import JobId, LineVerb
+from shared.protocol.records import Head, LineClose, LineOpen, LineRecord
 from tests.box import Box, row
 
 

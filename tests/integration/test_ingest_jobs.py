@@ -14,7 +14,8 @@ from services.ingest.outcome.report import Report
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
 from shared.ledger.jobs import Table
-from shared.protocol.messages import JobSettings, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import JobSettings
 from shared.store.s3 import PRECIOUS
 from tests.box import SECONDS, Box, row, rows
 from tests.commands import duramen

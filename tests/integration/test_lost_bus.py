@@ -9,7 +9,7 @@ import httpx
 from services.trainer.supervisor import retention
 from shared.formats.version import CommitRecord
 from shared.ledger.control import observed
-from shared.protocol.messages import CheckpointRef
+from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, WORK
 from tests.forged import Forged, encoded, forging
 from tests.house import House, until

@@ -10,7 +10,7 @@ import pytest
 from shared.bus.client import Bus
 from shared.formats.canonical import canonical_json
 from shared.ledger.control import observed
-from shared.protocol.messages import Observed
+from shared.protocol.observed import Observed
 from shared.store.s3 import PRECIOUS
 from tests.house import until
 from tests.servers import Stack, wait_until

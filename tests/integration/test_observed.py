@@ -7,7 +7,7 @@ from services.ctl.commands.control import receipts
 from shared.bus.client import Bus
 from shared.ledger.control import answered_through, observed_all
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Lease, Observed
+from shared.protocol.observed import Lease, Observed
 from tests.commands import duramen
 from tests.house import House
 from tests.servers import Stack

@@ -10,7 +10,8 @@ import pytest
 
 from services.trainer.supervisor.claim import Owner, open_segment
 from shared.ledger.jobs import Table
-from shared.protocol.messages import JobId, Observed, Progress
+from shared.protocol.names import JobId
+from shared.protocol.observed import Observed, Progress
 from tests.bench.bench_queue import fill
 from tests.commands import duramen
 from tests.conftest import running_stack

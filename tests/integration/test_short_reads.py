@@ -12,7 +12,8 @@ from shared.errors import BusUnavailable
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import LineageSettings, LineCreate, line_subject, line_wildcard
+from shared.protocol.names import line_subject, line_wildcard
+from shared.protocol.records import LineageSettings, LineCreate
 from tests.servers import Stack
 
 ROOT = "b" * 64

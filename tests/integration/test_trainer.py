@@ -9,7 +9,9 @@ from services.trainer.checkpoint import HEADER
 from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.messages import JobId, Observed, Once
+from shared.protocol.control import Once
+from shared.protocol.names import JobId
+from shared.protocol.observed import Observed
 from shared.store.s3 import WORK
 from tests.house import House, until
 from tests.tiny import tiny_conversations

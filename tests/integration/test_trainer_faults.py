@@ -15,7 +15,9 @@ from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import SegmentFolder
 from shared.ledger.control import Control, observed
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import JobId, Observed, Once
+from shared.protocol.control import Once
+from shared.protocol.names import JobId
+from shared.protocol.observed import Observed
 from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.house import House, until
 from tests.integration.test_trainer import SLOW_STEPS, set_state

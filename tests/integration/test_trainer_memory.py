@@ -19,7 +19,7 @@ from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Adapter, Choice, estimate, shape_of_folder
-from shared.protocol.messages import Once
+from shared.protocol.control import Once
 from tests.house import House, Process, until
 from tests.integration.test_trainer import set_state
 from tests.tiny import shared_tiny, tiny_conversations

@@ -16,7 +16,7 @@ from services.trainer.supervisor.next_job import ask_those_that_wait, next_job, 
 from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_run import Training
 from shared.ledger.control import Control
-from shared.protocol.messages import Once
+from shared.protocol.control import Once
 from tests.house import House
 from tests.tiny import tiny_conversations
 

@@ -14,7 +14,7 @@ from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.trainer import Trainer
 from shared.bus.client import Bus
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import JobId
+from shared.protocol.names import JobId
 from shared.store.s3 import Store
 from tests.tiny import shared_tiny
 from tests.unit.test_preparing import opened

@@ -16,7 +16,10 @@ from services.vault.catalog import encode
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, Latest, Manifest, parse_sums
 from shared.ledger.jobs import Table, parse
-from shared.protocol.messages import Desired, Event, JobVerb, Lease, LineVerb, Observed, Once
+from shared.protocol.control import Desired, Once
+from shared.protocol.events import Event
+from shared.protocol.names import JobVerb, LineVerb
+from shared.protocol.observed import Lease, Observed
 from tests.golden import files, make, messages
 from tests.golden.files import INPUTS, STORED
 from tests.golden.messages import Sent

@@ -14,7 +14,7 @@ from services.ingest.outcome.job_settings import Allowance, SettingsRefused, rea
 from services.ingest.reading.dataset import ORIGINAL, Wanted
 from services.ingest.reading.parser import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
 from services.ingest.reading.row_error import Unreadable
-from shared.protocol.messages import JobSettings
+from shared.protocol.records import JobSettings
 
 
 def values(tmp_path: Path, text: str) -> dict[str, Any]:

@@ -7,19 +7,18 @@ import pytest
 from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, Entry
 from shared.errors import UnknownSchema
 from shared.ledger.jobs import Table
-from shared.protocol.messages import (
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, now
+from shared.protocol.records import (
     CheckpointRef,
     Head,
-    JobId,
     JobRecord,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
     LineRollback,
-    ObjectRef,
     Record,
-    now,
 )
 
 ROOT, SHA, OTHER = "b" * 64, "a" * 64, "c" * 64

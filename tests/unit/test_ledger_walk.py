@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import JobId, LineClose, LineRollback
+from shared.protocol.names import JobId
+from shared.protocol.records import LineClose, LineRollback
 from tests.unit.test_ledger import Stream, closed, create, opened
 
 JOBS = [JobId("main", f"{n}" * 64, 1 + n % 2) for n in range(4)]

@@ -29,7 +29,7 @@ from shared.formats.version import (
     version_name,
 )
 from shared.ledger.lineage import Line
-from shared.protocol.messages import (
+from shared.protocol.records import (
     CheckpointRef,
     Head,
     LineageSettings,

@@ -14,16 +14,15 @@ from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line
-from shared.protocol.messages import (
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, now
+from shared.protocol.records import (
     Head,
-    JobId,
     JobRecord,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
-    ObjectRef,
-    now,
 )
 from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.tiny import line_of, shared_tiny, tiny_conversations

@@ -3,7 +3,8 @@
 import pytest
 
 from services.trainer.supervisor.retention import KEPT_DEAD, doomed
-from shared.protocol.messages import CheckpointRef, Head, JobId, LineRollback
+from shared.protocol.names import JobId
+from shared.protocol.records import CheckpointRef, Head, LineRollback
 from tests.unit.test_ledger import JOB, ROOT, Stream, closed, create, opened
 
 OTHER = JobId("main", "ef" * 32, 1)

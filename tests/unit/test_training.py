@@ -9,7 +9,9 @@ from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_run import Training
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import JobRecord, ObjectRef, now
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import now
+from shared.protocol.records import JobRecord
 
 
 def queued(segment: Segment) -> Job:

@@ -12,7 +12,7 @@ from services.trainer.supervisor.worker_run import End
 from shared.errors import StoreUnavailable
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import Desired
+from shared.protocol.control import Desired
 from tests.unit.test_checkpoint import write
 
 

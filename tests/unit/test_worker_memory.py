@@ -19,7 +19,7 @@ from services.trainer.supervisor.worker_run import End
 from services.trainer.worker.data.plan import build_plan
 from services.trainer.worker.micro_batches import may_be_halved
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import Failure, Head, LineClose
+from shared.protocol.records import Failure, Head, LineClose
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.worker import Job, Worker, tensors
 

@@ -16,16 +16,12 @@ from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import (
-    Event,
-    Head,
-    JobId,
-    LineClose,
-    ObjectRef,
-    Observed,
-    Once,
-    observed_subject,
-)
+from shared.protocol.control import Once
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, observed_subject
+from shared.protocol.observed import Observed
+from shared.protocol.records import Head, LineClose
 from shared.store.s3 import Store
 
 KEPT = ("done", "preempted", "stopped")

@@ -12,7 +12,7 @@ from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnava
 from shared.files import sha256_file
 from shared.formats.version import version_name
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import CheckpointRef
+from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, Store
 
 # What ingest puts beside a file in done/ or rejected/.

@@ -22,7 +22,8 @@ from shared.formats.version import check_base_file, parse_sums, root_hash, sums,
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.memory_estimate import HEADS, Shape
-from shared.protocol.messages import LineageSettings, LineCreate, Lora, Once
+from shared.protocol.control import Once
+from shared.protocol.records import LineageSettings, LineCreate, Lora
 from shared.store.base_shape import shape_in_store
 from shared.store.s3 import PRECIOUS, WORK, Store
 

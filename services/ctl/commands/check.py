@@ -18,7 +18,10 @@ from shared.bus.client import Bus
 from shared.errors import ObjectDamaged, StoreUnavailable
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Event, Message, Observed, observed_subject
+from shared.protocol.events import Event
+from shared.protocol.message import Message
+from shared.protocol.names import observed_subject
+from shared.protocol.observed import Observed
 
 M = TypeVar("M", bound=Message)
 SERVICES = ("ingest", "trainer", "vault", "evolution")

@@ -15,7 +15,9 @@ from shared.formats.version import version_name
 from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read
-from shared.protocol.messages import DesiredState, JobId, Observed, Once, now
+from shared.protocol.control import Once
+from shared.protocol.names import DesiredState, JobId, now
+from shared.protocol.observed import Observed
 
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the command, for the audit.")]
 SEEN_AS = {

@@ -17,7 +17,8 @@ from shared.errors import UsageError
 from shared.formats.version import version_name
 from shared.ledger.control import observed_all
 from shared.ledger.jobs import Job, Table
-from shared.protocol.messages import LEVELS, JobId, JobVerb, Level, Observed
+from shared.protocol.names import LEVELS, JobId, JobVerb, Level
+from shared.protocol.observed import Observed
 
 app = typer.Typer(no_args_is_help=False, help="The queue, in the order of training.")
 JobName = Annotated[str, typer.Argument(help="A job as shown, or the start of its name.")]

@@ -26,7 +26,7 @@ from shared.formats.version import (
     safe_path,
     version_name,
 )
-from shared.protocol.messages import ObjectRef
+from shared.protocol.message import ObjectRef
 from shared.store.s3 import PRECIOUS, Store
 
 LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]

@@ -12,7 +12,7 @@ from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.ledger.control import Control, events
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Once
+from shared.protocol.control import Once
 
 
 def snapshot(

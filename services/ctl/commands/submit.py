@@ -9,7 +9,7 @@ import typer
 from services.ctl import cli
 from shared import reach
 from shared.errors import DuramenError, NotObserved, UsageError
-from shared.protocol.messages import Level
+from shared.protocol.names import Level
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60

@@ -12,7 +12,7 @@ from shared.errors import DuramenError, NotFound
 from shared.formats.version import parse_version, version_name
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Once
+from shared.protocol.control import Once
 
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]

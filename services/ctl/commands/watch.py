@@ -19,7 +19,9 @@ from shared.bus.client import Bus
 from shared.formats.version import version_name
 from shared.ledger.control import events, observed_all
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Event, JobId, Observed
+from shared.protocol.events import Event
+from shared.protocol.names import JobId
+from shared.protocol.observed import Observed
 from shared.store.s3 import PRECIOUS, Store
 
 SPLITS = ("trained", "heldout", "eval", "earlier")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from shared.bus.client import Bus
 from shared.ledger.jobs import Job, Table
-from shared.protocol.messages import LEVEL_RANK, JobId, Observed, observed_subject
+from shared.protocol.names import LEVEL_RANK, JobId, observed_subject
+from shared.protocol.observed import Observed
 
 STALE_SECONDS = 60.0  # a service shows itself every five or ten seconds
 

@@ -7,7 +7,8 @@ from shared.errors import NotFound, ObjectMissing
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import JobRecord, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import JobRecord
 
 if TYPE_CHECKING:
     from shared.store.s3 import Bucket, Store

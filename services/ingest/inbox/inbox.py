@@ -24,7 +24,7 @@ from services.ingest.inbox.sidecar import is_sidecar, names_for
 from services.ingest.outcome.report import Kind, Report, text
 from shared.errors import UsageError
 from shared.files import sync_folder, write_synced
-from shared.protocol.messages import LEVEL_RANK, Level
+from shared.protocol.names import LEVEL_RANK, Level
 
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
 FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"

@@ -21,7 +21,7 @@ from services.ingest.outcome.job_settings import SettingsRefused
 from services.ingest.outcome.report import Kind, Report
 from services.ingest.reading.containers import TAKEN, container_of
 from shared.errors import UsageError
-from shared.protocol.messages import Level, LineageName
+from shared.protocol.names import Level, LineageName
 
 LONGEST_WAIT_SECONDS = 300.0
 MOST_SIDECAR = 10_000  # characters: it travels in the address

@@ -17,7 +17,9 @@ from shared.errors import AlreadyExists, Conflict
 from shared.formats.canonical import canonical_json
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
-from shared.protocol.messages import JobId, JobRecord, JobSettings, ObjectRef, now
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, now
+from shared.protocol.records import JobRecord, JobSettings
 from shared.store.s3 import PRECIOUS, Store
 
 NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")

@@ -27,7 +27,8 @@ from shared import log
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.ledger.jobs import Table
-from shared.protocol.messages import Event, ObjectRef
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
 from shared.store.s3 import Store
 
 FILES = Counter("duramen_ingest_files_total", "Files finished, by outcome.", ["outcome"])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import ValidationError
 
 from services.ingest.reading.row_error import RowError
-from shared.protocol.messages import JobSettings
+from shared.protocol.records import JobSettings
 
 # name as written -> name here
 NAMES = {

@@ -13,7 +13,7 @@ from services.ingest.reading import dataset
 from shared.bus.client import Bus
 from shared.errors import Conflict
 from shared.ledger.jobs import Job, Table
-from shared.protocol.messages import JobSettings
+from shared.protocol.records import JobSettings
 
 NEXT = "put it beside its data file, and both into the inbox again with `again: true` in it."
 

@@ -16,7 +16,8 @@ from services.ingest.inbox.inbox import beside, copy_synced
 from services.ingest.outcome.finish import Finisher
 from services.ingest.outcome.report import Report
 from shared import log
-from shared.protocol.messages import JobId, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId
 from shared.store.s3 import PRECIOUS
 
 LOOK_SECONDS = 5.0

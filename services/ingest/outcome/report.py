@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.ingest.reading.row import SUPPORTED
-from shared.protocol.messages import Level, now
+from shared.protocol.names import Level, now
 
 LISTED = 100
 TO_LEAVE_OUT = (

@@ -14,7 +14,8 @@ from shared.bus.client import Bus
 from shared.errors import Conflict
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import JobVerb, LineOpen, new_segment, now
+from shared.protocol.names import JobVerb, new_segment, now
+from shared.protocol.records import LineOpen
 
 WAITED = Histogram(
     "duramen_queue_wait_seconds",

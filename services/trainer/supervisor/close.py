@@ -12,7 +12,8 @@ from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
 from shared.ledger.lineage import Line, Segment, moves_head
-from shared.protocol.messages import Failure, Head, LineClose, Outcome
+from shared.protocol.names import Outcome
+from shared.protocol.records import Failure, Head, LineClose
 
 ENDS = Counter("duramen_train_segments_total", "Segments closed, by outcome.", ["outcome"])
 for each in get_args(Outcome):

@@ -5,7 +5,8 @@ from services.trainer.supervisor.observe import show
 from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_run import Training
 from shared import log
-from shared.protocol.messages import Event, Once
+from shared.protocol.control import Once
+from shared.protocol.events import Event
 
 
 async def answer_live(trainer: Trainer, training: Training) -> None:

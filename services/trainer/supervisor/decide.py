@@ -45,7 +45,9 @@ from shared.errors import (
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import OWNER_DEATHS_ALLOWED, Segment
 from shared.progress import beat
-from shared.protocol.messages import LEVEL_RANK, Failure, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import LEVEL_RANK
+from shared.protocol.records import Failure
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
 OUT_OF_MEMORY = Counter(

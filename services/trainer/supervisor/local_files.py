@@ -15,7 +15,8 @@ from shared.files import sha256_bytes, sha256_file
 from shared.formats.version import parse_sums, root_hash, version_name
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Shape, shape_of_folder
-from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import CheckpointRef
 from shared.store.base_shape import shape_in_store
 from shared.store.s3 import PRECIOUS, Bucket, Store
 

@@ -22,7 +22,7 @@ from shared.errors import (
 from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import LineOpen
+from shared.protocol.records import LineOpen
 from shared.store.s3 import PRECIOUS
 
 DISK_RESERVE_BYTES = 1 << 30

@@ -5,7 +5,7 @@ import asyncio
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import BusUnavailable
-from shared.protocol.messages import Observed
+from shared.protocol.observed import Observed
 
 QUIET = {"at", "progress"}
 BEAT_SECONDS = 5.0

@@ -13,7 +13,7 @@ from shared.bus.client import Bus
 from shared.errors import BusUnavailable, Conflict
 from shared.files import write_synced
 from shared.ledger.lease import read
-from shared.protocol.messages import Lease
+from shared.protocol.observed import Lease
 
 
 def lease_name(state_dir: Path) -> str:

@@ -16,7 +16,8 @@ from shared.formats.adapter import AdapterShape
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
-from shared.protocol.messages import CheckpointRef, JobSettings, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import CheckpointRef, JobSettings
 
 
 @dataclass(frozen=True)

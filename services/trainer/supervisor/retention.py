@@ -17,7 +17,7 @@ from services.trainer.supervisor import work_bucket
 from shared import log
 from shared.formats.version import is_commit_of, version_name
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import CheckpointRef
+from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, WORK, Store
 
 KEPT_UPLOADS = 3

@@ -12,7 +12,9 @@ from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_process import environment
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import parse_sums
-from shared.protocol.messages import JobSettings, LineageSettings, ObjectRef, now
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import now
+from shared.protocol.records import JobSettings, LineageSettings
 from shared.store.s3 import PRECIOUS
 
 SECONDS = 60.0

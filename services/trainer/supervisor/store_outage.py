@@ -7,7 +7,7 @@ from datetime import datetime
 from prometheus_client import Gauge
 
 from shared import log
-from shared.protocol.messages import now
+from shared.protocol.names import now
 
 AWAY = Gauge("duramen_train_store_away_seconds", "Since the store's first refusal; 0: it answers.")
 USUAL_LIMIT_SECONDS = 300.0

@@ -23,7 +23,10 @@ from shared.ledger.jobs import Table
 from shared.ledger.lease import Watch
 from shared.ledger.lineage import Segment
 from shared.memory_estimate import Shape
-from shared.protocol.messages import LEVELS, Event, Observed, Once
+from shared.protocol.control import Once
+from shared.protocol.events import Event
+from shared.protocol.names import LEVELS
+from shared.protocol.observed import Observed
 from shared.service.loop import instance
 
 QUEUE = Gauge("duramen_queue_jobs", "Queued jobs, by level.", ["level"])

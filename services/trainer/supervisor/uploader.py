@@ -15,7 +15,8 @@ from services.trainer.supervisor.store_outage import Outage
 from shared import log
 from shared.errors import CannotTrain, ObjectDamaged, StoreUnavailable
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import CheckpointRef
 
 UPLOAD_SECONDS = Histogram("duramen_checkpoint_upload_seconds", "Upload and read-back.")
 RETRY_SECONDS = 1.0

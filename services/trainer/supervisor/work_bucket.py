@@ -10,7 +10,8 @@ from shared import log
 from shared.errors import CannotTrain, ObjectDamaged, ObjectMissing
 from shared.formats.canonical import canonical_json
 from shared.ledger.lineage import Segment
-from shared.protocol.messages import CheckpointRef, ObjectRef
+from shared.protocol.message import ObjectRef
+from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, WORK, Store
 
 

@@ -33,7 +33,11 @@ from shared.errors import (
 from shared.files import write_synced
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.messages import CheckpointRef, Event, Failure, JobId, ObjectRef, Progress
+from shared.protocol.events import Event
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId
+from shared.protocol.observed import Progress
+from shared.protocol.records import CheckpointRef, Failure
 
 LOSS = Gauge("duramen_train_loss", "Mean loss per trained token at the last step.")
 GLOBAL_STEP = Gauge("duramen_train_global_step", "Optimizer updates of the lineage so far.")

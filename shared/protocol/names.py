@@ -1,0 +1,99 @@
+"""Names: jobs, subjects, and the closed lists of words that messages use."""
+
+import re
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import StringConstraints
+
+SCHEMA = 1
+
+Service = Literal["ingest", "trainer", "vault", "evolution", "herald", "ctl"]
+Level = Literal["high", "normal", "low"]
+LEVELS: tuple[Level, ...] = ("high", "normal", "low")
+LEVEL_RANK = {level: rank for rank, level in enumerate(LEVELS)}
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+LineageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+SegmentId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+
+JobVerb = Literal[
+    "submit", "amend", "move", "remove", "retry", "run", "requeue", "done", "fail", "skip"
+]
+LineVerb = Literal["create", "open", "close", "rollback"]
+JobState = Literal["queued", "running", "done", "failed", "skipped", "removed"]
+Outcome = Literal["done", "preempted", "stopped", "skipped", "failed", "void"]
+DesiredState = Literal["running", "paused", "stopped"]
+
+
+def now() -> datetime:
+    """UTC, for the reader's eyes: order is by sequence, never by this."""
+    return datetime.now(UTC)
+
+
+def new_nonce() -> str:
+    return uuid.uuid4().hex
+
+
+def new_segment() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+class JobId(NamedTuple):
+    """A job is the wish to train once on a dataset: (lineage, dataset, run number)."""
+
+    lineage: str
+    sha256: str
+    run: int
+
+    def __str__(self) -> str:
+        return f"{self.sha256[:12]}.{self.run}"
+
+    @property
+    def path(self) -> str:
+        """The whole name, as it stands in messages."""
+        return f"{self.lineage}/{self.sha256}/{self.run}"
+
+    @classmethod
+    def parse(cls, path: str) -> "JobId":
+        match = re.fullmatch(r"([a-z0-9][a-z0-9_-]{0,31})/([0-9a-f]{64})/([1-9][0-9]*)", path)
+        if match is None:
+            raise ValueError(f"not a job: {path!r}")
+        return cls(match[1], match[2], int(match[3]))
+
+    @property
+    def wildcard(self) -> str:
+        return f"jobs.rec.{self.lineage}.{self.sha256}.{self.run}.*"
+
+    def subject(self, verb: JobVerb) -> str:
+        return f"jobs.rec.{self.lineage}.{self.sha256}.{self.run}.{verb}"
+
+
+def line_wildcard(lineage: str) -> str:
+    return f"jobs.line.{lineage}.*"
+
+
+def line_subject(lineage: str, verb: LineVerb) -> str:
+    return f"jobs.line.{lineage}.{verb}"
+
+
+def desired_subject(service: str) -> str:
+    return f"ctl.desired.{service}"
+
+
+def once_subject(service: str) -> str:
+    return f"ctl.once.{service}"
+
+
+def observed_subject(service: str, instance: str = "*") -> str:
+    """The subject of one instance of a service, or of all of them."""
+    return f"ctl.observed.{service}.{instance}"
+
+
+def event_subject(service: str, kind: str) -> str:
+    return f"evt.{service}.{kind}"
+
+
+def lease_subject(what: str) -> str:
+    return f"lease.{what}"

@@ -1,0 +1,69 @@
+"""What is: a lease says who is alive, an observation says what a service does."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, field_validator
+
+from shared.protocol.message import Message
+from shared.protocol.names import SegmentId, Service, new_nonce, now
+from shared.protocol.records import CheckpointRef
+
+
+class Lease(Message):
+    """Who is alive, and for which fence."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    owner: str
+    host: str
+    fence: int | None = None
+    nonce: str = Field(default_factory=new_nonce)
+    at: AwareDatetime = Field(default_factory=now)
+
+
+class Progress(Message):
+    """How far the running job is. `eta_seconds` is an estimate from the last steps."""
+
+    position: int
+    steps: int
+    global_step: int
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+class Observed(Message):
+    """What an instance of a service is. A receipt counts only if its fence is the ledger's.
+
+    `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
+    `*` is all of them. Schema 1, on one subject for all instances, said the latter as one text.
+    `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some.
+    """
+
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    service: Service
+    instance: str
+    state: Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
+    generation: int = 0
+    once_through: int = 0
+    waiting: dict[str, str] = Field(default_factory=dict)
+    lineage: str | None = None
+    job: str | None = None
+    segment: SegmentId | None = None
+    fence: int | None = None
+    ledger: int = 0
+    progress: Progress | None = None
+    checkpoint: CheckpointRef | None = None
+    read_back: bool = False
+    orphaned: dict[str, list[str]] | None = None
+    at: AwareDatetime = Field(default_factory=now)
+
+    @field_validator("waiting", mode="before")
+    @classmethod
+    def _of_schema_1(cls, said: object) -> object:
+        return {"*": said} if isinstance(said, str) else said
+
+    @property
+    def waits_for(self) -> str | None:
+        """`waiting` as people read it."""
+        parts = [why if at == "*" else f"{at}: {why}" for at, why in self.waiting.items()]
+        return "; ".join(parts) or None
