@@ -167,7 +167,7 @@ class Forged:
 
     async def reclaim(self, start: CheckpointRef | None) -> Segment:
         """A new owner takes the open segment over, from a checkpoint or from its beginning."""
-        first = self.open_segment.opens[0][1]
+        first = self.open_segment.first
         changes: dict[str, Any] = {"prev": self.line.sequence, "nonce": os.urandom(8).hex()}
         changes |= {"position": first.position, "global_step": first.global_step}
         if start is not None:
@@ -239,7 +239,7 @@ class Forged:
         `changes` to the record make it say what is not so.
         """
         segment, line = self.open_segment, self.line
-        first, head = segment.opens[0][1], line.head
+        first, head = segment.first, line.head
         assert head is not None
         job = self.table.jobs[segment.job]
         step, position = first.global_step, first.position

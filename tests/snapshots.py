@@ -49,7 +49,7 @@ def parquet(
     segment: Segment, fence: int, global_step: int, measurements: Sequence[Measurement]
 ) -> bytes:
     """The file of one snapshot."""
-    first = segment.opens[0][1]
+    first = segment.first
     rows = [
         {
             "probe": hashlib.sha256(m.probe.encode()).hexdigest(),

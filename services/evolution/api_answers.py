@@ -38,7 +38,7 @@ def counted(table: Table, snapshots: Iterable[Found]) -> dict[int, Counted]:
             continue
         if not segment.holds(found.fence, found.global_step):
             continue
-        close = segment.close[1] if segment.close else None
+        close = segment.closed
         final = close is not None and close.outcome == "done" and close.to_step == found.global_step
         chosen.setdefault(identity(found), Counted(found, segment.job, final))
     return {one.found.id: one for one in chosen.values()}

@@ -86,10 +86,10 @@ class Watch:
     def results(self) -> list[ObjectRef]:
         """The result.json of every close."""
         return [
-            segment.close[1].result
+            segment.closed.result
             for line in self.table.lines.values()
             for segment in line.segments.values()
-            if segment.close is not None and segment.close[1].result is not None
+            if segment.closed is not None and segment.closed.result is not None
         ]
 
     def count(self, answers: Answers) -> None:

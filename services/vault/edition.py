@@ -62,8 +62,7 @@ def wanted(table: Table, line: Line, version: int) -> Wanted:
             outcome=ended.outcome,
         )
         for segment in line.segments_behind(version)
-        if segment.close is not None
-        for ended in (segment.close[1],)
+        if (ended := segment.closed) is not None
     ]
     return Wanted(
         lineage=line.lineage,

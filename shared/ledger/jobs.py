@@ -188,10 +188,10 @@ class Table:
         line = self.lines[job.id.lineage]
         if line.open_segment is segment:
             return "running"
-        if segment.close is None:  # ended by a forced rollback
+        if segment.closed is None:  # ended by a forced rollback
             return None if job.record.state != "running" else "queued"
-        sequence, close = segment.close
-        if job.sequence > sequence and job.record.state != "running":
+        close = segment.closed
+        if job.sequence > segment.closed_at and job.record.state != "running":
             return None  # written after the close: the record itself is the later word
         match close.outcome:
             case "done" | "failed" | "skipped":

@@ -25,17 +25,27 @@ OWNER_DEATHS_ALLOWED = 3
 
 @dataclass
 class Segment:
-    """An unbroken stretch of one job on the head: opened once or more, closed at most once."""
+    """An unbroken stretch of one job on the head: opened once or more, closed at most once.
+
+    `opens`: (sequence, record) of each owner's beginning; the sequence is that owner's fence.
+    `closed_at`: the sequence of `closed`, 0 while there is none.
+    """
 
     id: str
     job: JobId
     parent: int
     opens: list[tuple[int, LineOpen]]
-    close: tuple[int, LineClose] | None = None
+    closed: LineClose | None = None
+    closed_at: int = 0
 
     @property
     def fence(self) -> int:
         return self.opens[-1][0]
+
+    @property
+    def first(self) -> LineOpen:
+        """The record that its first owner opened it with."""
+        return self.opens[0][1]
 
     @property
     def record(self) -> LineOpen:
@@ -48,11 +58,11 @@ class Segment:
     def holds(self, fence: int, global_step: int) -> bool:
         """Whether what a fence did at a step is part of this segment: what lies beyond the step at
         which a later owner began, or beyond the close, is dead."""
-        if fence not in self.fences or global_step < self.opens[0][1].global_step:
+        if fence not in self.fences or global_step < self.first.global_step:
             return False
         limits = [record.global_step for later, record in self.opens if later > fence]
-        if self.close is not None:
-            limits.append(self.close[1].to_step)
+        if self.closed is not None:
+            limits.append(self.closed.to_step)
         return all(global_step <= limit for limit in limits)
 
 
@@ -127,7 +137,7 @@ class Line:
                 self.open_segment.opens.append((sequence, record))
             case LineClose():
                 assert self.open_segment is not None
-                self.open_segment.close = (sequence, record)
+                self.open_segment.closed, self.open_segment.closed_at = record, sequence
                 self.by_close[sequence] = self.open_segment
                 self.open_segment = None
                 if record.head != self.head or record.version is not None:
@@ -158,7 +168,7 @@ class Line:
         if self.settings is not None and self.settings.dtype != "auto":
             return self.settings.dtype
         for segment in self.segments.values():
-            return segment.opens[0][1].dtype
+            return segment.first.dtype
         return None
 
     def ancestry(self, mark: int | None = None) -> list[int]:
@@ -181,13 +191,13 @@ class Line:
 
     def position(self, job: JobId, mark: int | None = None) -> int:
         """Plan steps of a job that are in the head's ancestry: derived, never stored."""
-        ends = [s.close[1].to_position for s in self.kept(mark) if s.job == job and s.close]
+        ends = [s.closed.to_position for s in self.kept(mark) if s.job == job and s.closed]
         return ends[-1] if ends else 0
 
     def is_trained(self, sha256: str) -> int | None:
         """The version that holds this dataset's finished training in the ancestry, if any."""
         for segment in self.kept():
-            close = segment.close[1] if segment.close else None
+            close = segment.closed
             if close and segment.job.sha256 == sha256 and close.outcome == "done":
                 return close.version
         return None
@@ -200,14 +210,14 @@ class Line:
 
     def version_close(self, version: int) -> LineClose | None:
         segment = self.by_close.get(self.versions.get(version, 0))
-        return segment.close[1] if segment and segment.close else None
+        return segment.closed if segment else None
 
     def version_with(self, segment: Segment) -> int | None:
         """The version that holds a segment's log, metrics and snapshots: one of the same job."""
-        if segment.close is None:
+        if segment.closed is None:
             return None
         for version in self.versions_of.get(segment.job.path, []):
-            if self._descends(self.versions[version], segment.close[0]):
+            if self._descends(self.versions[version], segment.closed_at):
                 return version
         return None
 

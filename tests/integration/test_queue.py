@@ -166,7 +166,7 @@ async def test_a_job_that_is_removed_as_its_segment_opens_closes_as_void(own_sta
     with house.service("trainer", DURAMEN_LEASE_SECONDS="1"):
         table = await house.until_state(other, "done")
     assert table.jobs[job].record.state == "removed"
-    outcomes = [s.close[1].outcome for s in table.lines["main"].segments.values() if s.close]
+    outcomes = [s.closed.outcome for s in table.lines["main"].segments.values() if s.closed]
     assert outcomes == ["void", "done"]
 
 

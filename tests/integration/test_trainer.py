@@ -59,7 +59,7 @@ async def test_a_job_becomes_a_numbered_version_and_the_next_file_adds_its_steps
         await house.until_state(first, "done")
         table = await house.until_state(second, "done")
     line = table.lines["main"]
-    closes = [s.close[1] for s in line.kept() if s.close]
+    closes = [s.closed for s in line.kept() if s.closed]
     assert [c.version for c in closes] == [1, 2]
     assert closes[1].from_step == closes[0].to_step > 0
     assert line.head is not None
@@ -105,7 +105,7 @@ async def test_killed_workers_paused_and_preempted_jobs_end_with_the_same_tensor
         trainer.end()
     line = table.lines["rough"]
     assert adapter_hash(house, line) == undisturbed
-    assert [s.close[1].outcome for s in line.kept() if s.close] == ["done"]
+    assert [s.closed.outcome for s in line.kept() if s.closed] == ["done"]
     assert len(next(iter(line.segments.values())).opens) >= 3
 
 
@@ -120,9 +120,9 @@ async def test_a_high_job_preempts_and_the_lower_one_goes_on_from_the_head_it_fi
         await house.until_state(high, "done")
         table = await house.until_state(low, "done")
     line = table.lines["main"]
-    kept = [(s.job, s.close[1].outcome) for s in line.kept() if s.close]
+    kept = [(s.job, s.closed.outcome) for s in line.kept() if s.closed]
     assert kept == [(low, "preempted"), (high, "done"), (low, "done")]
-    first, _, last = (s.close[1] for s in line.kept() if s.close)
+    first, _, last = (s.closed for s in line.kept() if s.closed)
     assert last.from_position == first.to_position
     assert table.jobs[high].record.version == 1
     assert table.jobs[low].record.version == 2

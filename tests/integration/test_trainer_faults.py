@@ -102,8 +102,8 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
         house.stack.start("store")
         table = await house.until_state(job, "done")
     (segment,) = table.lines["main"].kept()
-    assert segment.close is not None
-    close = segment.close[1]
+    assert segment.closed is not None
+    close = segment.closed
     assert (close.outcome, close.version, close.from_position) == ("done", 1, 0)
     assert close.to_position == table.jobs[job].record.steps
     assert close.result is not None
@@ -135,7 +135,7 @@ async def test_a_full_disk_fails_the_job_and_a_retry_goes_on_from_what_was_saved
         async with house.bus("ctl") as bus:
             await table.write(bus, table.jobs[job], "retry", "test")
         table = await house.until_state(job, "done")
-    first, last = (s.close[1] for s in table.lines["main"].kept() if s.close)
+    first, last = (s.closed for s in table.lines["main"].kept() if s.closed)
     assert first.to_position == head.global_step == last.from_position
     assert last.to_position == table.jobs[job].record.steps
 
@@ -188,8 +188,8 @@ async def test_stop_and_skip_wait_for_a_store_that_is_away_and_then_do_what_was_
         assert head is not None
         assert head.global_step >= 2
         (segment,) = table.lines["main"].kept()
-        assert segment.close is not None
-        assert (segment.close[1].outcome, segment.close[1].to_step) == ("stopped", head.global_step)
+        assert segment.closed is not None
+        assert (segment.closed.outcome, segment.closed.to_step) == ("stopped", head.global_step)
         await set_state(house, "running")
         await house.until_step(head.global_step + 2)
         house.stack.kill("store")
@@ -255,7 +255,7 @@ async def test_where_a_base_cannot_be_trained_one_job_fails_and_the_others_wait(
 
             async def tried_again() -> bool:
                 await table.update(bus)
-                ended = [s for s in table.lines["main"].segments.values() if s.close]
+                ended = [s for s in table.lines["main"].segments.values() if s.closed]
                 return len(ended) == 2
 
             await until(tried_again, "it is tried again")

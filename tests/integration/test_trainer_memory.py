@@ -110,13 +110,13 @@ async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_m
             async def shrunk() -> Line | None:
                 await table.update(bus)
                 line = table.lines["main"]
-                closed = [s for s in line.segments.values() if s.close]
+                closed = [s for s in line.segments.values() if s.closed]
                 return line if closed else None
 
             line = await until(shrunk, "the segment is closed")
         first = next(iter(line.segments.values()))
-        assert first.close is not None
-        assert (first.close[1].outcome, first.close[1].cause) == ("preempted", "memory")
+        assert first.closed is not None
+        assert (first.closed.outcome, first.closed.cause) == ("preempted", "memory")
         table = await house.until_state(job, "done")
         # The next job keeps to what was found out.
         after = await house.submit("main", tiny_conversations(8, start=90))
@@ -131,7 +131,7 @@ async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_m
     assert sizes[:2] == [512, 256]
     assert sizes[-1] == sizes[-2] < 512
     # Nothing is trained twice, nothing left out.
-    positions = [(s.close[1].from_position, s.close[1].to_position) for s in kept if s.close]
+    positions = [(s.closed.from_position, s.closed.to_position) for s in kept if s.closed]
     assert positions[0][1] > 0
     assert all(a[1] == b[0] for a, b in pairwise(positions[:-1]))
     assert all(s.record.deaths == 0 for s in line.segments.values())
@@ -194,8 +194,8 @@ async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineage
         table = await house.until_state(other, "done")
         line = table.lines["main"]
         (segment,) = line.segments.values()
-        assert segment.close is not None
-        assert segment.close[1].outcome == "preempted"
+        assert segment.closed is not None
+        assert segment.closed.outcome == "preempted"
         assert segment.record.deaths == 0
         assert line.head is not None
         assert line.head.checkpoint is not None
@@ -220,7 +220,7 @@ async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineage
         assert trainer.children() == []
     with house.service("trainer"):
         table = await house.until_state(job, "done")
-    first, last = (s.close[1] for s in table.lines["main"].kept() if s.close)
+    first, last = (s.closed for s in table.lines["main"].kept() if s.closed)
     assert first.to_position == paused.checkpoint.position == last.from_position
 
 

@@ -99,7 +99,7 @@ def closed(
 ) -> int:
     line = stream.table.lines["main"]
     assert line.open_segment is not None
-    first = line.open_segment.opens[0][1]
+    first = line.open_segment.first
     keep = outcome in ("done", "preempted", "stopped")
     head = Head(
         base_root=ROOT, global_step=step, checkpoint=checkpoint(segment, fence, position, step)

@@ -40,7 +40,7 @@ def play(history: list[Act]) -> Stream:
             case "open":
                 opened(stream, now.id if now else f"{turn:012x}", now.job if now else job)
             case "close" if now is not None:
-                first, steps = now.opens[0][1], act.number
+                first, steps = now.first, act.number
                 ends = first.position + steps, first.global_step + steps
                 closed(stream, now.id, now.fence, act.outcome, *ends)
             case "rollback" if line.versions:
@@ -64,14 +64,14 @@ def roll_back(stream: Stream, line: Line, version: int) -> None:
 
 def walked_kept(line: Line, mark: int | None = None) -> list[Segment]:
     marks = set(line.ancestry(mark))
-    found = [s for s in line.segments.values() if s.close and s.close[0] in marks]
-    return sorted(found, key=lambda s: s.close[0] if s.close else 0)
+    found = [s for s in line.segments.values() if s.closed and s.closed_at in marks]
+    return sorted(found, key=lambda s: s.closed_at)
 
 
 def walked_close(line: Line, version: int) -> LineClose | None:
     for segment in line.segments.values():
-        if segment.close and segment.close[0] == line.versions.get(version):
-            return segment.close[1]
+        if segment.closed and segment.closed_at == line.versions.get(version):
+            return segment.closed
     return None
 
 

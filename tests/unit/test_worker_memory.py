@@ -162,7 +162,7 @@ def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for(
         to_position=1,
         head=Head(base_root="ab" * 32, global_step=1, checkpoint=None),
     )
-    closed = Segment(segment.id, segment.job, 0, [(7, record)], (8, close))
+    closed = Segment(segment.id, segment.job, 0, [(7, record)], close, 8)
     owner = claim.Owner("me", record.lease, "float32", 100)
     line = Line("main", segments={closed.id: closed})
     assert claim.micro_tokens(line, owner) == (100, 100)

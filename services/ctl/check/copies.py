@@ -103,7 +103,7 @@ def invariant_5(world: World) -> list[Finding]:
     records = parsed(commits(world.backup))
     for line in world.table.lines.values():
         for segment in line.segments.values():
-            close = segment.close[1] if segment.close else None
+            close = segment.closed
             if close is not None and close.outcome == "done" and close.version is None:
                 where = f"jobs.line.{line.lineage} segment {segment.id}"
                 found.append(Finding(5, where, "is done and has no version number"))

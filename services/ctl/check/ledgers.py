@@ -87,8 +87,7 @@ def subject(line: Line, segment: Segment | None = None) -> str:
 
 def mark_of(segment: Segment, line: Line) -> int:
     """The mark at which the head stands after this segment: its close's, if that moved it."""
-    at = segment.close[0] if segment.close else 0
-    return at if at in line.heads else segment.parent
+    return segment.closed_at if segment.closed_at in line.heads else segment.parent
 
 
 # ---- 1: the ledgers ----------------------------------------------------------------------------
@@ -120,7 +119,7 @@ def doubly_leased(world: World) -> list[Finding]:
 
 
 def opens_wrong(line: Line, segment: Segment) -> Iterator[str]:
-    head, (_, first) = line.heads[segment.parent], segment.opens[0]
+    head, first = line.heads[segment.parent], segment.first
     if (first.checkpoint, first.global_step) != (head.checkpoint, head.global_step):
         yield f"opened at step {first.global_step}, the head stood at {head.global_step}"
     position = line.position(segment.job, segment.parent)
@@ -137,10 +136,10 @@ def opens_wrong(line: Line, segment: Segment) -> Iterator[str]:
 
 
 def close_wrong(line: Line, segment: Segment) -> Iterator[str]:
-    if segment.close is None:
+    close = segment.closed
+    if close is None:
         return
-    _, close = segment.close
-    first, before = segment.opens[0][1], line.heads[segment.parent]
+    first, before = segment.first, line.heads[segment.parent]
     if (close.from_step, close.from_position) != (first.global_step, first.position):
         yield "its close names another beginning than its open record"
     if close.to_step - close.from_step != close.to_position - close.from_position:
@@ -180,17 +179,17 @@ def invariant_2(world: World) -> list[Finding]:
         if not last:
             continue
         line, segment = world.table.lines[job.id.lineage], last[-1]
-        assert segment.close is not None
+        assert segment.closed is not None
         kept = [s for s in line.kept(mark_of(segment, line)) if s.job == job.id]
         end = 0
         for each in kept:
-            assert each.close is not None
-            if each.close[1].from_position != end:
-                what = f"begins at plan position {each.close[1].from_position}, not at {end}"
+            assert each.closed is not None
+            if each.closed.from_position != end:
+                what = f"begins at plan position {each.closed.from_position}, not at {end}"
                 found.append(Finding(2, subject(line, each), what))
-            end = each.close[1].to_position
-        plan = segment.close[1].plan or job.record.plan
-        is_done = segment.close[1].outcome == "done"
+            end = each.closed.to_position
+        plan = segment.closed.plan or job.record.plan
+        is_done = segment.closed.outcome == "done"
         if plan is None:
             if is_done:
                 found.append(Finding(2, f"job {job.id}", "is done without a plan"))
@@ -201,7 +200,7 @@ def invariant_2(world: World) -> list[Finding]:
 
 def closed(world: World, job: JobId) -> list[Segment]:
     """The closed segments of a job, in the order of their closes."""
-    return [segment for segment in world.table.segments_of(job) if segment.close]
+    return [segment for segment in world.table.segments_of(job) if segment.closed]
 
 
 def length_wrong(
@@ -250,10 +249,8 @@ def records_behind(table: Table) -> list[Finding]:
         if record.state == "running" and record.fence != segment.fence:
             what = f"its record names fence {record.fence}, the ledger {segment.fence}"
             found.append(Finding(4, f"job {job.id}", what))
-        if record.state == "done" and segment.close and record.version != segment.close[1].version:
-            what = (
-                f"its record names version {record.version}, its close {segment.close[1].version}"
-            )
+        if record.state == "done" and segment.closed and record.version != segment.closed.version:
+            what = f"its record names version {record.version}, its close {segment.closed.version}"
             found.append(Finding(4, f"job {job.id}", what))
     return found
 
@@ -314,7 +311,7 @@ def fence_at(world: World, said: Observed) -> int | None:
     for line in world.table.lines.values():
         segment = line.segments.get(said.segment or "")
         if segment is not None:
-            if segment.close is not None and segment.close[0] <= said.ledger:
+            if segment.closed is not None and segment.closed_at <= said.ledger:
                 return None
             return max((fence for fence in segment.fences if fence <= said.ledger), default=None)
     return None

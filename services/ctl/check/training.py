@@ -89,9 +89,9 @@ def invariant_10(world: World) -> list[Finding]:
     for job in world.table.jobs.values():
         line = world.table.lines.get(job.id.lineage)
         last = world.table.last_segment(job.id)
-        if line is None or last is None or last.close is None or last.close[1].outcome != "done":
+        if line is None or last is None or last.closed is None or last.closed.outcome != "done":
             continue
-        plan = last.close[1].plan or job.record.plan
+        plan = last.closed.plan or job.record.plan
         if plan is None:
             continue  # the check of the ledger against the plans says so
         try:
@@ -113,8 +113,8 @@ def invariant_10(world: World) -> list[Finding]:
 
 def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int, list[int]]]:
     """(plan position, rows) of a segment's own steps, as its metrics list them."""
-    assert segment.close is not None
-    close = segment.close[1]
+    assert segment.closed is not None
+    close = segment.closed
     if close.to_position == close.from_position:
         return []
     rows = []
@@ -130,8 +130,8 @@ def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int,
 
 def metrics(world: World, line: Line, segment: Segment) -> bytes:
     """A segment's metrics.jsonl: as its result names it, else out of its version."""
-    assert segment.close is not None
-    close = segment.close[1]
+    assert segment.closed is not None
+    close = segment.closed
     if close.result is not None:
         try:
             result = orjson.loads(

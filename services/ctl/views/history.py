@@ -22,7 +22,7 @@ def of(table: Table, job: Job) -> dict[str, Any]:
     """What `duramen queue show` adds to a row of the queue."""
     record = job.record
     segments = table.segments_of(job.id)
-    closes = [s.close[1] for s in segments if s.close]
+    closes = [s.closed for s in segments if s.closed]
     return {
         "queued_at": record.queued_at.isoformat(),
         "settings": record.settings.model_dump(exclude_none=True),
@@ -59,9 +59,9 @@ def owner_of(table: Table, job: Job) -> str:
 
 def log_place(segment: Segment) -> str:
     """Where the job's log is: with the results of its last segment, or with its progress."""
-    if segment.close is None:
+    if segment.closed is None:
         return f"work/progress/{segment.job.lineage}/{segment.id}/job.log"
-    return f"work/results/{segment.job.lineage}/{segment.id}-{segment.close[1].fence}/job.log"
+    return f"work/results/{segment.job.lineage}/{segment.id}-{segment.closed.fence}/job.log"
 
 
 def log_text(store: "Store", table: Table, job: Job) -> str:
@@ -85,8 +85,8 @@ def log_text(store: "Store", table: Table, job: Job) -> str:
 
 
 def segment_value(table: Table, segment: Segment) -> dict[str, Any]:
-    close = segment.close[1] if segment.close else None
-    first = segment.opens[0][1]
+    close = segment.closed
+    first = segment.first
     kept = segment.id in table.lines[segment.job.lineage].living()
     return {
         "segment": segment.id,

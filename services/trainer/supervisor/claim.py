@@ -79,10 +79,10 @@ def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
     is noted even so: from then on gradients are checkpointed.
     """
     asked = owner.micro_tokens
-    before = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
+    before = next((s for s in reversed(line.segments.values()) if s.closed is not None), None)
     if before is None or before.record.lease != owner.lease:
         return asked, None
-    record, close = before.record, before.close[1] if before.close else None
+    record, close = before.record, before.closed
     if close is not None and close.cause == MEMORY:
         half = smaller(record.micro_tokens)
         return half or record.micro_tokens, asked
@@ -140,8 +140,8 @@ async def mend(bus: Bus, table: Table, by: str) -> None:
         changes: dict[str, object] = {}
         if segment is not None and state == "running":
             changes = {"segment": segment.id, "fence": segment.fence}
-        elif segment is not None and segment.close is not None:
-            close = segment.close[1]
+        elif segment is not None and segment.closed is not None:
+            close = segment.closed
             changes = {"version": close.version, "failure": close.failure}
         try:
             await table.write(bus, job, MEND[state], by, **changes)

@@ -37,7 +37,7 @@ async def close_segment(
     assert trainer.held is not None
     segment, line = trainer.held, trainer.table.lines[trainer.held.job.lineage]
     assert line.head is not None
-    first = segment.opens[0][1]
+    first = segment.first
     keeps = outcome in KEPT_OUTCOMES or keep or (outcome == "failed" and not suspect)
     folder = trainer.local.segment(line.lineage, segment.id).make()
     store = trainer.local.store

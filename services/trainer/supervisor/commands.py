@@ -50,12 +50,12 @@ async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
         segment = line.segments.get(once.segment or "")
         if segment is None:
             continue
-        if segment.close is None:
+        if segment.closed is None:
             return  # open, but not taken over yet: it waits for its owner
-        if segment.close[1].cause == once.nonce:
+        if segment.closed.cause == once.nonce:
             await answer(trainer, at, once, "done", "before a restart")
         else:
-            outcome = segment.close[1].outcome
+            outcome = segment.closed.outcome
             await answer(trainer, at, once, "void", f"that segment is closed ({outcome})")
         return
     await answer(trainer, at, once, "void", "no such segment is open here")

@@ -129,8 +129,8 @@ async def lost_bus(trainer: Trainer, line: Line) -> str | None:
 def refused_base(table: Table, line: Line) -> str | None:
     """Why no job of a lineage can be trained, as the last one that was tried has found; None once
     that one is queued again, or nothing of the kind was found."""
-    last = next((s for s in reversed(line.segments.values()) if s.close is not None), None)
-    failure = last.close[1].failure if last is not None and last.close is not None else None
+    last = next((s for s in reversed(line.segments.values()) if s.closed is not None), None)
+    failure = last.closed.failure if last and last.closed else None
     if last is None or failure is None or failure.kind != "base":
         return None
     job = table.jobs.get(last.job)
@@ -255,7 +255,7 @@ async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
     line = trainer.table.lines[segment.job.lineage]
     folder = trainer.local.segment(line.lineage, segment.id).make()
     found = await newest(trainer, segment, folder)
-    first = segment.opens[0][1]
+    first = segment.first
     start = first
     if found is not None:
         start = first.model_copy(

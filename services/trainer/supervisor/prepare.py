@@ -65,7 +65,7 @@ class Preparation:
             start=Start(
                 position=record.position,
                 global_step=record.global_step,
-                job_steps_from=self.segment.opens[0][1].position,
+                job_steps_from=self.segment.first.position,
             ),
             micro_tokens=record.micro_tokens,
             checkpoint_dir=self.folder.checkpoints,
@@ -148,14 +148,14 @@ class Preparation:
         """Plans of the last three other jobs behind the head: their probes are measured on."""
         plans: dict[str, ObjectRef] = {}
         for segment in reversed(self.line.kept()):
-            close = segment.close[1] if segment.close else None
+            close = segment.closed
             if close and close.plan and segment.job != self.job.id:
                 plans.setdefault(segment.job.path, close.plan)
         return [self.local.object("plans", ref, ".json") for ref in list(plans.values())[:3]]
 
     def lineage_plans(self) -> list[Path]:
         """Plans of all other jobs of the lineage, whatever became of them."""
-        closes = [s.close[1] for s in self.line.segments.values() if s.close]
+        closes = [s.closed for s in self.line.segments.values() if s.closed]
         plans = {c.plan.sha256: c.plan for c in closes if c.plan and c.job != self.job.id.path}
         return [self.local.object("plans", ref, ".json") for ref in plans.values()]
 
@@ -173,7 +173,7 @@ class Preparation:
 def earlier_files(local: Local, line: Line, job: Job) -> list[dict[str, Any]]:
     """What the last kept segment of this job left in its result.json; empty if none."""
     for segment in reversed(line.kept()):
-        close = segment.close[1] if segment.close else None
+        close = segment.closed
         if segment.job == job.id and close is not None and close.result is not None:
             try:
                 ref = close.result

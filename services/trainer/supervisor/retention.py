@@ -77,7 +77,7 @@ def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[
     oldest segment of the keys are not read: they hold nothing of it.
     """
     segments = (line.segments.get(key.split("/")[2].partition("-")[0]) for key in keys)
-    closed = [s.close[0] for s in segments if s and s.close]
+    closed = [s.closed_at for s in segments if s and s.closed]
     found = set()
     for version in listed if closed else ():
         sequence, close = line.versions[version], line.version_close(version)
@@ -111,7 +111,7 @@ def held_segments(line: Line, committed: set[int]) -> list[Segment]:
     carried along by a job that is not finished."""
     living = line.living()
     pending = set(line.versions) - committed
-    finished = {s.job for s in line.kept() if s.close and s.close[1].outcome == "done"}
+    finished = {s.job for s in line.kept() if s.closed and s.closed.outcome == "done"}
     held, dead = [], []
     for segment in line.segments.values():
         if segment is line.open_segment:
@@ -129,7 +129,7 @@ def held_segments(line: Line, committed: set[int]) -> list[Segment]:
 
 def is_last_fence(segment: Segment, fence: str) -> bool:
     """Whether a result is the one that the close names, and not of an attempt before it."""
-    return segment.close is None or fence == str(segment.close[1].fence)
+    return segment.closed is None or fence == str(segment.closed.fence)
 
 
 def drop(store: Store, keys: Iterable[str]) -> None:
