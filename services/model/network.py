@@ -1,6 +1,5 @@
 """The frozen base with its LoRA adapter, and the two questions that are asked of it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from services.model import attention, kernels
 from services.model.attention import Batch, pack
+from services.model.device import choose_device
 from services.model.kernels import UNFIT, Proofs, Way, sequence
 from services.model.lora import adapter_parameters, initialize, with_adapter
 from services.model.loss import FrozenHeadLoss, most_likely, plain_loss
@@ -21,15 +21,6 @@ from services.model.out_of_memory import is_out_of_memory
 from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape, Tensors
 from shared.memory_estimate import HEAD_CHUNK_TOKENS
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto`: the GPU if there is one. Raises RuntimeError if `cuda` is wanted and not there."""
-    usable = torch.cuda.is_available()
-    if wanted == "cuda" and not usable:
-        raise RuntimeError("DURAMEN_DEVICE=cuda, but no GPU can be used: nothing is trained")
-    return torch.device("cuda" if usable and wanted != "cpu" else "cpu")
-
 
 # What transformers, safetensors and torch raise for a folder that is no model they can read.
 UNREADABLE = (
@@ -55,8 +46,9 @@ class Network:
         quantize: str = "none",
         recompute: bool = False,
         proofs: Proofs | None = None,
+        device: str = "auto",
     ) -> None:
-        self.device = choose_device(os.environ.get("DURAMEN_DEVICE", "auto"))
+        self.device = choose_device(device)
         torch.use_deterministic_algorithms(True)
         attention.register()
         # The job's log is for people.

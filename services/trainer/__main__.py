@@ -28,7 +28,7 @@ async def measured_dtype(settings: TrainerSettings) -> str:
         raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
     if not device.holds(kept, settings.device):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.trainer.worker.number_format"),
+            *(sys.executable, "-m", "services.trainer.worker.number_format", settings.device),
             env=environment(settings.threads),
             stdout=asyncio.subprocess.PIPE,
         )

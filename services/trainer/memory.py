@@ -1,4 +1,4 @@
-"""Memory as it is: what is free and who holds it, what is needed, and how its end is seen.
+"""Memory as it is: what is free and who holds it, and what is needed.
 
 Needs no torch: the supervisor asks, too.
 """
@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pynvml
 
-from services.trainer import device as dtype
+from services.trainer import device
 from services.trainer.nvml import first, plain
 from services.trainer.settings import TrainerSettings
+from shared.host import machine_memory
 from shared.memory_estimate import (
     Adapter,
     Choice,
@@ -25,38 +26,6 @@ from shared.memory_estimate import (
     shape_of_folder,
 )
 from shared.protocol.records import LineageSettings
-
-CGROUPS = Path("/sys/fs/cgroup")
-
-
-def oom_kills() -> int | None:
-    """How many processes of this control group the kernel has killed for memory; None if it does
-    not say. Only a rise of it tells an out-of-memory kill from any other SIGKILL."""
-    for file in cgroup_files("memory.events", "memory.oom_control"):
-        for line in file.read_text(encoding="ascii").splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return None
-
-
-def cgroup_files(second: str, first: str) -> list[Path]:
-    """Files of this process's own memory group, by their names in cgroups version 2 and 1.
-
-    A container sees its group as the root; `/proc/self/cgroup` may name it by the host's path.
-    """
-    found = []
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            found += [CGROUPS / path.lstrip("/") / second, CGROUPS / second]
-        elif "memory" in controllers.split(","):
-            old = CGROUPS / "memory"
-            found += [old / path.lstrip("/") / first, old / first]
-    return [file for file in found if file.is_file()]
-
-
-# ---- what is needed, what is there ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -83,7 +52,7 @@ def measured(settings: TrainerSettings) -> Memory:
 def takes_gpu(settings: TrainerSettings) -> bool:
     """Whether torch computes there, too: `auto` is what it was measured on, once it was. A driver
     may answer for a GPU that this torch cannot use."""
-    kept = dtype.file_in(settings.state_dir)
+    kept = device.file_in(settings.state_dir)
     if settings.device == "auto" and kept.is_file():
         measured_on: str = json.loads(kept.read_bytes()).get("device", "cuda")
         return measured_on == "cuda"
@@ -100,28 +69,8 @@ def of_gpu() -> Memory | None:
 
 
 def of_machine() -> Memory:
-    """Free is what the kernel could give without swapping, and what the group is still allowed."""
-    machine = psutil.virtual_memory()
-    found_total, free = int(machine.total), int(machine.available)
-    limits = cgroup_files("memory.max", "memory.limit_in_bytes")
-    usages = cgroup_files("memory.current", "memory.usage_in_bytes")
-    for limit, usage in zip(limits, usages, strict=False):
-        text = limit.read_text(encoding="ascii").strip()
-        if text.isdigit():
-            found_total = min(found_total, int(text))
-            used = int(usage.read_text(encoding="ascii")) - cached(usage.parent)
-            free = min(free, int(text) - used)
-    return Memory("cpu", found_total, max(0, free))
-
-
-def cached(group: Path) -> int:
-    """Bytes of files that the kernel would drop before it kills."""
-    with suppress(OSError, ValueError):
-        for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
-            name, _, size = line.partition(" ")
-            if name == "inactive_file":
-                return int(size)
-    return 0
+    """Return this machine's memory, as far as its container may use it."""
+    return Memory("cpu", *machine_memory())
 
 
 def process_name(pid: int, device: str) -> str:

@@ -12,6 +12,7 @@ from shared.formats.probe import Sha256
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
 
+Device = Literal["auto", "cuda", "cpu"]  # `cuda` is never answered with the CPU
 Schedule = Literal["constant", "cosine", "wsd"]
 OnLong = Literal["set_aside", "truncate", "refuse"]
 
@@ -86,6 +87,9 @@ class Spec(BaseModel):
     plan_out: Path
     plan_sha256: Sha256 | None = None
     lora: Lora = Lora()
+    device: Device = "auto"
+    # Bytes of it that may be used at most.
+    memory_limit: Annotated[int, Field(gt=0)] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantize: Literal["none", "nf4"] = "none"  # of the frozen base
     gradient_checkpointing: bool = False  # recompute on the way back instead of keeping

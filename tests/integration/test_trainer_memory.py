@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from services.trainer.memory import CGROUPS
 from services.trainer.settings import TrainerSettings
+from shared.host import CGROUPS
 from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line

@@ -28,8 +28,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DURAMEN_DEVICE", "cuda")
+def on_gpu() -> Iterator[None]:
     yield
     torch.cuda.empty_cache()
 
@@ -41,22 +40,21 @@ def loss_of(network: Network) -> float:
 
 
 def test_bfloat16_with_one_kernel_for_all_sequences_is_near_float32_on_the_cpu(
-    base: Path, on_gpu: None, monkeypatch: pytest.MonkeyPatch
+    base: Path, on_gpu: None
 ) -> None:
-    fast = Network(base, "bfloat16", LORA, seed=1)
+    fast = Network(base, "bfloat16", LORA, seed=1, device="cuda")
     assert fast.device.type == "cuda"
     assert fast.packs
     total, _ = fast.loss(pack(examples(), fast.device))
     torch.autograd.backward(total)
     assert all(p.grad is not None for p in fast.adapter.values())
-    monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
-    exact = Network(base, "float32", LORA, seed=1)
+    exact = Network(base, "float32", LORA, seed=1, device="cpu")
     assert loss_of(fast) == pytest.approx(loss_of(exact), rel=0.03)
 
 
 def test_four_bits_train_on_the_gpu(base: Path, on_gpu: None) -> None:
     pytest.importorskip("bitsandbytes", reason="not run: bitsandbytes is not installed")
-    network = Network(base, "bfloat16", LORA, seed=1, quantize="nf4", recompute=True)
+    network = Network(base, "bfloat16", LORA, seed=1, quantize="nf4", recompute=True, device="cuda")
     total, _ = network.loss(pack(examples(), network.device))
     torch.autograd.backward(total)
     grads = [p.grad for n, p in network.adapter.items() if ".lora_B." in n]
@@ -68,7 +66,7 @@ def test_memory_that_is_gone_is_told_as_such_and_a_checkpoint_is_there(
 ) -> None:
     job = Job(tmp_path, base)
     settings = {**job.spec("x")["settings"], "batch_tokens": 4000, "epochs": 50}
-    changes: dict[str, Any] = {"settings": settings, "micro_tokens": 4000}
+    changes: dict[str, Any] = {"settings": settings, "micro_tokens": 4000, "device": "cuda"}
     with Worker(tmp_path / "x", job.spec("x", checkpoint_seconds=1e6, **changes)) as worker:
         worker.until_event("plan")
         worker.tell("go")
@@ -91,7 +89,7 @@ def test_a_worker_that_ended_holds_nothing_of_the_gpu(
     job = Job(tmp_path, base)
     before = memory.of_gpu()
     assert before is not None
-    with Worker(tmp_path / "x", job.spec("x")) as worker:
+    with Worker(tmp_path / "x", job.spec("x", device="cuda")) as worker:
         worker.until_event("plan")
         worker.tell("go")
         worker.until_event("step")

@@ -10,11 +10,11 @@ import pynvml
 import pytest
 import torch
 
+from services.model.device import total_memory
 from services.trainer import memory
 from services.trainer.nvml import FIRST, first
 from services.trainer.supervisor import gpu, worker_process
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.worker import base_check
 
 GIB = 2**30
 
@@ -126,10 +126,8 @@ def test_who_wants_the_cpu_is_not_measured_by_the_gpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     huge = SimpleNamespace(total_memory=1 << 60)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: huge)
-    monkeypatch.setenv("DURAMEN_DEVICE", "cpu")
-    assert base_check.device_memory() < 1 << 60
-    monkeypatch.setenv("DURAMEN_DEVICE", "auto")
-    assert base_check.device_memory() == 1 << 60
+    assert total_memory("cpu") < 1 << 60
+    assert total_memory("auto") == 1 << 60
 
 
 def test_who_draws_holds_memory_too_and_is_named_once(driver: Driver) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from services.model.device import total_memory
 from services.model.network import Network
 from services.model.template import Chat
 from services.trainer.worker import base_check
+from shared import host
 from shared.errors import CannotTrain
 from tests.tiny import make_tiny, shared_tiny
 from tests.unit.test_loop import LORA
@@ -22,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 def refused(base: Path, **options: Any) -> str:
     with pytest.raises(CannotTrain) as caught:
-        base_check.check(base, "float32", **options)
+        base_check.check(base, "float32", **{"memory_bytes": 1 << 40, **options})
     assert caught.value.kind == "base"
     return str(caught.value)
 
@@ -33,7 +35,7 @@ def reconfigure(base: Path, **changes: Any) -> None:
 
 
 def test_a_base_that_is_in_order_passes() -> None:
-    base_check.check(shared_tiny(), "float32")
+    base_check.check(shared_tiny(), "float32", 1 << 40)
     (file,) = base_check.weight_files(shared_tiny())
     # Tied: the embeddings are stored once.
     assert base_check.parameters(file) == sum(
@@ -70,6 +72,26 @@ def test_a_base_that_does_not_fit_says_what_it_needs_and_what_there_is(base: Pat
     assert "MiB" in message
 
 
+def test_a_base_that_is_larger_than_the_limit_says_so(base: Path) -> None:
+    assert "DURAMEN_MEMORY_LIMIT allows" in refused(base, limit=100_000)
+
+
+def test_the_limit_of_the_own_memory_group_is_what_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that sees the host's tree of groups is in a group below the root."""
+    monkeypatch.setattr(host, "OWN_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(host, "CGROUPS", tmp_path / "fs")
+    (tmp_path / "cgroup").write_text("0::/system/duramen\n")
+    group = tmp_path / "fs" / "system" / "duramen"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{3 << 20}\n")
+    (group / "memory.current").write_text(f"{2 << 20}\n")
+    (group / "memory.stat").write_text(f"anon 7\ninactive_file {1 << 20}\n")
+    assert total_memory("cpu") == 3 << 20
+    assert host.machine_memory().free == 2 << 20
+
+
 def test_weights_that_are_cut_off(base: Path) -> None:
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50])
@@ -78,7 +100,7 @@ def test_weights_that_are_cut_off(base: Path) -> None:
 
 def test_weights_that_are_not_those_of_the_configuration(base: Path) -> None:
     reconfigure(base, hidden_size=32)
-    base_check.check(base, "float32")
+    base_check.check(base, "float32", 1 << 40)
     with pytest.raises(CannotTrain, match="cannot be loaded") as caught:
         Network(base, "float32", LORA, seed=0)
     assert caught.value.kind == "base"

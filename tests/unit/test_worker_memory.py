@@ -9,7 +9,7 @@ import pytest
 
 from services.model.out_of_memory import is_out_of_memory
 from services.model.template import Chat
-from services.trainer import checkpoint, memory
+from services.trainer import checkpoint
 from services.trainer.micro_batch import smaller
 from services.trainer.protocol import Spec
 from services.trainer.supervisor import claim
@@ -18,6 +18,7 @@ from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_run import End
 from services.trainer.worker.data.plan import build_plan
 from services.trainer.worker.micro_batches import may_be_halved
+from shared.host import cgroup_files, oom_kills
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import Failure, Head, LineClose
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
@@ -178,6 +179,6 @@ def test_only_memory_looks_like_memory() -> None:
 
 
 def test_kills_are_counted_in_the_group_of_this_process() -> None:
-    if not memory.cgroup_files("memory.events", "memory.oom_control"):
+    if not cgroup_files("memory.events", "memory.oom_control"):
         pytest.skip("this host shows no memory control group")
-    assert memory.oom_kills() is not None
+    assert oom_kills() is not None

@@ -56,6 +56,8 @@ class Preparation:
             plan_out=self.folder.plan,
             plan_sha256=plan.sha256 if plan else None,
             lora=AdapterShape.model_validate(settings.lora.model_dump()),
+            device=self.settings.device,
+            memory_limit=self.settings.memory_limit,
             dtype=record.dtype,
             quantize=settings.quantize,
             gradient_checkpointing=self.recomputes(local.base(settings.base_root)),

@@ -16,12 +16,11 @@ from shared import log
 LINE_BYTES = 32 << 20
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR")
 ORDER = "CUDA_DEVICE_ORDER"  # without it CUDA begins with the fastest GPU, NVML never does
-DEVICE = "DURAMEN_DEVICE"  # a GPU that is wanted is never replaced by the CPU
 
 
 def environment(threads: int | None) -> dict[str, str]:
     """What a worker may see: no secret, no way to a hub. OMP's threads must not spin on a CPU."""
-    kept = {name: os.environ[name] for name in (*KEPT_VARIABLES, DEVICE) if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     kept |= {k: v for k, v in os.environ.items() if k.startswith(("NVIDIA_", "OPENBLAS_"))}
     kept |= {
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),

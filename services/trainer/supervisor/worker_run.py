@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.trainer import device, memory
+from services.trainer import device
 from services.trainer.protocol import Spec
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
@@ -31,6 +31,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.files import write_synced
+from shared.host import oom_kills
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import Event
@@ -131,7 +132,7 @@ class Training:
         if self._leaving.is_set():
             return End("interrupted")
         write_synced(self.folder.path / "spec.json", spec.model_dump_json(indent=1).encode())
-        kills = memory.oom_kills()
+        kills = oom_kills()
         self.worker = await Worker.spawn(
             self.folder.path / "spec.json", self.folder.job_log, self.settings.threads
         )
@@ -149,7 +150,7 @@ class Training:
                 end = End("interrupted")
             elif end.outcome == "died":
                 self._log.warning("worker_died", status=status)
-                if status == -signal.SIGKILL and (memory.oom_kills() or 0) > (kills or 0):
+                if status == -signal.SIGKILL and (oom_kills() or 0) > (kills or 0):
                     step = next_step("memory", self.job.id)
                     killed = Failure(kind="memory", message=KILLED, next_step=step)
                     end = End("failed", killed, final=False)

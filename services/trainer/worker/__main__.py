@@ -123,6 +123,7 @@ def run(spec: Spec, line: Line) -> None:
         leave_out_quantizer()
     import torch
 
+    from services.model.device import total_memory
     from services.model.template import Chat
     from services.trainer import checkpoint
     from services.trainer.worker import base_check, micro_batches
@@ -132,7 +133,13 @@ def run(spec: Spec, line: Line) -> None:
         torch.set_num_threads(spec.threads)
     for directory in (spec.checkpoint_dir, spec.snapshot.directory):
         checkpoint.sweep(directory)
-    base_check.check(spec.base_dir, spec.dtype, quantize=spec.quantize)
+    base_check.check(
+        spec.base_dir,
+        spec.dtype,
+        total_memory(spec.device),
+        quantize=spec.quantize,
+        limit=spec.memory_limit,
+    )
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
     plan_began = time.monotonic()
     material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
@@ -172,6 +179,7 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
         quantize=spec.quantize,
         recompute=spec.gradient_checkpointing,
         proofs=Proofs(spec.proofs, (spec.base_root, spec.dtype, spec.quantize)),
+        device=spec.device,
     )
     for note in network.notes:
         say(note)

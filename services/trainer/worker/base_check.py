@@ -1,40 +1,45 @@
-"""Whether a base can be trained here at all, told in seconds, before anything is computed.
+"""Tells in seconds whether a base can be trained here at all, before anything is computed.
 
 Reads the configuration and the headers of the weights; loads neither weights nor code.
 """
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from shared.errors import CannotTrain
 from shared.formats.model_files import INDEX, index_in, weights_of
 from shared.memory_estimate import NF4_BYTES, WIDTHS, gib
 
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
 
 def check(
-    base_dir: Path, dtype: str, memory_bytes: int | None = None, quantize: str = "none"
+    base_dir: Path,
+    dtype: str,
+    memory_bytes: int,
+    *,
+    quantize: str = "none",
+    limit: int | None = None,
 ) -> None:
-    """Raises Failure (base) if there are no weights, if the model wants code that is not in
-    transformers, or if its weights alone are more than the memory of this machine."""
+    """Raise CannotTrain (base) if the base cannot be trained on a device of `memory_bytes`.
+
+    It cannot if there are no weights, if the model wants code that is not in transformers, or if
+    its weights alone are more than the device has or than `limit` bytes (None: no limit).
+    """
     config = configuration(base_dir)
     check_code(config)
     numbers = sum(parameters(file) for file in weight_files(base_dir))
-    have = device_memory() if memory_bytes is None else memory_bytes
     need = int(numbers * (NF4_BYTES if quantize == "nf4" else WIDTHS[dtype]))
-    if need > have:
+    have = f"this machine has {gib(memory_bytes)} in all"
+    if limit is not None and limit < memory_bytes:
+        have = f"DURAMEN_MEMORY_LIMIT allows {gib(limit)}"
+    if need > min(memory_bytes, limit or memory_bytes):
         raise CannotTrain(
             "base",
             f"This base does not fit: {numbers / 1e9:.2f} billion numbers as {dtype} take "
-            f"{gib(need)}, and this machine has {gib(have)} in all. Train a smaller base, or on a "
-            "larger machine, or this one quantised: duramen lineage new NAME --quantize nf4",
+            f"{gib(need)}, and {have}. Train a smaller base, or on a larger machine, or this one "
+            "quantised: duramen lineage new NAME --quantize nf4",
         )
 
 
@@ -68,7 +73,7 @@ def check_code(config: dict[str, Any]) -> None:
 
 
 def weight_files(base_dir: Path) -> list[Path]:
-    """The files that hold its weights, each of them there. Raises Failure (base)."""
+    """The files that hold its weights, each of them there. Raises CannotTrain (base)."""
     try:
         names = weights_of({path.name for path in base_dir.iterdir()}, index_in(base_dir))
     except (OSError, ValueError) as error:
@@ -85,7 +90,7 @@ def weight_files(base_dir: Path) -> list[Path]:
 
 
 def parameters(file: Path) -> int:
-    """How many numbers a safetensors file holds, by its header. Raises Failure (base)."""
+    """How many numbers a safetensors file holds, by its header. Raises CannotTrain (base)."""
     try:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
@@ -99,18 +104,3 @@ def parameters(file: Path) -> int:
 
 def shapes(header: dict[str, Any]) -> Iterator[list[int]]:
     return (entry["shape"] for name, entry in header.items() if name != "__metadata__")
-
-
-def device_memory() -> int:
-    """Bytes of the GPU, or of this machine as far as its container may use it."""
-    import torch
-
-    if os.environ.get("DURAMEN_DEVICE") != "cpu" and torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    limits = [int(psutil.virtual_memory().total)]
-    for path in CGROUPS:
-        file = Path(path)
-        text = file.read_text(encoding="ascii").strip() if file.is_file() else "max"
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)

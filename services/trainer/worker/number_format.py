@@ -1,11 +1,12 @@
 """Measures which number format multiplies fastest here: one second of matrix products.
 
-`python -m services.trainer.worker.number_format` prints one JSON object. bfloat16 is *slower* than
-float32 on most CPUs, those without matrix units for it.
+`python -m services.trainer.worker.number_format auto|cuda|cpu` prints one JSON object. bfloat16 is
+*slower* than float32 on most CPUs, those without matrix units for it.
 """
 
 import json
 import os
+import sys
 import time
 from typing import Any
 
@@ -40,18 +41,16 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure() -> dict[str, Any]:
-    """Raises SystemExit if a GPU is wanted and torch can use none: the CPU never stands in."""
+def measure(wanted: str) -> dict[str, Any]:
+    """Return the faster format on the wanted device, and what it was measured on.
+
+    Raises RuntimeError if `cuda` is wanted and torch can use no GPU.
+    """
     import torch
 
-    wanted = os.environ.get("DURAMEN_DEVICE", "auto")
-    usable = torch.cuda.is_available()
-    if wanted == "cuda" and not usable:
-        raise SystemExit(
-            "DURAMEN_DEVICE=cuda, but torch can use no GPU here: "
-            "`python -m services.trainer.worker.gpu_check` says why"
-        )
-    device = "cuda" if usable and wanted != "cpu" else "cpu"
+    from services.model.device import choose_device
+
+    device = choose_device(wanted).type
     single = flops(torch.float32, device)
     half = flops(torch.bfloat16, device)
     if device == "cuda":
@@ -70,4 +69,7 @@ def measure() -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    print(json.dumps(measure()))
+    try:
+        print(json.dumps(measure(*sys.argv[1:])))
+    except RuntimeError as error:
+        sys.exit(str(error))
