@@ -18,9 +18,9 @@ LIMITS = {
     "constants defined in several modules": 73,
     "names defined twice in one package": 57,  # 0
     "store keys typed outside the layout": 94,  # 0
-    "raw parses of stored formats": 30,  # 0
-    "circles among files": 1,  # 0
-    "circles among packages": 0,  # 0
+    "raw parses of stored formats": 28,  # 0
+    "circles among files": 0,
+    "circles among packages": 0,
     "files in the largest folder": 20,  # at most 19
     "functions over 40 lines": 17,
     "files over 400 lines": 0,
@@ -41,14 +41,14 @@ FOREIGN = {
     "check_call", "check_tools", "called",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "parameters", "stop_tokens", "of_base", "check_header", "check_index",
-    "memory.read_header", "weights_of", "shape_of_folder", "shape_in_store",
+    "memory.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
     "Parser.ask", "serve", "Worker.events", "Renderer.render", "ask_child", "Line.listen",
     # The bus.
     "Entry.nonce", "Bus._api",
     # A service's own state on its own disk, which no other reads.
     "Marks.__init__", "Told.__init__", "Outlet.__init__", "Cache.tokens", "origin_of",
-    "measured_dtype", "holds", "takes_gpu", "Training.measure_use",
+    "measured_dtype", "holds", "takes_gpu", "Training.measure_use", "Proofs.found",
 }  # fmt: skip
 
 

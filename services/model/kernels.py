@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from services.model.attention import Batch, pack
 from services.model.environment import environment
 from services.model.out_of_memory import is_out_of_memory
 from services.model.template import Encoded
-
-if TYPE_CHECKING:
-    from services.model.network import Network
 
 # What a model raises for attention or arguments that it does not know.
 UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
@@ -39,6 +36,21 @@ class Way(Enum):
     VARLEN = "varlen"  # one kernel for all sequences
     PACKED = "packed"  # a kernel for each sequence, all else of the model once
     ALONE = "alone"  # the model's own attention, one sequence at a time: what others are held to
+
+
+class Attending(Protocol):
+    """What is asked of a network to compare its attention (`network.Network` answers)."""
+
+    device: torch.device
+    base: Any
+    adapter: dict[str, torch.nn.Parameter]
+    notes: list[str]
+
+    def take(self, way: Way) -> None:
+        """Let attention go this way from now on. Raises one of UNFIT if the model refuses it."""
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden states [T, d] behind the last layer."""
 
 
 class Proofs:
@@ -74,7 +86,7 @@ class Proofs:
             new.replace(self.path)
 
 
-def choose(network: "Network", proofs: Proofs) -> None:
+def choose(network: Attending, proofs: Proofs) -> None:
     """Take the fastest way that computes what the model's own attention computes.
 
     Called in `network.measuring()`. Adds to `network.notes` what was refused, and why.
@@ -103,14 +115,14 @@ def choose(network: "Network", proofs: Proofs) -> None:
     network.notes.append(f"conversations go through this model one by one, slower: {refused}")
 
 
-def candidates(network: "Network") -> list[Way]:
+def candidates(network: Attending) -> list[Way]:
     """Return the ways that this device and number format may have, the fastest first."""
     half = network.base.dtype in (torch.bfloat16, torch.float16)
     fused = [Way.VARLEN] if network.device.type == "cuda" and half else []
     return [*fused, Way.PACKED]
 
 
-def note_soft_cap(network: "Network") -> None:
+def note_soft_cap(network: Attending) -> None:
     if getattr(network.base.config.get_text_config(), "attn_logit_softcapping", None):
         network.notes.append("this model caps its attention scores: computing them in full, slower")
 
@@ -125,7 +137,7 @@ def differing_states(found: torch.Tensor, expected: torch.Tensor) -> str | None:
     return f"its results differ from those of each conversation alone by {difference:.1%}"
 
 
-def compared(network: "Network", way: Way, proofs: Proofs) -> str | None:
+def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
     """Return why this way is refused, or None; as it was found before, or by comparing now."""
     name = proofs.name(way, network.device)
     known = proofs.found()
@@ -146,7 +158,7 @@ def compared(network: "Network", way: Way, proofs: Proofs) -> str | None:
     return why
 
 
-def compare(network: "Network", way: Way) -> str | None:
+def compare(network: Attending, way: Way) -> str | None:
     """Compare states and gradients of this way with those of the model's own attention."""
     batch = trial(network)
     network.take(Way.ALONE)
@@ -161,7 +173,7 @@ def limit(dtype: torch.dtype) -> float:
     return EXACT if dtype == torch.float32 else ROUNDED
 
 
-def trial(network: "Network") -> Batch:
+def trial(network: Attending) -> Batch:
     """Return a few sequences for comparing: longer than a kernel's blocks and a short window."""
     config = network.base.config.get_text_config()
     longest = LENGTHS[0]
@@ -176,7 +188,7 @@ def trial(network: "Network") -> Batch:
     return pack(rows, network.device)
 
 
-def backward(network: "Network", batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def backward(network: Attending, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the hidden states [T, d] and the gradients of the adapter by its names.
 
     What comes down on the states is random, not a loss: each of them then counts alike, and no
