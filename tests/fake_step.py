@@ -21,9 +21,9 @@ from services.model.kernels import Way
 from services.model.lora import adapter_parameters
 from services.model.network import Network
 from services.model.template import Encoded
-from services.trainer.protocol import TrainingSettings
 from services.trainer.worker.loop import gradient
 from shared.formats.adapter import AdapterShape
+from shared.formats.plan import TrainingSettings
 from tests.tiny import make_tiny
 
 

@@ -8,30 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.formats.adapter import AdapterShape as Lora
 from shared.formats.canonical import Part
-from shared.formats.probe import Sha256
+from shared.formats.plan import TrainingSettings
+from shared.protocol.names import Sha256
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
 
 Device = Literal["auto", "cuda", "cpu"]  # `cuda` is never answered with the CPU
-Schedule = Literal["constant", "cosine", "wsd"]
-OnLong = Literal["set_aside", "truncate", "refuse"]
-
-
-class TrainingSettings(Part):
-    """What decides the updates of a job; part of its plan."""
-
-    learning_rate: float = Field(default=2e-4, gt=0)
-    epochs: int = Field(default=2, ge=1)
-    batch_tokens: int = Field(default=2048, ge=1)
-    max_length: int = Field(default=2048, ge=2)  # tokens
-    on_long: OnLong = "set_aside"  # what is done with longer rows
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip: float = Field(default=1.0, gt=0)  # largest norm of the gradient
-    warmup_steps: int = Field(default=10, ge=0)  # of global_step: once for a lineage
-    schedule: Schedule = "constant"  # what comes behind the warm-up
-    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)  # last part of a job, for `wsd`
-    neftune_alpha: float = Field(default=0.0, ge=0)  # noise on the embeddings; 0: none
 
 
 class EvalDataset(Part):

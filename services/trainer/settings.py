@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared.protocol.names import OnLong, Schedule
 from shared.settings import StoreSettings
 
 
@@ -17,7 +18,7 @@ class TrainerSettings(StoreSettings):
     epochs: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=2048, ge=16)
     max_length: int = Field(default=2048, ge=16)
-    on_long: Literal["set_aside", "truncate", "refuse"] = "set_aside"
+    on_long: OnLong = "set_aside"
     micro_tokens: int = Field(default=1024, ge=16)
     # `auto`: where the estimate says that it does not fit otherwise, or memory ran out before.
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
@@ -25,7 +26,7 @@ class TrainerSettings(StoreSettings):
     memory_limit: int | None = Field(default=None, gt=0)
     clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=10, ge=0)
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    schedule: Schedule = "constant"
     neftune_alpha: float = Field(default=0.0, ge=0)
     eval_fraction: float = Field(default=0.05, ge=0, le=0.5)
     checkpoint_seconds: float = Field(default=60.0, gt=0)

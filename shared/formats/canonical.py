@@ -1,9 +1,9 @@
-"""The one way in which JSON that is hashed into a name is written."""
+"""How JSON that is hashed into a name is written, and the base of every format that is stored."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def canonical_json(value: Any) -> bytes:
@@ -14,4 +14,36 @@ def canonical_json(value: Any) -> bytes:
 
 
 class Part(BaseModel):
+    """A part of a stored file: frozen, and closed to fields that it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CanonicalFile(Part):
+    """A file of canonical JSON, whose SHA-256 may be its name.
+
+    `LATER` names the fields that were added later: a file leaves them out while they hold their
+    defaults, so that what was written before them keeps its name.
+    """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the file: the same ones for the same fields."""
+        later = type(self).model_fields.items()
+        unset = {n for n, f in later if n in self.LATER and getattr(self, n) == f.default}
+        return canonical_json(self.model_dump(mode="json", exclude=unset))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a file. Raises ValueError, also for a schema that this program does not know."""
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            raise ValueError("it is not a JSON object")
+        if fields.get("schema") != 1:
+            raise ValueError(f"it has schema {fields.get('schema')}, this program reads 1")
+        return cls.model_validate(fields)

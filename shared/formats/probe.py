@@ -4,19 +4,18 @@ Every choice here is a function of the row's content alone (its id), never of it
 so a row keeps its role when a file is sorted, cut or repeated. Needs no torch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     model_serializer,
 )
 
 from shared.formats.dataset import ChatTurn as Message
+from shared.protocol.names import Sha256
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Split = Literal["trained", "heldout", "eval", "earlier"]
 
 

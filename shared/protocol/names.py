@@ -25,6 +25,8 @@ LineVerb = Literal["create", "open", "close", "rollback"]
 JobState = Literal["queued", "running", "done", "failed", "skipped", "removed"]
 Outcome = Literal["done", "preempted", "stopped", "skipped", "failed", "void"]
 DesiredState = Literal["running", "paused", "stopped"]
+OnLong = Literal["set_aside", "truncate", "refuse"]
+Schedule = Literal["constant", "cosine", "wsd"]
 
 
 def now() -> datetime:

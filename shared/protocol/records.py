@@ -13,7 +13,9 @@ from shared.protocol.names import (
     JobState,
     Level,
     LineageName,
+    OnLong,
     Outcome,
+    Schedule,
     SegmentId,
     Sha256,
     new_nonce,
@@ -56,11 +58,11 @@ class JobSettings(Message):
     epochs: int | None = Field(default=None, ge=1)
     batch_tokens: int | None = Field(default=None, ge=16)
     max_length: int | None = Field(default=None, ge=16)
-    on_long: Literal["set_aside", "truncate", "refuse"] | None = None
+    on_long: OnLong | None = None
     weight_decay: Number | None = Field(default=None, ge=0)
     clip: Number | None = Field(default=None, gt=0)
     warmup_steps: int | None = Field(default=None, ge=0)
-    schedule: Literal["constant", "cosine", "wsd"] | None = None
+    schedule: Schedule | None = None
     cooldown_fraction: float | None = Field(default=None, gt=0, le=1)
     neftune_alpha: Number | None = Field(default=None, ge=0)
     description: str | None = Field(default=None, max_length=500)

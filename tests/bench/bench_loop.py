@@ -30,10 +30,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from services.model import attention
 from services.model.network import Network
 from services.model.template import Chat, Encoded
-from services.trainer.protocol import TrainingSettings
 from services.trainer.worker.data.rows import read_rows
 from services.trainer.worker.optimizer import make_optimizer
 from shared.formats.adapter import AdapterShape
+from shared.formats.plan import TrainingSettings
 from shared.memory_estimate import GIB, Adapter, Choice, estimate, shape_of_folder
 
 SETTINGS = TrainingSettings(learning_rate=2e-4, warmup_steps=0)

@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from services.trainer import checkpoint
-from services.trainer.worker.data.plan import Plan
 from services.trainer.worker.snapshot import snapshot_file
 from services.vault.catalog import encode
 from shared.files import sha256_bytes
+from shared.formats.plan import Plan
 from shared.formats.version import CommitRecord, Latest, Manifest, parse_sums
 from shared.ledger.jobs import Table, parse
 from shared.protocol.control import Desired, Once

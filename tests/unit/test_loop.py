@@ -16,7 +16,6 @@ from services.model.attention import pack
 from services.model.lora import adapter_config
 from services.model.network import Network
 from services.model.template import Encoded
-from services.trainer.protocol import TrainingSettings
 from services.trainer.worker import metrics
 from services.trainer.worker.micro_batches import split
 from services.trainer.worker.optimizer import (
@@ -27,6 +26,7 @@ from services.trainer.worker.optimizer import (
     restore_optimizer,
 )
 from shared.formats.adapter import AdapterShape
+from shared.formats.plan import TrainingSettings
 from tests.tiny import make_tiny, shared_tiny
 
 LORA = AdapterShape(rank=4, alpha=8)

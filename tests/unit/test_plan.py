@@ -9,9 +9,10 @@ import pytest
 from services.model.template import Chat
 from services.trainer.protocol import Spec
 from services.trainer.worker.data.draw import heldout
-from services.trainer.worker.data.plan import Plan, build_plan, load_plan
+from services.trainer.worker.data.plan import build_plan, load_plan
 from shared.errors import CannotTrain
 from shared.formats.dataset import row_id
+from shared.formats.plan import Plan
 from tests.tiny import Conversation, line_of, shared_tiny, tiny_conversations, write_dataset
 
 CLOCK = "2026-03-01T00:00:00+00:00"

@@ -9,9 +9,9 @@ import torch
 from services.model.attention import pack
 from services.model.lora import adapter_config
 from services.model.network import Network
-from services.trainer.protocol import TrainingSettings
 from services.trainer.worker.optimizer import make_optimizer
 from shared.formats.adapter import AdapterShape
+from shared.formats.plan import TrainingSettings
 from tests.tiny import make_tiny, shared_tiny
 from tests.unit.test_loop import examples
 

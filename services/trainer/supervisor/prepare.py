@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer import memory
-from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start, TrainingSettings
+from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
 from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
+from shared.formats.plan import TrainingSettings
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib

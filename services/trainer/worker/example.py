@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from services.trainer.protocol import OnLong
 from shared.errors import CannotTrain
+from shared.protocol.names import OnLong
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

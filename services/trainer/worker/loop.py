@@ -18,7 +18,7 @@ import torch
 from services.model.attention import pack
 from services.model.network import Network
 from services.model.template import Encoded
-from services.trainer.protocol import Place, Spec, TrainingSettings
+from services.trainer.protocol import Place, Spec
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import open_metrics, write_line
 from services.trainer.worker.micro_batches import split
@@ -26,6 +26,7 @@ from services.trainer.worker.optimizer import learning_rate, mix, update
 from services.trainer.worker.saving import Line, Saving
 from services.trainer.worker.snapshot.snapshot import Snapshots
 from shared.errors import CannotTrain
+from shared.formats.plan import TrainingSettings
 
 BAD_STEPS = 3  # in a row
 NAMED_LINES = 20  # in a message

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from services.model.network import Network
-from services.trainer.protocol import TrainingSettings
 from shared.errors import CannotTrain
 from shared.formats.adapter import Tensors
+from shared.formats.plan import TrainingSettings
 
 LOWEST_RATE = 0.1  # at the end of a job, as a share of the learning rate
 

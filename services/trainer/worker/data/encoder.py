@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 from services.model.template import Chat, Encoded, TemplateRefuses
-from services.trainer.protocol import OnLong
 from services.trainer.worker.data.rows import Row, parsed
 from shared.errors import CannotTrain
 from shared.formats.probe import Probe
+from shared.protocol.names import OnLong
 
 
 class Why(NamedTuple):

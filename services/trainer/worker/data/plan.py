@@ -5,84 +5,22 @@ dataset, tokenizer, template and frozen clock, and must hash to what the plan sa
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.model.template import Chat, Encoded
-from services.trainer.protocol import Spec, TrainingSettings
+from services.trainer.protocol import Spec
 from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
 from services.trainer.worker.data.probes import candidates, watched
 from services.trainer.worker.data.rows import Row, read_rows
 from shared.errors import CannotTrain
 from shared.files import write_synced
-from shared.formats.probe import Probe, Sha256
-
-
-class LeftOut(BaseModel):
-    """A row that is not trained. `tokens`: its length, if that is the reason."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dataset: Sha256
-    row: int
-    reason: str
-    tokens: int | None = None
-
-
-class Plan(BaseModel):
-    """Rows are 0-based line numbers of the dataset. `batches`: epochs of steps of rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_: Literal[1] = 1
-    kind: Literal["plan"] = "plan"
-    job: str
-    dataset: Sha256
-    base_root: Sha256
-    tokenizer_sha256: Sha256
-    template_sha256: Sha256
-    clock: str
-    settings: TrainingSettings
-    eval_fraction: float
-    rows: int
-    train_rows: tuple[int, ...]
-    heldout_rows: tuple[int, ...]
-    heldout_ids: tuple[Sha256, ...] = ()  # of the same rows, for the plans of later files
-    eval_rows: dict[Sha256, tuple[int, ...]]  # by dataset, those that are measured
-    left_out: tuple[LeftOut, ...]
-    probes: tuple[Probe, ...]
-    batches: tuple[tuple[tuple[int, ...], ...], ...]
-    tokens: int  # over all epochs
-    trained_tokens: int
-    tokens_sha256: Sha256
-
-    @property
-    def steps(self) -> list[tuple[int, ...]]:
-        return [rows for epoch in self.batches for rows in epoch]
-
-    def to_bytes(self) -> bytes:
-        fields = self.model_dump(mode="json")
-        fields["schema"] = fields.pop("schema_")
-        return json.dumps(
-            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Plan":
-        fields: dict[str, Any] = json.loads(data)
-        if fields.get("schema") != 1:
-            raise CannotTrain(
-                "data", f"The plan has schema {fields.get('schema')}; this code reads 1."
-            )
-        fields["schema_"] = fields.pop("schema")
-        return cls.model_validate(fields)
+from shared.formats.plan import LeftOut, Plan, TrainingSettings, heldout_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +56,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
     encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
     held = heldout((row.id for row in rows), spec.eval_fraction)
-    earlier = [p for path in spec.earlier_plans for p in Plan.from_bytes(path.read_bytes()).probes]
+    earlier = [p for path in spec.earlier_plans for p in read_plan(path.read_bytes()).probes]
     encoded, heldout_rows, never = training_rows(
         encoder,
         spec.dataset_sha256,
@@ -179,10 +117,7 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
         raise CannotTrain(
             "data", f"The plan is damaged: it hashes to {name}, not {spec.plan_sha256}."
         )
-    try:
-        plan = Plan.from_bytes(data)
-    except (ValueError, ValidationError) as error:
-        raise CannotTrain("data", f"The plan cannot be read: {error}") from error
+    plan = read_plan(data)
     now = {
         "job": spec.job,
         "dataset": spec.dataset_sha256,
@@ -209,6 +144,14 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
         )
     row_ids = {r: rows[r].id for r in encoded}
     return Material(plan, name, encoded, row_ids, measured)
+
+
+def read_plan(data: bytes) -> Plan:
+    """Read a stored plan. Raises Failure (data)."""
+    try:
+        return Plan.from_bytes(data)
+    except ValueError as error:
+        raise CannotTrain("data", f"The plan cannot be read: {error}.") from error
 
 
 def training_rows(
@@ -253,9 +196,7 @@ def earlier_heldout(spec: Spec) -> set[str]:
     """Rows that other jobs of the lineage held out: to train them would spoil what they tell."""
     found: set[str] = set()
     for path in spec.lineage_plans:
-        plan = json.loads(path.read_bytes())  # not validated: there may be a thousand of them
-        found |= {probe["id"] for probe in plan["probes"] if probe["split"] == "heldout"}
-        found |= set(plan.get("heldout_ids", ()))
+        found |= heldout_of(path.read_bytes())
     return found
 
 

@@ -1,0 +1,89 @@
+"""A job's plan, `plans/<sha256>.json`: every batch of the job, decided once and never changed."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from shared.formats.canonical import CanonicalFile, Part
+from shared.formats.probe import Probe, Split
+from shared.protocol.names import OnLong, Schedule, Sha256
+
+
+class TrainingSettings(Part):
+    """What decides the updates of a job; part of its plan."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
+    max_length: int = Field(default=2048, ge=2)  # tokens
+    on_long: OnLong = "set_aside"  # what is done with longer rows
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # largest norm of the gradient
+    warmup_steps: int = Field(default=10, ge=0)  # of global_step: once for a lineage
+    schedule: Schedule = "constant"  # what comes behind the warm-up
+    cooldown_fraction: float = Field(default=0.1, gt=0, le=1)  # last part of a job, for `wsd`
+    neftune_alpha: float = Field(default=0.0, ge=0)  # noise on the embeddings; 0: none
+
+
+class LeftOut(Part):
+    """A row that is not trained. `tokens`: its length, if that is the reason."""
+
+    dataset: Sha256
+    row: int
+    reason: str
+    tokens: int | None = None
+
+
+class Plan(CanonicalFile):
+    """Rows are 0-based line numbers of the dataset. `batches`: epochs of steps of rows."""
+
+    kind: Literal["plan"] = "plan"
+    job: str
+    dataset: Sha256
+    base_root: Sha256
+    tokenizer_sha256: Sha256
+    template_sha256: Sha256
+    clock: str
+    settings: TrainingSettings
+    eval_fraction: float
+    rows: int
+    train_rows: tuple[int, ...]
+    heldout_rows: tuple[int, ...]
+    heldout_ids: tuple[Sha256, ...] = ()  # of the same rows, for the plans of later files
+    eval_rows: dict[Sha256, tuple[int, ...]]  # by dataset, those that are measured
+    left_out: tuple[LeftOut, ...]
+    probes: tuple[Probe, ...]
+    batches: tuple[tuple[tuple[int, ...], ...], ...]
+    tokens: int  # over all epochs
+    trained_tokens: int
+    tokens_sha256: Sha256
+
+    @property
+    def steps(self) -> list[tuple[int, ...]]:
+        """The rows of each step, over all epochs."""
+        return [rows for epoch in self.batches for rows in epoch]
+
+    def left_out_of(self, dataset: str) -> dict[int, LeftOut]:
+        """Return the rows of one dataset that are not trained, by their numbers."""
+        return {left.row: left for left in self.left_out if left.dataset == dataset}
+
+
+class MeasuredRow(BaseModel):
+    """The few fields of a probe that tell whether it was held out."""
+
+    id: str
+    split: Split
+
+
+class Heldout(BaseModel):
+    """The few fields of a plan that later jobs ask for: a lineage may have a thousand plans."""
+
+    probes: tuple[MeasuredRow, ...]
+    heldout_ids: tuple[str, ...] = ()
+
+
+def heldout_of(data: bytes) -> set[str]:
+    """Return the ids of the rows that a stored plan held out. Raises ValueError."""
+    plan = Heldout.model_validate_json(data)
+    return {*plan.heldout_ids, *(p.id for p in plan.probes if p.split == "heldout")}
