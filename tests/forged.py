@@ -16,6 +16,7 @@ import orjson
 from shared.bus.client import Bus
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
+from shared.formats.checkpoint import HEADER, IN_A_VERSION
 from shared.formats.version import CommitRecord, Latest, StoredFile, root_hash, sums, version_name
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
@@ -34,13 +35,6 @@ from shared.protocol.records import (
 from shared.store.s3 import PRECIOUS, WORK, Store
 from tests.servers import Stack
 from tests.snapshots import Measurement, parquet
-
-MADE_FROM = {
-    "adapter_model.safetensors": "adapter/adapter_model.safetensors",
-    "adapter_config.json": "adapter/adapter_config.json",
-    "optimizer.safetensors": "training/optimizer.safetensors",
-    "header.json": "training/header.json",
-}
 
 
 @dataclass
@@ -181,8 +175,8 @@ class Forged:
         segment, store = self.open_segment, self.store("trainer")
         files = {
             name: f"{name} {self.name} {global_step}".encode()
-            for name in MADE_FROM
-            if name != "header.json"
+            for name in IN_A_VERSION
+            if name != HEADER
         }
         header = {
             "schema": 1,
@@ -195,7 +189,7 @@ class Forged:
         data = canonical_json(header)
         id_ = sha256_bytes(data)
         prefix = f"checkpoints/{self.name}/{segment.id}/{global_step:08d}-{id_[:12]}"
-        for name, each in {**files, "header.json": data}.items():
+        for name, each in {**files, HEADER: data}.items():
             store.put_bytes(WORK, f"{prefix}/{name}", each)
         return CheckpointRef(
             id=id_,
@@ -319,7 +313,7 @@ class Forged:
         self.three_copies(dataset, work.read(PRECIOUS, dataset))
         content = {
             inside: work.read(WORK, f"{close.head.checkpoint.prefix}/{name}")
-            for name, inside in MADE_FROM.items()
+            for name, inside in IN_A_VERSION.items()
         }
         result = orjson.loads(work.read(WORK, close.result.key))
         content |= {file["path"]: work.read(WORK, file["key"]) for file in result["files"]}

@@ -13,6 +13,7 @@ from typing import Any
 
 from services.trainer import checkpoint
 from shared.errors import CannotTrain
+from shared.formats.checkpoint import Header, TensorHashes
 from tests.forked import CAN_FORK, fork
 from tests.tiny import tiny_conversations, write_dataset
 
@@ -173,7 +174,7 @@ class Job:
         }
         return {**spec, **changes}
 
-    def resumed(self, name: str, path: Path, header: checkpoint.Header) -> dict[str, Any]:
+    def resumed(self, name: str, path: Path, header: Header) -> dict[str, Any]:
         """The same run, going on from a checkpoint under a new fence, as a reclaim does."""
         plan = self.directory / name / "plan.json"
         start = {"position": header.position, "global_step": header.global_step}
@@ -190,13 +191,13 @@ class Job:
         with Worker(self.directory / name, self.spec(name, **changes)) as worker:
             return worker.run()
 
-    def newest(self, name: str) -> tuple[Path, checkpoint.Header]:
+    def newest(self, name: str) -> tuple[Path, Header]:
         found = newest_valid(self.directory / name / "checkpoints", "100")
         assert found is not None
         return found
 
 
-def newest_valid(directory: Path, segment: str) -> tuple[Path, checkpoint.Header] | None:
+def newest_valid(directory: Path, segment: str) -> tuple[Path, Header] | None:
     """Return the newest whole checkpoint of this segment, or None."""
     for path, header in checkpoint.of_segment(directory, segment):
         with contextlib.suppress(CannotTrain):
@@ -205,7 +206,7 @@ def newest_valid(directory: Path, segment: str) -> tuple[Path, checkpoint.Header
     return None
 
 
-def tensors(end: dict[str, Any]) -> checkpoint.TensorHashes:
+def tensors(end: dict[str, Any]) -> TensorHashes:
     return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors
 
 

@@ -10,98 +10,30 @@ is a function of counters, so no state of a generator is kept. Needs no torch.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save
 
 from shared.errors import CannotTrain
 from shared.files import sync_folder
-from shared.formats.adapter import AdapterShape, Tensors
-from shared.formats.probe import Sha256
+from shared.formats.adapter import Tensors
+from shared.formats.checkpoint import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    HEADER,
+    OPTIMIZER,
+    FileHash,
+    Header,
+    TensorHashes,
+)
 
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-OPTIMIZER, HEADER = "optimizer.safetensors", "header.json"
 KEPT = 3  # local checkpoints of a segment
-
-
-class Contents(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sha256: Sha256
-    size: int
-
-
-class TensorHashes(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    adapter: Sha256
-    optimizer: Sha256
-
-
-class Environment(BaseModel):
-    """What bit-identity depends on, beside the inputs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    torch: str
-    transformers: str
-    peft: str
-    numpy: str
-    python: str
-    device: str
-    threads: int
-    cpu: str
-
-
-class Header(BaseModel):
-    """`position`: plan steps done. `global_step`: steps of the whole lineage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_: Literal[1] = 1
-    kind: Literal["checkpoint"] = "checkpoint"
-    lineage: str
-    segment: str
-    fence: int
-    job: str
-    plan: Sha256
-    position: int
-    global_step: int
-    base_root: Sha256
-    seed: int
-    lora: AdapterShape
-    dtype: Literal["float32", "bfloat16"]
-    quantize: Literal["none", "nf4"] = "none"
-    micro_tokens: int
-    tensors: TensorHashes
-    files: dict[str, Contents]
-    environment: Environment
-
-    def to_bytes(self) -> bytes:
-        fields = self.model_dump(mode="json")
-        fields["schema"] = fields.pop("schema_")
-        if self.quantize == "none":  # so that headers from before it was there keep their ids
-            del fields["quantize"]
-        return json.dumps(
-            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    @property
-    def age(self) -> tuple[int, int]:
-        """A later fence beats a later step: what a superseded owner wrote is dead."""
-        return self.fence, self.global_step
 
 
 @dataclass(frozen=True)
@@ -125,7 +57,7 @@ def write(
         OPTIMIZER: save(dict(optimizer), metadata={"format": "pt"}),
     }
     files = {
-        name: Contents(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        name: FileHash(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         for name, data in payload.items()
     }
     hashes = TensorHashes(adapter=tensors_sha256(adapter), optimizer=tensors_sha256(optimizer))
@@ -156,12 +88,8 @@ def read_header(path: Path) -> Header:
     """The header, checked against the directory's name. Raises Failure (checkpoint)."""
     try:
         data = (path / HEADER).read_bytes()
-        fields: dict[str, Any] = json.loads(data)
-        if fields.get("schema") != 1:
-            raise damaged(path, f"it has schema {fields.get('schema')}, this code reads 1")
-        fields["schema_"] = fields.pop("schema")
-        header = Header.model_validate(fields)
-    except (OSError, ValueError, ValidationError) as error:
+        header = Header.from_bytes(data)
+    except (OSError, ValueError) as error:
         raise damaged(path, f"its header cannot be read: {error}") from error
     if header.to_bytes() != data:
         raise damaged(path, "its header is not canonical")
@@ -257,14 +185,3 @@ def is_size(path: Path, size: int) -> bool:
 
 def damaged(path: Path, reason: str) -> CannotTrain:
     return CannotTrain("checkpoint", f"The checkpoint {path.name} cannot be used: {reason}.")
-
-
-def parse_header(data: bytes) -> Header | None:
-    """A header by its bytes, as it stands in a store; None if it is none."""
-    try:
-        fields: dict[str, Any] = json.loads(data)
-        fields["schema_"] = fields.pop("schema")
-        header = Header.model_validate(fields)
-    except (ValueError, KeyError, ValidationError):
-        return None
-    return header if header.to_bytes() == data else None

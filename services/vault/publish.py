@@ -8,7 +8,6 @@ if it is the commit of this close.
 
 import json
 from contextlib import suppress
-from typing import Any
 
 from services.vault import bases, readme, tokenizer
 from services.vault.catalog import encode, own_commit, read_any
@@ -19,8 +18,8 @@ from shared.errors import (
     ObjectDamaged,
     ObjectMissing,
 )
+from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.version import (
-    HEADER,
     CommitRecord,
     FileEntry,
     Manifest,
@@ -32,12 +31,6 @@ from shared.formats.version import (
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
 from shared.store.s3 import PRECIOUS, Stored
-
-INSIDE = {
-    "adapter_model.safetensors": "adapter/adapter_model.safetensors",
-    "adapter_config.json": "adapter/adapter_config.json",
-    "optimizer.safetensors": "training/optimizer.safetensors",
-}
 
 
 def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:
@@ -142,7 +135,7 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
         **checkpoint_sources(copies, version, checkpoint, header),
         **result_sources(copies, version),
     }
-    made = {HEADER: header, "README.md": read_readme(copies, version, checkpoint)}
+    made = {IN_A_VERSION[HEADER]: header, "README.md": read_readme(copies, version, checkpoint)}
     if version.chat_template is not None:
         sources |= tokenizer.sources(copies, version.close.head.base_root)
         made[tokenizer.TEMPLATE] = version.chat_template.encode()
@@ -171,8 +164,8 @@ def read_readme(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
 def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
     """header.json of the checkpoint that the close names, whose hash is its id."""
     origins = [
-        copies.work(f"{checkpoint.prefix}/header.json"),
-        *copies.precious(version.prefix + HEADER),
+        copies.work(f"{checkpoint.prefix}/{HEADER}"),
+        *copies.precious(version.prefix + IN_A_VERSION[HEADER]),
     ]
     return read_any(origins, checkpoint.id)
 
@@ -180,17 +173,18 @@ def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
 def checkpoint_sources(
     copies: Copies, version: Wanted, checkpoint: CheckpointRef, header: bytes
 ) -> dict[str, Source]:
-    files: dict[str, Any] = json.loads(header)["files"]
-    if set(files) != set(INSIDE):
+    """Return where each file of the checkpoint is to be copied from, by its path in the version."""
+    files = listed_files(header)
+    if set(files) != set(IN_A_VERSION) - {HEADER}:
         raise NotPublishable(f"{version.name}: its checkpoint holds {sorted(files)}.")
     return {
-        INSIDE[name]: Source(
-            entry["sha256"],
-            entry["size"],
+        IN_A_VERSION[name]: Source(
+            file.sha256,
+            file.size,
             copies.work(f"{checkpoint.prefix}/{name}"),
-            *copies.precious(version.prefix + INSIDE[name]),
+            *copies.precious(version.prefix + IN_A_VERSION[name]),
         )
-        for name, entry in files.items()
+        for name, file in files.items()
     }
 
 

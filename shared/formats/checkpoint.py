@@ -21,7 +21,7 @@ IN_A_VERSION = {
 }
 
 
-class Contents(Part):
+class FileHash(Part):
     """The bytes of one file. `size` in bytes."""
 
     sha256: Sha256
@@ -71,7 +71,7 @@ class Header(CanonicalFile):
     quantize: Literal["none", "nf4"] = "none"
     micro_tokens: int
     tensors: TensorHashes
-    files: dict[str, Contents]
+    files: dict[str, FileHash]
     environment: Environment
 
     @property
@@ -87,10 +87,10 @@ class Header(CanonicalFile):
 class Listed(BaseModel):
     """The one field of a header that those read who only copy or compare the files."""
 
-    files: dict[str, Contents]
+    files: dict[str, FileHash]
 
 
-def files_of(header: bytes) -> dict[str, Contents]:
+def listed_files(header: bytes) -> dict[str, FileHash]:
     """Return the files that a stored header lists, by name. Raises ValueError."""
     return Listed.model_validate_json(header).files
 

@@ -9,11 +9,11 @@ from pydantic import AwareDatetime
 from shared.errors import ObjectDamaged, UsageError
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
+from shared.formats.checkpoint import HEADER, IN_A_VERSION
 from shared.protocol.message import Message
 from shared.protocol.names import JobId, Sha256
 from shared.protocol.records import LineClose
 
-HEADER = "training/header.json"  # of a version; its SHA-256 is the id of the checkpoint
 COMMIT = re.compile(r"catalog/([^/]+)/v0*(\d+)\.json")
 
 
@@ -125,7 +125,7 @@ def why_foreign(commit: CommitRecord, sequence: int, close: LineClose) -> str | 
     if commit.aborted is not None:
         return None
     meant = close.head.checkpoint.id if close.head.checkpoint else None
-    held = next((file.sha256 for file in commit.files if file.path == HEADER), None)
+    held = next((file.sha256 for file in commit.files if file.path == IN_A_VERSION[HEADER]), None)
     return None if held == meant else f"its checkpoint is {held}, that of the close is {meant}"
 
 

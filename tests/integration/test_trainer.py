@@ -5,7 +5,7 @@ import os
 import signal
 from typing import Any
 
-from services.trainer.checkpoint import HEADER
+from shared.formats.checkpoint import HEADER
 from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line

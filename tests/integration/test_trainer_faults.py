@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from services.trainer.checkpoint import ADAPTER, OPTIMIZER
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import SegmentFolder
+from shared.formats.checkpoint import ADAPTER, OPTIMIZER
 from shared.ledger.control import Control, observed
 from shared.ledger.lineage import Segment
 from shared.protocol.control import Once

@@ -9,6 +9,7 @@ import pytest
 from services.trainer import checkpoint
 from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape, Tensors
+from shared.formats.checkpoint import ADAPTER, ADAPTER_CONFIG, HEADER, OPTIMIZER
 from tests.worker import newest_valid
 
 
@@ -65,7 +66,7 @@ def test_the_hash_covers_name_type_shape_and_bytes() -> None:
     assert checkpoint.tensors_sha256(turned) == checkpoint.tensors_sha256({"a": zeros})
 
 
-FILES = (checkpoint.ADAPTER, checkpoint.ADAPTER_CONFIG, checkpoint.OPTIMIZER, checkpoint.HEADER)
+FILES = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, HEADER)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -82,7 +83,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         (newest / name).write_bytes(flipped if damage == "changed" else data[:-1])
-    if (name, damage) != (checkpoint.HEADER, "changed"):
+    if (name, damage) != (HEADER, "changed"):
         with pytest.raises(CannotTrain):
             checkpoint.verify(newest)
     found = newest_valid(tmp_path, "7")
@@ -105,7 +106,7 @@ def test_only_checkpoints_of_the_segment_count_and_a_later_fence_beats_a_later_s
 def test_the_newest_three_of_the_segment_stay(tmp_path: Path) -> None:
     other = write(tmp_path, 1, segment="6", fence=6)
     paths = [write(tmp_path, step) for step in range(2, 9)]
-    (paths[-1] / checkpoint.OPTIMIZER).write_bytes(b"short")
+    (paths[-1] / OPTIMIZER).write_bytes(b"short")
     checkpoint.prune(tmp_path, "7", keep=paths[0])
     left = sorted(p for p in tmp_path.iterdir())
     assert left == sorted([other, paths[0], *paths[-4:]])
@@ -121,7 +122,7 @@ def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
 
 def test_a_file_name_that_leads_outside_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
-    header = (path / checkpoint.HEADER).read_text()
-    (path / checkpoint.HEADER).write_text(header.replace('"adapter_config.json"', '"../../x"'))
+    header = (path / HEADER).read_text()
+    (path / HEADER).write_text(header.replace('"adapter_config.json"', '"../../x"'))
     with pytest.raises(CannotTrain):
         checkpoint.verify(path)

@@ -29,6 +29,7 @@ from services.trainer.worker.snapshot.budget import (
 from services.trainer.worker.snapshot.snapshot import Snapshots
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
+from shared.formats.checkpoint import TensorHashes
 from tests.tiny import make_tiny, shared_tiny, tiny_conversations, write_dataset
 
 
@@ -71,7 +72,7 @@ class Bench:
         self.network = Network(self.spec.base_dir, "float32", self.spec.lora, 0)
         self.snapshots = Snapshots(self.spec, self.material, self.network, chat)
 
-    def train(self) -> tuple[checkpoint.TensorHashes, list[dict[str, Any]]]:
+    def train(self) -> tuple[TensorHashes, list[dict[str, Any]]]:
         events: list[dict[str, Any]] = []
         optimizer = make_optimizer(self.network, self.material.plan.settings)
         end = loop.train(

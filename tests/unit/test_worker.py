@@ -13,6 +13,7 @@ import pytest
 
 from services.trainer import checkpoint
 from shared.files import sha256_file
+from shared.formats.checkpoint import ADAPTER
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_plan_rows import TOOLS_TEMPLATE
 from tests.worker import ROOT, Job, Worker, failure, tensors
@@ -30,7 +31,7 @@ def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_sam
     path, header = job.newest("killed")
     assert 3 <= header.position < undisturbed["checkpoint"]["position"]
     # The newest is damaged as well: the one before it must do.
-    weights = path / checkpoint.ADAPTER
+    weights = path / ADAPTER
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     before, header_before = job.newest("killed")
     assert before != path

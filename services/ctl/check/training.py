@@ -10,6 +10,7 @@ from services.ctl.check.copies import commits, keys, parsed
 from services.ctl.check.ledgers import Finding, NotChecked, World, mark_of
 from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import sha256_file
+from shared.formats.checkpoint import HEADER, listed_files
 from shared.formats.version import version_name
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
@@ -57,27 +58,25 @@ def checkpoint_wrong(
     """A head that is committed may have been cleaned from `work`: its version holds it."""
     where = f"store: {ref.bucket}/{ref.prefix}"
     try:
-        header = world.store.read(ref.bucket, f"{ref.prefix}/header.json", sha256=ref.id)
+        header = world.store.read(ref.bucket, f"{ref.prefix}/{HEADER}", sha256=ref.id)
     except ObjectMissing:
         committed = version is not None and (line.lineage, version) in parsed(commits(world.backup))
         if not committed:
-            yield f"{where}/header.json", f"is missing (step {ref.global_step})"
+            yield f"{where}/{HEADER}", f"is missing (step {ref.global_step})"
         return
     except (ObjectDamaged, StoreUnavailable) as error:
-        yield f"{where}/header.json", f"damaged: {error}"
+        yield f"{where}/{HEADER}", f"damaged: {error}"
         return
-    for name, file in orjson.loads(header)["files"].items():
+    for name, file in listed_files(header).items():
         key = f"{ref.prefix}/{name}"
         try:
             found, _ = world.store.read_hash(ref.bucket, key)
         except (ObjectMissing, StoreUnavailable) as error:
             yield f"{where}/{name}", f"cannot be read: {error}"
             continue
-        if found != file["sha256"]:
-            yield (
-                f"{where}/{name}",
-                f"damaged: SHA-256 is {found[:16]}…, not {file['sha256'][:16]}…",
-            )
+        if found != file.sha256:
+            what = f"damaged: SHA-256 is {found[:16]}…, not {file.sha256[:16]}…"
+            yield f"{where}/{name}", what
 
 
 # ---- 10: what was trained ----------------------------------------------------------------------

@@ -4,14 +4,13 @@ cache/bases/<root>/   cache/datasets/<sha256>.jsonl   cache/plans/<sha256>.json
 segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoints/,snapshots/}
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer import checkpoint
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file
+from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.version import parse_sums, root_hash, version_name
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Shape, shape_of_folder
@@ -130,9 +129,9 @@ class Local:
         if is_whole(self.segment(line.lineage, ref.segment).checkpoints / name, ref.id):
             return True
         version = version_of(line, ref)
-        places: list[tuple[Bucket, str]] = [("work", f"{ref.prefix}/{checkpoint.HEADER}")]
+        places: list[tuple[Bucket, str]] = [("work", f"{ref.prefix}/{HEADER}")]
         if version is not None:
-            inside = IN_A_VERSION[checkpoint.HEADER]
+            inside = IN_A_VERSION[HEADER]
             key = f"lineages/{line.lineage}/{version_name(version)}/{inside}"
             places.append((PRECIOUS, key))
         return any(next(iter(self.store.keys(b, key)), None) == key for b, key in places)
@@ -140,16 +139,17 @@ class Local:
     def _fetch_checkpoint(
         self, ref: CheckpointRef, bucket: Bucket, prefix: str, target: Path, names: dict[str, str]
     ) -> None:
-        header_key = f"{prefix}/{names.get(checkpoint.HEADER, checkpoint.HEADER)}"
+        header_key = f"{prefix}/{names.get(HEADER, HEADER)}"
         header = self.store.read(bucket, header_key)
         if sha256_bytes(header) != ref.id:
             raise ObjectDamaged(f"{bucket}/{header_key}", ref.id, sha256_bytes(header))
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
-        for name, entry in json.loads(header)["files"].items():
+        for name, file in listed_files(header).items():
             key = f"{prefix}/{names.get(name, name)}"
-            self.store.fetch(ObjectRef(bucket=bucket, key=key, **entry), temporary / name)
-        (temporary / checkpoint.HEADER).write_bytes(header)
+            there = ObjectRef(bucket=bucket, key=key, sha256=file.sha256, size=file.size)
+            self.store.fetch(there, temporary / name)
+        (temporary / HEADER).write_bytes(header)
         temporary.replace(target)
 
     def prune(self, keep: set[str]) -> None:
@@ -170,23 +170,14 @@ class Local:
                 file.unlink(missing_ok=True)
 
 
-IN_A_VERSION = {
-    checkpoint.ADAPTER: f"adapter/{checkpoint.ADAPTER}",
-    checkpoint.ADAPTER_CONFIG: f"adapter/{checkpoint.ADAPTER_CONFIG}",
-    checkpoint.OPTIMIZER: f"training/{checkpoint.OPTIMIZER}",
-    checkpoint.HEADER: f"training/{checkpoint.HEADER}",
-}
-
-
 def is_whole(folder: Path, checkpoint_id: str) -> bool:
     """Whether a local checkpoint is the one meant, with every byte in place."""
-    header = folder / checkpoint.HEADER
+    header = folder / HEADER
     if not header.is_file() or sha256_file(header) != checkpoint_id:
         return False
-    files = json.loads(header.read_bytes())["files"]
     return all(
-        (folder / name).is_file() and sha256_file(folder / name) == entry["sha256"]
-        for name, entry in files.items()
+        (folder / name).is_file() and sha256_file(folder / name) == file.sha256
+        for name, file in listed_files(header.read_bytes()).items()
     )
 
 

@@ -12,9 +12,9 @@ So what stays grows only with jobs that were trained in part and never finished.
 
 from collections.abc import Iterable
 
-from services.trainer import checkpoint
 from services.trainer.supervisor import work_bucket
 from shared import log
+from shared.formats.checkpoint import HEADER
 from shared.formats.version import is_commit_of, version_name
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
@@ -134,5 +134,5 @@ def is_last_fence(segment: Segment, fence: str) -> bool:
 
 def drop(store: Store, keys: Iterable[str]) -> None:
     """Delete, headers of checkpoints first: without its header the rest is nobody's."""
-    for key in sorted(keys, key=lambda key: not key.endswith(f"/{checkpoint.HEADER}")):
+    for key in sorted(keys, key=lambda key: not key.endswith(f"/{HEADER}")):
         store.delete(WORK, key)

@@ -1,6 +1,5 @@
 """What the trainer puts into `work`: checkpoints, snapshots, results. Blocking, all read back."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from services.trainer.supervisor.local_files import SegmentFolder
 from shared import log
 from shared.errors import CannotTrain, ObjectDamaged, ObjectMissing
 from shared.formats.canonical import canonical_json
+from shared.formats.checkpoint import HEADER, Header, header_or_none, listed_files
 from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
@@ -24,7 +24,7 @@ class Found:
     stored: bool
 
 
-def reference(lineage: str, name: str, header: checkpoint.Header) -> CheckpointRef:
+def reference(lineage: str, name: str, header: Header) -> CheckpointRef:
     return CheckpointRef(
         id=header.id,
         prefix=f"checkpoints/{lineage}/{header.segment}/{name}",
@@ -41,7 +41,7 @@ def put_checkpoint(store: Store, lineage: str, path: Path) -> CheckpointRef:
     ref = reference(lineage, path.name, header)
     for name, contents in header.files.items():
         store.put_file(WORK, f"{ref.prefix}/{name}", path / name, contents.sha256)
-    store.put_bytes(WORK, f"{ref.prefix}/{checkpoint.HEADER}", header.to_bytes())
+    store.put_bytes(WORK, f"{ref.prefix}/{HEADER}", header.to_bytes())
     return ref
 
 
@@ -103,7 +103,7 @@ def snapshot_key(lineage: str, segment: str, path: Path) -> str:
 # ---- finding the newest valid checkpoint of a segment --------------------------------------------
 
 
-def is_alive(segment: Segment, header: checkpoint.Header) -> bool:
+def is_alive(segment: Segment, header: Header) -> bool:
     """Whether recovery may start here: of this segment, and no dead branch of it."""
     return header.segment == segment.id and segment.holds(header.fence, header.global_step)
 
@@ -130,9 +130,10 @@ def is_whole(store: Store, candidate: Found) -> bool:
         return is_valid(candidate.local)
     prefix = candidate.ref.prefix
     try:
-        header = store.read(WORK, f"{prefix}/{checkpoint.HEADER}", sha256=candidate.ref.id)
-        for name, entry in json.loads(header)["files"].items():
-            store.verify(ObjectRef(bucket=WORK, key=f"{prefix}/{name}", **entry))
+        header = store.read(WORK, f"{prefix}/{HEADER}", sha256=candidate.ref.id)
+        for name, file in listed_files(header).items():
+            key = f"{prefix}/{name}"
+            store.verify(ObjectRef(bucket=WORK, key=key, sha256=file.sha256, size=file.size))
     except (ObjectMissing, ObjectDamaged) as error:
         log.get().error("checkpoint_damaged", prefix=prefix, error=str(error))
         return False
@@ -147,16 +148,14 @@ def is_valid(path: Path) -> bool:
     return True
 
 
-def uploaded(
-    store: Store, lineage: str, segment: str
-) -> list[tuple[CheckpointRef, checkpoint.Header]]:
+def uploaded(store: Store, lineage: str, segment: str) -> list[tuple[CheckpointRef, Header]]:
     """Checkpoints of a segment in the store, oldest first, by their headers."""
     found = []
     prefix = f"checkpoints/{lineage}/{segment}/"
     for key in store.keys(WORK, prefix):
-        if key.endswith(f"/{checkpoint.HEADER}"):
+        if key.endswith(f"/{HEADER}"):
             data = store.read(WORK, key)
-            header = checkpoint.parse_header(data)
+            header = header_or_none(data)
             if header is not None:
                 found.append((reference(lineage, key.split("/")[-2], header), header))
     return sorted(found, key=lambda pair: (pair[0].fence, pair[0].global_step))

@@ -19,6 +19,7 @@ from services.trainer.protocol import Place, Spec
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.optimizer import optimizer_state, restore_optimizer
 from shared.errors import CannotTrain
+from shared.formats.checkpoint import Header
 
 
 class Line(Protocol):
@@ -111,7 +112,7 @@ def resume(spec: Spec, material: Material, network: Network, optimizer: torch.op
     report_environment(found.header, spec, network)
 
 
-def report_environment(header: checkpoint.Header, spec: Spec, network: Network) -> None:
+def report_environment(header: Header, spec: Spec, network: Network) -> None:
     """Say in the job's log what may give other bits than before."""
     was, now = header.environment.model_dump(), environment(network.device)
     changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
