@@ -2,7 +2,11 @@
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
 
@@ -20,20 +24,99 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file so that a power cut leaves it whole or absent: temporary, fsync, rename."""
+@contextmanager
+def whole_file(
+    path: Path,
+    mode: int | None = None,
+    *,
+    owner: tuple[int, int] | None = None,
+    once: bool = False,
+    through: Path | None = None,
+) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the block ends without an error, whole and synced.
+
+    `mode`: its permission bits, whatever the umask; until then nobody else can read it. `owner`:
+    the uid and gid that root gives it to; other users cannot. `once`: raise FileExistsError where
+    the name is taken, instead of replacing what has it. `through`: the path to write first, where
+    several threads may write this file at a time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = through or hidden_beside(path)
+    temporary.unlink(missing_ok=True)  # of a killed process that had the same number
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
+        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb") as file:
+            yield file
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            if owner is not None and os.getuid() == 0:
+                os.fchown(file.fileno(), *owner)
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:  # a full disk is not kept full by what did not fit
+        if once:
+            give_new_name(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:  # a full disk is not kept full by what did not fit
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
+
+
+def give_new_name(temporary: Path, path: Path) -> None:
+    """Name a file, or raise FileExistsError: a link never replaces, a rename does.
+
+    Where the file system knows no links (exFAT), a rename after a look is what there is.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(str(path)) from None
+        temporary.rename(path)
+
+
+def write_synced(
+    path: Path,
+    data: bytes,
+    mode: int | None = None,
+    *,
+    owner: tuple[int, int] | None = None,
+    once: bool = False,
+) -> None:
+    """Write a file so that a power cut leaves it whole or absent. For the rest see whole_file."""
+    with whole_file(path, mode, owner=owner, once=once) as file:
+        file.write(data)
+
+
+def copy_synced(source: Path, target: Path) -> None:
+    """Copy a file so that it is whole or absent; what has the name already is replaced."""
+    with source.open("rb") as reading, whole_file(target) as file:
+        shutil.copyfileobj(reading, file, BLOCK_BYTES)
+
+
+@contextmanager
+def whole_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Give a hidden folder to fill, which gets its name when the block ends without an error.
+
+    Raises OSError where a folder that holds something has the name.
+    """
+    temporary = hidden_beside(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True, mode=mode)
+    try:
+        yield temporary
+        sync_folder(temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def hidden_beside(path: Path) -> Path:
+    """Return the name under which `path` is written; another process has another one."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from infra.compose.host import ROOT, TLS_FILES, Host, HostRefused
+from shared.files import write_synced
 
 MODE = 0o444
 
@@ -16,15 +17,15 @@ MODE = 0o444
 def hand_over(host: Host) -> None:
     """Write HOME/run/{notify.urls,hub.token}, and nats.tls/ if the user has certificates."""
     run = folder(host, host.home / "run")
-    write(host, run / "notify.urls", host.settings.get("DURAMEN_NOTIFY_URLS", ""))
-    write(host, run / "hub.token", hub_token(host))
+    hand(host, run / "notify.urls", host.settings.get("DURAMEN_NOTIFY_URLS", ""))
+    hand(host, run / "hub.token", hub_token(host))
     given = host.settings.get("DURAMEN_NATS_TLS_DIR")
     if host.tls and given:
         for name in TLS_FILES:
             source = ROOT / given / name  # tried by preflight.look_tls
             if not source.is_file():
                 raise HostRefused(f"{source} (DURAMEN_NATS_TLS_DIR) is missing")
-            write(host, folder(host, run / "nats.tls") / name, source.read_text())
+            hand(host, folder(host, run / "nats.tls") / name, source.read_text())
 
 
 def hub_token(host: Host) -> str:
@@ -44,16 +45,10 @@ def folder(host: Host, path: Path) -> Path:
     return path
 
 
-def write(host: Host, path: Path, text: str) -> None:
-    """Whole or not at all; a file that is right already is left alone."""
-    if path.is_file() and path.read_text() == text:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE), "w") as file:
-        os.fchmod(file.fileno(), MODE)
-        file.write(text)
-    own(host, temporary)
-    temporary.replace(path)
+def hand(host: Host, path: Path, text: str) -> None:
+    """Write a file for containers; one that is right already is left alone."""
+    if not path.is_file() or path.read_text() != text:
+        write_synced(path, text.encode(), MODE, owner=(host.uid, host.gid))
 
 
 def own(host: Host, path: Path) -> None:

@@ -24,20 +24,12 @@ from infra.secrets.secrets import IDENTITIES, SERVICES, Secrets, write_secret
 from infra.servers.identities import s3_json
 from infra.servers.nats.conf import NatsConf
 from infra.servers.seaweed import FSYNC, WeedServer
+from shared.files import write_synced
 
 READABLE = 0o444
 CONFIG_DIR = Path("/etc/weed")
 PRIVATE = Path("/run/secrets")
 TOOLS = (*SERVICES, "herald")
-
-
-def write(path: Path, text: str, mode: int = READABLE) -> None:
-    """Write `path` whole or not at all; a container that has it mounted keeps what it has."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-    temporary.replace(path)
 
 
 def weed(name: str) -> WeedServer:
@@ -75,9 +67,10 @@ def render_stores(run: Path, secrets: Secrets) -> None:
     for name in IDENTITIES:
         folder = run / name
         folder.mkdir(exist_ok=True)
-        write(folder / "security.toml", security_toml(secrets.inner(name), seen_as=CONFIG_DIR))
-        write(folder / "s3.json", s3_json(name, secrets))
-        write(folder / "run.sh", weed_script(weed(name)))
+        rules = security_toml(secrets.inner(name), seen_as=CONFIG_DIR)
+        write_synced(folder / "security.toml", rules.encode(), READABLE)
+        write_synced(folder / "s3.json", s3_json(name, secrets).encode(), READABLE)
+        write_synced(folder / "run.sh", weed_script(weed(name)).encode(), READABLE)
 
 
 def render_tls(folder: Path, secrets: Secrets) -> None:
@@ -86,7 +79,7 @@ def render_tls(folder: Path, secrets: Secrets) -> None:
         return
     folder.mkdir(exist_ok=True, mode=0o700)
     for name in ("ca.pem", "cert.pem", "key.pem"):
-        write(folder / name, (secrets.bus_tls / name).read_text())
+        write_synced(folder / name, (secrets.bus_tls / name).read_bytes(), READABLE)
 
 
 def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str, str]:
@@ -133,7 +126,7 @@ def render(home: Path, seen_as: Path) -> None:
         monitor_host="0.0.0.0",  # noqa: S104
         tls_dir=Path("/etc/nats/tls") if tls else None,
     )
-    write(run / "nats.conf", conf.render(secrets))
+    write_synced(run / "nats.conf", conf.render(secrets).encode(), READABLE)
     render_stores(run, secrets)
     inside = {name: f"http://{name}:{9000 if name in IDENTITIES else 8080}" for name in PUBLISHED}
     scheme = "tls" if tls else "nats"
@@ -146,7 +139,7 @@ def render(home: Path, seen_as: Path) -> None:
     }
     if tls:
         tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
-    write(run / "tools.env", lines(tools))
+    write_synced(run / "tools.env", lines(tools).encode(), READABLE)
     outside = {name: f"http://127.0.0.1:{port(name)}" for name in PUBLISHED}
     outside["nats"] = f"{scheme}://127.0.0.1:{port('nats')}"
     seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
@@ -163,7 +156,7 @@ def render(home: Path, seen_as: Path) -> None:
             seen[name] = os.environ[name]
     seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PUBLISHED}
     seen["DURAMEN_STATE_DIR"] = str(seen_as)
-    write(home / "env", lines(seen), 0o600)
+    write_synced(home / "env", lines(seen).encode(), 0o600)
 
 
 def port(name: str) -> int:

@@ -13,6 +13,7 @@ from infra.local.programs import ROOT
 from infra.ports import HOST
 from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets.secrets import SERVICES, Secrets
+from shared.files import write_synced
 
 PREFIX = "DURAMEN_"
 MOVABLE = ("DURAMEN_ARCHIVE_DIR", "DURAMEN_INBOX_DIR")
@@ -134,7 +135,5 @@ def write_env(path: Path, values: dict[str, str]) -> None:
     for name, value in values.items():
         if "'" in value or "\n" in value:
             raise ValueError(f"{name} holds a quote or a line break: {value!r}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.writelines(f"{name}='{value}'\n" for name, value in values.items())
-    temporary.replace(path)
+    lines = "".join(f"{name}='{value}'\n" for name, value in values.items())
+    write_synced(path, lines.encode(), 0o600)

@@ -23,6 +23,7 @@ from infra.local.ports import Ports
 from infra.local.programs import ROOT, Program
 from infra.local.servers import Server, answers, servers
 from infra.secrets.secrets import SERVICES, Secrets
+from shared.files import write_synced
 
 SERVER_SECONDS = 60
 SERVICE_SECONDS = 120
@@ -200,9 +201,7 @@ class Supervisor:
             "pid": os.getpid(),
             "programs": {p.name: {"pid": p.pid, "restarts": p.restarts} for p in self.programs},
         }
-        temporary = self.home.status_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(status))
-        temporary.replace(self.home.status_file)
+        write_synced(self.home.status_file, json.dumps(status).encode())
 
 
 def last_line(path: Path) -> str:

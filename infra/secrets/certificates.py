@@ -2,8 +2,6 @@
 
 import datetime
 import ipaddress
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shared.files import whole_folder, write_synced
 
 # An expired certificate would stop a server; rotation is by deleting the folder.
 VALID_DAYS = 20 * 365
@@ -49,18 +49,11 @@ def certificate(name: str, *hosts: str) -> dict[str, bytes]:
     }
 
 
-def write_once(folder: Path, files: Mapping[str, bytes], file_mode: int) -> None:
+def keep_certificate(folder: Path, files: Mapping[str, bytes], file_mode: int) -> None:
     """Create `folder` with `files`, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True, mode=0o700)
-    for name, content in files.items():
-        # Created with its mode and written through the one descriptor: 0o444 cannot be reopened.
-        descriptor = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, file_mode)
-            file.write(content)
-    temporary.rename(folder)
+    with whole_folder(folder, 0o700) as temporary:
+        for name, content in files.items():
+            write_synced(temporary / name, content, file_mode)
 
 
 def _name(text: str) -> x509.Name:

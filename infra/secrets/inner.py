@@ -9,7 +9,7 @@ import json
 import secrets
 from pathlib import Path
 
-from infra.secrets.certificates import certificate, write_once
+from infra.secrets.certificates import certificate, keep_certificate
 
 JWT_SECTIONS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 GRPC_SECTIONS = ("grpc.master", "grpc.volume", "grpc.filer", "grpc.s3", "grpc.client")
@@ -21,7 +21,7 @@ def write_inner(folder: Path, name: str, file_mode: int = 0o600) -> None:
         return
     keys = {section: secrets.token_hex(32) for section in JWT_SECTIONS}
     files = {**certificate(name), "jwt.json": json.dumps(keys, indent=1).encode()}
-    write_once(folder, files, file_mode)
+    keep_certificate(folder, files, file_mode)
 
 
 def security_toml(folder: Path, seen_as: Path | None = None) -> str:

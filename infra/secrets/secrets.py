@@ -19,8 +19,9 @@ from pathlib import Path
 
 import nkeys
 
-from infra.secrets.certificates import certificate, write_once
+from infra.secrets.certificates import certificate, keep_certificate
 from infra.secrets.inner import write_inner
+from shared.files import write_synced
 
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 # herald runs beside them in containers; an embedded run has none.
@@ -42,16 +43,7 @@ class Keys:
 def write_secret(path: Path, text: str, mode: int = 0o600) -> None:
     """Create `path` with `text`, whole or not at all. An existing file is an error."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
+    write_synced(path, text.encode(), mode, once=True)
 
 
 class Secrets:
@@ -76,7 +68,7 @@ class Secrets:
         for server in IDENTITIES:
             write_inner(found.inner(server), server, file_mode)
         if not found.bus_tls.exists():
-            write_once(found.bus_tls, certificate("nats", "nats"), file_mode)
+            keep_certificate(found.bus_tls, certificate("nats", "nats"), file_mode)
         return found
 
     def _wanted(self) -> dict[str, Callable[[], str]]:

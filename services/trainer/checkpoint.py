@@ -10,7 +10,6 @@ is a function of counters, so no state of a generator is kept. Needs no torch.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from shared.errors import CannotTrain
-from shared.files import sync_folder
+from shared.files import whole_folder, write_synced
 from shared.formats.adapter import Tensors
 from shared.formats.checkpoint import (
     ADAPTER,
@@ -62,25 +61,12 @@ def write(
     }
     hashes = TensorHashes(adapter=tensors_sha256(adapter), optimizer=tensors_sha256(optimizer))
     full = Header(**header, tensors=hashes, files=files)
-    directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"{full.global_step:08d}-{full.id[:12]}"
-    temporary = directory / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
+    with whole_folder(final) as temporary:
         for name, data in {**payload, HEADER: full.to_bytes()}.items():
-            with (temporary / name).open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-        sync_folder(temporary)
-    except OSError:  # a full disk is not kept full by what did not fit
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
-        shutil.rmtree(final)
-    temporary.rename(final)
-    sync_folder(directory)
+            write_synced(temporary / name, data)
+        if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
+            shutil.rmtree(final)
     return final, full
 
 

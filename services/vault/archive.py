@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
-from shared.files import BLOCK_BYTES, sha256_bytes, sync_folder
-from shared.files import write_synced as write_file
+from shared.files import BLOCK_BYTES, sha256_bytes, sync_folder, whole_file, write_synced
 from shared.formats.version import check_bytes, safe_path
 from shared.progress import beat
 from shared.store.hashing import HashingReader
@@ -52,7 +51,7 @@ class Archive:
                         f"mounted? (To use a new, empty one, delete {self.known_id}.)"
                     )
                 return
-            write_file(self.known_id, (found or self._make_marker()).encode())
+            write_synced(self.known_id, (found or self._make_marker()).encode())
 
     def _read_marker(self) -> str | None:
         marker = self.folder / MARKER
@@ -60,11 +59,8 @@ class Archive:
 
     def _make_marker(self) -> str:
         marker = self.folder / MARKER
-        temporary = self.folder / f".{uuid.uuid4().hex}.tmp"
-        write_file(temporary, uuid.uuid4().hex.encode())
         with suppress(FileExistsError):  # another vault was first: its id holds
-            os.link(temporary, marker)
-        temporary.unlink()
+            write_synced(marker, uuid.uuid4().hex.encode(), once=True)
         return marker.read_text()
 
     def tidy(self) -> None:
@@ -156,13 +152,7 @@ class Archive:
             return Stored(bucket, key, sha256, size, None)
         path = self._path(bucket, key)
         with self._errors(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            try:
-                self._write(temporary, source, key, size, sha256)
-                self._link(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            self._write(path, source, key, size, sha256)
             self._sync_up(path.parent)
         if not self._holds(bucket, key, sha256):  # another took the name, and lost it again
             raise ObjectMissing(self.name, bucket, key)
@@ -178,28 +168,17 @@ class Archive:
         return True
 
     def _write(self, path: Path, source: Any, key: str, size: int, sha256: str) -> None:
+        """Write a file once; what has its name already keeps it."""
         reader = HashingReader(source)
-        with path.open("xb") as file:
+        through = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with (
+            suppress(FileExistsError),
+            whole_file(path, 0o444, once=True, through=through) as file,
+        ):
             while block := reader.read(BLOCK_BYTES):
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        if reader.hexdigest() != sha256 or reader.size != size:
-            raise ObjectDamaged(f"{self.name}: {key} (as sent)", sha256, reader.hexdigest())
-        path.chmod(0o444)
-
-    def _link(self, temporary: Path, path: Path) -> None:
-        """Give the file its name, unless the name is taken: a link never replaces, a rename does.
-
-        Where the file system knows no links (exFAT), a rename after a look is what there is.
-        """
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        except OSError:
-            if not path.exists():
-                temporary.rename(path)
+            if reader.hexdigest() != sha256 or reader.size != size:
+                raise ObjectDamaged(f"{self.name}: {key} (as sent)", sha256, reader.hexdigest())
 
     def _sync_up(self, folder: Path) -> None:
         """Sync a folder and those above it: also their names must survive a power cut."""
@@ -220,7 +199,7 @@ class Archive:
             found = self.read_newest(bucket, key)
             if (found[1] if found else None) != etag:
                 return False
-            write_file(path, data)
+            write_synced(path, data)
         return True
 
     def read_newest(self, bucket: Bucket, key: str) -> tuple[bytes, str] | None:

@@ -8,7 +8,6 @@ the *oldest* version of a key is the truth: object lock keeps bytes, not names.
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from shared import reach
 from shared.errors import START, AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
-from shared.files import BLOCK_BYTES, sha256_bytes, sha256_file, sync_folder
+from shared.files import BLOCK_BYTES, sha256_bytes, sha256_file, whole_file
 from shared.formats.version import check_bytes
 from shared.progress import beat
 from shared.protocol.message import ObjectRef
@@ -223,24 +222,15 @@ class Store:
 
     def fetch(self, ref: ObjectRef, target: Path, version_id: str | None = None) -> Path:
         """Download to a file, hashed on the way; the name appears only when all is right."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         digest = hashlib.sha256()
-        try:
-            with temporary.open("wb") as file:
-                for block in self.blocks(ref.bucket, ref.key, version_id):
-                    digest.update(block)
-                    beat()
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
+        with whole_file(target) as file:
+            for block in self.blocks(ref.bucket, ref.key, version_id):
+                digest.update(block)
+                beat()
+                file.write(block)
             if digest.hexdigest() != ref.sha256:
                 where = f"{self.name}: {ref.bucket}/{ref.key}"
                 raise ObjectDamaged(where, ref.sha256, digest.hexdigest())
-            temporary.replace(target)
-            sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
         return target
 
     # ---- locks -----------------------------------------------------------------------------------

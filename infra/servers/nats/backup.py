@@ -10,7 +10,6 @@ writes nothing to a bus that lacks it. `check` says so before they are started.
 """
 
 import asyncio
-import hashlib
 import os
 import shutil
 import sys
@@ -21,29 +20,25 @@ from infra.secrets.secrets import Secrets
 from infra.servers.bootstrap import BootstrapSettings
 from shared.bus.client import Bus
 from shared.errors import BusWentBack, DuramenError, ObjectDamaged
+from shared.files import sha256_file, whole_file, write_synced
 
 INCOMING = ".incoming"
 
 
 def pack(data: Path, archive: Path) -> None:
     """Write `archive` and its .sha256, as the folder's owner's: both appear whole, the sum last."""
-    temporary = archive.with_name(f".{archive.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(data, arcname=".", filter=_without_incoming)
-        file.flush()
-        os.fsync(file.fileno())
-    digest = sha256_of(temporary)
-    temporary.replace(archive)
-    sum_of(archive).write_text(f"{digest}  {archive.name}\n")
-    for path in (archive, sum_of(archive)):
-        _own(path, archive.parent.stat())
+    status = archive.parent.stat()
+    owner = status.st_uid, status.st_gid
+    with whole_file(archive, owner=owner) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        tar.add(data, arcname=".", filter=_without_incoming)
+    line = f"{sha256_file(archive)}  {archive.name}\n"
+    write_synced(sum_of(archive), line.encode(), owner=owner)
 
 
 def unpack(archive: Path, data: Path) -> None:
     """Replace all that is in `data`, as its owner's. Raises ObjectDamaged, OSError before that."""
     wanted = sum_of(archive).read_text().split()[0]
-    found = sha256_of(archive)
+    found = sha256_file(archive)
     if found != wanted:
         raise ObjectDamaged(str(archive), wanted, found)
     incoming = data / INCOMING
@@ -73,11 +68,6 @@ async def check(url: str, secrets: Secrets, marks: list[Path], ca: Path | None =
 
 def sum_of(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.sha256")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_incoming(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

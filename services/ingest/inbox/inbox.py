@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 import threading
 import uuid
@@ -23,7 +22,7 @@ from services.ingest.inbox.rename import numbered, rename_new
 from services.ingest.inbox.sidecar import is_sidecar, names_for
 from services.ingest.outcome.report import Kind, Report, text
 from shared.errors import UsageError
-from shared.files import sync_folder, write_synced
+from shared.files import copy_synced, sync_folder, write_synced
 from shared.protocol.names import LEVEL_RANK, Level
 
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
@@ -347,15 +346,6 @@ def origin_of(folder: Path) -> Origin | None:
 
 def beside(target: Path, suffix: str) -> Path:
     return target.with_name(f"{target.name}.{suffix}")
-
-
-def copy_synced(source: Path, target: Path) -> None:
-    """A copy that is whole or is not there; what has the name already is replaced."""
-    part = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, part)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
 
 
 def is_free(target: Path, taken_id: str) -> bool:

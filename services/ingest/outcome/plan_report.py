@@ -12,10 +12,11 @@ from pathlib import Path
 
 import orjson
 
-from services.ingest.inbox.inbox import beside, copy_synced
+from services.ingest.inbox.inbox import beside
 from services.ingest.outcome.finish import Finisher
 from services.ingest.outcome.report import Report
 from shared import log
+from shared.files import copy_synced
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
 from shared.store.s3 import PRECIOUS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ObjectDamaged, ObjectMissing
-from shared.files import sha256_bytes, sha256_file
+from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.version import parse_sums, root_hash, version_name
 from shared.ledger.lineage import Line
@@ -77,12 +77,10 @@ class Local:
         found = parse_sums(self.store.read(PRECIOUS, f"{prefix}SHA256SUMS"))
         if root_hash(found.items()) != root:
             raise ObjectDamaged(f"bases/{root}/SHA256SUMS", root, root_hash(found.items()))
-        temporary = folder.with_name(f".{root}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        for path, sha256 in found.items():
-            ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
-            self.store.fetch(ref, temporary / path)
-        temporary.replace(folder)
+        with whole_folder(folder) as temporary:
+            for path, sha256 in found.items():
+                ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
+                self.store.fetch(ref, temporary / path)
         return folder
 
     def shape(self, root: str) -> Shape:
@@ -143,14 +141,12 @@ class Local:
         header = self.store.read(bucket, header_key)
         if sha256_bytes(header) != ref.id:
             raise ObjectDamaged(f"{bucket}/{header_key}", ref.id, sha256_bytes(header))
-        temporary = target.with_name(f".{target.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        for name, file in listed_files(header).items():
-            key = f"{prefix}/{names.get(name, name)}"
-            there = ObjectRef(bucket=bucket, key=key, sha256=file.sha256, size=file.size)
-            self.store.fetch(there, temporary / name)
-        (temporary / HEADER).write_bytes(header)
-        temporary.replace(target)
+        with whole_folder(target) as temporary:
+            for name, file in listed_files(header).items():
+                key = f"{prefix}/{names.get(name, name)}"
+                there = ObjectRef(bucket=bucket, key=key, sha256=file.sha256, size=file.size)
+                self.store.fetch(there, temporary / name)
+            write_synced(temporary / HEADER, header)
 
     def prune(self, keep: set[str]) -> None:
         """Drop old segment folders beyond the newest few, never those named in `keep`."""
