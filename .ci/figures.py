@@ -43,7 +43,7 @@ FOREIGN = {
     "configuration", "parameters", "stop_tokens", "of_base", "check_header", "check_index",
     "memory.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
-    "Parser.ask", "serve", "Worker.events", "Renderer.render", "ask_child", "Line.listen",
+    "Child.ask", "answer_lines", "Worker.events", "ask_child", "Line.listen",
     # The bus.
     "Entry.nonce", "Bus._api",
     # A service's own state on its own disk, which no other reads.

@@ -4,20 +4,10 @@ Run as a program of its own, so that the kernel's wish is set from a main thread
 thread it would fire when that thread ends), and no code runs between fork and exec in the parent.
 """
 
-import ctypes
 import os
-import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL when `parent` ends; leave at once if it has ended already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
+from shared.child import die_with_parent
 
 
 def main() -> None:

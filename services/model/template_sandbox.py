@@ -1,32 +1,27 @@
 """Chat templates are programs of strangers: they run in a child, with little memory and time.
 
-`python -m services.model.template_sandbox SECONDS` speaks JSON lines: requests on stdin, answers on
-stdout.
+`python -m services.model.template_sandbox` speaks JSON lines: requests on stdin, answers on stdout.
 Jinja's sandbox keeps a template from files and objects, not from memory or time: one multiplied
 string takes gigabytes, two nested loops take for ever. The child can write no file, may map
-`MEMORY_BYTES` beyond what it had at its start, and gets SECONDS for each request; the kernel
+`MEMORY_BYTES` beyond what it had at its start, and gets `cpu_seconds` for each request; the kernel
 ends it otherwise. Time is that of the processor, so a busy machine changes no outcome.
 """
 
 import atexit
 import functools
-import json
 import os
-import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from shared.child import Child, ChildEnded, answer_lines, limit_memory
 from shared.errors import CannotTrain
 
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 10
-ROOT = Path(__file__).parents[2]
 
 
 class TemplateRefuses(Exception):
@@ -64,54 +59,29 @@ class Renderer:
 
     def __init__(self, cpu_seconds: int = CPU_SECONDS) -> None:
         self.cpu_seconds = cpu_seconds
-        self.child: subprocess.Popen[bytes] | None = None
+        self.child = Child("services.model.template_sandbox")
 
     def render(self, template: Template, wishes: Sequence[Wish]) -> list[Rendered | str]:
         """Each as rendered, or in the template's own words why not. Raises Failure (base)."""
         request = {"template": asdict(template), "wishes": [asdict(w) for w in wishes]}
-        child = self.started()
-        assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps(request).encode() + b"\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        if not line:
-            raise self.ended(child)
-        reply = json.loads(line)
+            reply = self.child.ask(request, self.cpu_seconds)
+        except ChildEnded as ended:
+            raise self.ended(ended.status) from ended
         if "failed" in reply:
             raise CannotTrain("template", f"The chat template cannot be used: {reply['failed']}")
         return [r if isinstance(r, str) else Rendered(r[0], r[1]) for r in reply["rendered"]]
 
-    def started(self) -> subprocess.Popen[bytes]:
-        if self.child is None:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "services.model.template_sandbox", str(self.cpu_seconds)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                cwd=ROOT,
-            )
-        return self.child
-
-    def ended(self, child: subprocess.Popen[bytes]) -> CannotTrain:
-        self.close()
-        if child.returncode == -signal.SIGXCPU:
+    def ended(self, status: int) -> CannotTrain:
+        if status == -signal.SIGXCPU:
             why = f"it takes more than {self.cpu_seconds} seconds of processor time for one row"
         else:
-            why = f"the process that renders it ended with status {child.returncode}"
+            why = f"the process that renders it ended with status {status}"
         return CannotTrain("template", f"The chat template cannot be used: {why}.")
 
     def close(self) -> None:
         """End the child; the next rendering starts another."""
-        child, self.child = self.child, None
-        if child is not None:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.close()
-            child.stdout.close()
-            child.wait()
+        self.child.close()
 
 
 @functools.cache
@@ -125,13 +95,11 @@ def renderer() -> Renderer:
 # ---- the child -----------------------------------------------------------------------------------
 
 
-def serve(cpu_seconds: int) -> None:
+def serve() -> None:
+    """Answer until stdin ends."""
     from transformers.utils import chat_template_utils  # slow, and only the child needs it
 
-    limit_memory()
-    for line in sys.stdin.buffer:
-        limit_time(cpu_seconds)
-        request = json.loads(line)
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
         template = Template(**request["template"])
         wishes = [Wish(**w) for w in request["wishes"]]
         try:
@@ -139,13 +107,14 @@ def serve(cpu_seconds: int) -> None:
             # transformers turns a function given as an argument into a string; in the globals of
             # the compiled template, which it keeps by the template's text, it stays one.
             compiled.globals["strftime_now"] = datetime.fromisoformat(template.clock).strftime
-            reply: dict[str, Any] = {"rendered": [render(template, w) for w in wishes]}
+            return {"rendered": [render(template, w) for w in wishes]}
         except MemoryError:
-            reply = {"failed": "it asks for too much memory."}
+            return {"failed": "it asks for too much memory."}
         except Exception as error:  # noqa: BLE001  # a template may raise anything
-            reply = {"failed": f"{type(error).__name__}: {error}"[:1000]}
-        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
-        sys.stdout.buffer.flush()
+            return {"failed": f"{type(error).__name__}: {error}"[:1000]}
+
+    limit_memory(MEMORY_BYTES, may_write=False)
+    answer_lines(answer)
 
 
 def render(template: Template, wish: Wish) -> tuple[str, Any] | str:
@@ -176,29 +145,7 @@ def marks_generation(template: str) -> bool:
     return "{%generation%}" in flat
 
 
-def limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limits = {
-        resource.RLIMIT_AS: pages * resource.getpagesize() + MEMORY_BYTES,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for which, most in limits.items():
-        hard = resource.getrlimit(which)[1]
-        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(which, (soft, hard))
-
-
-def limit_time(seconds: int) -> None:
-    """The kernel counts whole seconds, from the start of the process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-
-
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve()
     sys.stdout.flush()
     os._exit(0)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,13 @@ def test_a_parser_that_takes_too_much_memory_is_ended_and_the_next_one_starts(
 
 
 @pytest.mark.slow
-def test_a_parser_that_takes_too_much_time_is_ended(parser: Parser, tmp_path: Path) -> None:
+def test_a_parser_that_takes_too_much_time_is_ended(tmp_path: Path) -> None:
     with (tmp_path / ORIGINAL).open("wb") as file:
         file.writelines(b'{"text":"%d"}\n' % n for n in range(500_000))
-    parser.memory_bytes = 1 << 30
     # What the size of the file would allow is taken off again.
-    parser.cpu_seconds -= (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND
-    with pytest.raises(ParserDied, match="processor time"):
+    cpu_seconds = 1 - (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND
+    parser = Parser(memory_bytes=1 << 30, cpu_seconds=cpu_seconds, wall_factor=100)
+    with closing(parser), pytest.raises(ParserDied, match="processor time"):
         parser.build(tmp_path, "a.jsonl", Wanted(1 << 20))
 
 

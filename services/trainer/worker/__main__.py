@@ -5,11 +5,9 @@ the job's log on stderr. It dies with its supervisor, and holds a lock for its l
 never train the same thing. After `end` or `failed` it exits with 0.
 """
 
-import ctypes
 import fcntl
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -33,12 +31,11 @@ from pydantic import ValidationError
 
 from services.model.out_of_memory import is_out_of_memory
 from services.trainer.protocol import DISK_FULL, Spec
+from shared.child import ORPHANED, die_with_parent
 from shared.errors import CannotTrain, FailureKind
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
-ORPHANED = 3  # exit code
 OURS = str(Path(__file__).parents[2])  # services/: where a traceback is in our own code
-PR_SET_PDEATHSIG = 1
 
 
 class Line:
@@ -100,7 +97,8 @@ class Line:
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.exit("usage: python -m services.trainer.worker SPEC.json")
-    die_with_parent()
+    if not die_with_parent():
+        say("PR_SET_PDEATHSIG is refused here; the end of stdin must do")
     line = Line()
     try:
         spec = Spec.model_validate_json(Path(arguments[0]).read_bytes())
@@ -220,16 +218,6 @@ def check_start(spec: Spec, steps: int) -> None:
 def leave_out_quantizer() -> None:
     """Hide bitsandbytes from peft, which else imports it where it is installed, for seconds."""
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its supervisor ends, however it ends."""
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        say("PR_SET_PDEATHSIG is refused here; the end of stdin must do")
-    if os.getppid() != parent:  # it ended in between
-        os._exit(ORPHANED)
 
 
 def with_lock(path: Path) -> None:
