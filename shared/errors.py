@@ -34,6 +34,17 @@ class UsageError(DuramenError):
     exit_code = 2
 
 
+class UnknownSettings(DuramenError):
+    """The environment or .env has settings that nothing reads."""
+
+    exit_code = 2
+    next_step = "correct it in .env or the environment; docs/settings.md lists all settings"
+
+    def __init__(self, wrong: list[str]) -> None:
+        self.wrong = wrong
+        super().__init__(f"{'; '.join(wrong)}.")
+
+
 class NotObserved(DuramenError):
     """The command is accepted and durable, but its effect was not seen yet."""
 

@@ -13,18 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin", "admin", "token"}
 
 
-# Settings of earlier versions that are constants now. Jobs still choose their own weight decay and
-# cooldown.
-RETIRED = (
-    "DURAMEN_SCAN_SECONDS",
-    "DURAMEN_UNFINISHED_SECONDS",
-    "DURAMEN_RETRY_SECONDS",
-    "DURAMEN_SWEEP_SECONDS",
-    "DURAMEN_WEIGHT_DECAY",
-    "DURAMEN_COOLDOWN_FRACTION",
-)
-
-
 def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
     """Values of all `<prefix>*_FILE` variables that name a readable file, keyed without _FILE."""
     found: dict[str, str] = {}

@@ -243,8 +243,11 @@ def restore(host: Host, words: list[str]) -> int:
 def upgrade(host: Host, words: list[str]) -> int:
     """Build, close the open segment, back the bus up, start, let the trainer do what it did, check.
 
-    The images come first: what fails there has stopped nothing.
+    The settings and the images come first: what fails there has stopped nothing.
     """
+    known, found = preflight.look_settings(host)
+    if known is False:
+        raise HostRefused(found)
     if "--no-build" not in words:
         build(host, compose_for(host))
     seen = asked(host, "status")["services"]["trainer"]

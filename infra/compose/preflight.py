@@ -19,6 +19,8 @@ from infra import ports
 from infra.compose.disks import disks_of, domains, there
 from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker, numbers
 from infra.compose.host import FIXED_ID, ROOT, TLS_FILES, Host, HostRefused
+from shared import setting_names
+from shared.errors import UnknownSettings
 
 FREE_BYTES = 20 << 30
 # What the pinned torch of services/torch-cuda.lock is built for: CUDA 13 knows no older ones.
@@ -54,6 +56,7 @@ def look(what: str, check: Callable[[], tuple[bool | None, str]]) -> Look:
 def preflight(host: Host, compose: Compose) -> list[Look]:
     """Everything that can be seen before anything is built."""
     checks: list[tuple[str, Callable[[], tuple[bool | None, str]]]] = [
+        ("settings", lambda: look_settings(host)),
         ("host", look_host),
         ("engine", look_engine),
         ("compose", look_compose),
@@ -73,6 +76,18 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
     looks.append(look("space", lambda: look_space(host)))
     looks.append(look("disks", lambda: look_disks(host)))
     return looks
+
+
+def look_settings(host: Host) -> tuple[bool | None, str]:
+    """Whether something reads each setting in .env and in the environment."""
+    try:
+        warning = setting_names.check(host.settings)
+    except UnknownSettings as error:
+        return False, str(error)
+    if warning:
+        return None, warning
+    chosen = [name for name in host.settings if name.startswith(setting_names.PREFIX)]
+    return True, f"{len(chosen)} in .env and the environment, all known"
 
 
 def look_host() -> tuple[bool | None, str]:

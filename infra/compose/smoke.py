@@ -46,7 +46,7 @@ def smoke_host(environ: dict[str, str] | None = None) -> Host:
         "DURAMEN_ARCHIVE_DIR": "",
         "DURAMEN_ACCEPT_ONE_DISK": "yes",
         "DURAMEN_PORT_BASE": str(base),
-        "DURAMEN_EPOCHS": "4",
+        "DURAMEN_NUM_TRAIN_EPOCHS": "4",
         "DURAMEN_BATCH_TOKENS": "128",
         "DURAMEN_CHECKPOINT_SECONDS": "2",
     }

@@ -27,7 +27,7 @@ from shared.ledger.jobs import Table
 HOME = Path("data/demo")
 # Small steps: the sample's rows are short, and two cores are to be enough.
 SETTINGS = {
-    "DURAMEN_EPOCHS": "2",
+    "DURAMEN_NUM_TRAIN_EPOCHS": "2",
     "DURAMEN_BATCH_TOKENS": "512",
     "DURAMEN_LEARNING_RATE": "1e-3",
     "DURAMEN_WARMUP_STEPS": "5",

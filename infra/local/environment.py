@@ -14,6 +14,7 @@ from infra.ports import HOST
 from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets.secrets import SERVICES, Secrets
 from shared.files import write_synced
+from shared.setting_names import RETIRED
 
 PREFIX = "DURAMEN_"
 MOVABLE = ("DURAMEN_ARCHIVE_DIR", "DURAMEN_INBOX_DIR")
@@ -57,7 +58,7 @@ def chosen_by_user() -> dict[str, str]:
     return {
         name: value
         for name, value in user_settings().items()
-        if not name.startswith(PORT_PREFIX) and not OWN_NAMES.search(name)
+        if not name.startswith(PORT_PREFIX) and not OWN_NAMES.search(name) and name not in RETIRED
     }
 
 

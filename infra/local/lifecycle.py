@@ -25,6 +25,8 @@ from infra.local.servers import PACKAGES, binary
 from infra.local.supervisor import last_line
 from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets.secrets import SERVICES, Secrets
+from shared import setting_names
+from shared.errors import UnknownSettings
 
 START_SECONDS = 300
 STOP_SECONDS = 90
@@ -64,6 +66,7 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
 
     Raises PortTaken, ServerMissing or NotStarted. Idempotent.
     """
+    check_names(say)
     home = Home.make(root)
     apply_user_settings()
     if supervisor_pid(home) is not None:
@@ -78,6 +81,16 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
         _launch(home, services=services)
     _await_ready(home, say)
     return home
+
+
+def check_names(say: Say) -> None:
+    """Say which of the user's settings have no effect. Raises NotStarted if one is unknown."""
+    try:
+        warning = setting_names.check(user_settings())
+    except UnknownSettings as error:
+        raise NotStarted(str(error)) from error
+    if warning:
+        say(warning)
 
 
 def prepare(home: Home, ports: Ports) -> None:

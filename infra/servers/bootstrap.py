@@ -8,6 +8,7 @@ the conformance probe, ends it with an error that names what lacks.
 """
 
 import asyncio
+import os
 import ssl
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from infra.servers.buckets import (
     make_store_buckets,
 )
 from infra.servers.streams import make_streams
-from shared import reach
+from shared import reach, setting_names
 from shared.errors import DuramenError, StoreLies
 
 
@@ -149,6 +150,7 @@ def _refuse(name: str, lacks: list[str]) -> None:
 
 def main() -> int:
     try:
+        setting_names.check(os.environ)
         asyncio.run(bootstrap(BootstrapSettings()))
     except DuramenError as error:
         print(f"bootstrap: {error}", file=sys.stderr)

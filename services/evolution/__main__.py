@@ -7,9 +7,9 @@ from services.evolution.cache import Cache
 from services.evolution.settings import EvolutionSettings
 from services.evolution.snapshot_reader import Reader
 from services.evolution.watch import Watch
-from shared import log
 from shared.bus.client import Bus
 from shared.service import http, loop
+from shared.service.start import start
 from shared.store.s3 import Store
 
 ROUND_SECONDS = 5.0
@@ -32,6 +32,4 @@ async def main(settings: EvolutionSettings) -> None:
 
 
 if __name__ == "__main__":
-    loaded = EvolutionSettings.load()
-    log.configure("evolution", loaded.log_level).info("starting", **loaded.masked())
-    asyncio.run(main(loaded))
+    asyncio.run(main(start(EvolutionSettings)))

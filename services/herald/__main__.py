@@ -10,9 +10,9 @@ from services.herald.herald import Herald
 from services.herald.notify import addresses
 from services.herald.poll import Poll
 from services.herald.settings import HeraldSettings
-from shared import log
 from shared.bus.client import Bus
 from shared.service import http, loop
+from shared.service.start import start
 
 POLL_SECONDS = 5.0
 # Told by one who lives on without it: a trainer that loses its GPU ends, and its series with it.
@@ -40,6 +40,4 @@ async def main(settings: HeraldSettings) -> None:
 
 
 if __name__ == "__main__":
-    loaded = HeraldSettings.load()
-    log.configure("herald", loaded.log_level).info("starting", **loaded.masked())
-    asyncio.run(main(loaded))
+    asyncio.run(main(start(HeraldSettings)))

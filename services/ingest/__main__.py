@@ -6,9 +6,9 @@ from services.ingest import api
 from services.ingest.inbox.inbox import Inbox
 from services.ingest.intake import Intake
 from services.ingest.settings import IngestSettings
-from shared import log
 from shared.bus.client import Bus
 from shared.service import http, loop
+from shared.service.start import start
 from shared.store.s3 import Store
 
 
@@ -35,6 +35,4 @@ async def main(
 
 
 if __name__ == "__main__":
-    loaded = IngestSettings.load()
-    log.configure("ingest", loaded.log_level).info("starting", **loaded.masked())
-    asyncio.run(main(loaded))
+    asyncio.run(main(start(IngestSettings)))

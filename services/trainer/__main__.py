@@ -13,10 +13,10 @@ from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.observe import heartbeat
 from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_process import environment
-from shared import log
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.service import http, loop
+from shared.service.start import start
 from shared.store.s3 import Store
 
 
@@ -63,6 +63,4 @@ async def main(settings: TrainerSettings) -> None:
 
 
 if __name__ == "__main__":
-    loaded = TrainerSettings.load()
-    log.configure("trainer", loaded.log_level).info("starting", **loaded.masked())
-    asyncio.run(main(loaded))
+    asyncio.run(main(start(TrainerSettings)))

@@ -8,9 +8,9 @@ from services.vault.commands import Commands
 from services.vault.copies import Copies
 from services.vault.settings import VaultSettings
 from services.vault.vault import Vault
-from shared import log
 from shared.bus.client import Bus
 from shared.service import http, loop
+from shared.service.start import start
 from shared.store.s3 import Store
 
 
@@ -60,6 +60,4 @@ async def main(
 
 
 if __name__ == "__main__":
-    loaded = VaultSettings.load()
-    log.configure("vault", loaded.log_level).info("starting", **loaded.masked())
-    asyncio.run(main(loaded))
+    asyncio.run(main(start(VaultSettings)))

@@ -27,6 +27,11 @@ Outcome = Literal["done", "preempted", "stopped", "skipped", "failed", "void"]
 DesiredState = Literal["running", "paused", "stopped"]
 OnLong = Literal["set_aside", "truncate", "refuse"]
 Schedule = Literal["constant", "cosine", "wsd"]
+# The names that transformers gives to schedules -> those that plans and records store.
+SCHEDULES: dict[str, Schedule] = {
+    "constant_with_warmup": "constant",
+    "warmup_stable_decay": "wsd",
+}
 
 
 def now() -> datetime:

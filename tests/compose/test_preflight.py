@@ -99,12 +99,16 @@ def test_a_backup_on_the_stores_own_disk_must_be_accepted(
 
 
 def test_smoke_keeps_away_from_the_folders_of_the_real_installation() -> None:
-    real = {"DURAMEN_BACKUP_DIR": "/mnt/b", "DURAMEN_ARCHIVE_DIR": "/mnt/a", "DURAMEN_EPOCHS": "9"}
+    real = {
+        "DURAMEN_BACKUP_DIR": "/mnt/b",
+        "DURAMEN_ARCHIVE_DIR": "/mnt/a",
+        "DURAMEN_NUM_TRAIN_EPOCHS": "9",
+    }
     host = smoke_host(real)
     # Empty is set: what is not set compose takes from the .env of the real one.
     computed = host.computed(1)
     assert (computed["DURAMEN_BACKUP_DIR"], computed["DURAMEN_ARCHIVE_DIR"]) == ("", "")
-    assert host.settings["DURAMEN_EPOCHS"] == "4"
+    assert host.settings["DURAMEN_NUM_TRAIN_EPOCHS"] == "4"
 
 
 def test_a_gpu_for_another_torch_is_not_refused_before_that_was_tried(

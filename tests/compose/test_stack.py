@@ -87,8 +87,8 @@ def test_it_comes_up_healthy_and_again(smoke: Smoke) -> None:
     smoke.up()
     assert {c["ID"] for c in smoke.compose.containers(*SERVICES, *SERVERS)} == before
     # Its own settings reach its containers, though compose reads .env itself.
-    told = inside(smoke, "trainer", "import os; print(os.environ['DURAMEN_EPOCHS'])")
-    assert told == smoke.host.settings["DURAMEN_EPOCHS"]
+    told = inside(smoke, "trainer", "import os; print(os.environ['DURAMEN_NUM_TRAIN_EPOCHS'])")
+    assert told == smoke.host.settings["DURAMEN_NUM_TRAIN_EPOCHS"]
 
 
 def test_images_are_small_and_only_the_trainer_carries_torch(smoke: Smoke) -> None:

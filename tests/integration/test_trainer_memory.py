@@ -99,7 +99,9 @@ async def test_a_worker_that_the_kernel_kills_for_memory_goes_on_with_half_the_m
 ) -> None:
     await house.create("main", house.add_base())
     job = await house.submit("main", tiny_conversations(60), **{**SLOW_STEPS, "epochs": 8})
-    trainer = house.start("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2", DURAMEN_MICRO_TOKENS="512")
+    trainer = house.start(
+        "trainer", DURAMEN_CHECKPOINT_SECONDS="0.2", DURAMEN_MICRO_BATCH_TOKENS="512"
+    )
     try:
         group.take(trainer.pid)
         await house.until_step(2)
@@ -226,6 +228,6 @@ async def test_a_resumed_job_without_memory_waits_in_the_queue_and_other_lineage
 
 def needed(rank: int) -> int:
     """Bytes, at least, for a segment of the tiny base by the trainer's own settings."""
-    tokens = int(TrainerSettings.model_fields["micro_tokens"].default)
+    tokens = int(TrainerSettings.model_fields["micro_batch_tokens"].default)
     choice = Choice("float32", tokens, checkpointing=True)
     return estimate(shape_of_folder(shared_tiny()), choice, Adapter(rank), "cpu").total

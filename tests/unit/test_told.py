@@ -77,7 +77,7 @@ def test_what_alerts_look_for_a_rise_of_is_there_before_the_first(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threads", 0), ("eval_fraction", 1.5), ("eval_fraction", -0.1), ("micro_tokens", 0)],
+    [("threads", 0), ("eval_fraction", 1.5), ("eval_fraction", -0.1), ("micro_batch_tokens", 0)],
 )
 def test_settings_that_no_worker_could_run_with_are_refused(name: str, value: float) -> None:
     needed: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_settings_that_no_worker_could_run_with_are_refused(name: str, value: fl
         "store_access_key": "key",
         "store_secret_key": "long-enough",
     }
-    assert TrainerSettings(**needed).micro_tokens > 0
+    assert TrainerSettings(**needed).micro_batch_tokens > 0
     with pytest.raises(ValueError, match=name):
         TrainerSettings(**{**needed, name: value})
 

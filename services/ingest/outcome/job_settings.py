@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import ValidationError
 
 from services.ingest.reading.row_error import RowError
+from shared.protocol.names import SCHEDULES
 from shared.protocol.records import JobSettings
 
 # name as written -> name here
@@ -24,7 +25,6 @@ NAMES = {
     "lr_scheduler_type": "schedule",
     "neftune_noise_alpha": "neftune_alpha",
 }
-SCHEDULES = {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"}
 OPTIONS = ("allow_bad", "again")
 LINEAGE = {
     "base": "base base_model base_root model model_name model_name_or_path model_revision",

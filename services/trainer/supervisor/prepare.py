@@ -18,7 +18,7 @@ from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
 from shared.protocol.message import ObjectRef
-from shared.protocol.records import CheckpointRef, JobSettings
+from shared.protocol.records import CheckpointRef
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,8 @@ class Preparation:
         """The job's own settings over the trainer's defaults; the plan keeps what they were."""
         assert self.line.settings is not None
         own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
-        names = JobSettings.model_fields.keys() & TrainerSettings.model_fields.keys()
-        defaults = {name: getattr(self.settings, name) for name in names}
-        return TrainingSettings(**{**defaults, **own, "seed": self.line.settings.seed})
+        seed = self.line.settings.seed
+        return TrainingSettings(**{**self.settings.job_defaults(), **own, "seed": seed})
 
     def eval_datasets(self) -> list[EvalDataset]:
         """Files that are only ever measured, by hash."""

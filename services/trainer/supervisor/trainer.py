@@ -98,7 +98,7 @@ class Trainer:
     @property
     def owner(self) -> Owner:
         """How a record says who claims."""
-        return Owner(self.by, self.lease.name, self.dtype, self.settings.micro_tokens)
+        return Owner(self.by, self.lease.name, self.dtype, self.settings.micro_batch_tokens)
 
     def is_mine(self, segment: Segment) -> bool:
         line = self.table.lines[segment.job.lineage]

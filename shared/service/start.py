@@ -1,0 +1,28 @@
+"""The first thing that a service does: read its settings, and refuse those that nothing reads."""
+
+import os
+from typing import TypeVar
+
+from shared import log, setting_names
+from shared.errors import UnknownSettings
+from shared.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+def start(kind: type[S]) -> S:
+    """Return the settings of a service, with logging configured, and log them.
+
+    Exits with a message if the environment has DURAMEN_ names that nothing reads. Raises
+    pydantic.ValidationError for a setting that is missing or wrong.
+    """
+    try:
+        warning = setting_names.check(os.environ)
+    except UnknownSettings as error:
+        raise SystemExit(f"{kind.service}: {error}") from error
+    loaded = kind.load()
+    logger = log.configure(kind.service, loaded.log_level)
+    if warning:
+        logger.warning("settings without effect", detail=warning)
+    logger.info("starting", **loaded.masked())
+    return loaded
