@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.ingest.outcome.report import Report
+from shared.formats.report import Report
 from shared.ledger.control import events
 from shared.ledger.jobs import Job, Table
 from shared.protocol.events import Event

@@ -33,6 +33,7 @@ from shared.protocol.records import (
     LineOpen,
 )
 from shared.store.s3 import PRECIOUS, WORK, Store
+from tests.plans import a_plan
 from tests.servers import Stack
 from tests.snapshots import Measurement, parquet
 
@@ -116,13 +117,7 @@ class Forged:
 
     async def plan(self, job: Job, steps: int) -> Job:
         """Write a plan of one row a step, and name it in the job's record."""
-        body = {
-            "schema": 1,
-            "kind": "plan",
-            "job": job.id.path,
-            "batches": [[[n] for n in range(steps)]],
-        }
-        data = canonical_json(body)
+        data = a_plan(job.id, batches=[[[n] for n in range(steps)]]).to_bytes()
         key = f"plans/{sha256_bytes(data)}.json"
         stored = await asyncio.to_thread(self.store("trainer").put_bytes, PRECIOUS, key, data)
         changes = {"segment": self.open_segment.id, "fence": self.open_segment.fence}

@@ -1,9 +1,16 @@
-"""The rows of a stored dataset."""
+"""A stored dataset, `datasets/<sha256>/`: its files, its rows, and where each row came from."""
 
 import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+DATA = "data.jsonl"  # the canonical rows; its SHA-256 names the dataset
+SOURCE = "source.jsonl"  # for each row, where in the original it came from
+REPORT = "report.json"  # what was counted, as `report.Contents`
 
 
 class ChatTurn(BaseModel):
@@ -22,6 +29,70 @@ class ChatTurn(BaseModel):
         return {name: value for name, value in plain(self).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class CanonicalRow:
+    """One canonical row: a conversation, with the tools that it may use, or plain `text`."""
+
+    id: str
+    messages: tuple[ChatTurn, ...] = ()
+    tools: tuple[dict[str, Any], ...] | None = None
+    text: str | None = None
+    line: str | None = None  # as it is stored, where it has tools
+
+    @property
+    def is_watchable(self) -> bool:
+        """Whether it is text, or ends in an answer of words: that can be asked for and compared."""
+        if self.text is not None:
+            return True
+        answers = [m for m in self.messages if m.role == "assistant"]
+        return bool(answers) and not answers[-1].tool_calls
+
+    @classmethod
+    def parse(cls, line: bytes) -> "CanonicalRow":
+        """Read one line of DATA. Raises ValueError, KeyError or TypeError if it is not a row."""
+        fields = json.loads(line)
+        if "text" in fields:
+            return cls(row_id(line), text=str(fields["text"]))
+        messages = tuple(ChatTurn.model_validate(m) for m in fields["messages"])
+        tools = tuple(fields["tools"]) if fields.get("tools") else None
+        called = tools is not None or any(m.tool_calls for m in messages)
+        return cls(row_id(line), messages, tools, line=line.decode() if called else None)
+
+
 def row_id(line: bytes) -> str:
     """SHA-256 (hex) of one canonical line; a trailing newline does not count."""
     return hashlib.sha256(line.rstrip(b"\n")).hexdigest()
+
+
+class Origin(BaseModel):
+    """A line of SOURCE: the layout of a row, and its line of the original, from 1."""
+
+    layout: str
+    line: int
+
+
+def original_lines(source: Iterable[bytes], rows: Collection[int]) -> dict[int, int]:
+    """Return the line of the original, from 1, for each of these rows, from 0.
+
+    `source`: SOURCE in blocks of any size. Raises ValueError.
+    """
+    chosen = chosen_lines(source, rows)
+    return {row: Origin.model_validate_json(line).line for row, line in chosen}
+
+
+def chosen_lines(blocks: Iterable[bytes], numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 0, line without its end) of these lines; read no further than it must."""
+    wanted, number, rest = set(numbers), 0, b""
+    if not wanted:
+        return
+    last = max(wanted)
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        for line in whole:
+            if number in wanted:
+                yield number, line
+            number += 1
+        if number > last:
+            return
+    if number in wanted and rest:
+        yield number, rest

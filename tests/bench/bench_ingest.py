@@ -27,7 +27,7 @@ from services.ingest.reading import dataset
 from services.ingest.reading.dataset import Wanted
 from services.model.template import Chat, Encoded
 from services.trainer.worker.data.encoder import Encoder
-from services.trainer.worker.data.rows import parsed
+from shared.formats.dataset import DATA, SOURCE, CanonicalRow
 from tests.conftest import running_stack
 from tests.house import House
 from tests.tiny import shared_tiny
@@ -85,7 +85,7 @@ def read(folder: Path) -> dict[str, Any]:
 def upload(folder: Path) -> dict[str, Any]:
     """The objects of a dataset stored and read back, from a client on the same machine."""
     built = dataset.build(folder, "bench.jsonl", Wanted(64 << 20))
-    names = (dataset.ORIGINAL, dataset.DATA, dataset.SOURCE)
+    names = (dataset.ORIGINAL, DATA, SOURCE)
     megabytes = sum((folder / name).stat().st_size for name in names) / 1e6
     with running_stack() as stack:
         store = House(stack).store("ingest")
@@ -96,12 +96,12 @@ def upload(folder: Path) -> dict[str, Any]:
 
 def tokenise(folder: Path) -> dict[str, Any]:
     """Each row to tokens and the mask of what is trained."""
-    data = folder / dataset.DATA
+    data = folder / DATA
     with data.open("rb") as file:
         lines = list(islice(file, TOKENISED_ROWS))
     encoder = Encoder(Chat(shared_tiny(), "2026-01-01T00:00:00+00:00"), max_length=4096)
     before, began = time.process_time(), time.monotonic()
-    found = [encoder.encode(parsed(line.rstrip())) for line in lines]
+    found = [encoder.encode(CanonicalRow.parse(line.rstrip())) for line in lines]
     speed = speeds(sum(map(len, lines)) / 1e6, before, began)
     tokens = sum(len(each) for each in found if isinstance(each, Encoded))
     return {**speed, "tokens_per_second": round(tokens / (time.monotonic() - began))}

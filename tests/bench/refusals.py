@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from services.ingest.outcome.report import Report
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
+from shared.formats.report import Report
 from shared.store.s3 import PRECIOUS
 from tests.box import Box, row
 from tests.conftest import running_stack

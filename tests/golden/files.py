@@ -20,6 +20,7 @@ from services.trainer.worker.snapshot import snapshot_file
 from services.vault.catalog import encode
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
+from shared.formats.dataset import DATA, REPORT, SOURCE
 from shared.formats.version import (
     CommitRecord,
     FileEntry,
@@ -49,13 +50,13 @@ def a_dataset(folder: Path) -> dict[str, bytes]:
     folder.mkdir()
     shutil.copy(INPUTS / "rows.jsonl", folder / dataset.ORIGINAL)
     dataset.build(folder, "rows.jsonl", dataset.Wanted(1 << 20, allow_bad="5%"))
-    names = (dataset.DATA, dataset.SOURCE, dataset.REPORT)
+    names = (DATA, SOURCE, REPORT)
     return {f"dataset/{name}": (folder / name).read_bytes() for name in names}
 
 
 def a_plan(folder: Path) -> dict[str, bytes]:
     """The plan of that dataset, with held-out rows, a row too long and an evaluation file."""
-    data, asked = folder / "dataset" / dataset.DATA, INPUTS / "eval.jsonl"
+    data, asked = folder / "dataset" / DATA, INPUTS / "eval.jsonl"
     spec = Spec.model_validate(
         {
             "lineage": "main",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from services.ingest.outcome.report import Report
 from shared.files import sha256_bytes, sha256_file
+from shared.formats.report import Report
 from shared.store.s3 import PRECIOUS
 from tests import hostile
 from tests.box import SECONDS, Box, row, rows

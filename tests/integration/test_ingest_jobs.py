@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import orjson
 
-from services.ingest.outcome.report import Report
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
+from shared.formats.report import Report
 from shared.ledger.jobs import Table
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import JobSettings
@@ -20,6 +20,7 @@ from shared.store.s3 import PRECIOUS
 from tests.box import SECONDS, Box, row, rows
 from tests.commands import duramen
 from tests.house import until
+from tests.plans import a_plan
 
 # ---- sidecars ------------------------------------------------------------------------------------
 
@@ -128,23 +129,20 @@ async def test_what_the_plan_left_out_is_told_by_line(box: Box) -> None:
     with box.running():
         await box.ended("planned.jsonl")
         (job,) = await box.jobs()
-        plan = {
-            "rows": 4,
-            "train_rows": [0],
-            "heldout_rows": [1],
-            "tokens": 77,
-            "settings": {"max_length": 512},
-            "left_out": [
-                {"dataset": job.id.sha256, "row": 2, "reason": "equal to an evaluation row"},
-                {
-                    "dataset": job.id.sha256,
-                    "row": 3,
-                    "reason": "longer than 512 tokens",
-                    "tokens": 900,
-                },
-            ],
-        }
-        encoded = canonical_json(plan)
+        left_out = [
+            {"row": 2, "reason": "equal to an evaluation row"},
+            {"row": 3, "reason": "longer than 512 tokens", "tokens": 900},
+        ]
+        plan = a_plan(
+            job.id,
+            rows=4,
+            train_rows=[0],
+            heldout_rows=[1],
+            tokens=77,
+            settings={"max_length": 512},
+            left_out=[{"dataset": job.id.sha256, **row} for row in left_out],
+        )
+        encoded = plan.to_bytes()
         sha256 = sha256_bytes(encoded)
         key = f"plans/{sha256}.json"
         box.house.store("trainer").put_bytes(PRECIOUS, key, encoded)

@@ -17,6 +17,7 @@ import zstandard
 from services.ingest.reading import containers, dataset
 from services.ingest.reading.containers import container_of, stem_of
 from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.output import BAD
 from services.ingest.reading.row import RowError, canonical
 from services.ingest.reading.special_tokens import Specials
 
@@ -330,7 +331,7 @@ def test_bad_rows_are_left_out_as_far_as_that_is_allowed(tmp_path: Path) -> None
         assert built.refused is not taken
         assert built.contents.bad_rows == 4
         if allow:
-            kept = (tmp_path / dataset.BAD).read_bytes().split(b"\n")
+            kept = (tmp_path / BAD).read_bytes().split(b"\n")
             assert kept[: len(bad)] == bad
     assert not build(tmp_path, LINES, "a.jsonl", allow_bad="4").refused
 

@@ -18,6 +18,7 @@ from services.ingest.reading import dataset
 from services.ingest.reading.dataset import Wanted
 from services.ingest.reading.repeated import Seen
 from services.ingest.reading.row import RowError, canonical
+from shared.formats.dataset import DATA, SOURCE
 
 ROW_LIMIT = 1 << 20
 GOOD = b'{"prompt":"2+2?","completion":"4"}\n'
@@ -165,14 +166,14 @@ def test_a_dataset_is_named_by_the_hash_of_its_canonical_bytes(tmp_path: Path) -
     built = build(tmp_path, data)
     contents = built.contents
     assert not built.refused
-    written = (tmp_path / dataset.DATA).read_bytes()
+    written = (tmp_path / DATA).read_bytes()
     assert contents.dataset == hashlib.sha256(written).hexdigest()
     assert contents.original_sha256 == hashlib.sha256(data).hexdigest()
     assert written.splitlines()[1] == other
     assert (contents.rows, contents.lines, contents.blank_lines) == (2, 4, 1)
     assert (contents.duplicate_rows, contents.duplicate_lines) == (1, [4])
     assert contents.layouts == {"prompt/completion": 1, "messages": 1}
-    source = (tmp_path / dataset.SOURCE).read_bytes().splitlines()
+    source = (tmp_path / SOURCE).read_bytes().splitlines()
     assert [orjson.loads(line) for line in source] == [
         {"layout": "prompt/completion", "line": 1},
         {"layout": "messages", "line": 3},

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.formats.plan import Plan
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line, Segment
@@ -59,7 +58,7 @@ class World:
     evolution: Any = None  # path -> JSON of the evolution service
     pending: list[str] = field(default_factory=list)
     hashes: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
-    plans: dict[str, list[list[int]]] = field(default_factory=dict)
+    plans: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
     def latest(self, service: str) -> Observed | None:
         seen = self.observed.get(service)
@@ -73,11 +72,11 @@ class World:
             return None
         return said.waits_for or said.state
 
-    def plan_steps(self, ref: ObjectRef) -> list[list[int]]:
-        """The rows of each step of a plan. Raises ObjectMissing, ObjectDamaged."""
+    def plan_steps(self, ref: ObjectRef) -> list[tuple[int, ...]]:
+        """The rows of each step of a plan. Raises ObjectMissing, ObjectDamaged, ValueError."""
         if ref.sha256 not in self.plans:
-            plan = orjson.loads(self.store.read(ref.bucket, ref.key, sha256=ref.sha256))
-            self.plans[ref.sha256] = [rows for epoch in plan["batches"] for rows in epoch]
+            data = self.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+            self.plans[ref.sha256] = Plan.from_bytes(data).steps
         return self.plans[ref.sha256]
 
 

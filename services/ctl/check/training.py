@@ -11,6 +11,7 @@ from services.ctl.check.ledgers import Finding, NotChecked, World, mark_of
 from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import sha256_file
 from shared.formats.checkpoint import HEADER, listed_files
+from shared.formats.report import taking_of
 from shared.formats.version import version_name
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
@@ -147,7 +148,7 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
     raise ObjectMissing("store", "work", f"metrics.jsonl of segment {segment.id}")
 
 
-def steps_wrong(steps: list[list[int]], trained: list[tuple[int, list[int]]]) -> str | None:
+def steps_wrong(steps: list[tuple[int, ...]], trained: list[tuple[int, list[int]]]) -> str | None:
     positions = [position for position, _ in trained]
     if positions != list(range(1, len(steps) + 1)):
         odd = next(
@@ -197,8 +198,8 @@ def taken_twice(inbox: Path) -> Iterator[Finding]:
     for name in ("done", "rejected"):
         for path in (inbox / name).rglob(f"*{REPORTS[0]}"):
             try:
-                taken = orjson.loads(path.read_bytes()).get("taken")
-            except (ValueError, AttributeError):
+                taken = taking_of(path.read_bytes())
+            except ValueError:
                 yield Finding(11, f"inbox/{name}/{path.name}", "cannot be read")
                 continue
             if taken is not None:

@@ -1,10 +1,12 @@
 """Which rows of a job's file are not trained, and why: from ingest's report and the job's plan."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import DuramenError, ObjectMissing
+from shared.formats.dataset import REPORT, SOURCE, original_lines
+from shared.formats.plan import Plan
+from shared.formats.report import Contents
 
 if TYPE_CHECKING:
     from shared.ledger.jobs import Job
@@ -20,19 +22,21 @@ def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
     What a plan leaves out is known once there is one. Blocking. Raises StoreUnavailable.
     """
     prefix = f"datasets/{job.id.sha256}"
-    report = read(store, f"{prefix}/report.json")
-    found = [
-        entry(REPEATED, report.get("duplicate_rows", 0), report.get("duplicate_lines", [])),
-        entry(BAD, report.get("bad_rows", 0), [p.get("line") for p in report.get("problems", [])]),
-    ]
-    if job.record.plan is not None:
-        plan = read(store, job.record.plan.key)
-        rows: dict[str, list[int]] = {HELD_OUT: list(plan.get("heldout_rows", []))}
-        for left in plan.get("left_out", []):
-            if left["dataset"] == job.id.sha256:
-                rows.setdefault(left["reason"], []).append(left["row"])
+    found = []
+    if (report := stored(store, f"{prefix}/{REPORT}")) is not None:
+        counted = Contents.model_validate_json(report)
+        found = [
+            entry(REPEATED, counted.duplicate_rows, counted.duplicate_lines),
+            entry(BAD, counted.bad_rows, [problem.line for problem in counted.problems]),
+        ]
+    ref = job.record.plan
+    if ref is not None and (data := stored(store, ref.key)) is not None:
+        plan = Plan.from_bytes(data)
+        rows: dict[str, list[int]] = {HELD_OUT: list(plan.heldout_rows)}
+        for number, left in plan.left_out_of(job.id.sha256).items():
+            rows.setdefault(left.reason, []).append(number)
         shown = {row for numbers in rows.values() for row in numbers[:LINES_SHOWN]}
-        lines = dict(lines_of(store, f"{prefix}/source.jsonl", shown))
+        lines = original_lines(store.blocks("duramen", f"{prefix}/{SOURCE}"), shown)
         found += [
             entry(reason, len(numbers), [lines.get(n) for n in numbers[:LINES_SHOWN]])
             for reason, numbers in rows.items()
@@ -40,31 +44,17 @@ def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
     return [each for each in found if each["rows"]]
 
 
-def entry(reason: str, rows: int, lines: list[int | None]) -> dict[str, Any]:
+def entry(reason: str, rows: int, lines: Sequence[int | None]) -> dict[str, Any]:
     known = [line for line in lines if line is not None]
     return {"reason": reason, "rows": rows, "lines": known[:LINES_SHOWN]}
 
 
-def read(store: "Store", key: str) -> dict[str, Any]:
-    """A JSON object, empty where there is none."""
+def stored(store: "Store", key: str) -> bytes | None:
+    """Return what is stored under a key, or None where nothing is."""
     try:
-        found: dict[str, Any] = json.loads(store.read("duramen", key))
+        return store.read("duramen", key)
     except ObjectMissing:
-        return {}
-    return found
-
-
-def lines_of(store: "Store", key: str, rows: set[int]) -> Iterator[tuple[int, int]]:
-    """(row from 0, its line in the original); reads no further than it must."""
-    number, rest, last = 0, b"", max(rows, default=-1)
-    for block in store.blocks("duramen", key) if rows else ():
-        *whole, rest = (rest + block).split(b"\n")
-        for raw in whole:
-            if number in rows:
-                yield number, json.loads(raw)["line"]
-            number += 1
-        if number > last:
-            return
+        return None
 
 
 def known(store: "Store", job: "Job") -> list[dict[str, Any]] | None:

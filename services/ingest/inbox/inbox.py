@@ -20,9 +20,10 @@ from typing import Any
 
 from services.ingest.inbox.rename import numbered, rename_new
 from services.ingest.inbox.sidecar import is_sidecar, names_for
-from services.ingest.outcome.report import Kind, Report, text
+from services.ingest.outcome.report import text
 from shared.errors import UsageError
 from shared.files import copy_synced, sync_folder, write_synced
+from shared.formats.report import Kind, Report, taking_of
 from shared.protocol.names import LEVEL_RANK, Level
 
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
@@ -353,12 +354,11 @@ def is_free(target: Path, taken_id: str) -> bool:
     if os.path.lexists(target):
         return False
     try:
-        report = json.loads(beside(target, "report.json").read_bytes())
+        return taking_of(beside(target, "report.json").read_bytes()) == taken_id
     except FileNotFoundError:
         return not any(os.path.lexists(beside(target, suffix)) for suffix in BESIDE)
     except (OSError, ValueError):
         return False
-    return isinstance(report, dict) and report.get("taken") == taken_id
 
 
 def leave(root: Path, folder: Path) -> None:

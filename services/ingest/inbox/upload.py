@@ -18,9 +18,9 @@ from services.ingest.inbox.inbox import DEFAULT_LINEAGE, UPLOADS, Origin
 from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
-from services.ingest.outcome.report import Kind, Report
 from services.ingest.reading.containers import TAKEN, container_of
 from shared.errors import UsageError
+from shared.formats.report import Kind, Report
 from shared.protocol.names import Level, LineageName
 
 LONGEST_WAIT_SECONDS = 300.0

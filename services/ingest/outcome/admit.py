@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from services.ingest.inbox.inbox import Origin
 from services.ingest.inbox.rename import show_name
-from services.ingest.reading.dataset import DATA, ORIGINAL, REPORT, SOURCE, Built
+from services.ingest.reading.dataset import ORIGINAL, Built
 from shared.bus.client import Bus
 from shared.errors import AlreadyExists, Conflict
 from shared.formats.canonical import canonical_json
+from shared.formats.dataset import DATA, REPORT, SOURCE
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
 from shared.protocol.message import ObjectRef

@@ -18,14 +18,16 @@ from services.ingest.inbox.settle import Settling, Signature, open_plainly, sign
 from services.ingest.outcome import admit, job_settings, late_sidecar
 from services.ingest.outcome.job_settings import Asked, SettingsRefused
 from services.ingest.outcome.refusal import Refused
-from services.ingest.outcome.report import Outcome, Report, why_refused
+from services.ingest.outcome.report import why_refused
 from services.ingest.reading import dataset, special_tokens
 from services.ingest.reading.containers import TAKEN, container_of
 from services.ingest.reading.dataset import Built, Wanted
+from services.ingest.reading.output import BAD
 from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
 from shared import log
 from shared.bus.client import Bus
 from shared.files import write_synced
+from shared.formats.report import Outcome, Report
 from shared.ledger.jobs import Table
 from shared.protocol.events import Event
 from shared.protocol.message import ObjectRef
@@ -346,7 +348,7 @@ class Finisher:
     async def end(self, taken: Taken, held: Held, report: Report) -> None:
         """The last step: the file leaves .taken."""
         folder = self.work_dir / taken.origin.id
-        bad = folder / dataset.BAD
+        bad = folder / BAD
         contents = report.contents
         left = contents is not None and contents.dataset and contents.bad_rows
         products = {"bad.jsonl": bad} if left else {}

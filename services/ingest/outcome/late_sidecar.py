@@ -8,10 +8,10 @@ from services.ingest.inbox.inbox import Origin
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
 from services.ingest.outcome.refusal import Refused
-from services.ingest.outcome.report import Problem
 from services.ingest.reading import dataset
 from shared.bus.client import Bus
 from shared.errors import Conflict
+from shared.formats.report import Problem
 from shared.ledger.jobs import Job, Table
 from shared.protocol.records import JobSettings
 

@@ -6,7 +6,6 @@ holds those that were too long, as they are stored, to be cut or split by hand.
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,17 @@ import orjson
 
 from services.ingest.inbox.inbox import beside
 from services.ingest.outcome.finish import Finisher
-from services.ingest.outcome.report import Report
 from shared import log
 from shared.files import copy_synced
+from shared.formats.dataset import DATA, SOURCE, chosen_lines, original_lines
+from shared.formats.plan import Plan
+from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
 from shared.store.s3 import PRECIOUS
 
 LOOK_SECONDS = 5.0
-DATA, SOURCE, LONG, PLAN = "data.jsonl", "source.jsonl", "long.jsonl", "plan.json"
+LONG, PLAN = "long.jsonl", "plan.json"
 
 
 @dataclass
@@ -62,35 +63,30 @@ class Planned:
         """Write what lies beside the file. Blocking. Raises StoreUnavailable, OSError."""
         store, folder = self.finisher.store, self.finisher.work_dir / f"plan-{plan.sha256}"
         folder.mkdir(exist_ok=True)
-        made = orjson.loads(store.read(PRECIOUS, plan.key))
-        prefix = f"datasets/{job.sha256}"
-        left = {e["row"]: e for e in made["left_out"] if e["dataset"] == job.sha256}
-        asked = sorted({*left, *made["heldout_rows"]})
-        lines: dict[int, int] = {}
-        if asked:
-            with (folder / SOURCE).open("wb") as file:
-                file.writelines(store.blocks(PRECIOUS, f"{prefix}/{SOURCE}"))
-            lines = {n: orjson.loads(raw)["line"] for n, raw in chosen(folder / SOURCE, asked)}
+        made = Plan.from_bytes(store.read(PRECIOUS, plan.key))
+        left = made.left_out_of(job.sha256)
+        source = store.blocks(PRECIOUS, f"datasets/{job.sha256}/{SOURCE}")
+        lines = original_lines(source, {*left, *made.heldout_rows})
         told = {
             "schema": 1,
             "job": job.path,
             "plan": plan.sha256,
-            "max_length": made["settings"]["max_length"],
-            "rows": made["rows"],
-            "trained_rows": len(made["train_rows"]),
-            "tokens": made["tokens"],
-            "held_out_lines": [lines.get(n) for n in made["heldout_rows"]],
+            "max_length": made.settings.max_length,
+            "rows": made.rows,
+            "trained_rows": len(made.train_rows),
+            "tokens": made.tokens,
+            "held_out_lines": [lines.get(n) for n in made.heldout_rows],
             "left_out": [
-                {"line": lines.get(n), "reason": e["reason"], "tokens": e.get("tokens")}
-                for n, e in sorted(left.items())
+                {"line": lines.get(n), "reason": row.reason, "tokens": row.tokens}
+                for n, row in sorted(left.items())
             ],
         }
-        long = sorted(n for n, e in left.items() if e.get("tokens") is not None)
+        long = [n for n, row in left.items() if row.tokens is not None]
         if long:
             ref = self.finisher.table.jobs[job].record.dataset
             store.fetch(ref, folder / DATA)
-            with (folder / LONG).open("wb") as file:
-                file.writelines(raw for _, raw in chosen(folder / DATA, long))
+            with (folder / DATA).open("rb") as data, (folder / LONG).open("wb") as file:
+                file.writelines(line + b"\n" for _, line in chosen_lines(data, long))
             copy_synced(folder / LONG, beside(target, LONG))
         (folder / PLAN).write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
         copy_synced(folder / PLAN, beside(target, PLAN))
@@ -103,12 +99,3 @@ class Planned:
 def job_id(report: Report) -> JobId:
     assert report.job is not None, "it was queued"
     return JobId.parse(report.job)
-
-
-def chosen(path: Path, numbers: list[int]) -> Iterator[tuple[int, bytes]]:
-    """(number from 0, line) of these lines."""
-    wanted = set(numbers)
-    with path.open("rb") as file:
-        for number, line in enumerate(file):
-            if number in wanted:
-                yield number, line

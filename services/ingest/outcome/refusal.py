@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.ingest.outcome.report import Problem
+from shared.formats.report import Problem
 
 PUT_INSTEAD = "put a plain .jsonl file into the inbox instead."
 

@@ -1,79 +1,13 @@
 """What the user is told about a file: as JSON for programs, as text for people."""
 
-from typing import Any, Literal
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-
 from services.ingest.reading.row import SUPPORTED
-from shared.protocol.names import Level, now
+from shared.formats.report import Contents, Problem, Report
 
 LISTED = 100
 TO_LEAVE_OUT = (
     "Or train the good rows alone: put a file with the line `allow_bad: 2%` (or a number of rows) "
     "beside it, named like it but ending in .yaml."
 )
-Kind = Literal["train", "eval", "settings"]
-Outcome = Literal["queued", "duplicate", "measured", "applied", "refused"]
-
-
-class Problem(BaseModel):
-    """One reason for a refusal. `line` and `column` count from 1; None: the file as a whole."""
-
-    model_config = ConfigDict(frozen=True)
-
-    line: int | None = None
-    column: int | None = None
-    field: str
-    rule: str
-    message: str
-    sample: str = ""
-
-
-class Contents(BaseModel):
-    """What a file holds. `rows` are those kept; sizes in bytes; at most 100 things are listed."""
-
-    name: str
-    container: str = "jsonl"
-    original_sha256: str
-    original_bytes: int
-    dataset: str | None = None
-    dataset_bytes: int = 0
-    lines: int = 0
-    rows: int = 0
-    blank_lines: int = 0
-    duplicate_rows: int = 0
-    duplicate_lines: list[int] = Field(default_factory=list)
-    layouts: dict[str, int] = Field(default_factory=dict)
-    ignored_fields: dict[str, int] = Field(default_factory=dict)
-    bad_rows: int = 0
-    allow_bad: str | None = None
-    rules: dict[str, int] = Field(default_factory=dict)
-    problems: list[Problem] = Field(default_factory=list)
-
-
-class Report(BaseModel):
-    """<name>.report.json beside a file in done/ or rejected/. `taken`: its id of taking."""
-
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    taken: str
-    name: str
-    outcome: Outcome
-    why: str
-    next_step: str = ""
-    lineage: str
-    level: Level
-    kind: Kind
-    job: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    version: int | None = None
-    contents: Contents | None = None
-    problems: list[Problem] = Field(default_factory=list)
-    at: AwareDatetime = Field(default_factory=now)
-
-    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
-
-    def encode(self) -> bytes:
-        return self.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
 
 
 def text(report: Report) -> bytes:

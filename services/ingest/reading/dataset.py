@@ -10,18 +10,19 @@ from typing import Any
 import orjson
 
 from services.ingest.outcome.job_settings import Allowance
-from services.ingest.outcome.report import LISTED, Contents, Problem
+from services.ingest.outcome.report import LISTED
 from services.ingest.reading import containers, repair
 from services.ingest.reading.containers import JSONL, container_of
-from services.ingest.reading.output import BAD, DATA, SOURCE, Bad, Output
+from services.ingest.reading.output import BAD, Bad, Output
 from services.ingest.reading.repeated import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
 from services.ingest.reading.row import Row, canonical, plain
 from services.ingest.reading.row_error import RowError, Unreadable, too_long
 from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
+from shared.formats.dataset import REPORT
+from shared.formats.report import Contents, Problem
 
-ORIGINAL, REPORT = "original", "report.json"
-__all__ = ["BAD", "DATA", "ORIGINAL", "REPORT", "SOURCE", "Built", "Wanted", "build"]
+ORIGINAL = "original"  # the file as it was dropped, until it is stored
 IGNORED_NAMES = 50
 BUFFER_BYTES = 1 << 20
 

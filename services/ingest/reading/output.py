@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
-
 from services.ingest.reading.row import LAYOUTS
+from shared.formats.dataset import DATA, SOURCE, Origin
 
-DATA, SOURCE, BAD = "data.jsonl", "source.jsonl", "bad.jsonl"
+BAD = "bad.jsonl"
 ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
 BUFFER_BYTES = 1 << 20
 
@@ -80,11 +79,11 @@ class Output:
                 row, origin = rows.readline(), origins.readline()
                 if not row:
                     break
-                told = orjson.loads(origin)
+                told = Origin.model_validate_json(origin)
                 if repeated[index >> 3] >> (index & 7) & 1:
-                    yield told["line"]
+                    yield told.line
                 else:
-                    self.add(told["layout"], row[:-1], told["line"])
+                    self.add(told.layout, row[:-1], told.line)
         self.finish()
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from services.ingest.inbox import sidecar
-from services.ingest.outcome.report import Contents, Problem
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import Built, Wanted
 from services.ingest.reading.row_error import Unreadable
 from shared.child import Child, ChildEnded, answer_lines, die_with_parent, limit_memory
+from shared.formats.report import Contents, Problem
 from shared.progress import beat
 
 MEMORY_BYTES = 2 << 30

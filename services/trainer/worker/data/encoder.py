@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from services.model.template import Chat, Encoded, TemplateRefuses
-from services.trainer.worker.data.rows import Row, parsed
 from shared.errors import CannotTrain
+from shared.formats.dataset import CanonicalRow
 from shared.formats.probe import Probe
 from shared.protocol.names import OnLong
 
@@ -24,12 +24,11 @@ class Encoder:
         self.max_length = max_length
         self.on_long = on_long
 
-    def encode(self, row: Row | Probe) -> Encoded | Why:
+    def encode(self, row: CanonicalRow | Probe) -> Encoded | Why:
         """The tokens, or the reason why this row cannot be used."""
         if isinstance(row, Probe):
-            row = (
-                parsed(row.line.encode()) if row.line else Row(row.id, row.messages, text=row.text)
-            )
+            plain = CanonicalRow(row.id, row.messages, text=row.text)
+            row = CanonicalRow.parse(row.line.encode()) if row.line else plain
         if row.text is not None:
             return self.fitted(self.chat.encode_text(row.text))
         if not any(m.role == "assistant" for m in row.messages):
@@ -54,7 +53,7 @@ class Encoder:
         """False for what was cut, or may have been: its last token ends no answer."""
         return self.on_long != "truncate" or max(encoded.lengths) < self.max_length
 
-    def again(self, row: Row | Probe) -> Encoded:
+    def again(self, row: CanonicalRow | Probe) -> Encoded:
         """The tokens of a row that is in the plan. Raises Failure (data)."""
         found = self.encode(row)
         if isinstance(found, Why):

@@ -17,9 +17,10 @@ from services.trainer.protocol import Spec
 from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
 from services.trainer.worker.data.probes import candidates, watched
-from services.trainer.worker.data.rows import Row, read_rows
+from services.trainer.worker.data.rows import read_rows
 from shared.errors import CannotTrain
 from shared.files import write_synced
+from shared.formats.dataset import CanonicalRow
 from shared.formats.plan import LeftOut, Plan, TrainingSettings, heldout_of
 
 
@@ -157,7 +158,7 @@ def read_plan(data: bytes) -> Plan:
 def training_rows(
     encoder: Encoder,
     dataset: str,
-    rows: list[Row],
+    rows: list[CanonicalRow],
     held: set[str],
     evaluated: set[str],
     earlier: set[str],

@@ -12,12 +12,12 @@ from services.trainer.worker.data.draw import (
     draw_by_length,
 )
 from services.trainer.worker.data.encoder import Encoder
-from services.trainer.worker.data.rows import Row
+from shared.formats.dataset import CanonicalRow
 from shared.formats.probe import Probe, Split
 
 
 def candidates(
-    split: Split, dataset: str, rows: Sequence[Row], numbers: Iterable[int]
+    split: Split, dataset: str, rows: Sequence[CanonicalRow], numbers: Iterable[int]
 ) -> dict[str, Probe]:
     """Probes by id; of equal rows the first."""
     found: dict[str, Probe] = {}
