@@ -50,6 +50,8 @@ class Network:
     ) -> None:
         self.device = choose_device(device)
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory before it is written; else each new tensor is filled first.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         attention.register()
         # The job's log is for people.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

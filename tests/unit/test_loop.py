@@ -166,6 +166,14 @@ def test_peft_loads_what_is_written_and_its_config_has_the_same_bytes(tmp_path: 
     assert (theirs == ours).all()
 
 
+def test_a_network_computes_alike_each_time_and_fills_no_memory_for_that() -> None:
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = True
+    awake(shared_tiny())
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not memory.fill_uninitialized_memory
+
+
 def test_the_optimizer_is_restored_to_the_bit() -> None:
     rows = examples()
 
