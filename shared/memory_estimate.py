@@ -1,7 +1,7 @@
 """How much memory training needs, told from a base's config.json and the headers of its weights.
 
 Arithmetic only: nothing is loaded, so it can be asked on any machine, about any base and any card.
-Measured against real workers on a CPU (tests/unit/test_estimate.py); for a GPU it is arithmetic.
+Measured against real workers on a CPU (tests/unit/test_estimate.py) and on a GPU (tests/gpu).
 """
 
 import json
