@@ -8,6 +8,7 @@ Attention with anything else of its own is refused here, and then goes one conve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -200,10 +201,18 @@ def varlen(
         longest,
         scale=scaling,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **fewer_keys(query.shape[1] != key.shape[1]),
     )
     assert isinstance(out, torch.Tensor)
     return out.unsqueeze(0)
+
+
+def fewer_keys(are_shared: bool) -> dict[str, Any]:
+    """Return what tells the kernel that queries share keys; torch 2.11's does it without a word."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = signature(varlen_attn).parameters
+    return {"enable_gqa": are_shared} if "enable_gqa" in known else {}
 
 
 def register() -> None:
