@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from infra.compose import bus_backup, lifecycle, measured, preflight
+from infra.compose import bus_backup, gpu_checks, lifecycle, measured, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.host import ROOT, Host, HostRefused
 from infra.ports import DEFAULT_BASE
@@ -148,6 +148,20 @@ class Smoke:
         if [v for _, v in measured.values(self.compose, "duramen_gpu_up")] != [1.0]:
             raise SmokeFailed("the trainer does not measure its GPU (duramen_gpu_up)")
 
+    def gpu_checks(self) -> None:
+        """What only a GPU shows: gradients, memory, speed, resuming (tests/gpu)."""
+        folder = self.host.home / "gpu"
+        kept = ROOT / "data" / gpu_checks.TABLE  # the installation's own folder is deleted
+        kept.unlink(missing_ok=True)
+        try:
+            gpu_checks.run(self.host, folder)
+        except HostRefused as error:
+            raise SmokeFailed(f"see {kept}; {str(error)[-500:]}") from error
+        finally:
+            if (folder / gpu_checks.TABLE).exists():
+                shutil.copyfile(folder / gpu_checks.TABLE, kept)
+        lifecycle.say(f"           figures: {kept}")
+
     def bus(self) -> None:
         """A copy of the bus, put back at once: nothing is missing to anybody."""
         bus_backup.make(self.host, self.compose)
@@ -240,7 +254,8 @@ class Smoke:
 
 
 def run(_host: Host, words: list[str]) -> int:
-    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is."""
+    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is, and
+    `--no-gpu` leaves out the 8 minutes of tests/gpu."""
     begun = time.monotonic()
     smoke = Smoke(smoke_host())
     host = smoke.host
@@ -256,6 +271,7 @@ def run(_host: Host, words: list[str]) -> int:
         ("base model", smoke.base, ""),
         ("training to a version", smoke.train, ""),
         ("GPU", smoke.gpu, "" if host.torch == "cuda" else "DURAMEN_TORCH=cpu"),
+        ("what only a GPU shows", smoke.gpu_checks, no_gpu(host, words)),
         ("MinIO", smoke.probe, "" if host.store == "minio" else f"DURAMEN_STORE={host.store}"),
         ("both stores keep their promises", smoke.probe, ""),
         ("three copies read back", smoke.verify, ""),
@@ -288,6 +304,13 @@ def run(_host: Host, words: list[str]) -> int:
     took = f"{(time.monotonic() - begun) / 60:.1f} minutes"
     lifecycle.say(f"FAILED after {took}: {', '.join(failed)}" if failed else f"passed in {took}")
     return 1 if failed else 0
+
+
+def no_gpu(host: Host, words: list[str]) -> str:
+    """Return why the checks of the GPU are left out; empty if they are not."""
+    if host.torch != "cuda":
+        return f"DURAMEN_TORCH={host.torch}: nothing was checked on a GPU"
+    return "--no-gpu: nothing was checked on a GPU" if "--no-gpu" in words else ""
 
 
 def passes(name: str, step: Callable[[], None], why_not: str) -> bool:
