@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.backoff import Backoff
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 10.0
@@ -47,9 +49,10 @@ class Program:
     healthy: Callable[[], bool]
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
-    _deaths: int = 0
     _started: float = 0.0
-    _due: float = field(default=0.0)
+    _delay: Backoff = field(
+        default_factory=lambda: Backoff(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS)
+    )
 
     def start(self) -> None:
         self.process = spawn(self.command, self.log, self.environment)
@@ -64,18 +67,17 @@ class Program:
 
         Returns its exit status when an end was noticed just now.
         """
-        now = time.monotonic()
         if self.process is None:
-            if now >= self._due:
+            if self._delay.is_over:
                 self.restarts += 1
                 self.start()
             return None
         status = self.process.poll()
         if status is None:
             return None
-        self._deaths = 1 if now - self._started > STEADY_SECONDS else self._deaths + 1
-        delay = FIRST_DELAY_SECONDS * 2 ** (self._deaths - 1)
-        self._due = now + min(delay, LONGEST_DELAY_SECONDS)
+        if time.monotonic() - self._started > STEADY_SECONDS:
+            self._delay.end()
+        self._delay.grow()
         self.process = None
         return status
 

@@ -17,6 +17,7 @@ from shared.protocol.events import Event
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
 from shared.service import loop
+from shared.service.observer import Observer
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
 SNAPSHOTS = Gauge("duramen_snapshots_counted", "Snapshots that life lines are made of.")
@@ -36,7 +37,7 @@ class Watch:
         self._states: dict[tuple[str, str], tuple[str, str]] = {}
         self._ready = asyncio.Event()
         self._waiting: str | None = None
-        self._said = ""
+        self.observer = Observer(bus, OBSERVE_SECONDS)
         self._log = log.get()
 
     async def answers(self) -> Answers:
@@ -110,18 +111,14 @@ class Watch:
 
     async def observe(self, *, only_changes: bool = False) -> None:
         state = "waiting" if self._waiting else "idle" if self._ready.is_set() else "starting"
-        said = f"{state} {self._waiting} {self.table.seen}"
-        if only_changes and said == self._said:
-            return
-        observed = Observed(
+        view = Observed(
             service="evolution",
             instance="evolution",
             state=state,
             waiting={"*": self._waiting} if self._waiting else {},
             ledger=self.table.seen,
         )
-        await self.bus.observe(observed)
-        self._said = said
+        await self.observer.show(view, always=not only_changes)
 
     async def heartbeat(self) -> None:
         """Observe every 10 s, whatever else happens."""

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 
 from services.herald.notify import Address
-from services.herald.outlet import Delay, OutletAway
+from services.herald.outlet import LONGEST_SECONDS, OutletAway
 from shared import log, reach
+from shared.backoff import Backoff
 from shared.files import write_synced
 
 SECONDS = 5.0
@@ -58,7 +59,8 @@ class Told:
     `gone`: since when it has been absent."""
 
     def __init__(self, address: Address, folder: Path, over_seconds: float) -> None:
-        self._address, self._delay, self._over_seconds = address, Delay(), over_seconds
+        self._address, self._over_seconds = address, over_seconds
+        self._delay = Backoff(1.0, LONGEST_SECONDS)
         self.gone: dict[str, float] = {}
         self._path = folder / f"{address.name}.alerts"
         self.standing: dict[str, str] = (

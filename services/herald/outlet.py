@@ -1,7 +1,6 @@
 """An outlet: where happenings are told, in order, each until it succeeded, with a mark on disk."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from services.herald.happenings import Happening
 from shared import log
+from shared.backoff import Backoff
 from shared.files import write_synced
 
 TOLD = Counter("duramen_herald_told_total", "Happenings told, by outlet.", ["outlet"])
@@ -20,24 +20,6 @@ LONGEST_SECONDS = 300.0
 
 class OutletAway(Exception):
     """It does not answer; nothing is lost, it is told later."""
-
-
-class Delay:
-    """Between two attempts: twice as long after each that failed."""
-
-    def __init__(self) -> None:
-        self._seconds, self._due = 1.0, 0.0
-
-    @property
-    def is_over(self) -> bool:
-        return time.monotonic() >= self._due
-
-    def grow(self) -> None:
-        self._due = time.monotonic() + self._seconds
-        self._seconds = min(self._seconds * 2, LONGEST_SECONDS)
-
-    def end(self) -> None:
-        self._seconds, self._due = 1.0, 0.0
 
 
 class Outlet:
@@ -55,7 +37,7 @@ class Outlet:
         self.is_new = not self._path.exists()
         self._marks: dict[str, int] = {} if self.is_new else json.loads(self._path.read_text())
         self._waiting: deque[Happening] = deque()
-        self._delay = Delay()
+        self._delay = Backoff(1.0, LONGEST_SECONDS)
 
     def begin_at(self, marks: dict[str, int]) -> None:
         """A new outlet tells nothing from before `marks`."""

@@ -32,12 +32,12 @@ from shared.errors import (
 from shared.ledger.control import Control
 from shared.protocol.events import Event
 from shared.protocol.observed import Observed
+from shared.service import loop
+from shared.service.observer import Observer
 from shared.store.s3 import Store
 
 WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")
 HEARTBEAT_SECONDS = 10.0
-FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 30.0
 ROUND_SECONDS = 2.0  # after this much work, look at the inbox again: a higher level may have come
 
 
@@ -70,8 +70,7 @@ class Intake:
         )
         self.planned = Planned(self.finisher)
         self._told: set[Path] = set()
-        self._said: tuple[Any, ...] = ()
-        self._said_at = float("-inf")
+        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"])
         self._log = log.get()
 
     async def once(self) -> None:
@@ -182,7 +181,7 @@ class Intake:
     async def try_finish(self, taken: Taken) -> None:
         """Bring one taken file to its end, or note why that has to wait."""
         held = self.held.setdefault(taken.origin.id, Held(show_name(taken.origin.name)))
-        if held.due > time.monotonic():
+        if not held.delay.is_over:
             return
         if held.why is None:
             self.busy = held.name
@@ -202,9 +201,9 @@ class Intake:
     async def put_off(self, held: Held, error: Exception) -> None:
         """The store is away, or a disk is full: the file stays where it is, and is tried again."""
         held.why = str(error)
-        held.delay = min(2 * held.delay or FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
-        held.due = time.monotonic() + held.delay
-        self._log.warning("waiting", name=held.name, why=held.why, retry_seconds=held.delay)
+        held.delay.grow()
+        seconds = held.delay.seconds
+        self._log.warning("waiting", name=held.name, why=held.why, retry_seconds=seconds)
         if isinstance(error, ObjectDamaged | AlreadyExists) and not held.alarmed:
             data = {"what": "not_stored", "about": held.name, "detail": held.why[:2000]}
             await self.bus.event(Event(service="ingest", kind="alarm", data=data))
@@ -224,27 +223,17 @@ class Intake:
             state = self.control.state
         else:
             state = "running" if self.busy else "waiting" if self.reason() else "idle"
-        said = state, self.control.generation, self.reason() or self.busy
-        clock = time.monotonic()
-        if said == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
-            return
-        await self.bus.observe(
-            Observed(
-                service="ingest",
-                instance="ingest",
-                state=state,
-                generation=self.control.generation,
-                waiting={"*": said[2]} if said[2] else {},
-                ledger=self.finisher.table.seen,
-            )
+        why = self.reason() or self.busy
+        view = Observed(
+            service="ingest",
+            instance="ingest",
+            state=state,
+            generation=self.control.generation,
+            waiting={"*": why} if why else {},
+            ledger=self.finisher.table.seen,
         )
-        self._said, self._said_at = said, clock
+        await self.observer.show(view)
 
     async def heartbeat(self) -> None:
         """Observe also while a long file is read."""
-        while True:
-            try:
-                await self.observe()
-            except BusUnavailable as error:
-                self._log.warning("outage", error=str(error))
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+        await loop.heartbeat(self.observe, HEARTBEAT_SECONDS)

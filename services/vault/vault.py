@@ -6,7 +6,7 @@ at the first look at a lineage.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from prometheus_client import Gauge
 
@@ -17,6 +17,7 @@ from services.vault.lock import RollingLock
 from services.vault.orphans import Orphans
 from services.vault.settings import VaultSettings
 from shared import log
+from shared.backoff import Backoff
 from shared.bus.client import Bus
 from shared.errors import MALFORMED, DuramenError, StoreUnavailable
 from shared.files import sha256_bytes
@@ -28,6 +29,7 @@ from shared.ledger.lineage import Line
 from shared.protocol.events import Event
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
+from shared.service.observer import Observer
 from shared.store.s3 import PRECIOUS
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
@@ -50,8 +52,7 @@ class Retry:
     """When a version that could not be published is tried again."""
 
     why: str
-    delay: float
-    due: float
+    delay: Backoff
 
 
 @dataclass
@@ -88,8 +89,7 @@ class Vault:
         self.own_voids = VoidTeller(self.bus, "vault", "CTL", folder / "voids-told-ctl")
         self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
         self.wake_inputs = asyncio.Event()
-        self._said: tuple[Any, ...] = ()
-        self._said_at = float("-inf")
+        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"])
         self._log = log.get()
         GOAL.set(self.settings.copies)
         COPIES.set(len(self.copies.places))
@@ -136,7 +136,7 @@ class Vault:
             if key in self.settled:  # it lay everywhere after all
                 self.is_whole(key)
                 continue
-            if retry and retry.due > asyncio.get_running_loop().time():
+            if retry and not retry.delay.is_over:
                 continue
             await self.try_publish(line, version)
         await self.follow_latest(line)
@@ -187,14 +187,16 @@ class Vault:
                 self.alarms.clear("damaged", f"{place.name}: {name}")
 
     async def put_off(self, key: Key, name: str, error: Exception) -> None:
-        before = self.pending.get(key)
-        delay = min(2 * before.delay, self.retry_seconds) if before else 0.0
-        delay = max(delay, min(FIRST_RETRY_SECONDS, self.retry_seconds))
         name_of = "" if isinstance(error, DuramenError) else f"{type(error).__name__}: "
         why = f"{name_of}{error}"
-        self.pending[key] = Retry(why, delay, asyncio.get_running_loop().time() + delay)
+        delay = Backoff(FIRST_RETRY_SECONDS, self.retry_seconds)
+        retry = self.pending.setdefault(key, Retry(why, delay))
+        retry.why = why
+        retry.delay.grow()
         PENDING.set(len(self.pending))
-        self._log.warning("not_published", version=name, error=why, retry_seconds=delay)
+        self._log.warning(
+            "not_published", version=name, error=why, retry_seconds=retry.delay.seconds
+        )
         await self.observe()
         await self.alarms.sound("not_published", name, why, key[0])
 
@@ -359,23 +361,17 @@ class Vault:
         else:
             state = "waiting" if self.pending else "running" if self.busy else "idle"
         why = self.reasons() or ({"*": self.busy} if self.busy else {})
-        now = state, self.control.generation, self.once_through, why, self.orphaned
-        clock = asyncio.get_running_loop().time()
-        if now == self._said and clock - self._said_at < HEARTBEAT_SECONDS:
-            return
-        await self.bus.observe(
-            Observed(
-                service="vault",
-                instance="vault",
-                state=state,
-                generation=self.control.generation,
-                once_through=self.once_through,
-                waiting=why,
-                orphaned=self.orphaned or None,
-                ledger=self.table.seen,
-            )
+        view = Observed(
+            service="vault",
+            instance="vault",
+            state=state,
+            generation=self.control.generation,
+            once_through=self.once_through,
+            waiting=why,
+            orphaned=self.orphaned or None,
+            ledger=self.table.seen,
         )
-        self._said, self._said_at = now, clock
+        await self.observer.show(view)
 
     async def recall(self) -> None:
         """Learn which one-time command was answered last, as this service said itself: in what it

@@ -8,6 +8,7 @@ from shared.bus.client import Bus
 from shared.ledger.control import answered_through, observed_all
 from shared.ledger.jobs import Table
 from shared.protocol.observed import Lease, Observed
+from shared.service.observer import Observer
 from tests.commands import duramen
 from tests.house import House
 from tests.servers import Stack
@@ -73,3 +74,31 @@ async def test_an_instance_whose_form_is_not_known_is_acted_on_by_nobody(own_sta
         await other.jetstream().publish("ctl.observed.vault.vault", b'{"schema":3}')
         await other.close()
         assert await asyncio.wait_for(observed_all(bus, "vault"), 20) == {}
+
+
+async def test_a_service_says_at_once_what_changed_and_the_rest_when_it_is_time(
+    own_stack: Stack,
+) -> None:
+    async with House(own_stack).bus("trainer") as bus:
+
+        async def messages() -> int:
+            return (await bus.bounds("OBS"))[1]
+
+        observer = Observer(bus, 3600, quiet=["ledger"], slow=["progress"])
+        at = await messages()
+        moved = said("one", ledger=1)
+        for view, is_news in (
+            (said("one"), True),
+            (said("one"), False),
+            (moved, False),
+            (said("one", state="paused"), True),
+        ):
+            await observer.show(view)
+            at += is_news
+            assert await messages() == at
+        await observer.show(said("one", state="paused"), always=True)
+        assert await messages() == at + 1
+        hasty = Observer(bus, 0.0)
+        await hasty.show(moved)
+        await hasty.show(moved)
+        assert await messages() == at + 3

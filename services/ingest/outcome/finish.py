@@ -25,6 +25,7 @@ from services.ingest.reading.dataset import Built, Wanted
 from services.ingest.reading.output import BAD
 from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
 from shared import log
+from shared.backoff import Backoff
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.formats.report import Outcome, Report
@@ -46,6 +47,7 @@ SECONDS = Histogram(
 REFUSED = Counter("duramen_ingest_refusals_total", "Refused rows and files, by rule.", ["rule"])
 DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has ended.")
 MOST_DEATHS = 2
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 REMEMBERED = 1000
 PUT_AGAIN = "put the mended file into the inbox again."
 KINDS = {
@@ -63,15 +65,16 @@ class Changed(Exception):
 
 @dataclass
 class Held:
-    """What is known of a taken file between two looks at it. `due` is on the monotonic clock."""
+    """What is known of a taken file between two looks at it."""
 
     name: str
     asked: Asked | None = None
     built: Built | None = None
     read: Signature | None = None
     why: str | None = None
-    delay: float = 0.0
-    due: float = 0.0
+    delay: Backoff = field(
+        default_factory=lambda: Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+    )
     deaths: int = 0
     alarmed: bool = False
     done: bool = False

@@ -1,15 +1,10 @@
 """What a trainer shows of itself: `ctl.observed.trainer.<lease id>`."""
 
-import asyncio
-
-from services.trainer.supervisor.trainer import Trainer
+from services.trainer.supervisor.trainer import BEAT_SECONDS, Trainer
 from shared import log
 from shared.errors import BusUnavailable
 from shared.protocol.observed import Observed
-
-QUIET = {"at", "progress"}
-BEAT_SECONDS = 5.0
-PROGRESS_SECONDS = 0.5
+from shared.service import loop
 
 
 def view_of(trainer: Trainer) -> Observed:
@@ -66,34 +61,23 @@ def is_local(trainer: Trainer) -> bool:
 
 
 def obeyed(trainer: Trainer) -> int:
-    return trainer.shown.generation if trainer.shown else 0
+    shown = trainer.observer.shown
+    return shown.generation if shown else 0
 
 
 async def show(trainer: Trainer) -> None:
-    """Publish the view if it changed, at most once a second for mere progress."""
-    view = view_of(trainer)
-    before, trainer.shown = trainer.shown, view
-    same = before is not None and before.model_dump(exclude=QUIET) == view.model_dump(exclude=QUIET)
-    if same and before is not None and not is_due(before, view):
-        trainer.shown = before
-        return
+    """Publish the view if it changed, at most twice a second for mere progress."""
     try:
-        await trainer.bus.observe(view)
+        await trainer.observer.show(view_of(trainer))
     except BusUnavailable as error:
         log.get().warning("not_observed", error=str(error))
-        trainer.shown = before
-
-
-def is_due(before: Observed, view: Observed) -> bool:
-    seconds = (view.at - before.at).total_seconds()
-    return seconds >= BEAT_SECONDS or (
-        seconds >= PROGRESS_SECONDS and before.progress != view.progress
-    )
 
 
 async def heartbeat(trainer: Trainer) -> None:
     """Show that the supervisor lives, also while a store makes it wait."""
-    while True:
-        await asyncio.sleep(BEAT_SECONDS)
-        if trainer.shown is not None:
+
+    async def show_again() -> None:
+        if trainer.observer.shown is not None:
             await show(trainer)
+
+    await loop.heartbeat(show_again, BEAT_SECONDS)

@@ -26,11 +26,12 @@ from shared.memory_estimate import Shape
 from shared.protocol.control import Once
 from shared.protocol.events import Event
 from shared.protocol.names import LEVELS
-from shared.protocol.observed import Observed
 from shared.service.loop import instance
+from shared.service.observer import Observer
 
 QUEUE = Gauge("duramen_queue_jobs", "Queued jobs, by level.", ["level"])
 DESIRED = Gauge("duramen_train_desired_running", "1 unless the trainer is paused or stopped.")
+BEAT_SECONDS = 5.0
 
 
 @dataclass
@@ -80,12 +81,12 @@ class Trainer:
     shapes: dict[str, Shape] = field(default_factory=dict)  # of bases, by root
     free_before: int = 0  # bytes of memory, before the worker came
     once_through: int = -1
-    shown: Observed | None = None
 
     def __post_init__(self) -> None:
         self.by = instance("trainer")
         self.watch = Watch(self.bus, self.settings.lease_seconds)
         self.outage.limit_seconds = self.settings.store_away_seconds
+        self.observer = Observer(self.bus, BEAT_SECONDS, slow=["progress"])
         # Of its own commands; the vault tells the rest.
         told = self.settings.state_dir / "voids-told"
         self.voids = VoidTeller(self.bus, "trainer", "CTL", told)
