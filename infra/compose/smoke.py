@@ -253,20 +253,14 @@ class Smoke:
         shutil.rmtree(self.host.home, ignore_errors=True)
 
 
-def run(_host: Host, words: list[str]) -> int:
-    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is, and
-    `--no-gpu` leaves out the 8 minutes of tests/gpu."""
-    begun = time.monotonic()
-    smoke = Smoke(smoke_host())
+Step = tuple[str, Callable[[], None], str]  # its name, what it does, why it is left out here
+
+
+def steps_of(smoke: Smoke, words: list[str]) -> list[Step]:
+    """Return all steps in their order."""
     host = smoke.host
-    tls = preflight.look("tls", lambda: preflight.look_tls(host))
-    if tls.ok is False:
-        raise HostRefused(tls.found)
-    lifecycle.say(f"An installation of its own, {host.project}, data in {host.home}")
-    smoke.remove()  # what an earlier run may have left
-    lifecycle.build(host, smoke.compose)
     addresses = host.settings.get("DURAMEN_NOTIFY_URLS")
-    steps: list[tuple[str, Callable[[], None], str]] = [
+    return [
         ("start", smoke.up, ""),
         ("base model", smoke.base, ""),
         ("training to a version", smoke.train, ""),
@@ -286,6 +280,21 @@ def run(_host: Host, words: list[str]) -> int:
         ("notification", smoke.notify, "" if addresses else "DURAMEN_NOTIFY_URLS is not set"),
         ("down and up", smoke.again, ""),
     ]
+
+
+def run(_host: Host, words: list[str]) -> int:
+    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is, and
+    `--no-gpu` leaves out the 8 minutes of tests/gpu."""
+    begun = time.monotonic()
+    smoke = Smoke(smoke_host())
+    host = smoke.host
+    tls = preflight.look("tls", lambda: preflight.look_tls(host))
+    if tls.ok is False:
+        raise HostRefused(tls.found)
+    lifecycle.say(f"An installation of its own, {host.project}, data in {host.home}")
+    smoke.remove()  # what an earlier run may have left
+    lifecycle.build(host, smoke.compose)
+    steps = steps_of(smoke, words)
     failed = []
     for place, (name, step, why) in enumerate(steps):
         if not passes(name, step, why):
