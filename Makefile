@@ -2,34 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+CONTAINERS := up doctor ctl logs ps down upgrade backup restore destroy smoke
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo demo-stop local local-stop test test-fast lint types lock clean-env \
-  up doctor down logs ps backup restore upgrade destroy ctl smoke test-compose
+.PHONY: help install demo demo-stop local local-stop $(CONTAINERS) test-compose test test-fast \
+  lint types lock clean-env
 
 help: ## this list
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: # the environment in .venv; instant when it is up to date
-	@$(PYTHON) -m infra.local.install
+	@$(PYTHON) -m infra.local.install $(if $(filter demo,$(MAKECMDGOALS)),--demo)
 
-install-demo:
-	@$(PYTHON) -m infra.local.install --demo
-
-demo: install-demo ## train a small model on sample data, from an empty machine to verified versions
+demo: install ## train a small model on sample data, from an empty machine to verified versions
 	@$(BIN)/python -m infra.local.demo
-
-demo-stop: install ## stop the demo; its data stay in data/demo
-	@$(BIN)/python -m infra.local down --home data/demo
-
 local: install ## the same servers and services for your own work, data in data/local
 	@$(BIN)/python -m infra.local up --home data/local
-
-local-stop: install ## stop them; the data stay
-	@$(BIN)/python -m infra.local down --home data/local
+demo-stop: install ## stop the demo; its data stay in data/demo
+local-stop: install ## stop the servers and services of `make local`; the data stay
+demo-stop local-stop:
+	@$(BIN)/python -m infra.local down --home data/$(@:-stop=)
 
 up: ## everything in containers: checks this host, makes secrets, builds, starts, says where it is
-	@$(PYTHON) -m infra.compose up
-
 doctor: ## is this host ready for them, and do they run? each line says what to do
 ctl: ## any command of `duramen`: make ctl ARGS='versions list'
 logs: ## follow what they say: make logs ARGS=trainer
@@ -39,34 +32,25 @@ upgrade: ## build, close the open segment, back the bus up, start, check
 backup: ## keep queue and ledgers in data/compose/bus-backups (versions have backups of their own)
 restore: ## a version into data/compose/restored: make restore ARGS=v003; the bus: ARGS=bus
 destroy: ## ask, then delete every model that was trained in them
-
-doctor ctl logs ps down upgrade backup restore destroy:
-	@$(PYTHON) -m infra.compose $@ $(ARGS)
-
 smoke: ## the whole path in containers of its own on this host, with its GPU; deleted at the end
-	@$(PYTHON) -m infra.compose smoke $(ARGS)
+$(CONTAINERS):
+	@$(PYTHON) -m infra.compose $@ $(ARGS)
 
 test-compose: install ## the containers on a real engine, with a tiny model
 	@DURAMEN_TEST_COMPOSE=yes $(BIN)/python -m pytest tests/compose -x $(ARGS)
-
 test: install ## all tests, with real servers
 test-fast: install ## those that take less than a second each, without servers
-
 test test-fast:
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
 	  $(if $(filter test-fast,$@),-m "not slow") $(ARGS)
-
 lint: install ## style, format, import rules, figures, and the bus configuration as rendered
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	@$(BIN)/python .ci/figures.py && $(BIN)/python -m infra.local.check_conf
-
 types: install ## mypy, strict
 	@$(BIN)/mypy
-
 lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch
 	@$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
 	  --generate-hashes --no-emit-package torch --no-header --annotation-style line --upgrade \
 	  --output-file requirements.lock --quiet
-
 clean-env: ## remove the environment (never any data)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -191,8 +191,8 @@ def show(host: Host) -> None:
     say("\nNext: a base model, then a file into the inbox.")
     say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN in .env if it asks)")
     say(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
-    say("On the host (pipx install .[ctl]):")
-    say(f"  export DURAMEN_ENV_FILE={host.home}/env; duramen doctor")
+    say("On the host, after `make install`:")
+    say(f"  export DURAMEN_ENV_FILE={host.home}/env; .venv/bin/duramen doctor")
 
 
 def down(host: Host, _words: list[str]) -> int:

@@ -15,6 +15,7 @@ import time
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from infra.env_file import read_env
 
@@ -94,6 +95,21 @@ def install_torch(gpu: bool) -> None:
             )
 
 
+def uninstall_project() -> None:
+    """Take the project out of site-packages, where earlier versions installed it."""
+    command = [str(PYTHON), "-m", "pip", "--quiet", "uninstall", "--yes", "duramen"]
+    subprocess.run(command, cwd=ROOT, capture_output=True)
+
+
+def write_command() -> None:
+    """Write .venv/bin/duramen, which runs services.ctl from this checkout."""
+    command = PYTHON.with_name("duramen")
+    # -P: neither the current folder nor the script's is searched for a `services` or a `shared`.
+    run = f"PYTHONPATH={quote(str(ROOT))} exec {quote(str(PYTHON))} -P -m services.ctl"
+    command.write_text(f'#!/bin/sh\n{run} "$@"\n')
+    command.chmod(0o755)
+
+
 def check_torch(gpu: bool) -> None:
     """Say what was installed, and what does not fit."""
     code = "import torch; print(torch.__version__, torch.cuda.is_available())"
@@ -137,8 +153,8 @@ def install(*, demo: bool) -> None:
         print("packages: requirements.lock", flush=True)
         pip("--no-deps", "--require-hashes", "-r", str(LOCK))
         install_torch(gpu)
-        # The locked setuptools builds it: nothing unpinned is fetched.
-        pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        uninstall_project()
+        write_command()
         check_torch(gpu)
         stamp("packages", wanted)
         print(f"environment ready after {time.monotonic() - begun:.0f} s", flush=True)

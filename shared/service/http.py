@@ -4,8 +4,8 @@ import asyncio
 import hmac
 import os
 import shutil
+import tomllib
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 
 import uvicorn
@@ -28,11 +28,12 @@ Check = Callable[[], Awaitable[None]]
 
 
 def version() -> str:
-    """Of this program: as its image says, else as it is installed."""
-    try:
-        return os.environ.get("DURAMEN_VERSION") or metadata.version("duramen")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    """Return the version of this program: of its image, else of the checkout that it runs from."""
+    told = os.environ.get("DURAMEN_VERSION")
+    if told:
+        return told
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    return str(tomllib.loads(project.read_text())["project"]["version"])
 
 
 def watch_space(name: str, folder: Path) -> None:
