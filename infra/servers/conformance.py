@@ -23,8 +23,8 @@ from minio.retention import Retention
 
 from infra.servers.buckets import PRECIOUS
 from shared import reach
+from shared.store import layout
 
-PREFIX = ".probe/"
 DENIED = {"AccessDenied", "MethodNotAllowed", "InvalidRequest", "ObjectLocked"}
 FAILED = 412
 HTTP_OK = 200
@@ -65,7 +65,9 @@ def probe_store(
     )
     lacks += _denials(vault, "vault", delete=True, write=None)
     for identity, client in others.items():
-        lacks += _denials(client, identity, delete=True, write=f"catalog/{PREFIX}{identity}")
+        lacks += _denials(
+            client, identity, delete=True, write=layout.CATALOG + layout.PROBES + identity
+        )
     return lacks + _inner(inner_urls)
 
 
@@ -81,12 +83,12 @@ def probe_backup(
     )
     lacks += _denials(vault, "vault", delete=True, write=None)
     for identity, client in others.items():
-        lacks += _denials(client, identity, delete=True, write=PREFIX + identity)
+        lacks += _denials(client, identity, delete=True, write=layout.PROBES + identity)
     return lacks + _inner(inner_urls)
 
 
 def _fresh(name: str) -> str:
-    return f"{PREFIX}{name}/{uuid.uuid4().hex}"
+    return f"{layout.PROBES}{name}/{uuid.uuid4().hex}"
 
 
 def _conditions(admin: Minio) -> list[str]:
@@ -179,7 +181,7 @@ def _inner(urls: list[str]) -> list[str]:
         if url.startswith("grpc://"):
             if answers_stranger(url.removeprefix("grpc://")):
                 lacks.append(f"{url} answers a client without a certificate")
-        elif _accepts("DELETE", f"{url}/buckets/{PREFIX}none?recursive=true"):
+        elif _accepts("DELETE", f"{url}/buckets/{layout.PROBES}none?recursive=true"):
             lacks.append(f"{url} carries out a DELETE without credentials")
         elif _accepts("GET", f"{url}/dir/status"):
             lacks.append(f"{url} is a master that takes orders without credentials")

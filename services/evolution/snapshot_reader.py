@@ -6,7 +6,6 @@ in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Bl
 
 import json
 import math
-import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord
 from shared.protocol.message import ObjectRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK, Bucket, Store
 
 READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
 DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")
-KEY = re.compile(r"(?:.*/)?(\d{8,})-(\d+)\.parquet")
 TEXT, WHOLE, FLAG, NUMBER = pa.string(), pa.int64(), pa.bool_(), pa.float64()
 REQUIRED = {
     **dict.fromkeys(("probe", "split", "dataset", "segment", "job"), TEXT),
@@ -116,20 +115,21 @@ class Reader:
     # ---- where snapshots are ---------------------------------------------------------------------
 
     def in_work(self) -> Iterator[Wanted]:
-        for version in self.store.versions(WORK, "snapshots/"):
-            parts = version.key.split("/")
-            if len(parts) == 4 and KEY.fullmatch(version.key) and not version.is_delete_marker:
-                yield Wanted("work", WORK, version.key, version.etag, parts[1])
+        for version in self.store.versions(WORK, layout.ALL_SNAPSHOTS):
+            lineage = layout.parse_snapshot(version.key)
+            if lineage is not None and not version.is_delete_marker:
+                yield Wanted("work", WORK, version.key, version.etag, lineage)
 
     def in_versions(self) -> Iterator[tuple[Wanted, str]]:
         """Those of committed versions, with the hash that the commit record gives them."""
-        for key in self.store.keys(PRECIOUS, "catalog/"):
-            if re.fullmatch(r"catalog/[^/]+/v\d+\.json", key):
+        for key in self.store.keys(PRECIOUS, layout.CATALOG):
+            if layout.parse_commit(key):
                 commit = self.commit(key)
                 if commit is None or commit.aborted:
                     continue
                 for file in commit.files:
-                    if file.path.startswith("evolution/") and KEY.fullmatch(file.path):
+                    name = file.path.rpartition("/")[2]
+                    if file.path.startswith("evolution/") and layout.parse_snapshot_name(name):
                         path = f"{commit.prefix.rstrip('/')}/{file.path}"
                         etag = file.store_version_id
                         wanted = Wanted("version", PRECIOUS, path, etag, commit.lineage, etag)
@@ -190,9 +190,8 @@ def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[R
     try:
         rows, decision = read_rows(data)
         one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
-        match = KEY.fullmatch(wanted.key)
-        assert match is not None
-        if (one["global_step"], one["fence"]) != (int(match[1]), int(match[2])):
+        named_so = layout.parse_snapshot_name(wanted.key.rpartition("/")[2])
+        if (one["global_step"], one["fence"]) != named_so:
             raise ValueError("its name says another step or fence than its rows")
     except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
         return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []

@@ -14,6 +14,7 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.formats.version import CommitRecord, Latest, version_name
 from shared.ledger.lineage import Line
 from shared.service import http
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 
@@ -144,7 +145,7 @@ def listing(
         commit = commit_of(vault, wanted) if places else None
         checked = vault.checked.get((line.lineage, row["version"]))
         sound = [f.place for f in checked if f.ok and f.place in places] if checked else places
-        at = dates.get(f"catalog/{line.lineage}/{row['name']}.json")
+        at = dates.get(layout.commit(line.lineage, row["version"]))
         row |= {
             "state": state_of(commit),
             "places": places,
@@ -169,7 +170,7 @@ def pointers(vault: Vault, lineage: str) -> tuple[Latest | None, dict[str, datet
     """`latest` as users see it, and when each commit was written; nothing while store is away."""
     store = vault.copies.store
     try:
-        commits = store.versions(PRECIOUS, f"catalog/{lineage}/v")
+        commits = store.versions(PRECIOUS, layout.commit_records(lineage))
         dates = {version.key: version.modified for version in commits}  # the oldest comes last
         return latest.read(store, lineage), dates
     except StoreUnavailable:
@@ -193,9 +194,9 @@ def state_of(commit: CommitRecord | None) -> str:
 
 def base_rows(vault: Vault) -> list[dict[str, Any]]:
     found: dict[str, list[str]] = {}
-    held = vault.copies.everywhere(lambda place: list(place.keys(PRECIOUS, "bases/")))
+    held = vault.copies.everywhere(lambda place: list(place.keys(PRECIOUS, layout.BASES)))
     for place, keys in held.items():
         for key in keys:
-            if key.count("/") == 2 and key.endswith("/SHA256SUMS"):
-                found.setdefault(key.split("/")[1], []).append(place)
+            if root := layout.parse_base_commit(key):
+                found.setdefault(root, []).append(place)
     return [{"base_root": root, "places": sorted(places)} for root, places in found.items()]

@@ -11,10 +11,9 @@ from services.vault.copies import Copies, Origin, Place, Source, reading
 from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.files import sha256_bytes
 from shared.formats.version import check_base_file, parse_sums
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK
 
-SUMS = "SHA256SUMS"
-STAGED = "staging/bases/"
 DAY = 86400.0  # seconds
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
@@ -31,16 +30,12 @@ class BadBase(UsageError):
     """The folder is not a base model that can be kept."""
 
 
-def staging(root: str) -> str:
-    return f"{STAGED}{root}/"
-
-
 def is_stored(copies: Copies, root: str) -> bool:
     """Whether the commit of a base is in all three places. Raises StoreUnavailable."""
 
     def held(place: Place) -> bool:
         try:
-            return sha256_bytes(place.read(PRECIOUS, f"bases/{root}/{SUMS}")) == root
+            return sha256_bytes(place.read(PRECIOUS, layout.base_commit(root))) == root
         except ObjectMissing:
             return False
 
@@ -49,8 +44,8 @@ def is_stored(copies: Copies, root: str) -> bool:
 
 def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
     """SHA256SUMS of a base, from staging or from any place. Raises ObjectMissing, BadBase."""
-    staged = copies.work(staging(root) + SUMS)
-    for origin in (*copies.precious(f"bases/{root}/{SUMS}"), staged):
+    staged = copies.work(layout.staged_base_file(root, layout.SUMS))
+    for origin in (*copies.precious(layout.base_commit(root)), staged):
         try:
             data = origin.place.read(origin.bucket, origin.key)
         except ObjectMissing:
@@ -61,7 +56,7 @@ def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
             return data, parse_sums(data)
         except ValueError as error:
             raise BadBase(f"SHA256SUMS of base {root[:12]}: {error}") from error
-    raise ObjectMissing("store", PRECIOUS, f"bases/{root}/{SUMS}")
+    raise ObjectMissing("store", PRECIOUS, layout.base_commit(root))
 
 
 def store(copies: Copies, root: str) -> dict[str, Any]:
@@ -97,20 +92,20 @@ def _store(copies: Copies, root: str) -> dict[str, Any]:
     known = is_stored(copies, root)
     total = 0
     for path, sha256 in sorted(files.items()):
-        key = f"bases/{root}/{path}"
-        origins = [copies.work(staging(root) + path), *copies.precious(key)]
+        key = layout.base_file(root, path)
+        origins = [copies.work(layout.staged_base_file(root, path)), *copies.precious(key)]
         size = size_of(origins)
         source = Source(sha256, size, *origins)
         if not known:
             look_into(source, path, set(files))
         copies.copy(key, source)
         total += size
-    copies.commit(f"bases/{root}/{SUMS}", data)
+    copies.commit(layout.base_commit(root), data)
     return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
 
 
 def clear_staging(copies: Copies, root: str) -> None:
-    for key in list(copies.store.keys(WORK, staging(root))):
+    for key in list(copies.store.keys(WORK, layout.staged_base_files(root))):
         copies.store.delete(WORK, key)
 
 
@@ -120,8 +115,8 @@ def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DA
     An upload counts by its newest file, by the store's clock, on which a day is time enough.
     """
     newest: dict[str, datetime] = {}
-    for key, at in copies.store.dated(WORK, STAGED):
-        root = key.removeprefix(STAGED).partition("/")[0]
+    for key, at in copies.store.dated(WORK, layout.STAGED_BASES):
+        root = layout.parse_staged_base(key)
         newest[root] = max(at, newest.get(root, at))
     before = datetime.now(UTC) - timedelta(seconds=older_seconds)
     stale = sorted(root for root, at in newest.items() if at <= before and root not in wanted)

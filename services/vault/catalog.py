@@ -14,6 +14,7 @@ from shared.formats.version import (
 )
 from shared.progress import beat
 from shared.protocol.records import LineClose
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 
@@ -95,7 +96,7 @@ def read_commit_anywhere(
 
     Raises NotFound, StoreUnavailable.
     """
-    key = f"catalog/{lineage}/{version_name(version)}.json"
+    key = layout.commit(lineage, version)
     away: StoreUnavailable | None = None
     for place in copies.places:
         try:
@@ -123,9 +124,9 @@ def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose
     def held(place: Place) -> set[int]:
         names, found = committed_in(place, lineage), set()
         for version, (sequence, close) in closes.items():
-            if (name := version_name(version)) in names:
+            if version_name(version) in names:
                 beat()
-                data = place.read(PRECIOUS, f"catalog/{lineage}/{name}.json")
+                data = place.read(PRECIOUS, layout.commit(lineage, version))
                 found |= {version} if is_commit_of(data, sequence, close) else set()
         return found
 
@@ -139,6 +140,6 @@ def committed(copies: Copies, lineage: str) -> dict[str, set[str]]:
 
 def committed_in(place: Place, lineage: str) -> set[str]:
     """Names of the versions that one place has a commit record of."""
-    keys = place.keys(PRECIOUS, f"catalog/{lineage}/v")
-    names = (key.removeprefix(f"catalog/{lineage}/") for key in keys)
-    return {name.removesuffix(".json") for name in names if "/" not in name}
+    keys = set(place.keys(PRECIOUS, layout.commit_records(lineage)))
+    versions = {commit.version for commit in map(layout.parse_commit, keys) if commit}
+    return {version_name(v) for v in versions if layout.commit(lineage, v) in keys}

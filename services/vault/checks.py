@@ -7,7 +7,8 @@ from prometheus_client import Counter
 
 from services.vault.copies import Copies, Place
 from shared.errors import DuramenError, ObjectMissing
-from shared.formats.version import COMMIT, CommitRecord, are_one_commit, parse_sums, version_name
+from shared.formats.version import CommitRecord, are_one_commit, parse_sums
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store, Version
 
 FAILURES = Counter(
@@ -47,12 +48,13 @@ def verify(
 
     def look(place: Place) -> Found:
         found = Found(place.name)
-        key = f"catalog/{commit.lineage}/{version_name(commit.version)}.json"
+        key = layout.commit(commit.lineage, commit.version)
         check_record(place, key, encoded, found)
         for file in commit.files:
             version_id = {"store": file.store_version_id, "backup": file.backup_version_id}
             check(place, commit.prefix + file.path, file.sha256, found, version_id.get(place.name))
-        check(place, f"datasets/{commit.dataset_sha256}/data.jsonl", commit.dataset_sha256, found)
+        rows = layout.dataset_data(commit.dataset_sha256)
+        check(place, rows, commit.dataset_sha256, found)
         if with_base:
             check_base(place, commit.base_root, found)
         FAILURES.labels(place.name).inc(len(found.problems))
@@ -85,14 +87,14 @@ def check_record(place: Place, key: str, encoded: bytes, found: Found) -> None:
 
 
 def check_base(place: Place, root: str, found: Found) -> None:
-    key = f"bases/{root}/SHA256SUMS"
+    key = layout.base_commit(root)
     try:
         files = parse_sums(place.read(PRECIOUS, key, sha256=root))
     except (DuramenError, ValueError) as error:
         found.problems.append(f"{key}: {error}")
         return
     for path, sha256 in files.items():
-        check(place, f"bases/{root}/{path}", sha256, found)
+        check(place, layout.base_file(root, path), sha256, found)
 
 
 def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
@@ -115,6 +117,6 @@ def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
 
 def differ(store: Store, key: str, versions: list[Version]) -> bool:
     """Whether the versions of a key say different things."""
-    if COMMIT.fullmatch(key):
+    if layout.parse_commit(key):
         return not are_one_commit(store.read(PRECIOUS, key, v.version_id) for v in versions)
     return len({store.read_hash(PRECIOUS, key, v.version_id)[0] for v in versions}) > 1

@@ -8,6 +8,7 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.names import JobId
 from shared.protocol.records import LineClose
+from shared.store import layout
 
 
 class NotPublishable(NotFound):
@@ -36,11 +37,11 @@ class Wanted:
 
     @property
     def prefix(self) -> str:
-        return f"lineages/{self.lineage}/{self.name}/"
+        return layout.version_files(self.lineage, self.version)
 
     @property
     def commit_key(self) -> str:
-        return f"catalog/{self.lineage}/{self.name}.json"
+        return layout.commit(self.lineage, self.version)
 
 
 def wanted(table: Table, line: Line, version: int) -> Wanted:

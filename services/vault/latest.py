@@ -5,13 +5,10 @@ from shared.errors import Conflict
 from shared.formats.canonical import canonical_json
 from shared.formats.version import Latest
 from shared.ledger.lineage import Line
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 ATTEMPTS = 20
-
-
-def key(lineage: str) -> str:
-    return f"catalog/{lineage}/latest.json"
 
 
 def wanted(line: Line, committed: set[int]) -> Latest | None:
@@ -31,7 +28,7 @@ def wanted(line: Line, committed: set[int]) -> Latest | None:
 
 def read(place: Place, lineage: str) -> Latest | None:
     """`latest` as a place has it; what cannot be read counts as none and is replaced."""
-    found = place.read_newest(PRECIOUS, key(lineage))
+    found = place.read_newest(PRECIOUS, layout.latest(lineage))
     return parse(found[0]) if found else None
 
 
@@ -46,13 +43,13 @@ def move(place: Place, latest: Latest) -> bool:
     """Move it in one place by compare-and-swap; False if it is there or beyond already."""
     data = canonical_json(latest.model_dump(mode="json")) + b"\n"
     for _ in range(ATTEMPTS):
-        found = place.read_newest(PRECIOUS, key(latest.lineage))
+        found = place.read_newest(PRECIOUS, layout.latest(latest.lineage))
         current = parse(found[0]) if found else None
         if current is not None and current.ledger_sequence >= latest.ledger_sequence:
             return False
-        if place.swap(PRECIOUS, key(latest.lineage), data, found[1] if found else None):
+        if place.swap(PRECIOUS, layout.latest(latest.lineage), data, found[1] if found else None):
             return True
-    raise Conflict(f"{place.name}: {key(latest.lineage)}", latest.ledger_sequence)
+    raise Conflict(f"{place.name}: {layout.latest(latest.lineage)}", latest.ledger_sequence)
 
 
 def move_all(copies: Copies, latest: Latest) -> dict[str, bool]:

@@ -2,8 +2,8 @@
 
 from services.vault.copies import Copies, Place
 from shared.errors import StoreUnavailable
-from shared.formats.version import COMMIT
 from shared.ledger.jobs import Table
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 
@@ -40,7 +40,7 @@ class Orphans:
 def lineages_in(place: Place) -> set[str] | None:
     """Return the lineages that a place has commit records of; None while it is away."""
     try:
-        keys = list(place.keys(PRECIOUS, "catalog/"))
+        keys = list(place.keys(PRECIOUS, layout.CATALOG))
     except StoreUnavailable:
         return None
-    return {match[1] for key in keys if (match := COMMIT.fullmatch(key))}
+    return {commit.lineage for commit in map(layout.parse_commit, keys) if commit}

@@ -30,6 +30,7 @@ from shared.formats.version import (
 )
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Stored
 
 
@@ -111,16 +112,16 @@ def ensure_base(copies: Copies, root: str) -> None:
 
 def ensure_inputs(copies: Copies, version: Wanted) -> None:
     """Dataset and plan, in all places: a version can be made again from what is kept."""
-    prefix = f"datasets/{version.job.sha256}/"
-    keys = list(copies.store.keys(PRECIOUS, prefix))
-    if f"{prefix}data.jsonl" not in keys:
-        raise ObjectMissing("store", PRECIOUS, f"{prefix}data.jsonl")
+    rows = layout.dataset_data(version.job.sha256)
+    keys = list(copies.store.keys(PRECIOUS, layout.dataset_files(version.job.sha256)))
+    if rows not in keys:
+        raise ObjectMissing("store", PRECIOUS, rows)
     for key in keys:
         found = copies.keep(key)["store"]
-        if key == f"{prefix}data.jsonl" and found.sha256 != version.job.sha256:
+        if key == rows and found.sha256 != version.job.sha256:
             raise ObjectDamaged(f"store: {key}", version.job.sha256, found.sha256)
     for plan in {entry.plan for entry in version.segments if entry.plan}:
-        found = copies.keep(f"plans/{plan}.json")["store"]
+        found = copies.keep(layout.plan(plan))["store"]
         if found.sha256 != plan:
             raise ObjectDamaged(f"store: {found.key}", plan, found.sha256)
 
@@ -164,7 +165,7 @@ def read_readme(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
 def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
     """header.json of the checkpoint that the close names, whose hash is its id."""
     origins = [
-        copies.work(f"{checkpoint.prefix}/{HEADER}"),
+        copies.work(layout.checkpoint_file(checkpoint.prefix, HEADER)),
         *copies.precious(version.prefix + IN_A_VERSION[HEADER]),
     ]
     return read_any(origins, checkpoint.id)
@@ -181,7 +182,7 @@ def checkpoint_sources(
         IN_A_VERSION[name]: Source(
             file.sha256,
             file.size,
-            copies.work(f"{checkpoint.prefix}/{name}"),
+            copies.work(layout.checkpoint_file(checkpoint.prefix, name)),
             *copies.precious(version.prefix + IN_A_VERSION[name]),
         )
         for name, file in files.items()

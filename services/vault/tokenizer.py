@@ -6,6 +6,7 @@ A pure function of the ledger: the base is named by its root, the template stand
 
 from services.vault import bases
 from services.vault.copies import Copies, Source
+from shared.store import layout
 
 FOLDER = "tokenizer/"
 TEMPLATE = f"{FOLDER}chat_template.jinja"
@@ -21,6 +22,6 @@ def sources(copies: Copies, base_root: str) -> dict[str, Source]:
     found = {}
     for path, sha256 in bases.read_sums(copies, base_root)[1].items():
         if path in FILES:
-            origins = copies.precious(f"bases/{base_root}/{path}")
+            origins = copies.precious(layout.base_file(base_root, path))
             found[FOLDER + path] = Source(sha256, bases.size_of(origins), *origins)
     return found

@@ -30,6 +30,7 @@ from shared.protocol.events import Event
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
 from shared.service.observer import Observer
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
@@ -42,7 +43,7 @@ SWEPT = Gauge("duramen_vault_last_sweep_seconds", "Unix time of the last whole l
 GOAL = Gauge("duramen_vault_copies_wanted", "Copies that each version shall have.")
 FIRST_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
-KEPT_PREFIXES = ("datasets/", "eval/", "plans/")
+KEPT_PREFIXES = (layout.DATASETS, layout.EVAL, layout.PLANS)
 
 Key = tuple[str, int]
 

@@ -14,8 +14,6 @@ from shared.protocol.message import Message
 from shared.protocol.names import JobId, Sha256
 from shared.protocol.records import LineClose
 
-COMMIT = re.compile(r"catalog/([^/]+)/v0*(\d+)\.json")
-
 
 class FileEntry(Message):
     """One file of a version, by its path inside it. `size` in bytes."""

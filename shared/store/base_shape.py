@@ -4,13 +4,14 @@ import json
 
 from shared.formats.model_files import INDEX, read_header, weights_of
 from shared.memory_estimate import Shape, shape_of
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 
 def shape_in_store(store: Store, root: str) -> Shape:
     """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
     StoreUnavailable, ObjectMissing."""
-    prefix = f"bases/{root}/"
+    prefix = layout.base_files(root)
     headers = []
     names = {key.removeprefix(prefix) for key in store.keys(PRECIOUS, prefix)}
     index = store.read(PRECIOUS, prefix + INDEX) if INDEX in names else None
@@ -21,4 +22,6 @@ def shape_in_store(store: Store, root: str) -> Shape:
         finally:
             response.close()
             response.release_conn()
-    return shape_of(json.loads(store.read(PRECIOUS, f"{prefix}config.json")), headers)
+    return shape_of(
+        json.loads(store.read(PRECIOUS, layout.base_file(root, "config.json"))), headers
+    )

@@ -1,6 +1,5 @@
 """What must hold of versions and of all that is precious: every copy is read in full."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,6 @@ from services.ctl.check.ledgers import Finding, World
 from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes, sha256_file
 from shared.formats.version import (
-    COMMIT,
     CommitRecord,
     Latest,
     are_one_commit,
@@ -17,10 +15,9 @@ from shared.formats.version import (
     why_foreign,
 )
 from shared.ledger.lineage import Line
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store, Version
 
-PROBES = ".probe/"  # the conformance probe's own objects: overwritten on purpose
-LATEST = re.compile(r"catalog/([^/]+)/latest\.json")
 Commits = dict[str, bytes]
 
 
@@ -76,8 +73,8 @@ def commits(place: Store | Path) -> Commits:
     """The commit records of a place, by key."""
     return {
         key: (place / key).read_bytes() if isinstance(place, Path) else place.read(PRECIOUS, key)
-        for key in keys(place, "catalog/")
-        if COMMIT.fullmatch(key)
+        for key in keys(place, layout.CATALOG)
+        if layout.parse_commit(key)
     }
 
 
@@ -109,7 +106,7 @@ def invariant_5(world: World) -> list[Finding]:
                 found.append(Finding(5, where, "is done and has no version number"))
         for version, at in line.versions.items():
             record = records.get((line.lineage, version))
-            key = f"catalog/{line.lineage}/{version_name(version)}.json"
+            key = layout.commit(line.lineage, version)
             if record is None and world.vault_busy:
                 world.pending.append(f"5: {key} is not committed yet (vault: {world.vault_busy})")
             elif record is None:
@@ -124,7 +121,7 @@ def foreign_commits(world: World) -> list[Finding]:
     found = []
     for name, place in places(world).items():
         for (lineage, version), record in parsed(commits(place)).items():
-            where = f"{name}: catalog/{lineage}/{version_name(version)}.json"
+            where = f"{name}: {layout.commit(lineage, version)}"
             line = world.table.lines.get(lineage)
             close = line.version_close(version) if line else None
             if line is None or close is None:
@@ -155,7 +152,7 @@ def many_contents(world: World, store: Store) -> Iterator[Finding]:
     """Keys that were overwritten with other bytes, or deleted: a lock keeps bytes, not names."""
     grouped: dict[str, list[Version]] = {}
     for version in store.versions(PRECIOUS, ""):
-        if not version.key.startswith(PROBES) and not LATEST.fullmatch(version.key):
+        if not version.key.startswith(layout.PROBES) and not layout.parse_latest(version.key):
             grouped.setdefault(version.key, []).append(version)
     for key, versions in grouped.items():  # of one key the newest first
         where = f"{store.name}: {key}"
@@ -170,7 +167,7 @@ def many_contents(world: World, store: Store) -> Iterator[Finding]:
 
 def differ(world: World, store: Store, versions: list[Version]) -> bool:
     """Different etags may still be the same bytes, sent in other parts, or the same commit."""
-    if COMMIT.fullmatch(versions[0].key):
+    if layout.parse_commit(versions[0].key):
         return not are_one_commit(store.read(PRECIOUS, v.key, v.version_id) for v in versions)
     return len({read_hash(world, store, v.key, v.version_id) for v in versions}) > 1
 
@@ -185,31 +182,31 @@ def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
             ids = {"store": file.store_version_id, "backup": file.backup_version_id}
             yield f"{record.prefix.rstrip('/')}/{file.path}", file.sha256, ids
     for sha256 in sorted(datasets):
-        yield f"datasets/{sha256}/data.jsonl", sha256, {}
+        yield layout.dataset_data(sha256), sha256, {}
     for root in sorted(roots):
-        yield f"bases/{root}/SHA256SUMS", root, {}
+        yield layout.base_commit(root), root, {}
 
 
 def named_by_hash(place: Store | Path) -> Iterator[tuple[str, str]]:
     """(key, SHA-256) of every dataset, plan and file of a base, whether committed or not."""
-    for key in keys(place, "datasets/"):
-        parts = key.split("/")
-        if parts[-1] == "data.jsonl":
-            yield key, parts[1]
-    for key in keys(place, "plans/"):
-        yield key, key.removeprefix("plans/").removesuffix(".json")
-    for key in keys(place, "bases/"):
-        root, _, path = key.removeprefix("bases/").partition("/")
-        if path == "SHA256SUMS":
+    for key in keys(place, layout.DATASETS):
+        file = layout.parse_dataset_file(key)
+        if file and key == layout.dataset_data(file.dataset):
+            yield key, file.dataset
+    for key in keys(place, layout.PLANS):
+        if plan := layout.parse_plan(key):
+            yield key, plan
+    for key in keys(place, layout.BASES):
+        if root := layout.parse_base_commit(key):
             yield key, root
-            yield from base_files(place, root, key)
+            yield from listed_in_base(place, root, key)
 
 
-def base_files(place: Store | Path, root: str, key: str) -> Iterator[tuple[str, str]]:
+def listed_in_base(place: Store | Path, root: str, key: str) -> Iterator[tuple[str, str]]:
     data = (place / key).read_bytes() if isinstance(place, Path) else place.read(PRECIOUS, key)
     if sha256_bytes(data) == root:  # else the list itself is the finding
         for path, sha256 in parse_sums(data).items():
-            yield f"bases/{root}/{path}", sha256
+            yield layout.base_file(root, path), sha256
 
 
 def invariant_7(world: World) -> list[Finding]:
@@ -231,7 +228,7 @@ def invariant_8(world: World) -> list[Finding]:
     """`latest` is the head's version or an ancestor of it; its ledger sequence never fell."""
     found = []
     for line in world.table.lines.values():
-        key = f"catalog/{line.lineage}/latest.json"
+        key = layout.latest(line.lineage)
         for name, place in places(world).items():
             history = latest_history(place, key)
             if history:

@@ -1,6 +1,5 @@
 """What must hold of training: its checkpoints, its metrics, the files behind it, its life lines."""
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnava
 from shared.files import sha256_file
 from shared.formats.checkpoint import HEADER, listed_files
 from shared.formats.report import taking_of
-from shared.formats.version import version_name
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 # What ingest puts beside a file in done/ or rejected/.
@@ -59,7 +58,9 @@ def checkpoint_wrong(
     """A head that is committed may have been cleaned from `work`: its version holds it."""
     where = f"store: {ref.bucket}/{ref.prefix}"
     try:
-        header = world.store.read(ref.bucket, f"{ref.prefix}/{HEADER}", sha256=ref.id)
+        header = world.store.read(
+            ref.bucket, layout.checkpoint_file(ref.prefix, HEADER), sha256=ref.id
+        )
     except ObjectMissing:
         committed = version is not None and (line.lineage, version) in parsed(commits(world.backup))
         if not committed:
@@ -69,7 +70,7 @@ def checkpoint_wrong(
         yield f"{where}/{HEADER}", f"damaged: {error}"
         return
     for name, file in listed_files(header).items():
-        key = f"{ref.prefix}/{name}"
+        key = layout.checkpoint_file(ref.prefix, name)
         try:
             found, _ = world.store.read_hash(ref.bucket, key)
         except (ObjectMissing, StoreUnavailable) as error:
@@ -143,7 +144,7 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
             pass
     version = line.version_with(segment)
     if version is not None:
-        key = f"lineages/{line.lineage}/{version_name(version)}/metrics.jsonl"
+        key = layout.version_file(line.lineage, version, "metrics.jsonl")
         return world.store.read(PRECIOUS, key)
     raise ObjectMissing("store", "work", f"metrics.jsonl of segment {segment.id}")
 
@@ -212,12 +213,11 @@ def taken_twice(inbox: Path) -> Iterator[Finding]:
 def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
     """(first 12 digits of an original's SHA-256 -> datasets, datasets that are only measured)."""
     originals: dict[str, set[str]] = {}
-    for key in keys(store, "datasets/"):
-        match = re.fullmatch(r"datasets/([0-9a-f]{64})/original\.([0-9a-f]{12}).*", key)
-        if match:
-            originals.setdefault(match[2], set()).add(match[1])
-    measured = {key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys(store, "eval/")}
-    return originals, measured
+    for original in map(layout.parse_original, keys(store, layout.DATASETS)):
+        if original:
+            originals.setdefault(original.digits, set()).add(original.dataset)
+    measured = map(layout.parse_eval_record, keys(store, layout.EVAL))
+    return originals, {record.dataset for record in measured if record}
 
 
 def data_files(folder: Path) -> Iterable[Path]:
@@ -239,9 +239,9 @@ def invariant_15(world: World) -> list[Finding]:
     if world.evolution is None:
         raise NotChecked("no address of the evolution service")
     try:
-        datasets = world.evolution("datasets")["datasets"]
+        datasets = world.evolution("/datasets")["datasets"]
         curves = [
-            world.evolution(f"snapshots/{d['dataset']}?lineage={d['lineage']}") for d in datasets
+            world.evolution(f"/snapshots/{d['dataset']}?lineage={d['lineage']}") for d in datasets
         ]
     except DuramenError as error:
         raise NotChecked(str(error), is_outage=True) from error

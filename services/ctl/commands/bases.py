@@ -24,12 +24,12 @@ from shared.ledger.lineage import Line
 from shared.memory_estimate import HEADS, Shape
 from shared.protocol.control import Once
 from shared.protocol.records import LineageSettings, LineCreate, Lora
+from shared.store import layout
 from shared.store.base_shape import shape_in_store
 from shared.store.s3 import PRECIOUS, WORK, Store
 
 app = typer.Typer(no_args_is_help=True, help="Base models: add, list.")
 lineage_app = typer.Typer(no_args_is_help=True, help="Lines of training: new, list.")
-SUMS = "SHA256SUMS"
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 BASE_WAIT_SECONDS = 3600.0  # tens of gigabytes, three times, read back
 
@@ -103,7 +103,7 @@ def files_of(folder: Path) -> dict[str, Path]:
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
-        if relative.as_posix() == SUMS:
+        if relative.as_posix() == layout.SUMS:
             continue
         found[check_base_file(relative.as_posix())] = path
     if "config.json" not in found:
@@ -154,7 +154,7 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
 
 def is_stored(store: Store, root: str) -> bool:
     try:
-        return sha256_bytes(store.read(PRECIOUS, f"bases/{root}/{SUMS}")) == root
+        return sha256_bytes(store.read(PRECIOUS, layout.base_commit(root))) == root
     except ObjectMissing:
         return False
 
@@ -166,8 +166,8 @@ def upload(
     for path, file in files.items():
         if not quiet:
             cli.console.print(f"uploading {path} ({size_of(file.stat().st_size)})")
-        store.put_file(WORK, f"staging/bases/{root}/{path}", file, hashes[path])
-    store.put_bytes(WORK, f"staging/bases/{root}/{SUMS}", sums(hashes.items()))
+        store.put_file(WORK, layout.staged_base_file(root, path), file, hashes[path])
+    store.put_bytes(WORK, layout.staged_base_file(root, layout.SUMS), sums(hashes.items()))
 
 
 @app.command("list")
@@ -198,12 +198,12 @@ async def _list_bases(json: bool) -> None:
 
 def roots(store: Store) -> list[str]:
     """Roots of all committed bases."""
-    keys = store.keys(PRECIOUS, "bases/")
-    return [key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(f"/{SUMS}")]
+    found = map(layout.parse_base_commit, store.keys(PRECIOUS, layout.BASES))
+    return [root for root in found if root is not None]
 
 
 def base_row(store: Store, root: str, table: Table) -> dict[str, Any]:
-    files = parse_sums(store.read(PRECIOUS, f"bases/{root}/{SUMS}", sha256=root))
+    files = parse_sums(store.read(PRECIOUS, layout.base_commit(root), sha256=root))
     on_it = [n for n, line in table.lines.items() if line.head and line.head.base_root == root]
     return {
         "base_root": root,
@@ -216,7 +216,7 @@ def base_row(store: Store, root: str, table: Table) -> dict[str, Any]:
 def model_name(store: Store, root: str, sha256: str | None) -> str:
     """Type and size as config.json says them: `llama, 30 layers of 576`."""
     try:
-        found = loads(store.read(PRECIOUS, f"bases/{root}/config.json", sha256=sha256))
+        found = loads(store.read(PRECIOUS, layout.base_file(root, "config.json"), sha256=sha256))
     except (DuramenError, ValueError):
         return "?"
     layers, width = found.get("num_hidden_layers"), found.get("hidden_size")

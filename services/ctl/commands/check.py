@@ -111,7 +111,7 @@ async def settled(bus: Bus) -> Table:
 def asking(config: CtlSettings) -> Callable[[str], Any]:
     def ask(path: str) -> Any:
         url, token = config.evolution_url, config.evolution_token
-        return cli.ask(url, token, f"/api/evolution/{path}")
+        return cli.ask(url, token, f"/api/evolution{path}")
 
     return ask
 

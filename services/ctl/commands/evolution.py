@@ -48,7 +48,7 @@ def ask(path: str, **query: object) -> Any:
     """One question to the evolution service."""
     config = cli.settings()
     given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-    address = f"{API}/{path}" + (f"?{given}" if given else "")
+    address = API + path + (f"?{given}" if given else "")
     return cli.ask(config.evolution_url, config.evolution_token, address)
 
 
@@ -57,7 +57,7 @@ def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None
     prefix, _, run = shown.partition(".")
     if shown.count("/") == 2:  # a whole path: lineage/dataset/run
         lineage, prefix, run = shown.split("/")
-    mine = [d for d in ask("datasets")["datasets"] if lineage in (None, d["lineage"])]
+    mine = [d for d in ask("/datasets")["datasets"] if lineage in (None, d["lineage"])]
     known = [dataset for dataset in mine if dataset["name"] == shown]  # `a.jsonl` is no hash
     known = known or [dataset for dataset in mine if dataset["dataset"].startswith(prefix)]
     if not known:
@@ -75,7 +75,7 @@ def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None
 @app.command("list")
 def list_datasets(json: cli.Json = False) -> None:
     """The files whose training was watched."""
-    found = ask("datasets")
+    found = ask("/datasets")
 
     def human() -> None:
         if not found["datasets"]:
@@ -104,8 +104,8 @@ def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
     """Loss and exact match by step, and the state of every watched example."""
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset["lineage"], "run": run}
-    curves = ask(f"snapshots/{dataset['dataset']}", **named)
-    summary = ask(f"summary/{dataset['dataset']}", **named)
+    curves = ask(f"/snapshots/{dataset['dataset']}", **named)
+    summary = ask(f"/summary/{dataset['dataset']}", **named)
 
     def human() -> None:
         cli.console.print(
@@ -137,7 +137,7 @@ def example(
     """One example: the question, the right answer, and what the model said at each step."""
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset["lineage"], "run": run}
-    probes = ask(f"summary/{dataset['dataset']}", **named)["probes"]
+    probes = ask(f"/summary/{dataset['dataset']}", **named)["probes"]
     number = most_shown(probes) if number is None else number
     if not 1 <= number <= len(probes):
         raise NotFound(
@@ -145,7 +145,7 @@ def example(
             next_step=f"duramen evolution show {job}",
         )
     probe = probes[number - 1]
-    found = ask(f"example/{probe['probe']}", lineage=dataset["lineage"])
+    found = ask(f"/example/{probe['probe']}", lineage=dataset["lineage"])
 
     def human() -> None:
         role = SPLIT_NAMES[probe["split"]]
@@ -178,7 +178,7 @@ def compare(
     json: cli.Json = False,
 ) -> None:
     """Two snapshots, jobs or versions: what got better or worse, with both answers."""
-    found = ask("compare", a=quote(a), b=quote(b))
+    found = ask("/compare", a=quote(a), b=quote(b))
     cli.emit(found, json, lambda: print_comparison(found, everything=every))
 
 

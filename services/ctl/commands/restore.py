@@ -27,6 +27,7 @@ from shared.formats.version import (
     version_name,
 )
 from shared.protocol.message import ObjectRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]
@@ -106,7 +107,7 @@ class Restore:
 
     def latest(self, lineage: str) -> str:
         """The version that users load."""
-        key = f"catalog/{lineage}/latest.json"
+        key = layout.latest(lineage)
         record = self._first(key, lambda store: read_latest(store, key))
         if record is None:
             raise NotFound(
@@ -115,7 +116,7 @@ class Restore:
         return version_name(record.version)
 
     def commit(self, lineage: str, name: str) -> CommitRecord:
-        key = f"catalog/{lineage}/{name}.json"
+        key = layout.commit(lineage, parse_version(name))
         record = self._first(key, lambda store: read_commit(store, key))
         if record is None:
             raise NotFound(
@@ -139,12 +140,12 @@ class Restore:
 
     def base(self, root: str, target: Path) -> None:
         """A base and its SHA256SUMS, whose hash is the base's name."""
-        key = f"bases/{root}/SHA256SUMS"
+        key = layout.base_commit(root)
         data = self._first(key, lambda store: store.read(PRECIOUS, key, sha256=root))
         if data is None:
             raise ObjectMissing("store and backup", PRECIOUS, key)
         for path, sha256 in parse_sums(data).items():
-            self.fetch(f"bases/{root}/{path}", sha256, 0, target / path)
+            self.fetch(layout.base_file(root, path), sha256, 0, target / path)
         write_synced(target / "SHA256SUMS", data)
 
     def check_sums(self, commit: CommitRecord, target: Path) -> None:

@@ -6,13 +6,13 @@ import typer
 
 from services.ctl import cli
 from shared.errors import NotFound, UsageError
+from shared.store import layout
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from shared.store.s3 import Store
 
-PREFIX = "datasets/"
 # Tokens that follow each other alternate between two tones, so that the cuts can be seen.
 TONES = {True: ("black on green", "black on bright_green"), False: ("default", "dim")}
 
@@ -40,8 +40,8 @@ def find_dataset(store: "Store", shown: str) -> str:
     prefix = shown.split("/")[1] if shown.count("/") == 2 else shown.partition(".")[0]
     if not prefix or set(prefix) - set("0123456789abcdef"):
         raise UsageError(f"{shown!r} is no dataset's hash.", next_step="duramen queue list")
-    keys = store.keys("duramen", PREFIX + prefix)
-    found = sorted({key.removeprefix(PREFIX).split("/")[0] for key in keys})
+    files = map(layout.parse_dataset_file, store.keys("duramen", layout.datasets(prefix)))
+    found = sorted({file.dataset for file in files if file})
     if not found:
         raise NotFound(f"No dataset begins with {prefix}.", next_step="duramen queue list")
     if len(found) > 1:

@@ -22,6 +22,7 @@ from shared.ledger.jobs import Table
 from shared.protocol.events import Event
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 SPLITS = ("trained", "heldout", "eval", "earlier")
@@ -73,7 +74,7 @@ class Watch:
             if line.open_segment is not None:
                 return False
             for version in line.versions:
-                key = f"catalog/{line.lineage}/{version_name(version)}.json"
+                key = layout.commit(line.lineage, version)
                 if await asyncio.to_thread(self.store.oldest, PRECIOUS, key) is None:
                     return False
         return all(

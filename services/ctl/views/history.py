@@ -9,6 +9,7 @@ from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import JobRecord
+from shared.store import layout
 
 if TYPE_CHECKING:
     from shared.store.s3 import Bucket, Store
@@ -29,7 +30,7 @@ def of(table: Table, job: Job) -> dict[str, Any]:
         "dataset": place(record.dataset),
         "plan": place(record.plan) if record.plan else None,
         "steps": record.steps,
-        "log": log_place(segments[-1]) if segments else None,
+        "log": f"work/{log_key(segments[-1])}" if segments else None,
         "result": next((place(c.result) for c in reversed(closes) if c.result), None),
         "failure": record.failure.model_dump() if record.failure else None,
         "versions": [c.version for c in closes if c.version is not None],
@@ -57,11 +58,12 @@ def owner_of(table: Table, job: Job) -> str:
     return segment.record.owner if segment else "nobody"
 
 
-def log_place(segment: Segment) -> str:
+def log_key(segment: Segment) -> str:
     """Where the job's log is: with the results of its last segment, or with its progress."""
     if segment.closed is None:
-        return f"work/progress/{segment.job.lineage}/{segment.id}/job.log"
-    return f"work/results/{segment.job.lineage}/{segment.id}-{segment.closed.fence}/job.log"
+        return layout.progress_file(segment.job.lineage, segment.id, "job.log")
+    fence = segment.closed.fence
+    return layout.result_file(segment.job.lineage, segment.id, fence, "job.log")
 
 
 def log_text(store: "Store", table: Table, job: Job) -> str:
@@ -71,10 +73,10 @@ def log_text(store: "Store", table: Table, job: Job) -> str:
     if not segments:
         raise NotFound(f"{job.id} was never trained: it has no log.", next_step=again)
     last = segments[-1]
-    places: list[tuple[Bucket, str]] = [("work", log_place(last).removeprefix("work/"))]
+    places: list[tuple[Bucket, str]] = [("work", log_key(last))]
     version = table.lines[job.id.lineage].version_with(last)
     if version is not None:  # what a version holds is cleaned from `work`
-        places.append(("duramen", f"lineages/{job.id.lineage}/{version_name(version)}/job.log"))
+        places.append(("duramen", layout.version_file(job.id.lineage, version, "job.log")))
     for bucket, key in places:
         try:
             data: bytes = store.read(bucket, key)

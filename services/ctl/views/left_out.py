@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import DuramenError, ObjectMissing
-from shared.formats.dataset import REPORT, SOURCE, original_lines
+from shared.formats.dataset import original_lines
 from shared.formats.plan import Plan
 from shared.formats.report import Contents
+from shared.store import layout
 
 if TYPE_CHECKING:
     from shared.ledger.jobs import Job
@@ -21,9 +22,8 @@ def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
 
     What a plan leaves out is known once there is one. Blocking. Raises StoreUnavailable.
     """
-    prefix = f"datasets/{job.id.sha256}"
     found = []
-    if (report := stored(store, f"{prefix}/{REPORT}")) is not None:
+    if (report := stored(store, layout.dataset_report(job.id.sha256))) is not None:
         counted = Contents.model_validate_json(report)
         found = [
             entry(REPEATED, counted.duplicate_rows, counted.duplicate_lines),
@@ -36,7 +36,7 @@ def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
         for number, left in plan.left_out_of(job.id.sha256).items():
             rows.setdefault(left.reason, []).append(number)
         shown = {row for numbers in rows.values() for row in numbers[:LINES_SHOWN]}
-        lines = original_lines(store.blocks("duramen", f"{prefix}/{SOURCE}"), shown)
+        lines = original_lines(store.blocks("duramen", layout.dataset_source(job.id.sha256)), shown)
         found += [
             entry(reason, len(numbers), [lines.get(n) for n in numbers[:LINES_SHOWN]])
             for reason, numbers in rows.items()

@@ -21,6 +21,7 @@ from shared.ledger.jobs import Job, Table
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, now
 from shared.protocol.records import JobRecord, JobSettings
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
@@ -56,17 +57,21 @@ def store_dataset(store: Store, built: Built) -> ObjectRef:
     """
     contents = built.contents
     assert contents.dataset is not None, "a refused file is not stored"
-    prefix = f"datasets/{contents.dataset}"
-    original = f"{prefix}/original.{contents.original_sha256[:12]}.{contents.container}"
     sha256 = contents.original_sha256
+    original = layout.dataset_original(contents.dataset, sha256, contents.container)
     store.put_file(PRECIOUS, original, built.folder / ORIGINAL, sha256)
     data = store.put_file(
-        PRECIOUS, f"{prefix}/{DATA}", built.folder / DATA, sha256=contents.dataset
+        PRECIOUS,
+        layout.dataset_data(contents.dataset),
+        built.folder / DATA,
+        sha256=contents.dataset,
     )
-    for name in (SOURCE, REPORT):
+    source = layout.dataset_source(contents.dataset), SOURCE
+    report = layout.dataset_report(contents.dataset), REPORT
+    for key, name in (source, report):
         # Equal rows from another file: what was written of the first one stays.
         with suppress(AlreadyExists):
-            store.put_file(PRECIOUS, f"{prefix}/{name}", built.folder / name)
+            store.put_file(PRECIOUS, key, built.folder / name)
     return data.ref
 
 
@@ -80,7 +85,7 @@ def store_measured(store: Store, origin: Origin, dataset: ObjectRef, rows: int) 
         "name": show_name(origin.name),
         "taken": origin.id,
     }
-    key = f"eval/{origin.lineage}/{dataset.sha256}.json"
+    key = layout.eval_record(origin.lineage, dataset.sha256)
     try:
         store.create(PRECIOUS, key, canonical_json(record) + b"\n")
     except AlreadyExists:

@@ -15,11 +15,12 @@ from services.ingest.inbox.inbox import beside
 from services.ingest.outcome.finish import Finisher
 from shared import log
 from shared.files import copy_synced
-from shared.formats.dataset import DATA, SOURCE, chosen_lines, original_lines
+from shared.formats.dataset import DATA, chosen_lines, original_lines
 from shared.formats.plan import Plan
 from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 LOOK_SECONDS = 5.0
@@ -65,7 +66,7 @@ class Planned:
         folder.mkdir(exist_ok=True)
         made = Plan.from_bytes(store.read(PRECIOUS, plan.key))
         left = made.left_out_of(job.sha256)
-        source = store.blocks(PRECIOUS, f"datasets/{job.sha256}/{SOURCE}")
+        source = store.blocks(PRECIOUS, layout.dataset_source(job.sha256))
         lines = original_lines(source, {*left, *made.heldout_rows})
         told = {
             "schema": 1,

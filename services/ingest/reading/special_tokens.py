@@ -13,6 +13,7 @@ import orjson
 
 from services.ingest.reading.row_error import RowError
 from shared.errors import ObjectMissing
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
 # Bytes that tokens have and text has seldom, the rarest first: one search finds that it has none.
@@ -73,7 +74,7 @@ def of_base(store: Store, root: str) -> tuple[str, ...]:
     Blocking. Raises StoreUnavailable.
     """
     try:
-        tokenizer = orjson.loads(store.read(PRECIOUS, f"bases/{root}/tokenizer.json"))
+        tokenizer = orjson.loads(store.read(PRECIOUS, layout.base_file(root, "tokenizer.json")))
         added = tokenizer["added_tokens"]
         return tuple(sorted({t["content"] for t in added if t["special"]}))
     except (ObjectMissing, orjson.JSONDecodeError, KeyError, TypeError):

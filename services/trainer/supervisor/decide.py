@@ -48,6 +48,7 @@ from shared.progress import beat
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import LEVEL_RANK
 from shared.protocol.records import Failure
+from shared.store import layout
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
 OUT_OF_MEMORY = Counter(
@@ -164,7 +165,7 @@ async def train(trainer: Trainer) -> None:
         return
     except (ObjectMissing, ObjectDamaged) as error:
         # Where its base is spoilt a whole lineage waits; a dataset or plan is this job's own.
-        kind = "base" if "bases/" in str(error) else "data"
+        kind = "base" if layout.BASES in str(error) else "data"
         end = End("failed", Failure(kind=kind, message=str(error), next_step="duramen check"))
     except OSError as error:
         if error.errno not in DISK_FULL:

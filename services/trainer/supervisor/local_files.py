@@ -11,11 +11,12 @@ from pathlib import Path
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
-from shared.formats.version import parse_sums, root_hash, version_name
+from shared.formats.version import parse_sums, root_hash
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Shape, shape_of_folder
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.base_shape import shape_in_store
 from shared.store.s3 import PRECIOUS, Bucket, Store
 
@@ -73,13 +74,13 @@ class Local:
         folder = self.cache / "bases" / root
         if folder.exists():
             return folder
-        prefix = f"bases/{root}/"
-        found = parse_sums(self.store.read(PRECIOUS, f"{prefix}SHA256SUMS"))
+        found = parse_sums(self.store.read(PRECIOUS, layout.base_commit(root)))
         if root_hash(found.items()) != root:
-            raise ObjectDamaged(f"bases/{root}/SHA256SUMS", root, root_hash(found.items()))
+            raise ObjectDamaged(layout.base_commit(root), root, root_hash(found.items()))
         with whole_folder(folder) as temporary:
             for path, sha256 in found.items():
-                ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
+                key = layout.base_file(root, path)
+                ref = ObjectRef(bucket="duramen", key=key, sha256=sha256, size=0)
                 self.store.fetch(ref, temporary / path)
         return folder
 
@@ -114,7 +115,7 @@ class Local:
             version = version_of(line, ref)
             if version is None:
                 raise
-            prefix = f"lineages/{line.lineage}/{version_name(version)}"
+            prefix = layout.version_files(line.lineage, version).rstrip("/")
             self._fetch_checkpoint(ref, PRECIOUS, prefix, target, IN_A_VERSION)
         return target
 
@@ -127,10 +128,10 @@ class Local:
         if is_whole(self.segment(line.lineage, ref.segment).checkpoints / name, ref.id):
             return True
         version = version_of(line, ref)
-        places: list[tuple[Bucket, str]] = [("work", f"{ref.prefix}/{HEADER}")]
+        places: list[tuple[Bucket, str]] = [("work", layout.checkpoint_file(ref.prefix, HEADER))]
         if version is not None:
             inside = IN_A_VERSION[HEADER]
-            key = f"lineages/{line.lineage}/{version_name(version)}/{inside}"
+            key = layout.version_file(line.lineage, version, inside)
             places.append((PRECIOUS, key))
         return any(next(iter(self.store.keys(b, key)), None) == key for b, key in places)
 

@@ -23,6 +23,7 @@ from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import LineOpen
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 DISK_RESERVE_BYTES = 1 << 30
@@ -99,7 +100,7 @@ async def unusable_base(trainer: Trainer, line: Line) -> str | None:
     """Why no job of the lineage can be trained on its base."""
     assert line.settings is not None
     root = line.settings.base_root
-    sums = f"bases/{root}/SHA256SUMS"
+    sums = layout.base_commit(root)
     if await asyncio.to_thread(trainer.local.store.oldest, PRECIOUS, sums) is None:
         return f"its base {root[:12]} is not in the store: duramen base add DIR"
     return refused_base(trainer.table, line)
@@ -112,8 +113,7 @@ async def lost_bus(trainer: Trainer, line: Line) -> str | None:
     """
     if line.versions:
         return None
-    prefix = f"catalog/{line.lineage}/"
-    keys = trainer.local.store.keys(PRECIOUS, prefix)
+    keys = trainer.local.store.keys(PRECIOUS, layout.catalog_records(line.lineage))
     places = ["store"]
     if await asyncio.to_thread(next, keys, None) is None:
         vault = await observed(trainer.bus, "vault")

@@ -19,6 +19,7 @@ from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ class Preparation:
 
     def eval_datasets(self) -> list[EvalDataset]:
         """Files that are only ever measured, by hash."""
-        prefix = f"eval/{self.line.lineage}/"
         found = []
-        for key in sorted(self.local.store.keys("duramen", prefix)):
-            sha256 = key.removeprefix(prefix).removesuffix(".json")
-            data = f"datasets/{sha256}/data.jsonl"
+        keys = self.local.store.keys("duramen", layout.eval_records(self.line.lineage))
+        records = filter(None, map(layout.parse_eval_record, sorted(keys)))
+        for sha256 in (record.dataset for record in records):
+            data = layout.dataset_data(sha256)
             ref = ObjectRef(bucket="duramen", key=data, sha256=sha256, size=0)
             path = self.local.object("datasets", ref, ".jsonl")
             found.append(EvalDataset(path=path, sha256=sha256))

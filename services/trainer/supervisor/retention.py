@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from services.trainer.supervisor import work_bucket
 from shared import log
 from shared.formats.checkpoint import HEADER
-from shared.formats.version import is_commit_of, version_name
+from shared.formats.version import is_commit_of
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK, Store
 
 KEPT_UPLOADS = 3
@@ -35,8 +36,8 @@ def prune(store: Store, line: Line, segment: Segment) -> None:
 
 def sweep(store: Store, line: Line) -> None:
     """After a close: whatever of the lineage's ended segments nobody needs any more."""
-    kinds = ("checkpoints", "progress", "results", "snapshots")
-    keys = [key for kind in kinds for key in store.keys(WORK, f"{kind}/{line.lineage}/")]
+    prefixes = layout.segment_prefixes(line.lineage)
+    keys = [key for prefix in prefixes for key in store.keys(WORK, prefix)]
     listed = committed_versions(store, line)
     first = doomed(line, listed, keys)
     drop(store, doomed(line, listed - foreign_versions(store, line, listed, first), keys))
@@ -48,8 +49,7 @@ def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
     held = {segment.id for segment in held_segments(line, committed)}
     found = []
     for key in keys:
-        kind, _, name = key.split("/")[:3]
-        place, _, fence = name.removesuffix(".json").partition("-")
+        kind, place, fence = layout.parse_work(key)
         segment = line.segments.get(place)
         if segment is None or segment is line.open_segment:
             continue  # nothing that this fold does not know as ended
@@ -65,8 +65,8 @@ def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
 
 
 def committed_versions(store: Store, line: Line) -> set[int]:
-    keys = set(store.keys(PRECIOUS, f"catalog/{line.lineage}/v"))
-    names = {v: f"catalog/{line.lineage}/{version_name(v)}.json" for v in line.versions}
+    keys = set(store.keys(PRECIOUS, layout.commit_records(line.lineage)))
+    names = {v: layout.commit(line.lineage, v) for v in line.versions}
     return {version for version, key in names.items() if key in keys}
 
 
@@ -83,7 +83,7 @@ def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[
         sequence, close = line.versions[version], line.version_close(version)
         if sequence < min(closed) or close is None:
             continue
-        key = f"catalog/{line.lineage}/{version_name(version)}.json"
+        key = layout.commit(line.lineage, version)
         if not is_commit_of(store.read(PRECIOUS, key), sequence, close):
             log.get().error("foreign_commit", key=key, sequence=sequence)
             found.add(version)
@@ -127,9 +127,9 @@ def held_segments(line: Line, committed: set[int]) -> list[Segment]:
     return held + dead[-KEPT_DEAD:]
 
 
-def is_last_fence(segment: Segment, fence: str) -> bool:
+def is_last_fence(segment: Segment, fence: int | None) -> bool:
     """Whether a result is the one that the close names, and not of an attempt before it."""
-    return segment.closed is None or fence == str(segment.closed.fence)
+    return segment.closed is None or fence == segment.closed.fence
 
 
 def drop(store: Store, keys: Iterable[str]) -> None:

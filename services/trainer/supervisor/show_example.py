@@ -15,6 +15,7 @@ from shared.formats.version import parse_sums
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import now
 from shared.protocol.records import JobSettings, LineageSettings
+from shared.store import layout
 from shared.store.s3 import PRECIOUS
 
 SECONDS = 60.0
@@ -45,7 +46,7 @@ async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -
 
 def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, str]:
     """The dataset and all of the base but its weights. Raises ObjectMissing, ObjectDamaged."""
-    key = f"datasets/{dataset}/data.jsonl"
+    key = layout.dataset_data(dataset)
     data = local.object(
         "datasets", ObjectRef(bucket="duramen", key=key, sha256=dataset, size=0), ".jsonl"
     )
@@ -53,11 +54,11 @@ def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, st
     folder = local.cache / "bases" / root
     if not folder.exists():
         folder = local.cache / "tokenizers" / root
-        prefix = f"bases/{root}/"
-        sums = parse_sums(local.store.read(PRECIOUS, f"{prefix}SHA256SUMS", sha256=root))
+        sums = parse_sums(local.store.read(PRECIOUS, layout.base_commit(root), sha256=root))
         for path, sha256 in sums.items():
             if not path.endswith(".safetensors") and not (folder / path).exists():
-                ref = ObjectRef(bucket="duramen", key=prefix + path, sha256=sha256, size=0)
+                key = layout.base_file(root, path)
+                ref = ObjectRef(bucket="duramen", key=key, sha256=sha256, size=0)
                 local.store.fetch(ref, folder / path)
     return {"base_dir": str(folder), "dataset": str(data)}
 

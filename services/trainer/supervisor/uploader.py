@@ -17,6 +17,7 @@ from shared.errors import CannotTrain, ObjectDamaged, StoreUnavailable
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 
 UPLOAD_SECONDS = Histogram("duramen_checkpoint_upload_seconds", "Upload and read-back.")
 RETRY_SECONDS = 1.0
@@ -110,7 +111,7 @@ class Sending:
 
     async def _send_snapshot(self, event: dict[str, Any]) -> None:
         path = Path(event["path"])
-        key = work_bucket.snapshot_key(self.line.lineage, self.segment.id, path)
+        key = layout.snapshot_file(self.line.lineage, self.segment.id, path.name)
         await self.told(
             event, await asyncio.to_thread(work_bucket.put_object, self.local.store, key, path)
         )

@@ -12,6 +12,7 @@ from shared.formats.checkpoint import HEADER, Header, header_or_none, listed_fil
 from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK, Store
 
 
@@ -27,7 +28,7 @@ class Found:
 def reference(lineage: str, name: str, header: Header) -> CheckpointRef:
     return CheckpointRef(
         id=header.id,
-        prefix=f"checkpoints/{lineage}/{header.segment}/{name}",
+        prefix=layout.checkpoint(lineage, header.segment, name),
         segment=header.segment,
         fence=header.fence,
         position=header.position,
@@ -40,8 +41,10 @@ def put_checkpoint(store: Store, lineage: str, path: Path) -> CheckpointRef:
     header = checkpoint.verify(path)
     ref = reference(lineage, path.name, header)
     for name, contents in header.files.items():
-        store.put_file(WORK, f"{ref.prefix}/{name}", path / name, contents.sha256)
-    store.put_bytes(WORK, f"{ref.prefix}/{HEADER}", header.to_bytes())
+        key = layout.checkpoint_file(ref.prefix, name)
+        store.put_file(WORK, key, path / name, contents.sha256)
+    key = layout.checkpoint_file(ref.prefix, HEADER)
+    store.put_bytes(WORK, key, header.to_bytes())
     return ref
 
 
@@ -51,20 +54,21 @@ def put_object(store: Store, key: str, path: Path) -> ObjectRef:
 
 def put_plan(store: Store, path: Path, sha256: str) -> ObjectRef:
     """A plan is named by its hash, written once, and precious."""
-    return store.put_file(PRECIOUS, f"plans/{sha256}.json", path, sha256).ref
+    return store.put_file(PRECIOUS, layout.plan(sha256), path, sha256).ref
 
 
 def put_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
     """Log and metrics beside the newest checkpoint, so that another host can go on from both."""
     for path in (folder.metrics, folder.job_log):
         if path.exists():  # read at once: it grows while it is uploaded
-            store.put_bytes(WORK, f"progress/{lineage}/{segment}/{path.name}", path.read_bytes())
+            key = layout.progress_file(lineage, segment, path.name)
+            store.put_bytes(WORK, key, path.read_bytes())
 
 
 def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
     """Bring what another host left; what is missing starts empty."""
     for path in (folder.metrics, folder.job_log):
-        key = f"progress/{lineage}/{segment}/{path.name}"
+        key = layout.progress_file(lineage, segment, path.name)
         if not path.exists():
             try:
                 path.write_bytes(store.read(WORK, key))
@@ -76,28 +80,23 @@ def put_result(
     store: Store, segment: Segment, folder: SegmentFolder, earlier: list[dict[str, object]]
 ) -> ObjectRef:
     """result.json: hashes of log, metrics and snapshots of the job so far, named by the close."""
-    lineage, stem = segment.job.lineage, f"{segment.id}-{segment.fence}"
+    named = segment.job.lineage, segment.id
     files = [entry for entry in earlier if str(entry["path"]).startswith("evolution/")]
     for path in (folder.metrics, folder.job_log):
         if path.exists():
-            ref = put_object(store, f"results/{lineage}/{stem}/{path.name}", path)
+            ref = put_object(store, layout.result_file(*named, segment.fence, path.name), path)
             files.append({"path": path.name, **ref.model_dump()})
     for path in sorted(folder.snapshots.glob("*.parquet")):
-        put_object(store, snapshot_key(lineage, segment.id, path), path)
-    for key in store.keys(WORK, f"snapshots/{lineage}/{segment.id}/"):
+        put_object(store, layout.snapshot_file(*named, path.name), path)
+    for key in store.keys(WORK, layout.snapshots(*named)):
         name = key.rsplit("/", 1)[-1]
-        step, fence = (int(part) for part in name.removesuffix(".parquet").split("-"))
-        if segment.holds(fence, step):
+        taken = layout.parse_snapshot_name(name)
+        if taken is not None and segment.holds(taken.fence, taken.global_step):
             sha256, size = store.read_hash(WORK, key)
             entry = {"bucket": WORK, "key": key, "sha256": sha256, "size": size}
             files.append({"path": f"evolution/{name}", **entry})
     body = {"schema": 1, "job": segment.job.path, "segment": segment.id, "files": files}
-    key = f"results/{lineage}/{stem}.json"
-    return store.put_bytes(WORK, key, canonical_json(body)).ref
-
-
-def snapshot_key(lineage: str, segment: str, path: Path) -> str:
-    return f"snapshots/{lineage}/{segment}/{path.name}"
+    return store.put_bytes(WORK, layout.result(*named, segment.fence), canonical_json(body)).ref
 
 
 # ---- finding the newest valid checkpoint of a segment --------------------------------------------
@@ -130,9 +129,10 @@ def is_whole(store: Store, candidate: Found) -> bool:
         return is_valid(candidate.local)
     prefix = candidate.ref.prefix
     try:
-        header = store.read(WORK, f"{prefix}/{HEADER}", sha256=candidate.ref.id)
+        key = layout.checkpoint_file(prefix, HEADER)
+        header = store.read(WORK, key, sha256=candidate.ref.id)
         for name, file in listed_files(header).items():
-            key = f"{prefix}/{name}"
+            key = layout.checkpoint_file(prefix, name)
             store.verify(ObjectRef(bucket=WORK, key=key, sha256=file.sha256, size=file.size))
     except (ObjectMissing, ObjectDamaged) as error:
         log.get().error("checkpoint_damaged", prefix=prefix, error=str(error))
@@ -151,11 +151,11 @@ def is_valid(path: Path) -> bool:
 def uploaded(store: Store, lineage: str, segment: str) -> list[tuple[CheckpointRef, Header]]:
     """Checkpoints of a segment in the store, oldest first, by their headers."""
     found = []
-    prefix = f"checkpoints/{lineage}/{segment}/"
-    for key in store.keys(WORK, prefix):
-        if key.endswith(f"/{HEADER}"):
+    for key in store.keys(WORK, layout.checkpoints(lineage, segment)):
+        file = layout.parse_checkpoint_file(key)
+        if file and file.name == HEADER:
             data = store.read(WORK, key)
             header = header_or_none(data)
             if header is not None:
-                found.append((reference(lineage, key.split("/")[-2], header), header))
+                found.append((reference(lineage, file.checkpoint, header), header))
     return sorted(found, key=lambda pair: (pair[0].fence, pair[0].global_step))
