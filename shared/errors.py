@@ -46,26 +46,29 @@ class UnknownSettings(DuramenError):
 
 
 class NotObserved(DuramenError):
-    """The command is accepted and durable, but its effect was not seen yet."""
+    """The command was accepted and stored, but its effect has not been observed yet."""
 
     exit_code = 3
     next_step = "duramen status"
 
 
 class NotFound(DuramenError):
-    """There is no such thing."""
+    """What you named does not exist."""
 
     exit_code = 4
 
 
 class Conflict(DuramenError):
-    """Somebody else changed this first."""
+    """Another process changed this first."""
 
     exit_code = 5
 
     def __init__(self, subject: str, expected: int) -> None:
         self.subject, self.expected = subject, expected
-        super().__init__(f"{subject} is no longer at sequence {expected}: changed by another.")
+        super().__init__(
+            f"{subject} was changed by another process in the meantime (it is no longer at "
+            f"sequence {expected}). Nothing was written; try again."
+        )
 
 
 class BusUnavailable(DuramenError):
@@ -97,11 +100,14 @@ class BusFull(DuramenError):
 
 
 class UnknownSchema(DuramenError):
-    """A record was written by a newer program."""
+    """The record was written by a newer version of this program."""
 
     def __init__(self, where: str, schema: object) -> None:
         self.where, self.schema = where, schema
-        super().__init__(f"{where} has schema {schema!r}; this program reads schema 1.")
+        super().__init__(
+            f"{where} has schema {schema!r}; this program reads only schema 1. It was written by "
+            "a newer version."
+        )
 
 
 class StoreUnavailable(DuramenError):
@@ -127,7 +133,7 @@ class ObjectMissing(NotFound):
 
 
 class ObjectDamaged(DuramenError):
-    """An object's bytes are not those that were written."""
+    """The bytes of an object are not the ones that were written."""
 
     exit_code = 8
 
@@ -137,30 +143,30 @@ class ObjectDamaged(DuramenError):
 
 
 class CheckpointUnusable(DuramenError):
-    """A checkpoint that training would go on from is missing or damaged wherever it lay."""
+    """The checkpoint that training would resume from is missing or damaged in every place."""
 
     exit_code = 8
     next_step = "duramen check, then duramen rollback VERSION"
 
 
 class AlreadyExists(DuramenError):
-    """A conditional create found the name taken by other bytes."""
+    """The name is already taken by different bytes."""
 
     def __init__(self, where: str) -> None:
         self.where = where
-        super().__init__(f"{where} exists already with other bytes.")
+        super().__init__(f"{where} already exists with different bytes.")
 
 
 class LoopHangs(DuramenError):
-    """A loop of a service does not get on."""
+    """A service loop is stuck."""
 
     def __init__(self, loop: str, seconds: float) -> None:
         self.loop, self.seconds = loop, seconds
-        super().__init__(f"The loop {loop} has not moved for {seconds:.0f} s.")
+        super().__init__(f"The loop {loop} has made no progress for {seconds:.0f} s.")
 
 
 class StoreLies(DuramenError):
-    """A store accepts what it must refuse, so it cannot hold anything precious."""
+    """The store accepts requests that it must refuse, so it cannot be trusted with versions."""
 
     exit_code = 8
 

@@ -204,7 +204,9 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
             if name != "__metadata__"
         ]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"The size of this base cannot be told from its files: {error}") from error
+        raise UsageError(
+            f"The size of this base cannot be derived from its files: {error}"
+        ) from error
     return Shape(
         numbers=sum(math.prod(shape) for _, shape in tensors),
         layers=layers,
@@ -242,9 +244,9 @@ def shape_of_folder(folder: Path) -> Shape:
             with (folder / name).open("rb") as file:
                 headers.append(read_header(file.read(8), file.read))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is no model directory: {error}") from error
+        raise UsageError(f"{folder} is not a model directory: {error}") from error
     if not headers:
-        raise UsageError(f"{folder} holds no weights as safetensors.")
+        raise UsageError(f"{folder} contains no *.safetensors weights.")
     return shape_of(config, headers)
 
 
@@ -255,7 +257,7 @@ def size_in_bytes(text: str) -> int:
     """`24GB`, `24 GiB`, `512M`: what is printed on a card is meant in powers of two."""
     match = SIZE.match(text.strip())
     if match is None or not match[2]:
-        raise UsageError(f"{text!r} is no size: write 24GB, for instance.")
+        raise UsageError(f"{text!r} is not a size. Write it like this: 24GB.")
     return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])
 
 

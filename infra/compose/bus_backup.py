@@ -45,7 +45,7 @@ def restore(host: Host, compose: Compose, name: str | None) -> Path:
         except HostRefused as error:
             compose.output("stop", "nats")
             unpack(host, before)
-            raise HostRefused(f"{chosen.name} was not put back: {error}") from error
+            raise HostRefused(f"{chosen.name} was not restored: {error}") from error
     return chosen
 
 
@@ -83,7 +83,9 @@ def behind(had: dict[str, int], has: dict[str, int]) -> None:
         if has.get(name, 0) < last
     ]
     if short:
-        raise HostRefused(f"the bus of today holds more: {'; '.join(short)}")
+        raise HostRefused(
+            f"the bus that runs now has more records than this backup: {'; '.join(short)}"
+        )
 
 
 def folder_of(host: Host) -> Path:

@@ -16,9 +16,9 @@ OLDEST_COMPOSE = (2, 24, 4)  # knows !override and !reset
 # What docker says -> what to do.
 REMEDIES = {
     "permission denied while trying to connect": (
-        "this user may not talk to Docker: sudo usermod -aG docker $USER, then log in again"
+        "this user is not allowed to use Docker: sudo usermod -aG docker $USER, then log in again"
     ),
-    "Cannot connect to the Docker daemon": "Docker does not run: sudo systemctl start docker",
+    "Cannot connect to the Docker daemon": "Docker is not running: sudo systemctl start docker",
     "'compose' is not a docker command": "install Compose: the package docker-compose-plugin",
     "unknown flag: --short": "install Compose: the package docker-compose-plugin",
 }

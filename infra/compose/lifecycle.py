@@ -68,7 +68,9 @@ def doctor(host: Host, words: list[str]) -> int:
 
 def gpu_inside(host: Host) -> preflight.Look:
     if not docker("image", "ls", "--quiet", host.image("trainer")):
-        return preflight.Look("gpu inside", None, "`make up` builds the image that can look")
+        return preflight.Look(
+            "gpu inside", None, "not known before `make up` has built the image that checks it"
+        )
     return preflight.look("gpu inside", lambda: preflight.look_gpu_in_container(host))
 
 
@@ -79,7 +81,9 @@ def up(host: Host, words: list[str]) -> int:
     for found in looks:
         say(found.line())
     if any(found.ok is False for found in looks):
-        raise HostRefused("the host is not ready: see the lines marked NO")
+        raise HostRefused(
+            "the host is not ready: fix what the lines marked NO say, then type make up again"
+        )
     preflight.prepare_folders(host)
     compose = compose_for(host)
     if "--no-build" not in words:
@@ -141,8 +145,8 @@ def carry_over(host: Host, compose: Compose, name: str) -> None:
         )
     except HostRefused as error:
         raise HostRefused(
-            f"{error}\nThe {name} was not copied; vault and backup are stopped. Without "
-            f"DURAMEN_{name.upper()}_DIR `make up` starts them as they were"
+            f"{error}\nThe {name} was not copied; vault and backup are stopped. To start them as "
+            f"they were, remove DURAMEN_{name.upper()}_DIR and type: make up"
         ) from error
     carried.write_text(str(folder))
     say(f"{name}: copied. Once `make ctl ARGS=check` is green: docker volume rm {volume}")
@@ -229,7 +233,10 @@ def restore(host: Host, words: list[str]) -> int:
     """`make restore ARGS=v003`: a version with its base, into HOME/restored. `ARGS=bus`: the bus as
     `make backup` last kept it, or `ARGS='bus NAME.tar'`."""
     if not words:
-        raise HostRefused("say what: make restore ARGS=v003, or make restore ARGS=bus")
+        raise HostRefused(
+            "make restore needs to know what to restore: make restore ARGS=v003, or make restore "
+            "ARGS=bus"
+        )
     if words[0] == "bus":
         restored = bus_backup.restore(host, compose_for(host), words[1] if words[1:] else None)
         say(f"the bus is as it was in {restored}")

@@ -191,7 +191,10 @@ def look_tls(host: Host) -> tuple[bool | None, str]:
         # A key under a passphrase is refused, not asked about: the bus could not open it.
         server.load_cert_chain(cert, key, password=lambda: b"")
     except (ssl.SSLError, OSError) as error:
-        return False, f"{cert} and {key.name} are no certificate with its open key: {error}"
+        return (
+            False,
+            f"{cert} and {key.name} are not a certificate and its unencrypted key: {error}",
+        )
     try:
         client = ssl.create_default_context(cafile=str(ca))
         for name in ("nats", "127.0.0.1"):
@@ -199,7 +202,7 @@ def look_tls(host: Host) -> tuple[bool | None, str]:
     except ssl.SSLCertVerificationError as error:
         return False, f"{cert}: {error.verify_message} (by {ca.name})"
     except (ssl.SSLError, OSError) as error:
-        return False, f"{ca} is no certificate of an authority: {error}"
+        return False, f"{ca} is not the certificate of an authority: {error}"
     return True, f"{cert} is for nats and 127.0.0.1, signed by {ca.name}"
 
 
@@ -218,12 +221,15 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None
 
 def look_ports(host: Host, compose: Compose) -> tuple[bool | None, str]:
     if compose.running():
-        return True, "used by what runs here already"
+        return True, "used by this installation, which is already running"
     taken = [
         f"{port} ({ports.setting(n)})" for n, port in host.ports.items() if ports.is_taken(port)
     ]
     if taken:
-        return False, f"taken: {', '.join(taken)}; set these, or DURAMEN_PORT_BASE for all"
+        return (
+            False,
+            f"taken: {', '.join(taken)}; set these, or DURAMEN_PORT_BASE to move all ports",
+        )
     return True, f"{min(host.ports.values())} to {max(host.ports.values())} on {ports.HOST}"
 
 

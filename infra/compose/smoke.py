@@ -240,7 +240,7 @@ class Smoke:
         with contextlib.redirect_stdout(io.StringIO()):  # it was all said at the start
             lifecycle.up(self.host, ["--no-build"])
         if self.versions() != before:
-            raise SmokeFailed("the versions are not what they were")
+            raise SmokeFailed("the versions have changed")
 
     def notify(self) -> None:
         self.ctl("notify", "test")
@@ -306,7 +306,7 @@ def run(_host: Host, words: list[str]) -> int:
     elif not passes("everything of it is deleted", smoke.remove, ""):
         failed.append("deletion")
     if failed and "--keep" not in words:
-        lifecycle.say("To look at it as it is then: make smoke ARGS=--keep")
+        lifecycle.say("To keep the containers and inspect them: make smoke ARGS=--keep")
     left_out = [name for name, _, why in steps if why]
     if left_out:
         lifecycle.say(f"\nnot run: {', '.join(left_out)}")

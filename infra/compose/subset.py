@@ -17,7 +17,7 @@ def canonical(requirement: str) -> str:
     """The name in a requirement, as the lock writes it. Raises ValueError."""
     found = NAME.match(requirement)
     if found is None:
-        raise ValueError(f"no requirement: {requirement!r}")
+        raise ValueError(f"not a requirement: {requirement!r}")
     return re.sub(r"[-_.]+", "-", found.group()).lower()
 
 

@@ -28,7 +28,7 @@ def convert(target: Path) -> Path:
     if is_complete(target):
         return target
     if target.exists() and any(target.iterdir()) and not (target / DONE).exists():
-        raise FileExistsError(f"{target} holds something else; name an empty or new directory")
+        raise FileExistsError(f"{target} contains something else. Name an empty or new directory")
     silence()
     source = gguf_file()
     target.parent.mkdir(parents=True, exist_ok=True)

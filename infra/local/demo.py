@@ -73,7 +73,9 @@ def await_job(home: Home) -> None:
     deadline = time.monotonic() + TAKEN_SECONDS
     while not asyncio.run(table(home)).jobs:
         if time.monotonic() > deadline:
-            raise DemoFailed(f"the inbox was not taken within {TAKEN_SECONDS} s; see {home.logs}")
+            raise DemoFailed(
+                f"the file in the inbox was not read within {TAKEN_SECONDS} s; see {home.logs}"
+            )
         time.sleep(0.3)
 
 
@@ -161,7 +163,7 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("\ninterrupted: everything is stopped; `make demo` goes on where it was")
+        say("\ninterrupted: everything is stopped; `make demo` continues where it left off")
         down(HOME, say)
         return 130
     say(f"\nThe whole run took {time.monotonic() - started:.0f} s.")

@@ -157,7 +157,7 @@ class Supervisor:
                 raise Stopped
             log = self.home.log(name)
             if any(p.name == name and p.restarts >= HOPELESS_RESTARTS for p in self.programs):
-                raise StartFailed(f"{name} ends again and again: {last_line(log)} (see {log})")
+                raise StartFailed(f"{name} keeps ending: {last_line(log)} (see {log})")
             if time.monotonic() > deadline:
                 raise StartFailed(f"{name} is not healthy after {seconds} s (see {log})")
 
@@ -206,7 +206,7 @@ class Supervisor:
 
 def last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it left no message"
 
 
 def main() -> int:

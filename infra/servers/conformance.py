@@ -115,7 +115,7 @@ def _checksums(admin: Minio) -> list[str]:
     wrong = base64.b64encode(hashlib.md5(b"others", usedforsecurity=False).digest()).decode()
     status, _ = conditional_put(admin, PRECIOUS, key, body, {"Content-MD5": wrong})
     if status < FIRST_REFUSAL:
-        return [f"bytes with a wrong checksum were taken ({status})"]
+        return [f"bytes with a wrong checksum were accepted ({status})"]
     try:
         admin.stat_object(PRECIOUS, key)
     except S3Error:
@@ -140,7 +140,7 @@ def _lock(admin: Minio, vault: Minio, *, by_default: bool) -> list[str]:
     key = _fresh("lock")
     version = _put(admin, key, b"locked")
     if by_default and not _is_retained(admin, key, version):
-        return ["what is written is not under retention by itself"]
+        return ["a new object is not put under retention by default"]
     if not by_default:
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=LOCK_SECONDS)
         wanted = Retention(GOVERNANCE, until)
@@ -184,7 +184,7 @@ def _inner(urls: list[str]) -> list[str]:
         elif _accepts("DELETE", f"{url}/buckets/{layout.PROBES}none?recursive=true"):
             lacks.append(f"{url} carries out a DELETE without credentials")
         elif _accepts("GET", f"{url}/dir/status"):
-            lacks.append(f"{url} is a master that takes orders without credentials")
+            lacks.append(f"{url} is a master that accepts commands without credentials")
     return lacks
 
 

@@ -73,7 +73,7 @@ class Answers:
 
     def probe(self, prefix: str) -> str:
         if len(prefix) < SHORTEST_PREFIX:
-            raise UsageError(f"{prefix!r} is too short: {SHORTEST_PREFIX} characters at least.")
+            raise UsageError(f"{prefix!r} is too short: use at least {SHORTEST_PREFIX} characters.")
         return only(self.cache.probes_like(prefix), "probe", prefix)
 
     def file_name(self, job: JobId) -> str:
@@ -312,5 +312,5 @@ def only(found: Sequence[str], what: str, prefix: str) -> str:
         raise NotFound(f"There is no {what} {prefix}.", next_step="duramen evolution list")
     if len(found) > 1:
         some = ", ".join(name[:40] for name in found[:4])
-        raise UsageError(f"{len(found)} of {what} {prefix}: {some}; say more of it.")
+        raise UsageError(f"{len(found)} of {what} {prefix}: {some}; use a longer prefix.")
     return found[0]

@@ -192,7 +192,7 @@ def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[R
         one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
         named_so = layout.parse_snapshot_name(wanted.key.rpartition("/")[2])
         if (one["global_step"], one["fence"]) != named_so:
-            raise ValueError("its name says another step or fence than its rows")
+            raise ValueError("the step or owner in its name differs from its rows")
     except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
         return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []
     place = wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage

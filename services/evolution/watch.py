@@ -20,7 +20,7 @@ from shared.service import loop
 from shared.service.observer import Observer
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
-SNAPSHOTS = Gauge("duramen_snapshots_counted", "Snapshots that life lines are made of.")
+SNAPSHOTS = Gauge("duramen_snapshots_counted", "Snapshots that example histories are made of.")
 OBSERVE_SECONDS = 10.0
 FIRST_SECONDS = 10.0
 EVENT_MARK = "EVT"
@@ -45,7 +45,9 @@ class Watch:
         try:
             await asyncio.wait_for(self._ready.wait(), FIRST_SECONDS)
         except TimeoutError as error:
-            raise StoreUnavailable("The snapshots were not read yet.") from error
+            raise StoreUnavailable(
+                "The snapshots have not been read yet. Try again in a moment."
+            ) from error
         assert self._answers is not None
         return self._answers
 

@@ -15,7 +15,7 @@ from shared.service import http
 class NotTaken(DuramenError):
     """A notification could not be delivered."""
 
-    next_step = "look at the herald's log for why"
+    next_step = "read the herald's log: it says why (make logs)"
 
 
 def make(settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> FastAPI:

@@ -24,7 +24,9 @@ class Address:
         self.place = place
         self._apprise = Apprise()
         if not self._apprise.add(url):
-            raise ValueError(f"address {place} of DURAMEN_NOTIFY_URLS is none that is known")
+            raise ValueError(
+                f"address {place} of DURAMEN_NOTIFY_URLS is not a known kind of address"
+            )
 
     async def send(self, kind: str, text: str) -> None:
         """Raises OutletAway if it did not take it."""
@@ -35,7 +37,9 @@ class Address:
             notify_type=TYPES.get(kind, NotifyType.INFO),
         )
         if not took:
-            raise OutletAway(f"address {self.place} of DURAMEN_NOTIFY_URLS did not take it")
+            raise OutletAway(
+                f"address {self.place} of DURAMEN_NOTIFY_URLS refused the notification"
+            )
 
     async def deliver(self, happening: Happening) -> None:
         await self.send(happening.kind, happening.text)

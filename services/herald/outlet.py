@@ -12,9 +12,11 @@ from shared import log
 from shared.backoff import Backoff
 from shared.files import write_synced
 
-TOLD = Counter("duramen_herald_told_total", "Happenings told, by outlet.", ["outlet"])
-FAILED = Counter("duramen_herald_failures_total", "Attempts that failed, by outlet.", ["outlet"])
-WAITING = Gauge("duramen_herald_waiting", "Happenings not yet told, by outlet.", ["outlet"])
+TOLD = Counter("duramen_herald_told_total", "Notifications sent, by target.", ["outlet"])
+FAILED = Counter("duramen_herald_failures_total", "Failed attempts to send, by target.", ["outlet"])
+WAITING = Gauge(
+    "duramen_herald_waiting", "Notifications waiting to be sent, by target.", ["outlet"]
+)
 LONGEST_SECONDS = 300.0
 
 

@@ -114,7 +114,7 @@ class Intake:
 
     def why_not(self, entry: Entry, entries: list[Entry], clock: float) -> str | None:
         if is_partial(entry.path.name):
-            return "by its name it is hidden, or still being written"
+            return "its name says that it is hidden or still being written"
         if sidecar.is_sidecar(entry.path.name):
             return self.why_not_sidecar(entry, entries, clock)
         return self.settling.why_not(entry.path, entry.status, clock)
@@ -130,14 +130,14 @@ class Intake:
         with_it += [t.origin.name for t in self.inbox.taken() if t.origin.folder == folder]
         data = next((other for other in with_it if sidecar.belongs(name, other)), None)
         if data is not None:
-            return f"it goes with {show_name(data)}"
+            return f"it is the sidecar of {show_name(data)}"
         table = self.finisher.table
         job = late_sidecar.job_of(table, place.lineage, name)
         if job is None:
             return "it waits for its data file"
         if (table.projection(job) or job.record.state) == "queued":
             return None
-        return self.settling.waiting(entry.path, clock, f"job {job.id} is not queued any more")
+        return self.settling.waiting(entry.path, clock, f"job {job.id} is no longer queued")
 
     def take(self, entry: Entry) -> str | None:
         """Take an entry; why not, if it cannot be taken."""
@@ -164,7 +164,7 @@ class Intake:
 
     def describe_folder(self, path: Path) -> dict[str, Any]:
         """A folder that means nothing here. It is not moved: files may still be copied into it."""
-        why = "it is a folder, and folders are not taken: put its files beside it"
+        why = "it is a folder, and folders are not read: move its files into the inbox itself"
         return {"file": show_name(str(path.relative_to(self.inbox.root))) + "/", "why": why}
 
     # ---- finishing -------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     """
     unknown = sorted(name for name in PECULIAR if rest.get(name) is not None)
     if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+        raise NotImplementedError(f"this model's attention uses {', '.join(unknown)}")
     if lengths is None:
         if softcap is not None:
             raise NotImplementedError("a soft cap without the lengths of the sequences")

@@ -275,7 +275,7 @@ class Network:
         )
         if not same:
             raise CannotTrain(
-                "checkpoint", "The checkpoint's adapter does not fit this base and LoRA."
+                "checkpoint", "The adapter in the checkpoint does not fit this base and LoRA shape."
             )
         with torch.no_grad():
             for name, parameter in self.adapter.items():
@@ -289,7 +289,9 @@ def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise CannotTrain(
-            "base", "This lineage is nf4, which needs: pip install bitsandbytes"
+            "base",
+            "This lineage is quantized to nf4, which needs a package. Type: pip install "
+            "bitsandbytes",
         ) from (error)
     config = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,

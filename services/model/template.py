@@ -116,7 +116,7 @@ class Chat:
             raise CannotTrain("base", f"The base's tokenizer cannot be loaded: {error}") from error
         file = base_dir / "tokenizer.json"
         if not self.tokenizer.is_fast or not file.is_file():
-            raise CannotTrain("base", f"{base_dir} has no tokenizer.json")
+            raise CannotTrain("base", f"{base_dir} contains no tokenizer.json")
         self.tokenizer_sha256 = hashlib.sha256(file.read_bytes())
         text = chat_template or default_template(self.tokenizer.chat_template)
         self.template = Template(text or "", plain(self.tokenizer.special_tokens_map), clock)

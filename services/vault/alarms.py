@@ -8,7 +8,7 @@ from shared.errors import BusUnavailable
 from shared.protocol.events import Event
 
 ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
-STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that stand now, by kind.", ["what"])
+STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that are active now, by kind.", ["what"])
 DETAIL_LENGTH = 2000
 
 

@@ -35,8 +35,8 @@ def own_commit(copies: Copies, version: Wanted, data: bytes) -> CommitRecord:
             why = why_foreign_manifest(read_manifest(copies, commit), version)
     except ValueError:
         raise NotPublishable(
-            f"backup: {version.commit_key} or its manifest cannot be read as such a record; "
-            "nothing is written.",
+            f"backup: {version.commit_key} or its manifest cannot be parsed as a commit record, "
+            "so nothing is written.",
             next_step="duramen check",
         ) from None
     if why is not None:

@@ -95,7 +95,7 @@ class Commands:
             raise
         except (UsageError, NotFound, ObjectDamaged, AlreadyExists, ValueError) as error:
             return Answer("void", str(error))
-        return Answer("void", f"the vault knows no command {command.command!r}")
+        return Answer("void", f"the vault does not know the command {command.command!r}")
 
     async def answer(self, at: int, command: Once, answer: Answer) -> None:
         """The event first, then the mark: killed in between, it gives the same answer again."""
@@ -125,7 +125,7 @@ class Commands:
     async def store_base(self, command: Once) -> Answer:
         root = command.base_root
         if root is None:
-            return Answer("void", "the command names no base")
+            return Answer("void", "the command does not name a base")
         try:
             receipt = await asyncio.to_thread(bases.store, self.vault.copies, root)
         except MALFORMED as error:  # its files are anybody's: no reader ends the service by them
@@ -146,7 +146,7 @@ class Commands:
         """Head and `latest` go back to a version. Refused while a segment is open and owned."""
         vault = self.vault
         if command.lineage is None or command.version is None:
-            return Answer("void", "the command names no version")
+            return Answer("void", "the command does not name a version")
         while True:
             line = vault.table.lines.get(command.lineage)
             if line is None:
@@ -172,8 +172,11 @@ class Commands:
         segment = line.open_segment
         if segment is not None:
             if not command.force:
-                why = f"segment {segment.id} of job {segment.job} is open: `duramen stop` closes it"
-                return Answer("void", f"{why}; if its owner is dead, use --force")
+                why = (
+                    f"segment {segment.id} of job {segment.job} is open. Close it with `duramen "
+                    "stop`"
+                )
+                return Answer("void", f"{why}; if its owner no longer runs, use --force")
             sign = self.signs.get(line.lineage, "unknown")
             if sign == "unknown":
                 raise NotYet(
@@ -182,7 +185,7 @@ class Commands:
                     f"{self.watch.seconds:.0f} s"
                 )
             if sign == "alive":
-                why = f"the owner of segment {segment.id} is alive: `duramen stop` closes it"
+                why = f"the owner of segment {segment.id} is alive. Close it with `duramen stop`"
                 return Answer("void", why)
         return await self.unsound(line, version)
 
@@ -236,4 +239,4 @@ class Commands:
             Event(service="vault", kind="rolled_back", lineage=line.lineage, data=receipt)
         )
         name = version_name(version)
-        return Answer("done", f"head and latest of {line.lineage} are those of {name}", receipt)
+        return Answer("done", f"{line.lineage} and its latest version now point to {name}", receipt)

@@ -25,10 +25,10 @@ from shared.errors import (
 from shared.store.s3 import PRECIOUS, WORK, Bucket, Store, Stored
 
 VERIFIED = Counter(
-    "duramen_vault_verified_bytes_total", "Bytes read back and found right, by place.", ["place"]
+    "duramen_vault_verified_bytes_total", "Bytes read back and verified, by place.", ["place"]
 )
 REFUSED = Counter(
-    "duramen_vault_copy_failures_total", "Copies that were found missing or damaged.", ["place"]
+    "duramen_vault_copy_failures_total", "Copies found missing or damaged.", ["place"]
 )
 for each in ("store", "backup", "archive"):
     REFUSED.labels(each)  # from the start: a series that begins at 1 never increased

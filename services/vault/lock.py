@@ -16,7 +16,7 @@ from shared.store.s3 import PRECIOUS, Store
 UNTIL = Gauge(
     "duramen_vault_lock_until_seconds", "Unix time when the first lock of the backup ends."
 )
-TIME = Gauge("duramen_vault_lock_seconds", "How long what is written to the backup is locked.")
+TIME = Gauge("duramen_vault_lock_seconds", "How long the backup locks each object.")
 LEFT = 0.5  # of its time: a lock is extended when less is left
 CLOCKS_SECONDS = 60.0
 

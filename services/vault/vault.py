@@ -37,10 +37,12 @@ PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but 
 PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")
 LAST = Gauge("duramen_vault_last_publish_seconds", "Unix time of the last publish.")
 COPIES = Gauge("duramen_vault_copies", "The fewest copies that any version is kept in.")
-DOMAINS = Gauge("duramen_vault_failure_domains", "Disks or hosts that the copies lie on.")
+DOMAINS = Gauge("duramen_vault_failure_domains", "Disks or hosts that hold the copies.")
 LATEST = Gauge("duramen_latest_version_info", "Always 1; what `latest` is.", ["lineage", "version"])
-SWEPT = Gauge("duramen_vault_last_sweep_seconds", "Unix time of the last whole look for changes.")
-GOAL = Gauge("duramen_vault_copies_wanted", "Copies that each version shall have.")
+SWEPT = Gauge(
+    "duramen_vault_last_sweep_seconds", "Unix time of the last complete check for changes."
+)
+GOAL = Gauge("duramen_vault_copies_wanted", "Copies that each version should have.")
 FIRST_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
 KEPT_PREFIXES = (layout.DATASETS, layout.EVAL, layout.PLANS)

@@ -71,6 +71,6 @@ def away(url: str, error: Exception) -> BusUnavailable:
     if isinstance(error, nats.errors.NoServersError):
         return BusUnavailable(f"No bus listens at {url}.", next_step=START)
     if isinstance(error, OSError | TimeoutError | nats.errors.TimeoutError):
-        why = str(error) or "it says nothing"
+        why = str(error) or "it does not say why"
         return BusUnavailable(f"No bus answers at {url}: {why}.", next_step=START)
     return BusUnavailable(f"The bus at {url} refuses the connection: {error}")

@@ -18,13 +18,13 @@ def read_header(first: bytes, read: Any) -> dict[str, Any]:
     """A safetensors header: `first` are its 8 bytes of length, `read(n)` gives what follows."""
     length = int.from_bytes(first, "little")
     if len(first) != 8 or length > HEADER_LIMIT:
-        raise UsageError("These weights are no safetensors file.")
+        raise UsageError("The weights are not a safetensors file.")
     try:
         found = json.loads(read(length))
     except ValueError as error:
         raise UsageError(f"The header of the weights cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError("The header of the weights is no object.")
+        raise UsageError("The header of the weights is not a JSON object.")
     return found
 
 
@@ -40,7 +40,7 @@ def weights_of(names: Collection[str], index: bytes | None) -> set[str]:
     read = json.loads(index)
     parts = read.get("weight_map") if isinstance(read, dict) else None
     if not isinstance(parts, dict) or not all(isinstance(p, str) for p in parts.values()):
-        raise ValueError(f"{INDEX} names no weights")
+        raise ValueError(f"{INDEX} does not name any weights")
     return set(parts.values())
 
 

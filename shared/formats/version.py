@@ -163,7 +163,7 @@ def safe_path(text: str) -> str:
     path = PurePosixPath(text)
     odd = path.is_absolute() or ".." in path.parts or not path.parts
     if odd or not re.fullmatch(r"[A-Za-z0-9._/-]+", text):
-        raise UsageError(f"{text!r} is not a path that a version may hold; it is refused.")
+        raise UsageError(f"{text!r} is not a path that a version may contain, so it is refused.")
     return str(path)
 
 

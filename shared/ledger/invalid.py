@@ -12,7 +12,7 @@ from shared.files import write_synced
 from shared.ledger.jobs import Void
 from shared.protocol.events import Event
 
-VOIDS = Counter("duramen_void_records_total", "Records found that do not count.", ["stream"])
+VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream"])
 
 
 class VoidTeller:

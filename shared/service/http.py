@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.service import loop
 from shared.settings import Settings
+from shared.wrong_value import all_wrong
 
 BUILD = Gauge("duramen_build_info", "Always 1; which program this is.", ["service", "version"])
 FREE = Gauge("duramen_disk_free_bytes", "Free space where a folder lies.", ["folder"])
@@ -59,7 +61,9 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
         if request.url.path not in OPEN_PATHS and not hmac.compare_digest(
             given.encode(), token.encode()
         ):
-            return JSONResponse({"error": "a token is needed: Authorization: Bearer …"}, 401)
+            return JSONResponse(
+                {"error": "This request needs a token: Authorization: Bearer …"}, 401
+            )
         return await call_next(request)
 
     @app.exception_handler(DuramenError)
@@ -68,6 +72,11 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
             404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 503
         )
         return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        why = f"The request is not valid: {all_wrong(error.errors())}."
+        return JSONResponse({"error": why, "kind": "UsageError"}, 422)
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -108,7 +108,7 @@ async def told(box: Box, folder: Path) -> tuple[str, str]:
     for where in ("done", "rejected"):
         for path in (box.root / where).iterdir():
             path.rename(folder / f"{len(os.listdir(folder))}")  # noqa: PTH208  # odd names
-    return report.outcome, text.partition("\nRows may look like this")[0].strip()
+    return report.outcome, text.partition("\nRows can have any of these forms")[0].strip()
 
 
 async def table(box: Box, house: House, folder: Path) -> list[str]:

@@ -164,14 +164,14 @@ def test_a_given_certificate_is_tried_before_anything_is_started(tmp_path: Path)
     whole = given_certificate(tmp_path, "nats")
     assert look()[0] is True
     other = certificate("other", "nats")
-    for name, why in (("ca.pem", "issuer|signature"), ("key.pem", "no certificate with its")):
+    for name, why in (("ca.pem", "issuer|signature"), ("key.pem", "not a certificate and its")):
         (tmp_path / name).write_bytes(other[name])
         found, text = look()
         assert found is False
         assert re.search(why, text), text
         (tmp_path / name).write_bytes(whole[name])
     (tmp_path / "ca.pem").write_text("nonsense")
-    assert "no certificate of an authority" in look()[1]
+    assert "not the certificate of an authority" in look()[1]
     given_certificate(tmp_path)  # for localhost and 127.0.0.1 alone
     found, text = look()
     assert found is False

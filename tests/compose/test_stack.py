@@ -286,7 +286,7 @@ def test_the_bus_is_kept_and_put_back_but_not_behind_what_was_acknowledged(smoke
     assert lifecycle.upgrade(smoke.host, ["--no-build"]) == 0
     kept = bus_backup.find(smoke.host.home / "bus-backups", None)
     smoke.control()  # acknowledged to the trainer after the backup was made
-    with pytest.raises(HostRefused, match="was not put back"):
+    with pytest.raises(HostRefused, match="was not restored"):
         bus_backup.restore(smoke.host, smoke.compose, kept.name)
     smoke.bus()
     smoke.control()

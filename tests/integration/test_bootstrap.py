@@ -179,7 +179,7 @@ class OpenMaster(BaseHTTPRequestHandler):
 
 
 async def test_an_open_master_is_refused(stack: Stack) -> None:
-    with serving(OpenMaster) as url, pytest.raises(StoreLies, match="orders without credentials"):
+    with serving(OpenMaster) as url, pytest.raises(StoreLies, match="commands without credentials"):
         await bootstrap(stack.bootstrap_settings(store_inner_urls=[url]))
 
 

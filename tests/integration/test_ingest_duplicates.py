@@ -93,7 +93,7 @@ async def test_the_same_rows_again_are_told_what_became_of_them(box: Box) -> Non
             box.drop("queued.jsonl", data.replace(b": ", b" :  "))
             report = await box.ended("queued.jsonl")
             assert report.outcome == "duplicate"
-            assert f"queued already, as job {job.id}" in report.why
+            assert f"already queued, as job {job.id}" in report.why
             assert report.job == job.id.path
 
             await training.close(job.id, "failed", None)

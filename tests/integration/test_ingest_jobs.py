@@ -51,7 +51,7 @@ async def test_a_sidecar_sets_the_job_and_lies_beside_its_file(box: Box) -> None
             ("batch_size", "not_a_setting"),
             ("colour", "unknown_setting"),
         ]
-        for words in ("fixed when it is made", "set batch_tokens", "Known are", "valid number"):
+        for words in ("fixed when it is made", "set batch_tokens", "Known settings: ", "a number"):
             assert words in box.refusal("data.jsonl")
         assert (box.root / "rejected/data.jsonl.yaml").exists()
 

@@ -157,7 +157,7 @@ def test_sizes_are_read_as_people_write_them() -> None:
 
 
 def test_a_folder_that_holds_no_weights_has_no_size(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no model directory"):
+    with pytest.raises(UsageError, match="not a model directory"):
         shape_of_folder(tmp_path)
 
 

@@ -142,7 +142,7 @@ TWICE = [
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path, line: bytes) -> None:
     problems = build(tmp_path, line + b"\n", "a.jsonl").contents.problems
     assert [p.rule for p in problems] == ["duplicate_key"]
-    assert "stands twice" in problems[0].message
+    assert "is given twice" in problems[0].message
 
 
 def test_quotes_and_backslashes_in_words_are_no_second_keys(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ WRONG: list[tuple[str, bytes, str, int | None, str]] = [
     ("a.csv", b'question,answer\na,"b\n', "csv", 2, "CSV"),
     ("a.csv", b"question,answer\n\xff,b\n", "utf8", 2, "UTF-8"),
     ("a.csv", b"question,answer\n\na,\n", "empty_answer", 3, "`answer`"),
-    ("a.csv", b"question,answer\xff\na,b\n", "utf8", 1, "head line"),
+    ("a.csv", b"question,answer\xff\na,b\n", "utf8", 1, "header line"),
     ("a.csv", b"question,answer\n", "no_rows", None, "no rows"),
     ("a.jsonl.gz", gzip.compress(b"\0" * (80 << 20)), "bomb", None, "200 times"),
     ("a.jsonl.zst", zstandard.compress(b"\0" * (80 << 20)), "bomb", None, "200 times"),

@@ -58,12 +58,12 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("per_device_train_batch_size", 4, "not_a_setting", "batch_tokens"),
     ("level", "high", "not_a_setting", "inbox/priority/"),
     ("colour", "red", "unknown_setting", "num_train_epochs"),
-    ("learning_rate", "fast", "setting_value", "valid number"),
+    ("learning_rate", "fast", "setting_value", "it must be a number"),
     ("learning_rate", -1, "setting_value", "greater than 0"),
     ("learning_rate", float("inf"), "setting_value", "finite"),
-    ("epochs", 2.5, "setting_value", "integer"),
+    ("epochs", 2.5, "setting_value", "a whole number"),
     ("epochs", True, "setting_value", "number"),
-    ("epochs", 0, "setting_value", "greater than or equal to 1"),
+    ("epochs", 0, "setting_value", "at least 1"),
     ("on_long", "cut", "setting_value", "truncate"),
     ("allow_bad", "some", "setting_value", "share of them"),
     ("allow_bad", "120%", "setting_value", "share of them"),
@@ -84,7 +84,7 @@ def test_a_wrong_setting_is_named_with_its_reason(
 
 
 def test_two_names_of_one_setting_are_refused() -> None:
-    with pytest.raises(SettingsRefused, match="mean the same"):
+    with pytest.raises(SettingsRefused, match="two names for the same setting"):
         read({"epochs": 1, "num_train_epochs": 2})
 
 

@@ -96,7 +96,7 @@ def test_the_same_family_one_conversation_at_a_time(family: str, tmp_path: Path)
 ODD_NOTES = {
     "granite": ["ordinary, slower cross-entropy"],
     "phi": ["ordinary, slower cross-entropy"],
-    "gpt-oss": ["one by one, slower: attention with s_aux"],
+    "gpt-oss": ["one by one, slower: this model's attention uses s_aux"],
 }
 
 

@@ -58,12 +58,12 @@ def test_a_base_of_which_a_part_is_missing(base: Path) -> None:
 
 def test_a_base_that_wants_code_of_its_own(base: Path) -> None:
     reconfigure(base, model_type="marvel", auto_map={"AutoModelForCausalLM": "m.Marvel"})
-    assert "code of its own, which is never run" in refused(base)
+    assert "code of its own, which Duramen never runs" in refused(base)
 
 
 def test_a_base_that_does_not_write_on(base: Path) -> None:
     reconfigure(base, model_type="vit")
-    assert "no language model" in refused(base)
+    assert "not a causal language model" in refused(base)
 
 
 def test_a_base_that_does_not_fit_says_what_it_needs_and_what_there_is(base: Path) -> None:

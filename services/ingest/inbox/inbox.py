@@ -122,7 +122,9 @@ class Inbox:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.close()
-            raise InboxInUse(f"{root} is watched by another ingest.") from error
+            raise InboxInUse(
+                f"{root} is already watched by another ingest process. Stop that one first."
+            ) from error
         for path in (root / UPLOADS).iterdir():
             path.unlink()  # was cut off: nobody was told that it had arrived
 

@@ -72,7 +72,7 @@ class Settling:
     def waiting(self, path: Path, now: float, end: str) -> str | None:
         """That a file looks cut off; None once it was quiet for so long that it may be meant."""
         left = self.unfinished_seconds - self.quiet(path, now)
-        return f"{end}; taken as it is in {left:.0f} s if nothing follows" if left > 0 else None
+        return f"{end}; read as it is in {left:.0f} s if nothing follows" if left > 0 else None
 
     def settled(self, path: Path) -> Signature | None:
         found = self._since.get(path)
@@ -109,12 +109,12 @@ def unfinished(path: Path, size: int, name: str) -> str | None:
     finally:
         os.close(descriptor)
     if lower.endswith(".parquet"):
-        return None if end == b"PAR1" else "it does not end as Parquet does"
+        return None if end == b"PAR1" else "its end is not that of a Parquet file"
     if end[-1:] == b"\0":
         return "it ends in zeros"
     if lower.endswith(".json") and end[-1:] in b"]}":
         return None
-    return None if end[-1:] == b"\n" else "its last line does not end"
+    return None if end[-1:] == b"\n" else "its last line has no line break"
 
 
 def is_written(path: Path) -> bool:

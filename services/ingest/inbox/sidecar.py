@@ -60,11 +60,11 @@ def named(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
-            raise refused(
-                "yaml", f"`{str(key.value)[:40]}` holds more than one value. {FORM}", line
-            )
+            raise refused("yaml", f"`{str(key.value)[:40]}` has more than one value. {FORM}", line)
         if key.value in found:
-            raise refused("duplicate_key", f"`{key.value[:40]}` stands twice.", line)
+            raise refused(
+                "duplicate_key", f"`{key.value[:40]}` is given twice. Keep one of them.", line
+            )
         plain = loader.construct_object(value)
         found[key.value] = plain if isinstance(plain, bool | int | float | str) else value.value
     return found

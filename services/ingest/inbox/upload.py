@@ -85,12 +85,14 @@ def add(app: FastAPI, intake: Intake) -> None:
 def wanted(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
     """The settings of an upload. Raises UsageError before a byte of it is read."""
     if "/" in name or "\0" in name or container_of(name) is None:
-        raise UsageError(f"{name[:80]!r} is no file that is taken: {TAKEN} are.")
+        raise UsageError(f"{name[:80]!r} is not a supported file type. Supported types: {TAKEN}.")
     values = {"again": "true"} if again else {}
     for each in settings:
         key, sign, value = each.partition("=")
         if not sign or key in values:
-            raise UsageError(f"{each[:80]!r} is not NAME=VALUE, or NAME stands twice.")
+            raise UsageError(
+                f"{each[:80]!r} is not of the form NAME=VALUE, or NAME is given twice."
+            )
         values[key] = value
     try:
         job_settings.read(values)
@@ -116,7 +118,9 @@ async def receive(stream: AsyncIterator[bytes], path: Path, limit: int, length: 
             await asyncio.to_thread(os.fsync, file.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TooLarge("The disk of the inbox is full.", 507) from error
+            raise TooLarge(
+                "The disk of the inbox is full. Free some space, then try again.", 507
+            ) from error
         raise
     if size > limit:
         raise too_large(limit)
@@ -126,11 +130,16 @@ def check_size(size: int, path: Path, limit: int) -> None:
     if size > limit:
         raise too_large(limit)
     if shutil.disk_usage(path.parent).free < RESERVE_BYTES:
-        raise TooLarge("The disk of the inbox is almost full.", 507)
+        raise TooLarge(
+            "The disk of the inbox is almost full. Free some space, then try again.", 507
+        )
 
 
 def too_large(limit: int) -> TooLarge:
-    return TooLarge(f"An upload may have {limit} bytes at most (DURAMEN_MAX_UPLOAD_BYTES).")
+    return TooLarge(
+        f"The file is too large to upload: the limit is {limit} bytes (DURAMEN_MAX_UPLOAD_BYTES). "
+        "Copy it into the inbox instead."
+    )
 
 
 async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
@@ -141,7 +150,7 @@ async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
         if report is None and not (intake.inbox.root / ".taken" / taken).exists():
             report = await asyncio.to_thread(intake.inbox.report_of, taken)
             if report is None:
-                return JSONResponse({"error": f"no file was taken as {taken}."}, 404)
+                return JSONResponse({"error": f"There is no upload with the number {taken}."}, 404)
         if report is not None:
             return JSONResponse(shown(report), 422 if report.outcome == "refused" else 200)
         if time.monotonic() >= end:

@@ -107,8 +107,8 @@ def decide(table: Table, wish: Wish) -> Decision:
     if version is not None:
         job_id = runs[-1].id if runs else JobId(lineage, sha256, 1)
         why = (
-            f"these rows are trained already: {version_name(version)} of {lineage} holds them. "
-            "To train them once more: `again: true` in its sidecar, or duramen submit --again."
+            f"these rows have already been trained; see {version_name(version)} of {lineage}. To "
+            "train them again, put `again: true` into the sidecar or use duramen submit --again."
         )
         shown = f"duramen versions show {version_name(version)} -l {lineage}"
         return Decision(job_id, why, shown, version)
@@ -122,10 +122,10 @@ def again(table: Table, job: Job) -> Decision:
     state = table.projection(job) or job.record.state
     match state:
         case "queued" | "running":
-            why = f"these rows are {state} already, as job {job.id}."
+            why = f"these rows are already {state}, as job {job.id}."
             return Decision(job.id, why, "duramen queue list")
         case "failed" | "skipped":
-            why = f"these rows are those of job {job.id}, which {state_words(state)}."
+            why = f"these rows belong to job {job.id}, which {state_words(state)}."
             return Decision(job.id, why, f"duramen queue retry {job.id}")
     # Removed, or done on a branch that a rollback has left: a new wish to train.
     return Decision(job.id._replace(run=job.id.run + 1))

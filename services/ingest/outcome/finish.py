@@ -49,9 +49,9 @@ DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has 
 MOST_DEATHS = 2
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 REMEMBERED = 1000
-PUT_AGAIN = "put the mended file into the inbox again."
+PUT_AGAIN = "fix the file, then put it into the inbox again."
 KINDS = {
-    stat.S_IFLNK: ("symlink", "It is a symbolic link: put the file itself here, not a link to it."),
+    stat.S_IFLNK: ("symlink", "It is a symbolic link. Put the file itself here, not a link to it."),
     stat.S_IFIFO: ("fifo", "It is a pipe, not a file."),
     stat.S_IFSOCK: ("socket", "It is a socket, not a file."),
     stat.S_IFBLK: ("device", "It is a device, not a file."),
@@ -125,7 +125,9 @@ class Finisher:
             if why is not None:
                 return why
         if container_of(name) is None:
-            raise Refused.of("file_type", f"Files of this kind are not taken: {TAKEN} are.")
+            raise Refused.of(
+                "file_type", f"This file type is not supported. Supported types: {TAKEN}."
+            )
         if held.asked is None:
             held.asked = await self.settings_of(taken, held)
         if held.built is None:
@@ -167,7 +169,7 @@ class Finisher:
             return job_settings.read(values)
         except SettingsRefused as error:
             problems = [dataset.problem(p, None, "") for p in error.problems]
-            step = "mend its sidecar, then put both into the inbox again."
+            step = "fix the sidecar, then put both files into the inbox again."
             raise Refused(problems, step) from error
 
     async def sidecar_values(self, path: Path, held: Held) -> dict[str, Any]:
@@ -177,7 +179,7 @@ class Finisher:
             values: dict[str, Any] = await self.in_parser(held, self.parser.settings, path)
             return values
         except SidecarRefused as error:
-            step = "mend the sidecar, then put it into the inbox again with its file."
+            step = "fix the sidecar, then put it into the inbox again together with its data file."
             raise Refused([error.problem], step) from error
 
     async def read(self, taken: Taken, held: Held) -> None:
@@ -188,7 +190,9 @@ class Finisher:
             with SECONDS.labels("copy").time():
                 held.read = await asyncio.to_thread(self.copy, taken, folder)
         except PermissionError as error:
-            message = "It cannot be read: its permissions do not allow it (chmod a+r)."
+            message = (
+                "It cannot be read because its permissions do not allow it. Type: chmod a+r FILE"
+            )
             raise Refused.of("unreadable", message, PUT_AGAIN) from error
         tokens = await self.special_tokens(taken.origin.lineage)
         wanted = Wanted(self.max_row_bytes, held.asked.allow_bad, tokens)
@@ -250,7 +254,7 @@ class Finisher:
         """Packed data that break off may be a copy that stalled: why to wait."""
         if taken.origin.folder is None or "damaged" not in built.contents.rules:
             return None
-        return self.settling.waiting(taken.path, time.monotonic(), "its data break off")
+        return self.settling.waiting(taken.path, time.monotonic(), "its data end early")
 
     # ---- ends ------------------------------------------------------------------------------------
 
@@ -285,18 +289,18 @@ class Finisher:
         rows = built.contents.rows
         first = await asyncio.to_thread(admit.store_measured, self.store, taken.origin, ref, rows)
         if first:
-            why = "it is measured at every snapshot and never trained."
+            why = "its examples are measured at every snapshot and are never trained on."
             return self.report(taken, "measured", why, built)
-        return self.report(taken, "duplicate", "these rows are measured already.", built)
+        return self.report(taken, "duplicate", "these rows are already measured.", built)
 
     def decided(self, taken: Taken, built: Built, decision: admit.Decision) -> Report:
         job, contents = decision.job, built.contents
         if decision.known is None:
             rows = counted(contents.rows, "row")
-            why = f"queued as job {job}, {rows}, level {taken.origin.level}."
+            why = f"queued as job {job}, {rows}, priority {taken.origin.level}."
             if contents.bad_rows:
                 bad = counted(contents.bad_rows, "bad row")
-                why += f" Left out: {bad}, see the .bad.jsonl beside it."
+                why += f" Left out: {bad}, listed in the .bad.jsonl file beside it."
             report = self.report(taken, "queued", why, built)
             return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
         changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
@@ -306,7 +310,7 @@ class Finisher:
         """End a sidecar that came after its data file. Raises Refused, OSError."""
         values = await self.sidecar_values(taken.path, held)
         job, settings = await late_sidecar.apply(self.bus, self.table, taken.origin, values)
-        report = self.report(taken, "applied", f"job {job.id} is trained with it.", None)
+        report = self.report(taken, "applied", f"job {job.id} uses these settings.", None)
         report.job, report.settings = job.id.path, settings.model_dump(exclude_none=True)
         report.next_step = f"duramen queue show {job.id}"
         await self.tell(taken, "amended", {"name": report.name}, job=report.job)
@@ -315,9 +319,9 @@ class Finisher:
     async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""
         contents = built.contents
-        next_step = "mend these lines (or leave them out), then " + PUT_AGAIN
+        next_step = "fix or delete these lines, then " + PUT_AGAIN
         if contents.bad_rows == 0 or contents.problems[0].field == "file":
-            next_step = "mend it, then " + PUT_AGAIN
+            next_step = "fix the file, then " + PUT_AGAIN
         report = self.report(taken, "refused", why_refused(contents), built)
         report = report.model_copy(update={"next_step": next_step, "problems": contents.problems})
         await self.end_refused(taken, held, report, contents.rules)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from services.ingest.reading.row_error import RowError
 from shared.protocol.names import SCHEDULES
 from shared.protocol.records import JobSettings
+from shared.wrong_value import why_wrong
 
 # name as written -> name here
 NAMES = {
@@ -44,17 +45,20 @@ BATCHES = {
     "batch_size",
     "micro_batch_size",
 }
-LEVELS = "the level is the folder: inbox/priority/, inbox/ or inbox/low/"
+LEVELS = "the folder decides the priority: inbox/priority/, inbox/ or inbox/low/"
 ELSEWHERE = {
-    **dict.fromkeys(BATCHES, "a step is counted in tokens here: set batch_tokens"),
+    **dict.fromkeys(
+        BATCHES,
+        "a step is measured in tokens: for 4 rows of 500 tokens, set batch_tokens: 2000",
+    ),
     "level": LEVELS,
     "priority": LEVELS,
-    "lineage": "the lineage is the folder: inbox/@NAME/",
-    "warmup_ratio": "the warm-up happens once in a lineage, not in each job: set warmup_steps",
-    "max_steps": "a job is as long as its rows: set num_train_epochs",
-    "optim": "the optimizer is AdamW, and its state goes on from job to job",
-    "packing": "rows are always packed, each sees itself alone",
-    "output_dir": "every result becomes a version: duramen versions list",
+    "lineage": "the folder decides the lineage: inbox/@NAME/",
+    "warmup_ratio": "the learning rate warms up once per lineage: set warmup_steps",
+    "max_steps": "the length of a job follows from its rows: set num_train_epochs",
+    "optim": "the optimizer is AdamW, and each job continues with its state",
+    "packing": "rows are always packed, and attention never crosses from one row to another",
+    "output_dir": "every result becomes a version: see duramen versions list",
 }
 ALLOWANCE = re.compile(r"(\d{1,9})|(\d{1,2}(?:\.\d{1,3})?|100)\s*%")
 
@@ -72,7 +76,9 @@ class Allowance(NamedTuple):
             return cls()
         match = ALLOWANCE.fullmatch(text.strip())
         if match is None:
-            raise ValueError("it must be a number of rows, 10, or a share of them, 2%")
+            raise ValueError(
+                "it must be a number of rows, such as 10, or a share of them, such as 2%"
+            )
         return cls(rows=int(match[1])) if match[1] else cls(percent=float(match[2]))
 
     def covers(self, bad: int, found: int) -> bool:
@@ -104,7 +110,10 @@ def read(values: dict[str, Any]) -> Asked:
         try:
             own = name if name in OPTIONS else own_name(name)
             if own in written:
-                message = f"`{name}` and `{written[own]}` mean the same: keep one."
+                message = (
+                    f"`{name}` and `{written[own]}` are two names for the same setting: "
+                    "keep one of them."
+                )
                 raise RowError(name, "setting_twice", message)
             written[own] = name
             found[own] = checked(name, own, value)
@@ -134,9 +143,11 @@ def own_name(name: str) -> str:
         )
         raise RowError(name, "of_lineage", message)
     if name in ELSEWHERE:
-        raise RowError(name, "not_a_setting", f"`{name}` is not set here: {ELSEWHERE[name]}.")
+        raise RowError(
+            name, "not_a_setting", f"`{name}` is not a setting of a job: {ELSEWHERE[name]}."
+        )
     known = ", ".join(sorted({*NAMES, *OPTIONS}))
-    message = f"`{name[:40]}` is no setting that is known. Known are {known}."
+    message = f"`{name[:40]}` is not a known setting. Known settings: {known}."
     raise RowError(name[:40], "unknown_setting", message)
 
 
@@ -154,7 +165,7 @@ def checked(name: str, own: str, value: Any) -> Any:
             raise wrong(name, value, "it must be true or false")
         return said
     if isinstance(value, bool):
-        raise wrong(name, value, "it must be a number or a text")
+        raise wrong(name, value, "it must be a number or a string")
     if own == "schedule":
         value = SCHEDULES.get(str(value), value)
     if own == "description":
@@ -162,7 +173,7 @@ def checked(name: str, own: str, value: Any) -> Any:
     try:
         return getattr(JobSettings.model_validate({own: value}), own)
     except ValidationError as error:
-        raise wrong(name, value, error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise wrong(name, value, why_wrong(error.errors()[0])) from error
 
 
 def wrong(name: str, value: Any, why: str) -> RowError:

@@ -15,7 +15,7 @@ from shared.formats.report import Problem
 from shared.ledger.jobs import Job, Table
 from shared.protocol.records import JobSettings
 
-NEXT = "put it beside its data file, and both into the inbox again with `again: true` in it."
+NEXT = "add `again: true` to it, then put it into the inbox again together with its data file."
 
 
 def job_of(table: Table, lineage: str, name: str) -> Job | None:
@@ -36,13 +36,13 @@ async def apply(
         asked = job_settings.read(values)
     except SettingsRefused as error:
         problems = [dataset.problem(p, None, "") for p in error.problems]
-        raise Refused(problems, "mend it, then put it into the inbox again.") from error
+        raise Refused(problems, "fix it, then put it into the inbox again.") from error
     refuse_options(values)
     while True:
         await table.update(bus)
         job = job_of(table, origin.lineage, origin.name)
         if job is None:
-            raise Refused.of("no_job", "There is no job whose data file it belongs to.", NEXT)
+            raise Refused.of("no_job", "It does not belong to the data file of any job.", NEXT)
         state = table.projection(job) or job.record.state
         if job.record.settings == asked.settings:
             return job, asked.settings  # applied before a restart, or nothing new

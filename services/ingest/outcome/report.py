@@ -5,15 +5,15 @@ from shared.formats.report import Contents, Problem, Report
 
 LISTED = 100
 TO_LEAVE_OUT = (
-    "Or train the good rows alone: put a file with the line `allow_bad: 2%` (or a number of rows) "
-    "beside it, named like it but ending in .yaml."
+    "To train only the good rows, put a file with the line `allow_bad: 2%` (or a number of rows) "
+    "beside it, with the same name but ending in .yaml."
 )
 
 
 def text(report: Report) -> bytes:
     """The report of a refused file, for a person who wants to mend it."""
     lines = [f"{report.name} was refused: {report.why}"]
-    lines += [f"Nothing of it is {'applied' if report.kind == 'settings' else 'trained'}.", ""]
+    lines += [f"None of it is {'applied' if report.kind == 'settings' else 'trained'}.", ""]
     contents = report.contents
     place = "row" if contents is not None and contents.container == "parquet" else "line"
     for problem in report.problems:
@@ -23,12 +23,12 @@ def text(report: Report) -> bytes:
     if contents is not None and len(contents.rules) > 1:
         counts = ", ".join(f"{rule}: {count}" for rule, count in contents.rules.items())
         lines += [f"Bad rows by rule: {counts}.", ""]
-    lines += [f"What to do: {report.next_step}"]
+    lines += [f"Next: {report.next_step}"]
     whole = bool(report.problems) and report.problems[0].field == "file"
     if contents is not None and contents.bad_rows and contents.rows and not whole:
         lines += [TO_LEAVE_OUT]
     if contents is not None:
-        lines += ["", "Rows may look like this, one on each line:"]
+        lines += ["", "Rows can have any of these forms, one row per line:"]
         lines += [f"    {layout}" for layout in SUPPORTED]
     return "\n".join(lines).encode() + b"\n"
 

@@ -161,8 +161,8 @@ class Unpacking(io.RawIOBase):
 
 def bomb() -> Unreadable:
     message = (
-        f"It unpacks to more than {MOST_RATIO} times its size, as no training data do. If it is "
-        "really yours, unpack it and drop the plain .jsonl file."
+        f"It unpacks to more than {MOST_RATIO} times its size, which training data never "
+        "do. If it really is training data, unpack it and put the plain .jsonl file into the inbox."
     )
     return Unreadable(RowError("file", "bomb", message))
 

@@ -129,7 +129,9 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
         if not tally.rows and not tally.bad and not tally.whole:
             tally.refuse_file(
                 RowError(
-                    "file", "no_rows", "The file holds no rows: nothing, or blank lines alone."
+                    "file",
+                    "no_rows",
+                    "The file contains no rows: it is empty or has only blank lines.",
                 )
             )
     taken = not tally.whole and tally.rows > 0 and allowance.covers(tally.bad, tally.found)

@@ -41,7 +41,10 @@ def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reas
         return RowError("row", "nul", message, 1)
     if b"\0" in line:
         column = line.index(b"\0") + 1
-        message = "The line contains a NUL byte, as a copy that was cut off leaves them: delete it."
+        message = (
+            "The line contains a NUL byte, probably because a copy was cut off. Delete it, "
+            "or copy the file again."
+        )
         return RowError("row", "nul", message, column)
     try:
         text = line.decode()
@@ -67,8 +70,8 @@ def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reas
     surrogate = SURROGATE.search(text)
     if surrogate is not None:
         message = (
-            f"{surrogate[0]} is half a surrogate pair and so no character: write both halves, or "
-            "the character itself, or leave it out."
+            f"{surrogate[0]} is half of a surrogate pair, which is not a character. Write "
+            "both halves or the character itself, or leave it out."
         )
         return RowError("row", "surrogate", message, surrogate.start() + 1)
     if "depth" in why:
@@ -88,7 +91,7 @@ def broken_json(text: str, error: json.JSONDecodeError) -> RowError:
     elif error.msg == "Extra data":
         hint = " Something follows the row: there must be one row on each line."
     elif text[error.pos : error.pos + 1] == "'":
-        hint = " JSON wants double quotes, not single ones."
+        hint = " JSON requires double quotes, not single ones."
     else:
         hint = ""
     message = f"The row is not valid JSON: {error.msg} at column {error.pos + 1}.{hint}"
@@ -113,15 +116,15 @@ def foreign(path: Path, container: Container) -> RowError | None:
     if named in EXPECTED:
         if head.startswith(EXPECTED[named]):
             return None
-        message = f"The file is named {container.suffix}, but does not begin as {named} does."
+        message = f"The file is named {container.suffix}, but does not begin like a {named} file."
         return RowError("file", "wrong_name", message) if head else None
     for magic, rule, message in MAGIC:
         if head.startswith(magic):
             return RowError("file", rule, message)
     if container.layout == "jsonl" and head.removeprefix(BOM).lstrip()[:1] == b"[":
         message = (
-            "The file is one JSON array, but is named as JSON lines, one object on each line: "
-            "name it .json."
+            "The file is one JSON array, but its name says JSON lines (one object per "
+            "line). Rename it to .json."
         )
         return RowError("file", "json_array", message)
     if head and not head.strip(b"\0"):
@@ -150,7 +153,7 @@ def key_twice(raw: bytes) -> RowError | None:
     except Twice as error:
         name = str(error)[:40]
         column = second(raw.decode(), str(error))
-        message = f"The key `{name}` stands twice in one object: keep the one that is meant."
+        message = f"The key `{name}` occurs twice in one object. Keep the one that you mean."
         return RowError(name, "duplicate_key", message, column)
     except (ValueError, RecursionError):
         return RowError("row", "json", "The row is not valid JSON.")

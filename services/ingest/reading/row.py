@@ -46,8 +46,8 @@ LAYOUTS: dict[str, Layout] = {
 FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
 PREFERENCE = frozenset({"chosen", "rejected"})
 KNOWN = (
-    "Known are messages, prompt/completion, instruction/input/output, conversations, "
-    "question/answer and text: name the fields so."
+    "Use one of these layouts: messages, prompt/completion, instruction/input/output, "
+    "conversations, question/answer or text."
 )
 SUPPORTED = (
     '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
@@ -102,7 +102,7 @@ def check_other_fields(row: dict[str, Any], known: frozenset[str]) -> None:
     """Tools left out would change what is trained; a field such as `id` would not."""
     for name in ("tools", "functions"):
         if name not in known and row.get(name):
-            message = f"`{name}` has no place in this layout: use `messages` with `tools`."
+            message = f"`{name}` is not part of this layout. Use `messages` with `tools`."
             raise RowError(name, "tools", message)
 
 
@@ -113,8 +113,8 @@ def layout_of(row: dict[str, Any]) -> str:
     """The one layout whose fields are all there. Raises RowError naming what there is instead."""
     if row.keys() >= PREFERENCE:
         message = (
-            "This is preference data (`chosen`/`rejected`), which is not trained here: keep the "
-            "chosen answers, as `prompt`/`completion` or `messages`."
+            "This is preference data (`chosen`/`rejected`), which Duramen does not train "
+            "on. Keep the chosen answers, as `prompt`/`completion` or `messages`."
         )
         raise RowError("chosen", "preference", message)
     found = [name for name, each in LAYOUTS.items() if row.keys() >= each.marks]
@@ -138,7 +138,9 @@ def unknown_layout(row: dict[str, Any]) -> RowError:
             message = f"The row has {here} but no `{missing[0]}`."
             return RowError(missing[0], "missing_field", message)
     names = ", ".join(f"`{name[:40]}`" for name in list(row)[:8])
-    return RowError("row", "layout", f"No known layout: the row's fields are {names}. {KNOWN}")
+    return RowError(
+        "row", "layout", f"The row has no known layout: its fields are {names}. {KNOWN}"
+    )
 
 
 # ---- layouts -------------------------------------------------------------------------------------

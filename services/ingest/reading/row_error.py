@@ -19,8 +19,8 @@ Item = tuple[int, bytes | RowError]  # the line from 1, the row
 def too_long(limit: int) -> RowError:
     """Of a row that has more bytes than one may have."""
     message = (
-        f"The row is longer than {limit} bytes, which is more than any model reads at once: cut it "
-        "into several rows. (The limit is set by DURAMEN_MAX_ROW_BYTES.)"
+        f"The row is longer than {limit} bytes, which is more than a model can read at "
+        "once. Split it into several rows. (The limit is set by DURAMEN_MAX_ROW_BYTES.)"
     )
     return RowError("row", "row_too_long", message)
 

@@ -45,7 +45,8 @@ class Specials:
                 token = found[0].decode()
                 message = (
                     f"The text holds `{token}`, a special token of this lineage's base: the model "
-                    "would read it as the end or the beginning of a turn. Write it otherwise."
+                    "would read it as the end or the beginning of a turn. Spell it differently, "
+                    "or remove it."
                 )
                 raise RowError(field, "special_token", message)
 

@@ -53,13 +53,15 @@ def head(line: str, delimiter: str) -> list[str]:
             name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))
         ]
     except csv.Error as error:
-        raise Unreadable(RowError("file", "csv_head", f"The head line: {error}."), 1) from error
+        raise Unreadable(
+            RowError("file", "csv_head", f"The header line is not valid: {error}."), 1
+        ) from error
     if not line.isprintable() and any("\ud800" <= c <= "\udfff" for c in line):
-        message = "The head line is not valid UTF-8: save the table as UTF-8."
+        message = "The header line is not valid UTF-8. Save the table as UTF-8."
         raise Unreadable(RowError("file", "utf8", message), 1)
     check_columns(names)
     if len(set(names)) < len(names):
-        message = "Two columns have the same name in the head line."
+        message = "Two columns in the header line have the same name."
         raise Unreadable(RowError("file", "csv_head", message), 1, line[:100])
     return names
 
@@ -68,14 +70,15 @@ def check_columns(names: list[str]) -> None:
     """Raises Unreadable if no column is one of a known layout."""
     if not FIELDS & set(names) and not set(names) >= PREFERENCE:
         shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
-        message = f"No known layout: the columns are {shown}. {KNOWN}"
+        message = f"The table has no known layout: its columns are {shown}. {KNOWN}"
         raise Unreadable(RowError("file", "layout", message), 1)
 
 
 def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
     if len(cells) != len(names):
         message = (
-            f"The row has {len(cells)} columns, the head line has {len(names)}: a text that holds "
+            f"The row has {len(cells)} columns, the header line has {len(names)}: a text that "
+            "holds "
             "a delimiter or a line break needs quotes around it."
         )
         return RowError("row", "csv_columns", message)
@@ -88,7 +91,7 @@ def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
             except orjson.JSONDecodeError as error:
                 if name in ("prompt", "completion"):
                     continue  # words that begin with a bracket
-                message = f"The cell begins like JSON but is none: {error.msg}."
+                message = f"The cell begins like JSON but is not valid JSON: {error.msg}."
                 return RowError(name, "json", message)
     try:
         return orjson.dumps(row)

@@ -74,7 +74,7 @@ def check_turns(messages: Any, where: str, ignored: set[str]) -> list[dict[str, 
         message = f"`{where}` must be a list; this is {kind(messages)}."
         raise RowError(where, "not_a_list", message)
     if not messages:
-        raise RowError(where, "empty_messages", f"`{where}` is empty: there is no turn.")
+        raise RowError(where, "empty_messages", f"`{where}` is empty: it has no turns.")
     found = [check_turn(turn, f"{where}[{n}]", ignored) for n, turn in enumerate(messages)]
     check_order(found, where)
     return found
@@ -105,7 +105,9 @@ def check_called(turns: list[dict[str, Any]], index: int, field: str) -> None:
 
 def out_of_order(before: str, role: str) -> str:
     if role == before:
-        return f"Two {role} turns follow each other: join them, or put in the turn between them."
+        return (
+            f"Two {role} turns follow each other. Join them, or add the missing turn between them."
+        )
     if not before or before == "system":
         return f"The conversation begins with {role}: the first turn after system must be user."
     why = ": it answers an assistant turn that has `tool_calls`" if role == "tool" else ""

@@ -62,14 +62,18 @@ def check_code(config: dict[str, Any]) -> None:
 
     kind = config["model_type"]
     if kind not in CONFIG_MAPPING_NAMES:
-        why = "wants code of its own, which is never run" if config.get("auto_map") else "unknown"
+        why = (
+            "needs code of its own, which Duramen never runs"
+            if config.get("auto_map")
+            else "unknown"
+        )
         raise CannotTrain(
             "base",
             f"The base's model type {kind!r} is not in transformers {transformers.__version__} "
             f"({why}). Add a base of a type that is, or the same model converted to one.",
         )
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise CannotTrain("base", f"The base is no language model that writes on: {kind!r}.")
+        raise CannotTrain("base", f"The base is not a causal language model; its type is {kind!r}.")
 
 
 def weight_files(base_dir: Path) -> list[Path]:

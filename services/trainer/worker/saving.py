@@ -105,7 +105,8 @@ def resume(spec: Spec, material: Material, network: Network, optimizer: torch.op
     differences = checkpoint.difference(found.header, expected)
     if differences:
         raise CannotTrain(
-            "checkpoint", f"{spec.checkpoint.name} is not ours: {'; '.join(differences)}"
+            "checkpoint",
+            f"{spec.checkpoint.name} was not made by this job: {'; '.join(differences)}",
         )
     network.restore(found.adapter)
     restore_optimizer(network, optimizer, found.optimizer)
