@@ -64,7 +64,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 
 @app.callback()
 def duramen() -> None:
-    """Takes no options of its own: those of a command stand behind its name."""
+    """Write the options of a command after its name."""
 
 
 def main() -> None:

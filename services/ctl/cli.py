@@ -29,6 +29,8 @@ from services.ctl.views import columns
 from shared import log, reach
 from shared.bus.client import Bus
 from shared.errors import START, DuramenError, NotFound, ServiceUnavailable, UsageError
+from shared.protocol.names import LEVELS, Level
+from shared.wrong_value import why_wrong
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,14 +40,15 @@ if TYPE_CHECKING:
     console: Console
 
 HELP = (
-    "Continuous fine-tuning of a language model, whose results cannot be lost.\n\n"
-    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; "
-    "5 changed by another; 6 bus, store or service away; 7 the bus went back in time; "
-    "8 damaged bytes; "
-    "130 interrupted."
+    "Fine-tunes a language model continuously and keeps every result.\n\n"
+    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted but not yet observed; 4 not found; "
+    "5 changed by somebody else; 6 bus, store or service unavailable; 7 the bus has lost records; "
+    "8 damaged bytes; 130 interrupted."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The line of training meant.")]
+Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The lineage, by its name.")]
+Priority = Annotated[str | None, typer.Option("--priority", help="high, normal or low.")]
+OldPriority = Annotated[str | None, typer.Option("--level", hidden=True)]  # its former name
 KNOCK_SECONDS = 3.0
 HOMES = ("data/local", "data/demo", "data/compose")
 
@@ -68,11 +71,11 @@ def settings() -> CtlSettings:
         found = next((file for file in files if file.is_file()), None)
         if found is None:
             if named:
-                raise UsageError(f"{named}, which DURAMEN_ENV_FILE names, is not there.")
+                raise UsageError(f"DURAMEN_ENV_FILE names {named}, which does not exist.")
             raise ServiceUnavailable(
-                "Nothing runs here: no settings in the environment, in DURAMEN_ENV_FILE or under "
-                + " or ".join(HOMES)
-                + ".",
+                "Nothing runs here: there are no settings in the environment, in "
+                "DURAMEN_ENV_FILE, or "
+                f"under {', '.join(HOMES)}.",
                 next_step=START,
             )
         for name, value in dotenv_values(found).items():
@@ -81,12 +84,22 @@ def settings() -> CtlSettings:
     try:
         return CtlSettings()
     except ValidationError as error:
-        missing = ", ".join("DURAMEN_" + str(e["loc"][0]).upper() for e in error.errors())
-        raise UsageError(f"Settings are missing or wrong: {missing}.") from error
+        wrong = "; ".join(
+            f"DURAMEN_{str(each['loc'][0]).upper()}: {why_wrong(each)}" for each in error.errors()
+        )
+        raise UsageError(f"Some settings are missing or wrong: {wrong}.") from error
+
+
+def priority_of(shown: str | None) -> Level | None:
+    """Return a priority as it was typed, or None. Raises UsageError for anything else."""
+    known: dict[str, Level] = {level: level for level in LEVELS}
+    if shown is not None and shown not in known:
+        raise UsageError(f"{shown!r} is not a priority. Use high, normal or low.")
+    return known[shown] if shown else None
 
 
 def who() -> str:
-    """Who gives the command, for the audit."""
+    """Return who gives the command, for the record."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 

@@ -248,7 +248,7 @@ async def test_submit_names_the_job_and_waits_for_the_report(box: Box, tmp_path:
         assert done.returncode == 0, done.stderr
         job = next(j for j in await box.jobs() if j.record.level == "low")
         assert f"queued as job {job.id}" in done.stdout
-        assert "1 repeated rows" in done.stdout
+        assert "1 repeated row " in done.stdout
         assert job.record.settings.learning_rate == 3e-4
         assert job.record.settings.epochs is None
         file.with_suffix(".yaml").write_text("lr: 1e-5\nnum_train_epochs: 4\n")

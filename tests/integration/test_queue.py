@@ -62,8 +62,8 @@ async def test_jobs_stand_in_the_order_of_training_with_tokens_wait_and_start(
         state = {"state": "running", "job": running.id.path, "lineage": "order"}
         await show(forged, **state, progress=progress)
 
-        moved = run(stack, "queue", "move", str(urgent.id), "--level", "high")
-        assert moved == f"{urgent.id} is high now, 0 jobs before it\n"
+        moved = run(stack, "queue", "move", str(urgent.id), "--priority", "high")
+        assert moved == f"urgent.jsonl ({urgent.id}) now has high priority, with 0 jobs before it\n"
         rows = ask(stack, "queue", "list")
         assert [row["job"] for row in rows] == [str(j.id) for j in (running, urgent, later)]
         assert [row["tokens_estimated"] for row in rows] == [False, True, True]
@@ -143,7 +143,7 @@ async def test_a_failed_job_says_why_and_a_retry_goes_on_from_the_kept_step(
         assert "Its owner died" in text
         assert f"duramen queue retry {job}" in text
         assert "plan " in run(own_stack, "queue", "show", str(job), "--log")
-        assert f"goes on at step {kept}" in run(own_stack, "queue", "retry", str(job))
+        assert f"continues at step {kept}" in run(own_stack, "queue", "retry", str(job))
         await house.until_state(job, "done")
     shown = ask(own_stack, "queue", "show", str(job))
     assert [s["outcome"] for s in shown["segments"]] == ["failed", "done"]

@@ -142,7 +142,7 @@ TWICE = [
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path, line: bytes) -> None:
     problems = build(tmp_path, line + b"\n", "a.jsonl").contents.problems
     assert [p.rule for p in problems] == ["duplicate_key"]
-    assert "is given twice" in problems[0].message
+    assert "occurs twice" in problems[0].message
 
 
 def test_quotes_and_backslashes_in_words_are_no_second_keys(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_a_file_is_complete_when_it_is_quiet_and_ends_with_a_line(tmp_path: Path
     assert why(2) == ""
     path.write_bytes(GOOD + GOOD[:9])
     assert "growing" in why(3)
-    assert "does not end" in why(30)
+    assert "no line break" in why(30)
     assert why(63) == ""
     path.write_bytes(GOOD + b"\0" * 5000)
     assert "growing" in why(100)

@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.views.columns import span_of
+from services.ctl.views.columns import count_of, span_of
 from services.ctl.views.forecast import STALE_SECONDS
+from services.ctl.views.naming import ANSWERS, job_at, name_of
 from shared.bus.client import Bus
 from shared.errors import NotObserved, UsageError
 from shared.formats.version import version_name
@@ -16,10 +18,12 @@ from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read
 from shared.protocol.control import Once
-from shared.protocol.names import DesiredState, JobId, now
+from shared.protocol.names import DesiredState, now
 from shared.protocol.observed import Observed
 
-Reason = Annotated[str, typer.Option("--reason", help="Kept with the command, for the audit.")]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Why you do this. It is recorded with the command.")
+]
 SEEN_AS = {
     "running": {"running", "idle", "waiting"},
     "paused": {"paused"},
@@ -37,7 +41,10 @@ async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[Any]])
     deadline = asyncio.get_running_loop().time() + seconds
     while (found := await look()) is None:
         if asyncio.get_running_loop().time() > deadline:
-            raise NotObserved(f"Accepted and durable, but not observed within {seconds:.0f} s.")
+            raise NotObserved(
+                "The command was accepted and stored, but nothing obeyed it within "
+                f"{seconds:.0f} s."
+            )
         wake.clear()
         try:
             await asyncio.wait_for(wake.wait(), 0.5)
@@ -85,77 +92,85 @@ async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool 
         await control.update(bus)
         if state == "running" and control.state == "running":
             raise UsageError(
-                "The trainer is neither paused nor stopped.", next_step="duramen status"
+                "The trainer is running: it is neither paused nor stopped.",
+                next_step="duramen status",
             )
         segment = None
         if discard:
             seen = await observed(bus, "trainer")
             segment = seen.segment if seen else None
             if segment is None:
-                raise UsageError("No segment is open: there is nothing to discard.")
+                raise UsageError(
+                    "No job is being trained, so there is nothing to discard.",
+                    next_step="duramen queue list",
+                )
         if control.state != state or segment is not None:
             await control.set_desired(bus, state, cli.who(), reason, segment)
             await control.update(bus)
         generation = control.generation
 
         if not json:
-            cli.console.print(f"accepted as generation {generation}; waiting for the trainer …")
+            cli.console.print("The command is accepted. Waiting for the trainer …")
         found: dict[str, Observed] = await wait_for(
             bus, config.wait_seconds, lambda: receipts(bus, table, state, generation)
         )
         newest = max(found.values(), key=lambda said: said.at)
         instances = {name: said.model_dump(mode="json") for name, said in found.items()}
         value = {**newest.model_dump(mode="json"), "instances": instances}
-        cli.emit(value, json, lambda: print_receipts(found, state))
+        cli.emit(value, json, lambda: print_receipts(table, found, state))
 
 
-def print_receipts(found: dict[str, Observed], state: str) -> None:
+def print_receipts(table: Table, found: dict[str, Observed], state: str) -> None:
     for name, said in found.items():
         if len(found) > 1:
             cli.console.print(f"trainer {name}:", markup=False)
-        print_receipt(said)
+        print_receipt(table, said)
     cli.console.print(f"Next: {UNDO[state]}", style="dim")
 
 
-def print_receipt(seen: Observed) -> None:
-    job = str(JobId.parse(seen.job)) if seen.job else None
-    cli.console.print(f"[bold]{seen.state}[/bold] (generation {seen.generation})")
+def print_receipt(table: Table, seen: Observed) -> None:
+    job = job_at(table, seen.job)
+    cli.console.print(f"[bold]{seen.state}[/bold]")
     if job and seen.checkpoint:
         at = seen.checkpoint
-        cli.console.print(f"job {job} at plan step {at.position}, global step {at.global_step}")
-        where = f"checkpoint {at.id[:12]} at {at.bucket}/{at.prefix}"
+        steps = f"step {at.position} (step {at.global_step} of {seen.lineage or 'its lineage'})"
+        cli.console.print(f"{job}, after {steps}", markup=False, soft_wrap=True)
+        where = f"{at.bucket}/{at.prefix}"
         if seen.read_back:
-            cli.console.print(f"{where}, read back in full")
+            kept = f"Its checkpoint {at.id[:12]} is stored at {where} and was read back in full."
+            cli.console.print(kept, markup=False, soft_wrap=True)
         else:
             why = f": {seen.waits_for}" if seen.waits_for else ""
-            cli.console.print(f"[red]{where} is not there yet[/red]{why}")
+            text = f"Its checkpoint {at.id[:12]} is not stored at {where} yet{why}"
+            cli.console.print(text, style="red", markup=False, soft_wrap=True)
     elif job:
-        cli.console.print(f"job {job} has made no step yet; nothing needs to be kept")
+        text = f"{job} has not made a step yet, so nothing needs to be kept."
+        cli.console.print(text, markup=False, soft_wrap=True)
 
 
 def pause(reason: Reason = "", json: cli.Json = False) -> None:
-    """Pause at the end of the current step, with a checkpoint. Ends by `duramen resume`."""
+    """Pause after the current step and store a checkpoint. `duramen resume` ends the pause."""
     cli.run(ask_state("paused", reason, json))
 
 
 def resume(reason: Reason = "", json: cli.Json = False) -> None:
-    """Go on after `duramen pause`, from the very step."""
+    """Continue after `duramen pause`, from the step at which training paused."""
     cli.run(_go_on("paused", "stopped", "duramen start", reason, json))
 
 
 def stop(
     reason: Reason = "",
     discard: Annotated[
-        bool, typer.Option("--discard", help="Drop what the open segment trained.")
+        bool, typer.Option("--discard", help="Drop the steps of the current run.")
     ] = False,
     json: cli.Json = False,
 ) -> None:
-    """Close the open segment, keep what it trained, release the GPU. Ends by `duramen start`."""
+    """End the run of the current job, keep its steps and free the GPU, until `duramen start`."""
     cli.run(ask_state("stopped", reason, json, discard))
 
 
 def start(reason: Reason = "", json: cli.Json = False) -> None:
-    """Look for work again after `duramen stop`."""
+    """Let the trainer take jobs again after `duramen stop`."""
     cli.run(_go_on("stopped", "paused", "duramen resume", reason, json))
 
 
@@ -169,14 +184,12 @@ async def _go_on(ends: str, other: str, instead: str, reason: str, json: bool) -
 
 
 def skip(
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep what was trained, as a version.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the steps, as a version.")] = False,
     json: cli.Json = False,
 ) -> None:
-    """End the job that trains now and go on with the next; `duramen queue retry` brings it back.
+    """End the current job and train the next one; `duramen queue retry` queues it again.
 
-    Without --keep the steps since the job was claimed are dropped: the next one starts before them.
+    Without --keep the steps of the current run are dropped, and the next job starts without them.
     """
     cli.run(_skip(keep, json))
 
@@ -194,7 +207,7 @@ async def _skip(keep: bool, json: bool) -> None:
             by=cli.who(), service="trainer", command="skip", segment=segment.id, keep=keep
         )
         answer = await once(bus, control, command, config.wait_seconds)
-        cli.emit(answer, json, lambda: print_answer("skip", str(segment.job), answer))
+        cli.emit(answer, json, lambda: print_answer("skip", name_of(table, segment.job), answer))
 
 
 async def once(bus: Bus, control: Control, command: Once, seconds: float) -> dict[str, Any]:
@@ -214,11 +227,13 @@ async def once(bus: Bus, control: Control, command: Once, seconds: float) -> dic
 
 
 def print_answer(command: str, what: str, answer: dict[str, Any]) -> None:
-    cli.console.print(f"{command} {what}: [bold]{answer['outcome']}[/bold] ({answer['why']})")
+    outcome = ANSWERS.get(answer["outcome"], answer["outcome"])
+    said = Text.assemble(f"{command} {what}: ", (outcome, "bold"), f" ({answer['why']})")
+    cli.console.print(said, soft_wrap=True)
 
 
 def status(json: cli.Json = False) -> None:
-    """What every service says of itself, the queue's depth, the newest version."""
+    """Show what every service does, how many jobs are queued, and the newest version."""
     cli.run(_status(json))
 
 
@@ -239,40 +254,41 @@ async def _status(json: bool) -> None:
         "latest": latest,
         "void_records": len(table.voids),
     }
-    cli.emit(value, json, lambda: print_status(seen, queued, latest, len(table.voids)))
+    cli.emit(value, json, lambda: print_status(table, seen, latest))
 
 
 def print_status(
-    seen: dict[str, dict[str, Observed]], queued: int, latest: dict[str, str], voids: int
+    table: Table, seen: dict[str, dict[str, Observed]], latest: dict[str, str]
 ) -> None:
     for service, views in seen.items():
         lines = [f"{'never seen':10}"] if not views else []
         for name, view in newest_first(views):
             which = f"{name}: " if len(views) > 1 else ""
-            lines.append(f"{view.state:10} {which}{describe(view)}")
+            lines.append(f"{view.state:10} {which}{describe(table, view)}")
         for line in lines:
             cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
     shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
-    cli.console.print(f"queued: {queued}   latest version: {shown}")
-    if voids:
-        cli.console.print(f"[red]{voids} records do not count[/red]  Next: duramen check")
+    cli.console.print(f"queued: {len(table.queue())}   latest version: {shown}")
+    if table.voids:
+        found = count_of(len(table.voids), "invalid record")
+        cli.console.print(f"[red]{found} on the bus[/red]  Next: duramen check")
 
 
 def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
     return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
 
 
-def describe(view: Observed) -> str:
-    """What a service does, in a few words; of one that is silent, since when."""
+def describe(table: Table, view: Observed) -> str:
+    """Return what a service does in a few words, and for how long a silent one has been so."""
     parts = []
     silent = (now() - view.at).total_seconds()
     if silent > STALE_SECONDS:
         parts.append(f"silent for {span_of(silent)}")
-    if view.job:
-        parts.append(f"job {JobId.parse(view.job)}")
+    if job := job_at(table, view.job):
+        parts.append(job)
     if view.progress:
         at = view.progress
-        parts.append(f"step {at.position}/{at.steps}")
+        parts.append(f"step {at.position} of {at.steps}")
         if at.loss is not None:
             parts.append(f"loss {at.loss:.3f}")
         if at.tokens_per_second:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
+from services.ctl.views.columns import count_of
 from shared import reach
 from shared.errors import BusUnavailable, DuramenError
 from shared.store.s3 import Store
@@ -58,7 +59,7 @@ def look_sync(config: CtlSettings) -> str:
     with reach.http(timeout=3) as http:
         found = http.get(f"{config.nats_monitor_url}/varz").json()
     if not found["jetstream"]["config"].get("sync_always"):
-        raise ValueError("sync_interval is not `always`: a power cut would lose records")
+        raise ValueError("its sync_interval is not `always`, so a power cut would lose records")
     return "sync_interval: always"
 
 
@@ -83,16 +84,18 @@ def look_disk(config: CtlSettings) -> str:
     assert config.state_dir is not None
     free = shutil.disk_usage(config.state_dir).free
     if free < LOW_DISK_BYTES:
-        raise ValueError(f"{free >> 20} MiB left; free some")
+        raise ValueError(f"only {free >> 20} MiB are free: delete files you do not need")
     return f"{free >> 30} GiB free"
 
 
 def look_inbox(config: CtlSettings) -> str:
     if config.inbox_dir is None:
-        raise ValueError("DURAMEN_INBOX_DIR is not set here")
+        raise ValueError("DURAMEN_INBOX_DIR is not set")
     rejected = config.inbox_dir / "rejected"
     count = len(list(rejected.glob("*.report.txt"))) if rejected.is_dir() else 0
-    return f"{config.inbox_dir}" + (f"; {count} refused files with reports" if count else "")
+    return f"{config.inbox_dir}" + (
+        f"; {count_of(count, 'refused file')} with a report" if count else ""
+    )
 
 
 def look_host(checkout: Path) -> list[Look]:
@@ -104,7 +107,7 @@ def look_host(checkout: Path) -> list[Look]:
         )
         return [Look(**found) for found in jsonlib.loads(done.stdout)]
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        return [Look("host", None, f"{checkout} cannot look at this host: {error}")]
+        return [Look("host", None, f"{checkout} cannot check this host: {error}")]
 
 
 def look_all(config: CtlSettings) -> list[Look]:
@@ -126,9 +129,9 @@ def look_all(config: CtlSettings) -> list[Look]:
 
 
 def doctor(json: cli.Json = False) -> None:
-    """Look at bus, stores, services, disk and inbox; exit 1 if something is wrong.
+    """Check the bus, the stores, the services, the disk and the inbox; exit 1 if one is wrong.
 
-    Exit 6 if the bus or a store is away.
+    Exit 6 if the bus or a store does not answer.
     """
     looks = look_all(cli.settings())
     value: list[dict[str, Any]] = [vars(found) for found in looks]

@@ -12,16 +12,19 @@ from services.ctl import cli
 from services.ctl.commands.control import living
 from services.ctl.views import forecast, history, left_out
 from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, span_of, text
+from services.ctl.views.naming import job_at, name_of
 from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.formats.version import version_name
 from shared.ledger.control import observed_all
 from shared.ledger.jobs import Job, Table
-from shared.protocol.names import LEVELS, JobId, JobVerb, Level
+from shared.protocol.names import LEVELS, JobVerb
 from shared.protocol.observed import Observed
 
-app = typer.Typer(no_args_is_help=False, help="The queue, in the order of training.")
-JobName = Annotated[str, typer.Argument(help="A job as shown, or the start of its name.")]
+app = typer.Typer(no_args_is_help=False, help="The jobs, in the order in which they are trained.")
+JobName = Annotated[
+    str, typer.Argument(help="A job as the queue shows it, or the start of its id.")
+]
 ORDER = ("running", "queued", "failed", "skipped", "done", "removed")
 COLOURS = {"failed": "red", "running": "green", "paused": "yellow"}
 OVER_SHOWN = 20
@@ -104,26 +107,28 @@ class View:
         if record.state == "queued":
             return self.held.get(job.id.lineage)
         if record.state == "running" and job.id.path not in self.shown:
-            return f"its owner is silent: {history.owner_of(self.table, job)}"
+            return f"its trainer is silent: {history.owner_of(self.table, job)}"
         return None
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context, json: cli.Json = False) -> None:
-    """What trains, what waits and in which order, what failed, what is done."""
+    """Show what is trained, what waits and in which order, what failed and what is done."""
     if context.invoked_subcommand is None:
         list_jobs(json=json)
 
 
 @app.command("list")
 def list_jobs(
-    everything: Annotated[bool, typer.Option("--all", help="Also what is long over.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also jobs that ended long ago.")
+    ] = False,
     json: cli.Json = False,
 ) -> None:
-    """All jobs in the order of training; behind them what failed, was skipped, is done.
+    """List all jobs in the order of training, then those that failed, were skipped or are done.
 
-    `tokens` are those of all epochs, with ~ where there is no plan yet. `start` is expected from
-    what is before a job and the speed that was last seen.
+    `tokens` counts all epochs; ~ marks an estimate, made before the job has a plan. `start` is
+    estimated from the jobs before it and the last speed of training.
     """
     cli.run(_list(everything, json))
 
@@ -143,10 +148,12 @@ async def _list(everything: bool, json: bool) -> None:
 
 def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
     if not rows:
-        cli.console.print("The queue is empty.  Next: put a JSONL file into the inbox.")
+        cli.console.print(
+            "The queue is empty.  Next: duramen submit FILE, or put a file into the inbox"
+        )
         return
     many = len({row["lineage"] for row in rows}) > 1
-    heads: Heads = ["job", *(["lineage"] if many else []), "level", "state"]
+    heads: Heads = ["job", *(["lineage"] if many else []), "priority", "state"]
     drawn = [
         [
             row["job"],
@@ -165,7 +172,11 @@ def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
     cli.table(heads, drawn)
     print_notes(view, rows)
     if hidden:
-        cli.note(f"… and {hidden} more that are over (--all)", "dim")
+        cli.note(
+            f"… and {count_of(hidden, 'more job')} that ended earlier.  Next: duramen queue "
+            "list --all",
+            "dim",
+        )
 
 
 def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
@@ -173,13 +184,16 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
     queued = {row["lineage"] for row in rows if row["state"] == "queued"}
     for lineage, why in view.held.items():
         if lineage in queued or lineage == "*":
-            cli.note(f"{'The trainer' if lineage == '*' else lineage} waits: {why}", "yellow")
+            cli.note(
+                f"{'The trainer' if lineage == '*' else f'Lineage {lineage}'} waits: {why}",
+                "yellow",
+            )
     seen = view.seen
     if queued and seen is None:
-        cli.note("No trainer was ever seen.  Next: duramen doctor", "yellow")
+        cli.note("No trainer has ever connected.  Next: duramen doctor", "yellow")
     elif queued and view.silent > forecast.STALE_SECONDS:
         cli.note(
-            f"The trainer was last heard {span_of(view.silent)} ago.  Next: duramen doctor", "red"
+            f"The trainer has been silent for {span_of(view.silent)}.  Next: duramen doctor", "red"
         )
     elif seen is not None and seen.state in ("paused", "stopped"):
         again = "duramen resume" if seen.state == "paused" else "duramen start"
@@ -187,7 +201,7 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["reason"] and row["state"] in ("failed", "running"):
             after = f"  Next: {row['next']}" if row["next"] else ""
-            cli.note(f"{row['job']} {row['state']}: {row['reason']}{after}", "red")
+            cli.note(f"{row['name']} ({row['job']}) {row['state']}: {row['reason']}{after}", "red")
 
 
 def state_cell(row: dict[str, Any]) -> Cell:
@@ -215,7 +229,7 @@ def start_cell(row: dict[str, Any]) -> str:
 
 @app.command("status")
 def status(json: cli.Json = False) -> None:
-    """How many jobs are in each state, by level, and what trains now."""
+    """Show how many jobs are in each state, by priority, and what is trained now."""
     cli.run(_status(json))
 
 
@@ -233,9 +247,9 @@ async def _status(json: bool) -> None:
             [level, *(str(by_state[state]) for state in ORDER)]
             for level, by_state in counts.items()
         ]
-        cli.table(["level", *(number(state) for state in ORDER)], rows)
+        cli.table(["priority", *(number(state) for state in ORDER)], rows)
         for said in views.values():
-            job = f" {JobId.parse(said.job)}" if said.job else ""
+            job = f", {job_at(table, said.job)}" if said.job else ""
             waits = f": {said.waits_for}" if said.waits_for else ""
             cli.console.print(f"trainer {said.state}{job}{waits}", markup=False, soft_wrap=True)
 
@@ -260,69 +274,79 @@ async def _change(shown: str, verb: JobVerb, json: bool, **changes: Any) -> None
 
 def refuse(job: Job, verb: JobVerb) -> None:
     """Raises UsageError, naming what can be done instead."""
-    state = job.record.state
+    state, shown = job.record.state, f"{job.record.name} ({job.id})"
     if verb == "retry":
         if state not in ("failed", "skipped"):
             again = "duramen queue list" if state != "done" else "duramen submit FILE --again"
-            message = f"{job.id} is {state}; only a failed or skipped job is retried."
+            message = f"{shown} is {state}; only a failed or skipped job can be retried."
             raise UsageError(message, next_step=again)
     elif state != "queued":
         instead = {"running": "duramen skip", "failed": f"duramen queue retry {job.id}"}
-        message = f"{job.id} is {state}; only a queued job can be changed."
+        message = f"{shown} is {state}; only a queued job can be changed."
         raise UsageError(message, next_step=instead.get(state, "duramen queue list"))
 
 
 def print_change(view: View, job: Job, verb: JobVerb) -> None:
     place = [waiting.id for waiting in view.table.queue()].index(job.id) if verb != "remove" else 0
+    shown, before = name_of(view.table, job.id), f"{count_of(place, 'job')} before it"
     match verb:
         case "remove":
-            said = f"{job.id} is removed; its file stays in inbox/done and in the store"
+            said = f"{shown} is removed from the queue; its file stays in inbox/done and the store"
         case "retry":
             line = view.table.lines.get(job.id.lineage)
             position = line.position(job.id) if line else 0
-            onward = f", goes on at step {position}" if position else ""
-            said = f"{job.id} is queued, {place} jobs before it{onward}"
+            onward = f"; it continues at step {position}" if position else ""
+            said = f"{shown} is queued, with {before}{onward}"
         case _:
-            said = f"{job.id} is {job.record.level} now, {place} jobs before it"
-    cli.console.print(said)
+            said = f"{shown} now has {job.record.level} priority, with {before}"
+    cli.console.print(said, markup=False, soft_wrap=True)
 
 
 @app.command("retry")
 def retry(job: JobName, json: cli.Json = False) -> None:
-    """Queue a failed or skipped job again, in its old place; it goes on from the step it kept."""
+    """Queue a failed or skipped job again, in its old place, from the step that it kept."""
     cli.run(_change(job, "retry", json))
 
 
 @app.command("remove")
 def remove(job: JobName, json: cli.Json = False) -> None:
-    """Take a queued job out of the queue; its dataset stays stored."""
+    """Remove a job from the queue. Its dataset stays in the store."""
     cli.run(_change(job, "remove", json))
 
 
 @app.command("move")
 def move(
     job: JobName,
-    level: Annotated[Level, typer.Option("--level", help="high, normal or low.")],
+    priority: cli.Priority = None,
+    level: cli.OldPriority = None,
     json: cli.Json = False,
 ) -> None:
-    """Give a queued job another level; within it the older one is first."""
-    cli.run(_change(job, "move", json, level=level))
+    """Give a queued job another priority. Of the jobs with the same one, the oldest is first."""
+    wanted = cli.priority_of(priority or level)
+    if wanted is None:
+        raise UsageError(
+            "A priority is needed.", next_step=f"duramen queue move {job} --priority high"
+        )
+    cli.run(_change(job, "move", json, level=wanted))
 
 
 @app.command("show")
 def show(
     job: JobName,
-    log: Annotated[bool, typer.Option("--log", help="Print its log, and nothing else.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print only the log of the job.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also the ids of its runs and what each record says.")
+    ] = False,
     json: cli.Json = False,
 ) -> None:
-    """One job with its whole history: what happened, why it failed, where its log and plan are.
+    """Show one job and its history: what happened, why it failed, where its log and plan are.
 
-    `left out`: rows of its file that are not trained, by the lines of that file.
+    `left out` lists the rows of its file that are not trained, by their lines in that file.
     """
-    cli.run(_show(job, log, json))
+    cli.run(_show(job, log, details, json))
 
 
-async def _show(shown: str, log: bool, json: bool) -> None:
+async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
         view = await View.of(bus)
@@ -332,19 +356,22 @@ async def _show(shown: str, log: bool, json: bool) -> None:
         return
     left = await asyncio.to_thread(left_out.known, cli.store(config), job)
     value = {**view.row(job), **history.of(view.table, job), "left_out": left}
-    cli.emit(value, json, lambda: print_job(value))
+    cli.emit(value, json, lambda: print_job(value, details))
 
 
-def print_job(value: dict[str, Any]) -> None:
+def print_job(value: dict[str, Any], details: bool) -> None:
     queued = moment_of(value["queued_at"])
     fields = [
-        ("file", f"{value['name']}  ({value['rows']} rows, {history.tokens_text(value)})"),
+        (
+            "file",
+            f"{value['name']}  ({count_of(value['rows'], 'row')}, {history.tokens_text(value)})",
+        ),
         ("state", history.state_text(value)),
-        ("queued", f"{queued} UTC, level {value['level']}, attempt {value['attempt']}"),
+        ("queued", f"{queued} UTC, {value['level']} priority, attempt {value['attempt']}"),
         ("lineage", value["lineage"]),
         ("settings", ", ".join(f"{k} {v}" for k, v in value["settings"].items()) or "defaults"),
         ("dataset", value["dataset"]),
-        ("plan", value["plan"] or "none yet: it is made when the job is first claimed"),
+        ("plan", value["plan"] or "none yet: it is made when training of the job begins"),
         ("log", value["log"] or "none yet"),
     ]
     cli.console.print(f"[bold]{value['job']}[/bold]")
@@ -357,9 +384,9 @@ def print_job(value: dict[str, Any]) -> None:
         print_failure(value["failure"])
     if value["segments"]:
         cli.console.print()
-        cli.table(history.SEGMENT_HEADS, history.segment_rows(value["segments"]))
+        cli.table(history.run_heads(details), history.run_rows(value["segments"], details))
     cli.console.print()
-    cli.table(history.HISTORY_HEADS, history.history_rows(value["history"]))
+    cli.table(history.HISTORY_HEADS, history.history_rows(value["history"], details))
 
 
 def print_failure(failure: dict[str, Any]) -> None:

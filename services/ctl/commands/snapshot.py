@@ -3,11 +3,13 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from services.ctl import cli
 from services.ctl.commands.control import once, print_answer, wait_for
-from services.ctl.views.columns import Heads, number, span_of
+from services.ctl.views.columns import Heads, count_of, number, span_of
 from services.ctl.views.comparison import SPLIT_NAMES, share
+from services.ctl.views.naming import name_of
 from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.ledger.control import Control, events
@@ -17,11 +19,11 @@ from shared.protocol.control import Once
 
 def snapshot(
     wait: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait; a slow model needs time.")
+        float, typer.Option("--wait", min=0, help="Seconds to wait: a slow model needs longer.")
     ] = 600,
     json: cli.Json = False,
 ) -> None:
-    """Measure and ask all watched examples at the end of the current step, and show the result."""
+    """Measure all watched examples after the current step and show the result."""
     cli.run(_snapshot(wait, json))
 
 
@@ -35,15 +37,16 @@ async def _snapshot(wait: float, json: bool) -> None:
         if segment is None:
             raise UsageError("No job is being trained.", next_step="duramen queue list")
         _, after = await bus.bounds("EVT")
+        shown = name_of(table, segment.job)
         if not json:
-            cli.console.print(f"asking for a snapshot of job {segment.job} …")
+            cli.console.print(f"Asking for a snapshot of {shown} …")
         command = Once(by=cli.who(), service="trainer", command="snapshot", segment=segment.id)
         answer = await once(bus, control, command, wait)
         if answer["outcome"] != "done":
-            cli.emit(answer, json, lambda: print_answer("snapshot", str(segment.job), answer))
+            cli.emit(answer, json, lambda: print_answer("snapshot", shown, answer))
             raise typer.Exit(1)
         taken = await newest(bus, after, segment.id, wait)
-        cli.emit(taken, json, lambda: print_summary(str(segment.job), taken))
+        cli.emit(taken, json, lambda: print_summary(str(segment.job), shown, taken))
 
 
 async def newest(bus: Bus, after: int, segment: str, seconds: float) -> dict[str, Any]:
@@ -60,12 +63,12 @@ async def newest(bus: Bus, after: int, segment: str, seconds: float) -> dict[str
     return taken
 
 
-def print_summary(job: str, taken: dict[str, Any]) -> None:
+def print_summary(job: str, shown: str, taken: dict[str, Any]) -> None:
     decision = taken["decision"]
     cli.console.print(
-        f"[bold]snapshot[/bold] of job {job} at plan step {taken['position']}, global step "
-        f"{taken['global_step']}: {decision['measured']} examples measured, "
-        f"{decision['answered']} asked, in {span_of(decision['seconds'])}",
+        f"[bold]Snapshot[/bold] of {escape(shown)} after step {taken['position']} (step "
+        f"{taken['global_step']} of its lineage): {count_of(decision['measured'], 'example')} "
+        f"measured, {decision['answered']} asked, in {span_of(decision['seconds'])}",
         soft_wrap=True,
     )
     titles = ("n", "loss", "tokens right", "answers right", "loose match")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from services.ctl import cli
+from services.ctl.views.columns import count_of
 from shared import reach
 from shared.errors import DuramenError, NotObserved, UsageError
-from shared.protocol.names import Level
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
@@ -17,7 +17,9 @@ MOST_SIDECAR = 10_000
 PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting of the job, such as learning_rate=2e-4. Repeatable."),
+    typer.Option(
+        "--set", help="A setting of the job, such as learning_rate=2e-4. May be repeated."
+    ),
 ]
 
 
@@ -26,32 +28,35 @@ class Refused(DuramenError):
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A training file: .jsonl, .json, .csv, …")],
-    level: Annotated[str, typer.Option(help="high, normal or low")] = "normal",
-    again: Annotated[bool, typer.Option("--again", help="Train it also if it was.")] = False,
+    file: Annotated[Path, typer.Argument(help="A training file: .jsonl, .json, .csv, .parquet, …")],
+    priority: cli.Priority = None,
+    level: cli.OldPriority = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train the file even if it has been trained before.")
+    ] = False,
     settings: Settings = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until it is queued or refused, however long.")
+        bool, typer.Option("--wait", help="Wait until the file is queued or refused.")
     ] = False,
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:
-    """Queue a training file: it is checked, stored and queued, and the job is named.
+    """Check, store and queue a training file, and print the name of its job.
 
-    The settings of a data.yaml beside data.jsonl go along; those of --set count more.
+    A data.yaml beside data.jsonl is sent along; what --set names takes precedence over it.
     """
     config = cli.settings()
     if not config.ingest_url or config.ingest_token is None:
         raise UsageError(
-            "It is not known where ingest answers (DURAMEN_INGEST_URL, DURAMEN_INGEST_TOKEN): "
+            "The address of ingest is not set (DURAMEN_INGEST_URL, DURAMEN_INGEST_TOKEN). Set it, "
+            "or "
             "copy the file into the inbox.",
             next_step="duramen doctor",
         )
     if not file.is_file():
-        raise UsageError(f"{file} is no file.")
-    if level not in Level.__args__:  # type: ignore[attr-defined]  # a Literal has them
-        raise UsageError(f"{level!r} is no level: high, normal or low.")
-    query = {"name": file.name, "level": level, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
+        raise UsageError(f"{file} is not a file.")
+    wanted = cli.priority_of(priority or level) or "normal"
+    query = {"name": file.name, "level": wanted, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
     query["again"] = str(again).lower()
     beside = sidecar_of(file)
     if beside is not None:
@@ -78,7 +83,9 @@ def sidecar_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not valid UTF-8.") from error
     if text is None:
-        raise UsageError(f"{path} is longer than {MOST_SIDECAR} bytes: it holds settings only.")
+        raise UsageError(
+            f"{path} is longer than {MOST_SIDECAR} bytes. A sidecar contains only settings."
+        )
     return text
 
 
@@ -135,7 +142,9 @@ def told(report: dict[str, Any], json: bool, *, wait: bool) -> None:
     outcome = report["outcome"]
     if outcome == "working":
         why = f" ({report['why']})" if report.get("why") else ""
-        raise NotObserved(f"The file has arrived as {report['taken']} and is worked on{why}.")
+        raise NotObserved(
+            f"The file has arrived as {report['taken']} and is still being read{why}."
+        )
 
     def human() -> None:
         if outcome != "refused":
@@ -157,10 +166,10 @@ def told(report: dict[str, Any], json: bool, *, wait: bool) -> None:
 
 def summary(contents: dict[str, Any]) -> list[str]:
     """What the file holds, in a few lines."""
-    found = [f"{contents['rows']} rows, {contents['original_bytes']} bytes"]
+    found = [f"{count_of(contents['rows'], 'row')}, {count_of(contents['original_bytes'], 'byte')}"]
     found += [f"  layout {name}: {count}" for name, count in contents["layouts"].items()]
     if contents["duplicate_rows"]:
-        found.append(f"  {contents['duplicate_rows']} repeated rows were kept once")
+        found.append(f"  {count_of(contents['duplicate_rows'], 'repeated row')} left out")
     if contents["ignored_fields"]:
         found.append(f"  ignored fields: {', '.join(contents['ignored_fields'])}")
     return found

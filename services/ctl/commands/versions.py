@@ -6,7 +6,7 @@ import typer
 
 from services.ctl import cli
 from services.ctl.commands import control
-from services.ctl.views.columns import Cell, Heads, moment_of, number, size_of, text
+from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, size_of, text
 from shared.bus.client import Bus
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import parse_version, version_name
@@ -16,7 +16,9 @@ from shared.protocol.control import Once
 
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
-Newest = Annotated[str | None, typer.Argument(help="A version; the newest one if left out.")]
+Newest = Annotated[
+    str | None, typer.Argument(help="A version, such as v003. Without it, the newest.")
+]
 VERIFY_SECONDS = 3600.0
 
 
@@ -49,16 +51,19 @@ def chosen(version: str | None, lineage: str) -> int:
 
 @app.command("list")
 def list_versions(
-    lineage: Annotated[str | None, typer.Option("--lineage", "-l")] = None, json: cli.Json = False
+    lineage: Annotated[
+        str | None, typer.Option("--lineage", "-l", help="Only the versions of this lineage.")
+    ] = None,
+    json: cli.Json = False,
 ) -> None:
-    """All versions: published ones with their copies, pending ones with the reason."""
+    """List all versions: the published ones with their copies, others with the reason."""
     rows = ask("/api/versions" + (f"?lineage={lineage}" if lineage else ""))
     cli.emit(rows, json, lambda: print_rows(rows))
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        cli.console.print("There is no version yet.  Next: duramen queue list")
+        cli.console.print("No version has been published yet.  Next: duramen queue list")
         return
     many = len({row["lineage"] for row in rows}) > 1
     heads: Heads = [
@@ -95,7 +100,7 @@ def copies_of(row: dict[str, Any]) -> Cell:
     """`3 copies, 1 disk` is no redundancy, and red."""
     if row["state"] == "pending":
         return Cell("pending", "yellow")
-    shown = f"{row['copies']} on {row['domains']} disk" + ("s" if row["domains"] != 1 else "")
+    shown = f"{row['copies']} on {count_of(row['domains'], 'disk')}"
     return Cell(shown, "" if row["domains"] >= 2 and row["copies"] >= 3 else "red")
 
 
@@ -109,7 +114,7 @@ def mark(row: dict[str, Any]) -> Cell:
 
 @app.command("show")
 def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
-    """One version: its files, hashes, copies."""
+    """Show one version: its files, their hashes and its copies."""
     value = ask(f"/api/versions/{lineage}/{chosen(version, lineage)}")
 
     def tell() -> None:
@@ -128,23 +133,26 @@ def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json =
 def verify(
     version: Newest = None,
     lineage: cli.Lineage = "main",
-    with_base: Annotated[bool, typer.Option("--with-base", help="Its base as well.")] = False,
+    with_base: Annotated[
+        bool, typer.Option("--with-base", help="Also read its base model.")
+    ] = False,
     json: cli.Json = False,
 ) -> None:
-    """Read every copy in full now, and name what is damaged."""
+    """Read every copy in full now and name what is damaged."""
     path = f"/api/versions/{lineage}/{chosen(version, lineage)}/verify"
     value = ask(path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
     cli.emit(value, json, lambda: print_checked(value["copies"]))
     if not value["ok"]:
         bad = [copy["place"] for copy in value["copies"] if not copy["ok"]]
         raise Damaged(
-            f"{version_name(value['version'])}: {', '.join(bad)} not whole.",
+            f"{version_name(value['version'])}: the copy in {', '.join(bad)} is damaged or "
+            "incomplete.",
             next_step=f"duramen restore {version_name(value['version'])} -l {lineage} --to DIR",
         )
 
 
 class Damaged(DuramenError):
-    """A copy is missing or damaged."""
+    """A copy of a version is missing or damaged."""
 
     exit_code = 8
 
@@ -155,7 +163,7 @@ def print_checked(copies: list[dict[str, Any]]) -> None:
         word = "whole" if copy["ok"] else "DAMAGED"
         cli.console.print(
             f"{copy['place']:8} [{colour}]{word}[/{colour}]  "
-            f"{copy['files']} files, {size_of(copy['bytes'])} read and hashed",
+            f"{count_of(copy['files'], 'file')}, {size_of(copy['bytes'])} read and hashed",
             soft_wrap=True,
         )
         for problem in copy["problems"]:
@@ -169,11 +177,11 @@ def rollback(
     version: Version,
     lineage: cli.Lineage = "main",
     force: Annotated[
-        bool, typer.Option("--force", help="Void an open segment whose owner is dead.")
+        bool, typer.Option("--force", help="Cancel the current run if its trainer no longer runs.")
     ] = False,
     json: cli.Json = False,
 ) -> None:
-    """Let head and latest be those of a version; what was trained since stays, on a branch."""
+    """Make training continue from a version and `latest` point to it. Later versions are kept."""
     cli.run(_rollback(parse_version(version), lineage, force, json))
 
 

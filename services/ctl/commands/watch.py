@@ -15,12 +15,12 @@ from services.ctl import cli
 from services.ctl.commands.control import living
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of, fitted, loss_of, span_of
+from services.ctl.views.naming import job_at
 from shared.bus.client import Bus
 from shared.formats.version import version_name
 from shared.ledger.control import events, observed_all
 from shared.ledger.jobs import Table
 from shared.protocol.events import Event
-from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
@@ -56,7 +56,7 @@ class Watch:
         if not seen:
             return
         queued = len(self.table.queue())
-        text = "  |  ".join(progress_line(said, queued) for said in seen.values())
+        text = "  |  ".join(progress_line(self.table, said, queued) for said in seen.values())
         if self.live is not None:
             self.live.update(Text(fitted(text, cli.console.width - SPINNER_WIDTH)))
         elif (
@@ -82,44 +82,45 @@ class Watch:
         )
 
     def show_event(self, event: Event) -> None:
-        text = describe_event(event)
+        text = describe_event(self.table, event)
         if text:
             at = event.at.astimezone().strftime("%H:%M:%S")
             cli.console.print(f"[dim]{at}[/dim]  {text}", soft_wrap=True)
 
 
-def progress_line(seen: Observed, queued: int) -> str:
-    """What the trainer does, in less than a terminal's width: this line is drawn again and again.
+def progress_line(table: Table, seen: Observed, queued: int) -> str:
+    """Return what the trainer does on one line, which is drawn again and again.
 
     Why it waits comes last: that may be long.
     """
     parts: list[str] = [seen.state] if seen.state != "running" or not seen.progress else []
-    if seen.job:
-        parts.append(str(JobId.parse(seen.job)))
+    if job := job_at(table, seen.job):
+        parts.append(job)
     if seen.progress:
         at = seen.progress
-        parts.append(f"{at.position}/{at.steps}")
+        parts.append(f"step {at.position} of {at.steps}")
         parts += [f"loss {at.loss:.3f}"] if at.loss is not None else []
         parts += [f"{count_of(at.tokens_per_second)} tokens/s"] if at.tokens_per_second else []
         parts += [f"{span_of(at.eta_seconds)} left"] if at.eta_seconds is not None else []
     elif not seen.job and not seen.waiting:
         parts.append("nothing to train")
-    parts += [f"queued {queued}"] if queued else []
+    parts += [f"{queued} queued"] if queued else []
     return "  ".join([*parts, *([seen.waits_for] if seen.waits_for else [])])
 
 
-def describe_event(event: Event) -> str:
-    """One line for people, or nothing."""
+def describe_event(table: Table, event: Event) -> str:
+    """Return an event as one line for people, or nothing."""
     data = event.data
-    job = str(JobId.parse(event.job)) if event.job else ""
+    job = escape(job_at(table, event.job) or "")
     name = escape(str(data.get("name", "")))
     match event.service, event.kind:
         case "ingest", "queued":
-            return f"queued {job}  {name}  ({data.get('rows')} rows, {data.get('level')})"
+            rows = count_of(data.get("rows"), "row")
+            return f"queued {job}: {rows}, {data.get('level')} priority"
         case "ingest", "refused":
             return f"[red]refused[/red] {name}: {escape(str(data.get('why', 'see its report')))}"
         case "ingest", "duplicate":
-            return f"known already: {name}  {escape(str(data.get('why', '')))}"
+            return f"already known: {name}: {escape(str(data.get('why', '')))}"
         case "trainer", "opened":
             return f"training {job}"
         case "trainer", "snapshot":
@@ -132,7 +133,7 @@ def describe_event(event: Event) -> str:
         case "vault", "version_published":
             version = version_name(int(data.get("version", 0)))
             text = f"[bold green]{version}[/bold green] published: "
-            return text + f"{data.get('copies')} copies, read back"
+            return text + f"{count_of(data.get('copies'), 'copy', 'copies')}, read back"
         case _, "alarm":
             return f"[red]alarm[/red] from {event.service}: {escape(str(data.get('what')))}"
     return ""
@@ -152,11 +153,11 @@ def summary(splits: dict[str, dict[str, Any]]) -> str:
 
 def watch(
     until_done: Annotated[
-        bool, typer.Option("--until-done", help="End when nothing is left to do.")
+        bool, typer.Option("--until-done", help="End when no job is left to train.")
     ] = False,
     json: cli.Json = False,
 ) -> None:
-    """Follow the training: progress, snapshots, versions. Ctrl-C ends only the watching."""
+    """Follow the training: progress, snapshots and versions. Ctrl-C ends only this display."""
     cli.run(_watch(until_done, json))
 
 
@@ -168,7 +169,7 @@ async def _watch(until_done: bool, as_json: bool) -> None:
         if as_json:
             await follow_json(view, until_done)
         elif cli.console.is_terminal:
-            with cli.console.status("looking …") as view.live:
+            with cli.console.status("waiting for news …") as view.live:
                 await follow(view, until_done)
         else:
             await follow(view, until_done)

@@ -177,10 +177,15 @@ def size_of(count: int | None) -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def count_of(count: float | None) -> str:
-    """A large number for people: `950`, `12.3k`, `4.5M`."""
+def count_of(count: float | None, one: str = "", many: str = "") -> str:
+    """Return a number for people: `950`, `12.3k`, `4.5M`; or with a noun `1 job`, `3 jobs`.
+
+    `many`: the plural, where it is not `one` with an s. With a noun the number is exact.
+    """
     if count is None:
         return "-"
+    if one:
+        return f"{count:,.0f} {one if count == 1 else many or one + 's'}"
     for unit, worth in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= worth:
             return f"{count / worth:.1f}{unit}"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, number, text
+from services.ctl.views.naming import OUTCOMES
 from shared.errors import NotFound, ObjectMissing
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
@@ -14,8 +15,6 @@ from shared.store import layout
 if TYPE_CHECKING:
     from shared.store.s3 import Bucket, Store
 
-SEGMENT_HEADS: Heads = ["segment", "outcome", number("plan steps"), "global steps"]
-SEGMENT_HEADS += ["owners", "version"]
 HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("how")]
 
 
@@ -71,7 +70,7 @@ def log_text(store: "Store", table: Table, job: Job) -> str:
     segments = table.segments_of(job.id)
     again = f"duramen queue show {job.id}"
     if not segments:
-        raise NotFound(f"{job.id} was never trained: it has no log.", next_step=again)
+        raise NotFound(f"{job.id} has never been trained, so it has no log.", next_step=again)
     last = segments[-1]
     places: list[tuple[Bucket, str]] = [("work", log_key(last))]
     version = table.lines[job.id.lineage].version_with(last)
@@ -107,7 +106,7 @@ def segment_value(table: Table, segment: Segment) -> dict[str, Any]:
 def changed(before: JobRecord | None, after: JobRecord) -> str:
     """What one record says that the one before did not."""
     if before is None:
-        return f"level {after.level}"
+        return f"{after.level} priority"
     parts = []
     if after.level != before.level:
         parts.append(f"{before.level} → {after.level}")
@@ -135,7 +134,7 @@ def tokens_text(value: dict[str, Any]) -> str:
     if value["tokens"] is None:
         return "tokens not counted yet"
     about = "about " if value["tokens_estimated"] else ""
-    steps = f" in {value['steps']} steps" if value["steps"] else ""
+    steps = f" in {count_of(value['steps'], 'step')}" if value["steps"] else ""
     return f"{about}{count_of(value['tokens'])} tokens{steps}"
 
 
@@ -153,32 +152,43 @@ def state_text(value: dict[str, Any]) -> str:
     return text
 
 
-def segment_rows(segments: list[dict[str, Any]]) -> Rows:
-    return [
-        [
-            s["segment"],
-            Cell(s["outcome"], "red" if s["outcome"] == "failed" else "" if s["kept"] else "dim"),
+def run_heads(details: bool) -> Heads:
+    heads: Heads = ["run", number("steps"), "steps of the lineage", "version"]
+    return [*heads, "segment", number("owners")] if details else heads
+
+
+def run_rows(segments: list[dict[str, Any]], details: bool) -> Rows:
+    """Return the runs of a job, each from a start of training to its end, oldest first."""
+    rows: Rows = []
+    for s in segments:
+        outcome = OUTCOMES.get(s["outcome"], s["outcome"])
+        row: list[Cell | str] = [
+            Cell(outcome, "red" if outcome == "failed" else "" if s["kept"] else "dim"),
             steps_text(s["plan_steps"]),
             steps_text(s["global_steps"]) + ("" if s["kept"] else " (dropped)"),
-            str(len(s["fences"])),
             version_name(s["version"]) if s["version"] else "",
         ]
-        for s in segments
-    ]
+        rows.append([*row, s["segment"], str(len(s["fences"]))] if details else row)
+    return rows
 
 
 def steps_text(steps: list[int | None]) -> str:
     return f"{steps[0]}–{'…' if steps[1] is None else steps[1]}"
 
 
-def history_rows(history: list[dict[str, Any]]) -> Rows:
+def history_rows(history: list[dict[str, Any]], details: bool) -> Rows:
+    """Return what happened to a job; the ids of its runs and owners only with `details`."""
     return [
         [
             str(entry["sequence"]),
             entry["at"][:19].replace("T", " "),
             entry["verb"],
             entry["by"],
-            entry["how"],
+            entry["how"] if details else without_ids(entry["how"]),
         ]
         for entry in history
     ]
+
+
+def without_ids(how: str) -> str:
+    return ", ".join(p for p in how.split(", ") if not p.startswith(("segment ", "fence ")))

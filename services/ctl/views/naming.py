@@ -1,0 +1,19 @@
+"""What jobs and records are called on the screen."""
+
+from shared.ledger.jobs import Table
+from shared.protocol.names import JobId
+
+# What the records call `void` is three things to a reader.
+OUTCOMES = {"void": "cancelled"}  # of a job's run
+ANSWERS = {"void": "rejected"}  # of a command
+
+
+def name_of(table: Table, job: JobId) -> str:
+    """Return the name of a job's file with the id of the job: `rows.jsonl (fa29d8cd912d.1)`."""
+    known = table.jobs.get(job)
+    return f"{known.record.name} ({job})" if known else str(job)
+
+
+def job_at(table: Table, path: str | None) -> str | None:
+    """Return the name of the job at `path`, as an observation gives it, or None without one."""
+    return name_of(table, JobId.parse(path)) if path else None
