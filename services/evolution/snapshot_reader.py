@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prometheus_client import Counter, Gauge
@@ -21,6 +20,7 @@ from services.evolution.lifelines import SPLITS
 from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
+from shared.formats.result import Result
 from shared.formats.version import CommitRecord
 from shared.protocol.message import ObjectRef
 from shared.store import layout
@@ -153,15 +153,16 @@ class Reader:
             if ref.key in done or ref.key in self._unreadable:
                 continue
             try:
-                body = orjson.loads(self.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+                data = self.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+                result = Result.from_bytes(data)
             except (ObjectMissing, ObjectDamaged, ValueError) as error:
                 # Cleaned up once its version was committed, or damaged, which `check` reports.
                 self._unreadable.add(ref.key)
                 self._log.warning("result_unreadable", key=ref.key, error=str(error))
                 continue
-            for file in body.get("files", []):
-                if str(file.get("path", "")).startswith("evolution/"):
-                    self.cache.name_hash(file["key"], file["sha256"], by_result=True)
+            for file in result.files:
+                if file.is_snapshot:
+                    self.cache.name_hash(file.key, file.sha256, by_result=True)
             self.cache.name_hash(ref.key, ref.sha256, by_result=True)
 
 

@@ -6,7 +6,6 @@ the same bytes under the same names, and one commit. What exists in `backup` is 
 if it is the commit of this close.
 """
 
-import json
 from contextlib import suppress
 
 from services.vault import bases, readme, tokenizer
@@ -19,6 +18,7 @@ from shared.errors import (
     ObjectMissing,
 )
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
+from shared.formats.result import JOB_LOG, METRICS, Result
 from shared.formats.version import (
     CommitRecord,
     FileEntry,
@@ -28,7 +28,6 @@ from shared.formats.version import (
     safe_path,
     sums,
 )
-from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, Stored
@@ -194,17 +193,17 @@ def result_sources(copies: Copies, version: Wanted) -> dict[str, Source]:
     ref = version.close.result
     if ref is None:
         return {}
-    result = json.loads(copies.store.read(ref.bucket, ref.key, sha256=ref.sha256))
-    if result.get("schema") != 1:
-        raise NotPublishable(f"{version.name}: result.json has schema {result.get('schema')!r}.")
+    try:
+        result = Result.from_bytes(copies.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+    except ValueError as error:
+        raise NotPublishable(f"{version.name}: {ref.key} cannot be read: {error}.") from error
     sources = {}
-    for entry in result["files"]:
-        path = safe_path(entry["path"])
-        if path not in ("metrics.jsonl", "job.log") and not path.startswith("evolution/"):
+    for file in result.files:
+        path = safe_path(file.path)
+        if path not in (METRICS, JOB_LOG) and not file.is_snapshot:
             raise NotPublishable(f"{version.name}: {path} has no place in a version.")
-        found = ObjectRef(**{name: entry[name] for name in ("bucket", "key", "sha256", "size")})
-        origins = [copies.work(found.key), *copies.precious(version.prefix + path)]
-        sources[path] = Source(found.sha256, found.size, *origins)
+        origins = [copies.work(file.key), *copies.precious(version.prefix + path)]
+        sources[path] = Source(file.sha256, file.size, *origins)
     return sources
 
 

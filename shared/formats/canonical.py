@@ -3,7 +3,7 @@
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 def canonical_json(value: Any) -> bytes:
@@ -41,9 +41,17 @@ class CanonicalFile(Part):
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read a file. Raises ValueError, also for a schema that this program does not know."""
-        fields = json.loads(data)
+        try:
+            fields = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
         if fields.get("schema") != 1:
             raise ValueError(f"it has schema {fields.get('schema')}, this program reads 1")
-        return cls.model_validate(fields)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}") from error

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from services.trainer.supervisor.local_files import SegmentFolder
 from services.trainer.supervisor.work_bucket import put_result
+from shared.formats.result import ResultFile
 from shared.ledger.jobs import Table
 from shared.store.s3 import Store
 from tests.golden import messages
@@ -13,7 +14,7 @@ from tests.golden.told import SNAPSHOT
 PATH = STORED / "result.json"
 METRICS = b'{"position":1,"rows":[]}\n'
 LOG = b"a step was made\n"
-EARLIER: list[dict[str, object]] = [{"path": "evolution/00000001-2.parquet", **SNAPSHOT}]
+EARLIER = [ResultFile.model_validate({"path": "evolution/00000001-2.parquet", **SNAPSHOT})]
 
 
 def stored_result(store: Store, folder: Path) -> bytes:

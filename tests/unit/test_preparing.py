@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, cast
 
-import orjson
 import pytest
 
 from services.trainer.protocol import Spec
@@ -12,6 +11,7 @@ from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.prepare import Preparation
 from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes
+from shared.formats.result import Result, ResultFile
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line
 from shared.protocol.message import ObjectRef
@@ -110,8 +110,8 @@ class Prepared:
         files = []
         for name in ("metrics.jsonl", "job.log"):
             ref = self.shelf.put(WORK, f"results/{name}", b"of the first\n")
-            files.append({"path": name, **ref.model_dump()})
-        return self.shelf.put(WORK, "results/first.json", orjson.dumps({"files": files}))
+            files.append(ResultFile.at(name, ref))
+        return self.shelf.put(WORK, "results/first.json", Result(files=tuple(files)).to_bytes())
 
     def leave(self, name: str, data: bytes) -> None:
         """As another host would leave it, of the open segment."""

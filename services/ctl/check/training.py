@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import orjson
-
 from services.ctl.check.copies import commits, keys, parsed
 from services.ctl.check.ledgers import Finding, NotChecked, World, mark_of
 from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import sha256_file
 from shared.formats.checkpoint import HEADER, listed_files
+from shared.formats.metrics import MetricsLine
 from shared.formats.report import taking_of
+from shared.formats.result import METRICS, Result
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
@@ -120,12 +120,11 @@ def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int,
         return []
     rows = []
     for text in metrics(world, line, segment).splitlines():
-        step = orjson.loads(text)
-        if "rows" not in step:
+        step = MetricsLine.model_validate_json(text)
+        if step.rows is None:
             continue  # a decision about a snapshot
-        if close.from_position < step["position"] <= close.to_position:
-            shown = [r["row"] if isinstance(r, dict) else r for r in step["rows"]]
-            rows.append((step["position"], shown))
+        if close.from_position < step.position <= close.to_position:
+            rows.append((step.position, [shown.row for shown in step.rows]))
     return rows
 
 
@@ -135,12 +134,12 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
     close = segment.closed
     if close.result is not None:
         try:
-            result = orjson.loads(
-                world.store.read(close.result.bucket, close.result.key, sha256=close.result.sha256)
-            )
-            file = next(f for f in result["files"] if f["path"] == "metrics.jsonl")
-            return world.store.read(file["bucket"], file["key"], sha256=file["sha256"])
-        except (ObjectMissing, StopIteration):
+            ref = close.result
+            result = Result.from_bytes(world.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+            file = result.file(METRICS)
+            if file is not None:
+                return world.store.read(file.bucket, file.key, sha256=file.sha256)
+        except ObjectMissing:
             pass
     version = line.version_with(segment)
     if version is not None:

@@ -1,9 +1,8 @@
 """What a worker needs, fetched to this disk and named in its specification."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from services.trainer import memory
 from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start
@@ -14,6 +13,7 @@ from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, Usag
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings
+from shared.formats.result import Result, ResultFile
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
@@ -166,14 +166,13 @@ class Preparation:
         """A job that goes on in a later segment carries its log and metrics along."""
         if self.folder.metrics.exists() or self.folder.job_log.exists():
             return
-        for entry in earlier_files(self.local, self.line, self.job):
-            path = self.folder.path / str(entry["path"])
+        for file in earlier_files(self.local, self.line, self.job):
+            path = self.folder.path / file.path
             if path in (self.folder.metrics, self.folder.job_log):
-                fields = {k: entry[k] for k in ("bucket", "key", "sha256", "size")}
-                self.local.store.fetch(ObjectRef.model_validate(fields), path)
+                self.local.store.fetch(file.ref, path)
 
 
-def earlier_files(local: Local, line: Line, job: Job) -> list[dict[str, Any]]:
+def earlier_files(local: Local, line: Line, job: Job) -> Sequence[ResultFile]:
     """What the last kept segment of this job left in its result.json; empty if none."""
     for segment in reversed(line.kept()):
         close = segment.closed
@@ -182,7 +181,6 @@ def earlier_files(local: Local, line: Line, job: Job) -> list[dict[str, Any]]:
                 ref = close.result
                 data = local.store.read(ref.bucket, ref.key, sha256=ref.sha256)
             except ObjectMissing:
-                return []
-            files: list[dict[str, Any]] = json.loads(data)["files"]
-            return files
-    return []
+                return ()
+            return Result.from_bytes(data).files
+    return ()

@@ -1,5 +1,6 @@
 """What the trainer puts into `work`: checkpoints, snapshots, results. Blocking, all read back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,8 @@ from services.trainer import checkpoint
 from services.trainer.supervisor.local_files import SegmentFolder
 from shared import log
 from shared.errors import CannotTrain, ObjectDamaged, ObjectMissing
-from shared.formats.canonical import canonical_json
 from shared.formats.checkpoint import HEADER, Header, header_or_none, listed_files
+from shared.formats.result import SNAPSHOTS, Result, ResultFile
 from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
@@ -77,15 +78,15 @@ def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder
 
 
 def put_result(
-    store: Store, segment: Segment, folder: SegmentFolder, earlier: list[dict[str, object]]
+    store: Store, segment: Segment, folder: SegmentFolder, earlier: Sequence[ResultFile]
 ) -> ObjectRef:
     """result.json: hashes of log, metrics and snapshots of the job so far, named by the close."""
     named = segment.job.lineage, segment.id
-    files = [entry for entry in earlier if str(entry["path"]).startswith("evolution/")]
+    files = [file for file in earlier if file.is_snapshot]
     for path in (folder.metrics, folder.job_log):
         if path.exists():
             ref = put_object(store, layout.result_file(*named, segment.fence, path.name), path)
-            files.append({"path": path.name, **ref.model_dump()})
+            files.append(ResultFile.at(path.name, ref))
     for path in sorted(folder.snapshots.glob("*.parquet")):
         put_object(store, layout.snapshot_file(*named, path.name), path)
     for key in store.keys(WORK, layout.snapshots(*named)):
@@ -93,10 +94,10 @@ def put_result(
         taken = layout.parse_snapshot_name(name)
         if taken is not None and segment.holds(taken.fence, taken.global_step):
             sha256, size = store.read_hash(WORK, key)
-            entry = {"bucket": WORK, "key": key, "sha256": sha256, "size": size}
-            files.append({"path": f"evolution/{name}", **entry})
-    body = {"schema": 1, "job": segment.job.path, "segment": segment.id, "files": files}
-    return store.put_bytes(WORK, layout.result(*named, segment.fence), canonical_json(body)).ref
+            ref = ObjectRef(bucket=WORK, key=key, sha256=sha256, size=size)
+            files.append(ResultFile.at(f"{SNAPSHOTS}{name}", ref))
+    result = Result(job=segment.job.path, segment=segment.id, files=tuple(files))
+    return store.put_bytes(WORK, layout.result(*named, segment.fence), result.to_bytes()).ref
 
 
 # ---- finding the newest valid checkpoint of a segment --------------------------------------------

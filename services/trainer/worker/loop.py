@@ -26,6 +26,7 @@ from services.trainer.worker.optimizer import learning_rate, mix, update
 from services.trainer.worker.saving import Line, Saving
 from services.trainer.worker.snapshot.snapshot import Snapshots
 from shared.errors import CannotTrain
+from shared.formats.metrics import MetricsLine
 from shared.formats.plan import TrainingSettings
 
 BAD_STEPS = 3  # in a row
@@ -102,7 +103,7 @@ def train(
         ]
         step = {**event, "snapshot_seconds": snapshots.governor.spent_seconds, "rows": seen}
         write_line(metrics, step)
-        past.take(step)
+        past.take(MetricsLine.model_validate(step))
         line.emit({"event": "step", **event})
         if len(past.bad) >= min(BAD_STEPS, len(steps)):
             raise not_finite(past.bad, settings)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from shared.files import write_synced
+from shared.formats.metrics import MetricsLine
 
 
 @dataclasses.dataclass
@@ -19,16 +20,15 @@ class Past:
     train_seconds: float = 0.0
     snapshot_seconds: float = 0.0
 
-    def take(self, step: dict[str, Any]) -> None:
-        if "snapshot" in step:  # a decision about one, between the steps
+    def take(self, line: MetricsLine) -> None:
+        if line.rows is None:  # a decision about a snapshot, between the steps
             return
-        rows, skipped = step["rows"], step["skipped"]
         self.steps += 1
-        self.train_seconds += step["seconds"]
-        self.snapshot_seconds = step["snapshot_seconds"]
-        if skipped:
-            broken = tuple(r["row"] for r in rows if r["loss"] is None)
-            self.bad.append(broken or tuple(r["row"] for r in rows))
+        self.train_seconds += line.seconds
+        self.snapshot_seconds = line.snapshot_seconds
+        if line.skipped:
+            broken = tuple(r.row for r in line.rows if r.loss is None)
+            self.bad.append(broken or tuple(r.row for r in line.rows))
         else:
             self.bad.clear()
 
@@ -39,12 +39,12 @@ def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
     kept, past = [], Past()
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
-            step = orjson.loads(line)
-            if step["position"] <= position:
-                past.take(step)
-                kept.append(line + b"\n")
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            found = MetricsLine.model_validate_json(line)
+        except ValueError:
             continue  # a line that a killed process left unfinished
+        if found.position <= position:
+            past.take(found)
+            kept.append(line + b"\n")
     write_synced(path, b"".join(kept))
     return path.open("ab", buffering=0), past
 
