@@ -43,9 +43,10 @@ test-fast: install ## those that take less than a second each, without servers
 test test-fast:
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
 	  $(if $(filter test-fast,$@),-m "not slow") $(ARGS)
-lint: install ## style, format, import rules, figures, and the bus configuration as rendered
+lint: install ## style, format, import rules, figures, the settings' page, the bus configuration
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	@$(BIN)/python .ci/figures.py && $(BIN)/python -m infra.local.check_conf
+	@$(BIN)/python .ci/figures.py && $(BIN)/python -m infra.local.settings_page --check && \
+	  $(BIN)/python -m infra.local.check_conf
 types: install ## mypy, strict
 	@$(BIN)/mypy
 lock: install ## resolve requirements.lock anew, for Python 3.11 to 3.13, without torch

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from shared.errors import UnknownSettings
 
 PREFIX = "DURAMEN_"
-FOR_TESTS = "DURAMEN_TEST_"
+FOR_TESTS = ("DURAMEN_TEST_", "DURAMEN_GPU_RECORDS")
 
 # Fields of the settings classes. Each may also be given as a file: DURAMEN_X_FILE.
 _FIELDS = """
@@ -25,16 +25,17 @@ herald_token herald_url http_host http_port http_token hub_token_file inbox_dir 
 ingest_url learning_rate lease_seconds log_level lr_scheduler_type max_grad_norm max_length
 max_row_bytes max_upload_bytes memory_limit micro_batch_tokens nats_ca nats_monitor_url
 nats_seed_file nats_url neftune_alpha notify_urls num_train_epochs on_long prometheus_url
-reader_access_key reader_secret_key secrets_dir settle_seconds snapshot_allowance_seconds
+secrets_dir settle_seconds snapshot_allowance_seconds
 snapshot_fraction state_dir store_access_key store_away_seconds store_health_urls store_inner_urls
 store_kind store_secret_key store_url threads torch trainer_token trainer_url vault_token vault_url
 wait_seconds warmup_steps
 """
-# What only the installation reads: ports, folders, containers.
+# What the installation reads, or writes for its user's own programs.
 _INSTALLATION = """
 accept_one_disk backup_dir compose_files env_file home host_gid host_uid metrics_retention
-models_dir nats_tls nats_tls_dir notify_rendered port_base rendered restore_dir secrets service
-store torch_index trainer_gpus trainer_memory version volumes watching without
+models_dir nats_tls nats_tls_dir notify_rendered port_base reader_access_key reader_secret_key
+rendered restore_dir secrets service store torch_index trainer_gpus trainer_memory version volumes
+watching without
 """
 _PORTS = """
 nats nats_monitor store store_grpc store_master store_master_grpc store_volume store_volume_grpc

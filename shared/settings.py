@@ -34,16 +34,25 @@ class Settings(BaseSettings):
     service: ClassVar[str]
     may_be_empty: ClassVar[frozenset[str]] = frozenset()
 
-    nats_url: str
-    nats_seed_file: Path
-    # The CA of a bus that is spoken to by TLS (tls://…), else None.
-    nats_ca: Path | None = None
-    state_dir: Path
-    http_host: str = "127.0.0.1"
-    http_port: int
-    http_token: SecretStr
-    lease_seconds: float = Field(default=60.0, gt=0)
-    log_level: str = "info"
+    nats_url: str = Field(description="The address of the bus.")
+    nats_seed_file: Path = Field(description="The file with the service's key for the bus.")
+    nats_ca: Path | None = Field(
+        default=None, description="The certificate authority of a bus with TLS (`tls://…`)."
+    )
+    state_dir: Path = Field(description="The folder for the service's own state.")
+    http_host: str = Field(
+        default="127.0.0.1", description="The address on which the service answers HTTP."
+    )
+    http_port: int = Field(description="The port on which the service answers HTTP.")
+    http_token: SecretStr = Field(description="The token that a request to the service must bear.")
+    lease_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A trainer that has been silent for this long is presumed dead.",
+    )
+    log_level: str = Field(
+        default="info", description="The least severe messages that are logged: `debug` is most."
+    )
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -69,6 +78,6 @@ class Settings(BaseSettings):
 class StoreSettings(Settings):
     """A service that talks to the first store."""
 
-    store_url: str
-    store_access_key: SecretStr
-    store_secret_key: SecretStr
+    store_url: str = Field(description="The address of the first store.")
+    store_access_key: SecretStr = Field(description="The service's access key for the store.")
+    store_secret_key: SecretStr = Field(description="The service's secret key for the store.")

@@ -49,20 +49,34 @@ class BootstrapSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
 
-    nats_url: str
-    nats_ca: Path | None = None
-    nats_monitor_url: str
-    store_url: str
-    backup_url: str
-    secrets_dir: Path
-    # Ports behind S3 that can be reached from here; each must refuse.
-    store_inner_urls: list[str] = Field(default_factory=list)
-    backup_inner_urls: list[str] = Field(default_factory=list)
-    backup_retention_days: int = Field(default=30, ge=1)
-    # COMPLIANCE: not even the server's administrator frees the space before the days are over.
-    backup_lock: LockMode = "GOVERNANCE"
-    # SeaweedFS is given its users as a file; MinIO is told them here.
-    store_kind: Literal["seaweedfs", "minio"] = "seaweedfs"
+    nats_url: str = Field(description="The address of the bus.")
+    nats_ca: Path | None = Field(
+        default=None, description="The certificate authority of a bus with TLS (`tls://…`)."
+    )
+    nats_monitor_url: str = Field(description="The address of the bus server's monitoring port.")
+    store_url: str = Field(description="The address of the first store.")
+    backup_url: str = Field(description="The address of the backup.")
+    secrets_dir: Path = Field(description="The folder of all secrets.")
+    store_inner_urls: list[str] = Field(
+        default_factory=list,
+        description="Ports of the store behind S3, as JSON; each must refuse a stranger.",
+    )
+    backup_inner_urls: list[str] = Field(
+        default_factory=list,
+        description="Ports of the backup behind S3, as JSON; each must refuse a stranger.",
+    )
+    backup_retention_days: int = Field(
+        default=30, ge=1, description="How long nothing in the backup can be deleted."
+    )
+    backup_lock: LockMode = Field(
+        default="GOVERNANCE",
+        description="Who may free the backup's space before then: its server's administrator "
+        "(`GOVERNANCE`), or nobody (`COMPLIANCE`).",
+    )
+    store_kind: Literal["seaweedfs", "minio"] = Field(
+        default="seaweedfs",
+        description="Which server the stores are: MinIO is told its users, SeaweedFS reads them.",
+    )
 
 
 async def bootstrap(settings: BootstrapSettings) -> None:

@@ -7,40 +7,52 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class CtlSettings(BaseSettings):
-    """The `duramen` command: reads the streams and the stores, sends commands, writes no data.
-
-    `reader_*` are the read-only keys that a user pastes into any S3 client.
-    """
+    """The `duramen` command: reads the streams and the stores, sends commands, writes no data."""
 
     model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
 
-    nats_url: str
-    nats_seed_file: Path
-    nats_ca: Path | None = None
-    nats_monitor_url: str = ""
-    store_url: str
-    store_access_key: SecretStr
-    store_secret_key: SecretStr
-    reader_access_key: SecretStr
-    reader_secret_key: SecretStr
-    backup_url: str
-    backup_access_key: SecretStr
-    backup_secret_key: SecretStr
-    archive_dir: Path | None = None
-    inbox_dir: Path | None = None
-    # Of an installation in containers, seen from its host: whose preflight `doctor` repeats.
-    checkout: Path | None = None
-    # May be empty. Only `base add` reads it; without one the hub's own settings count.
-    hub_token_file: Path | None = None
-    state_dir: Path | None = None  # whose disk `doctor` looks at
-    ingest_url: str = ""
-    ingest_token: SecretStr | None = None
-    trainer_url: str = ""
-    trainer_token: SecretStr | None = None
-    vault_url: str = ""
-    vault_token: SecretStr | None = None
-    evolution_url: str = ""
-    evolution_token: SecretStr | None = None
-    herald_url: str = ""
-    herald_token: SecretStr | None = None
-    wait_seconds: float = Field(default=120.0, gt=0)
+    nats_url: str = Field(description="The address of the bus.")
+    nats_seed_file: Path = Field(description="The file with the command line's key for the bus.")
+    nats_ca: Path | None = Field(
+        default=None, description="The certificate authority of a bus with TLS (`tls://…`)."
+    )
+    nats_monitor_url: str = Field(
+        default="", description="The address of the bus server's monitoring port."
+    )
+    store_url: str = Field(description="The address of the first store.")
+    store_access_key: SecretStr = Field(description="The command line's access key for the store.")
+    store_secret_key: SecretStr = Field(description="The command line's secret key for the store.")
+    backup_url: str = Field(description="The address of the backup.")
+    backup_access_key: SecretStr = Field(description="A read-only access key for the backup.")
+    backup_secret_key: SecretStr = Field(description="The secret key that belongs to it.")
+    archive_dir: Path | None = Field(
+        default=None, description="The archive, if it can be seen from here."
+    )
+    inbox_dir: Path | None = Field(
+        default=None, description="The inbox, if it can be seen from here."
+    )
+    checkout: Path | None = Field(
+        default=None,
+        description="On the host of an installation in containers: the checkout, whose preflight "
+        "`duramen doctor` repeats.",
+    )
+    hub_token_file: Path | None = Field(
+        default=None,
+        description="A file with a token of the model hub, which `duramen base add` reads.",
+    )
+    state_dir: Path | None = Field(
+        default=None, description="A folder on the disk whose free space `duramen doctor` shows."
+    )
+    ingest_url: str = Field(default="", description="The address of ingest.")
+    ingest_token: SecretStr | None = Field(default=None, description="The token of ingest.")
+    trainer_url: str = Field(default="", description="The address of trainer.")
+    trainer_token: SecretStr | None = Field(default=None, description="The token of trainer.")
+    vault_url: str = Field(default="", description="The address of vault.")
+    vault_token: SecretStr | None = Field(default=None, description="The token of vault.")
+    evolution_url: str = Field(default="", description="The address of evolution.")
+    evolution_token: SecretStr | None = Field(default=None, description="The token of evolution.")
+    herald_url: str = Field(default="", description="The address of herald.")
+    herald_token: SecretStr | None = Field(default=None, description="The token of herald.")
+    wait_seconds: float = Field(
+        default=120.0, gt=0, description="How long a command waits for its effect to be seen."
+    )

@@ -8,20 +8,31 @@ from shared.settings import Settings
 
 
 class HeraldSettings(Settings):
-    """herald: notifications, Grafana's annotations, the metrics of bus and stores.
-
-    `notify_urls` may be empty; they are secret, since such addresses hold passwords.
-    """
+    """herald: notifications, Grafana's annotations, the metrics of bus and stores."""
 
     service = "herald"
     may_be_empty = frozenset({"notify_urls"})
-    nats_monitor_url: str
-    store_health_urls: dict[str, str] = Field(default_factory=dict)
-    prometheus_url: str
-    torch: Literal["cuda", "cpu"] = "cuda"  # whether the trainer is to have a GPU
-    grafana_url: str = ""
-    grafana_password: SecretStr | None = None
-    notify_urls: SecretStr = SecretStr("")
+
+    notify_urls: SecretStr = Field(
+        default=SecretStr(""),
+        description="Where notifications go: Apprise addresses, separated by spaces. They are "
+        "secret, since they hold passwords.",
+    )
+    nats_monitor_url: str = Field(description="The address of the bus server's monitoring port.")
+    store_health_urls: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where to ask whether a store is healthy: JSON, an address for each name.",
+    )
+    prometheus_url: str = Field(description="The address of Prometheus.")
+    torch: Literal["cuda", "cpu"] = Field(
+        default="cuda", description="Whether the trainer is expected to have a GPU."
+    )
+    grafana_url: str = Field(
+        default="", description="The address of Grafana; empty, there are no annotations."
+    )
+    grafana_password: SecretStr | None = Field(
+        default=None, description="The password of Grafana's user `duramen`."
+    )
 
     @model_validator(mode="after")
     def grafana_has_a_password(self) -> Self:

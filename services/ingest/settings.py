@@ -11,7 +11,14 @@ class IngestSettings(StoreSettings):
     """ingest: the inbox belongs to it alone."""
 
     service = "ingest"
-    inbox_dir: Path
-    settle_seconds: float = Field(default=2.0, ge=0)
-    max_row_bytes: int = Field(default=64 * 2**20, gt=0)
-    max_upload_bytes: int = Field(default=64 * 2**30, gt=0)
+
+    inbox_dir: Path = Field(description="The folder into which users drop files.")
+    settle_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        description="How long a file in the inbox must stay unchanged to count as complete.",
+    )
+    max_row_bytes: int = Field(default=64 * 2**20, gt=0, description="The largest row of a file.")
+    max_upload_bytes: int = Field(
+        default=64 * 2**30, gt=0, description="The largest file that can be uploaded."
+    )

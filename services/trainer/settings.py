@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from shared.formats.plan import TrainingSettings
 from shared.protocol.names import SCHEDULES, OnLong, Schedule
 from shared.settings import StoreSettings
 
@@ -19,37 +20,107 @@ OF_A_JOB = {
     "lr_scheduler_type": "schedule",
     "neftune_alpha": "neftune_alpha",
 }
+PLAN = TrainingSettings()  # whose defaults are those of a job
 
 
 class TrainerSettings(StoreSettings):
     """trainer: one GPU, one folder of checkpoints. Training settings are a job's defaults."""
 
     service = "trainer"
-    # What to train on. `cuda` is never answered with the CPU; `auto` takes what is there.
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    learning_rate: float = Field(default=2e-4, gt=0)
-    num_train_epochs: int = Field(default=2, ge=1)
-    batch_tokens: int = Field(default=2048, ge=16)
-    max_length: int = Field(default=2048, ge=16)
-    on_long: OnLong = "set_aside"
-    micro_batch_tokens: int = Field(default=1024, ge=16)
-    # `auto`: where the estimate says that it does not fit otherwise, or memory ran out before.
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    # What of the device's memory the trainer may plan with; None: all of it that is free.
-    memory_limit: int | None = Field(default=None, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    warmup_steps: int = Field(default=10, ge=0)
+
+    learning_rate: float = Field(
+        default=PLAN.learning_rate, gt=0, description="The learning rate after the warm-up."
+    )
+    num_train_epochs: int = Field(
+        default=PLAN.epochs, ge=1, description="How often a job trains on each row."
+    )
+    batch_tokens: int = Field(
+        default=PLAN.batch_tokens,
+        ge=16,
+        description="The size of a batch, which makes one optimizer step.",
+    )
+    max_length: int = Field(
+        default=PLAN.max_length,
+        ge=16,
+        description="The longest row in tokens; `ON_LONG` says what happens to longer ones.",
+    )
+    on_long: OnLong = Field(
+        default=PLAN.on_long,
+        description="Rows over `MAX_LENGTH` are left out and listed (`set_aside`), cut "
+        "(`truncate`), or fail the job (`refuse`).",
+    )
+    max_grad_norm: float = Field(
+        default=PLAN.clip, gt=0, description="Gradients are clipped to this norm."
+    )
+    warmup_steps: int = Field(
+        default=PLAN.warmup_steps,
+        ge=0,
+        description="Steps over which the learning rate rises, once in a lineage.",
+    )
     lr_scheduler_type: Annotated[
         Schedule, BeforeValidator(lambda name: SCHEDULES.get(name, name))
-    ] = "constant"
-    neftune_alpha: float = Field(default=0.0, ge=0)
-    eval_fraction: float = Field(default=0.05, ge=0, le=0.5)
-    checkpoint_seconds: float = Field(default=60.0, gt=0)
-    # How long the store may be away before it is said; training goes on, uploads follow.
-    store_away_seconds: float = Field(default=300.0, gt=0)
-    snapshot_fraction: float = Field(default=0.05, ge=0)
-    snapshot_allowance_seconds: float = Field(default=60.0, ge=0)
-    threads: int | None = Field(default=None, ge=1)
+    ] = Field(
+        default=PLAN.schedule,
+        description="The learning rate after the warm-up: `constant`, or down to a tenth by the "
+        "end of each job (`cosine`, `wsd`).",
+    )
+    neftune_alpha: float = Field(
+        default=PLAN.neftune_alpha,
+        ge=0,
+        description="Noise on the embeddings while training; 5 is usual, 0 is none.",
+    )
+
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto",
+        description="What to train on: `auto` takes a GPU if there is one; `cuda` never falls back "
+        "to the CPU.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads on a CPU; unset, one for each core."
+    )
+    micro_batch_tokens: int = Field(
+        default=1024,
+        ge=16,
+        description="How many tokens pass through the model at once. It decides memory, not the "
+        "result.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether activations are computed again instead of kept, which needs less "
+        "memory: `auto` does so if training would not fit otherwise.",
+    )
+    memory_limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="How many bytes of memory the trainer may plan with; unset, all that is free.",
+    )
+    checkpoint_seconds: float = Field(
+        default=60.0, gt=0, description="Time between checkpoints: the most that a crash can cost."
+    )
+    store_away_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long the store may be unavailable before the trainer reports it. Training "
+        "continues either way.",
+    )
+    eval_fraction: float = Field(
+        default=0.05,
+        ge=0,
+        le=0.5,
+        description="The fraction of a file's rows that is held out of training, in files of 200 "
+        "rows or more.",
+    )
+    snapshot_fraction: float = Field(
+        default=0.05,
+        ge=0,
+        description="Time budget for snapshots, as a fraction of training time.",
+    )
+    snapshot_allowance_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Time that each job's snapshots may take on top of `SNAPSHOT_FRACTION`; its "
+        "first and its last get as much again.",
+    )
 
     def job_defaults(self) -> dict[str, Any]:
         """Return what a job trains with that sets nothing itself, by the names that plans store."""

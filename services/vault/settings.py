@@ -11,12 +11,23 @@ class VaultSettings(StoreSettings):
     """vault: the only one with credentials for the backup, and the archive folder."""
 
     service = "vault"
-    backup_url: str
-    backup_access_key: SecretStr
-    backup_secret_key: SecretStr
-    archive_dir: Path
-    # Where the backup's server keeps its data, if that can be seen from here: for its free space.
-    backup_disk: Path | None = None
-    copies: int = Field(default=3, ge=2, le=3)
-    # On how many disks or hosts the copies lie: the vault cannot see behind an S3 address.
-    failure_domains: int = Field(default=1, ge=1)
+
+    backup_url: str = Field(description="The address of the backup.")
+    backup_access_key: SecretStr = Field(description="The vault's access key for the backup.")
+    backup_secret_key: SecretStr = Field(description="The vault's secret key for the backup.")
+    archive_dir: Path = Field(
+        description="The third copy of every version: a plain folder, best on another disk."
+    )
+    backup_disk: Path | None = Field(
+        default=None,
+        description="The folder where the backup's server keeps its data, to measure free space.",
+    )
+    copies: int = Field(
+        default=3, ge=2, le=3, description="How many copies there should be; fewer raise an alert."
+    )
+    failure_domains: int = Field(
+        default=1,
+        ge=1,
+        description="On how many disks or hosts the copies lie. `make up` counts them; in the "
+        "embedded run it is for you to say.",
+    )

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 
 from infra.compose.host import Host
 from infra.compose.preflight import look_settings
-from infra.local import environment, lifecycle
+from infra.local import environment, lifecycle, settings_page
 from infra.ports import OFFSETS
 from infra.servers.bootstrap import BootstrapSettings
 from services.ctl.settings import CtlSettings
@@ -47,6 +47,8 @@ def test_what_the_installation_reads_is_named_where_it_is_read() -> None:
     ]
     files += [ROOT / "services/ctl/cli.py"]
     read = {name for file in files for name in WRITTEN.findall(file.read_text())}
+    # These two are for the user's own programs: their prefix is put before them (render.py).
+    read |= {"DURAMEN_READER_ACCESS_KEY", "DURAMEN_READER_SECRET_KEY"}
     for name in setting_names.INSTALLATION:
         assert f"DURAMEN_{name.upper()}" in read, name
 
@@ -61,7 +63,9 @@ def test_every_name_in_code_compose_and_documents_is_known() -> None:
         if path.suffix not in {".py", ".yaml", ".md", ".example"} or not path.is_file():
             continue
         for name in WRITTEN.findall(path.read_text(encoding="utf-8")):
-            ignored = name in {"DURAMEN_X", "DURAMEN_X_FILE"} or name.startswith("DURAMEN_TEST_")
+            ignored = name in {"DURAMEN_X", "DURAMEN_X_FILE"} or name.startswith(
+                setting_names.FOR_TESTS
+            )
             known = name in old or setting_names.is_known(name)
             assert known or ignored or path == Path(__file__), (line, name)
 
@@ -122,3 +126,25 @@ def test_a_trainer_settings_reach_a_plan_by_their_stored_names() -> None:
     defaults = {n: TrainerSettings.model_fields[n].default for n in OF_A_JOB}
     plan = TrainingSettings().model_dump()
     assert {OF_A_JOB[name]: value for name, value in defaults.items()}.items() <= plan.items()
+
+
+def test_the_page_of_settings_is_what_the_classes_say() -> None:
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page()
+    text = settings_page.page()
+    for name in setting_names.FIELDS | setting_names.INSTALLATION | setting_names.PORTS:
+        assert f"`{name.upper()}`" in text, name
+
+
+def test_the_example_of_an_env_file_sets_what_is_known_and_not_worked_out() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    shown = re.findall(r"^#(DURAMEN_\w+)=", text, flags=re.MULTILINE)
+    assert len(shown) > 20
+    worked_out = {
+        f"DURAMEN_{n.upper()}" for n in settings_page.WORKED_OUT | settings_page.HANDED_ON
+    }
+    assert set(shown) <= setting_names.KNOWN | {f"{n}_FILE" for n in setting_names.KNOWN}
+    assert not set(shown) & worked_out
+    defaults = {n: str(f.default) for n, f in TrainerSettings.model_fields.items()}
+    for name, value in re.findall(r"^#DURAMEN_(\w+)=(\S*)$", text, flags=re.MULTILINE):
+        if name.lower() in OF_A_JOB:
+            assert float(defaults[name.lower()]) == float(value), name
