@@ -40,8 +40,8 @@ FOREIGN = {
     "diagnose", "key_twice", "read_row", "plain", "csv_row", "parquet", "Specials.check",
     "check_call", "check_tools", "called",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
-    "configuration", "parameters", "stop_tokens", "of_base", "check_header", "check_index",
-    "memory.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
+    "configuration", "stop_tokens", "of_base", "check_index",
+    "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
     "Child.ask", "answer_lines", "Worker.events", "ask_child", "Line.listen",
     # The bus.

@@ -201,7 +201,6 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
             (str(name), [int(n) for n in entry["shape"]])
             for header in headers
             for name, entry in header.items()
-            if name != "__metadata__"
         ]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(
@@ -242,7 +241,7 @@ def shape_of_folder(folder: Path) -> Shape:
         here = {path.name for path in folder.iterdir()}
         for name in sorted(weights_of(here, index_in(folder)) & here):
             with (folder / name).open("rb") as file:
-                headers.append(read_header(file.read(8), file.read))
+                headers.append(read_header(file, name))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} is not a model directory: {error}") from error
     if not headers:

@@ -1,7 +1,6 @@
 """Base weights: taken from staging, looked at, copied three times; SHA256SUMS commits them."""
 
 import json
-import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -10,20 +9,14 @@ from typing import Any
 from services.vault.copies import Copies, Origin, Place, Source, reading
 from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.files import sha256_bytes
+from shared.formats.model_files import INDEX, MAX_HEADER_BYTES, read_exactly, read_header
 from shared.formats.version import check_base_file, parse_sums
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK
 
 DAY = 86400.0  # seconds
-CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+CONFIG = "config.json"
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json"}
-MAX_HEADER_BYTES = 100 * 2**20
-DTYPE_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
 
 
 class BadBase(UsageError):
@@ -172,11 +165,7 @@ def look_into(source: Source, path: str, names: set[str]) -> None:
 
 def check_header(response: Any, size: int, path: str) -> None:
     """Look at the header of a safetensors file only: sizes and offsets must cover the file."""
-    (length,) = struct.unpack("<Q", read_exactly(response, 8))
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-        raise BadBase(f"{path}: its header claims {length} bytes of {size}.")
-    header = json.loads(read_exactly(response, length))
-    check_offsets(header, size - 8 - length, path)
+    read_header(response, path, size, whole=True)
 
 
 def check_config(response: Any, size: int, path: str) -> None:
@@ -199,39 +188,3 @@ def read_json(response: Any, size: int, path: str) -> Any:
     if size > MAX_HEADER_BYTES:
         raise BadBase(f"{path} has {size} bytes; {MAX_HEADER_BYTES} are allowed.")
     return json.loads(read_exactly(response, size))
-
-
-def read_exactly(response: Any, count: int) -> bytes:
-    parts = []
-    while count > 0:
-        block = response.read(count)
-        if not block:
-            raise ValueError("it ends too early")
-        parts.append(block)
-        count -= len(block)
-    return b"".join(parts)
-
-
-def check_offsets(header: dict[str, Any], data_bytes: int, path: str) -> None:
-    """Tensors lie one after another, each as long as its type and shape say, to the end."""
-    spans = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        count = 1
-        for dimension in entry["shape"]:
-            count *= dimension
-            if abs(count) > 8 * data_bytes:  # before many long numbers take hours to multiply
-                raise BadBase(f"{path}: {name} is larger than the file, as its shape says.")
-        width = DTYPE_BYTES.get(entry["dtype"])
-        if width is not None and end - begin != count * width:
-            raise BadBase(f"{path}: {name} takes {end - begin} bytes, its shape {count * width}.")
-        spans.append((begin, end))
-    at = 0
-    for begin, end in sorted(spans):
-        if begin != at or end < begin:
-            raise BadBase(f"{path}: its tensors overlap or leave a gap at byte {at}.")
-        at = end
-    if at != data_bytes:
-        raise BadBase(f"{path} is cut off: tensors end at {at}, the file at {data_bytes}.")

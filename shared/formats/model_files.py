@@ -1,31 +1,100 @@
 """The files of a model folder: safetensors headers and the index of a split model."""
 
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from shared.errors import UsageError
+from shared.errors import MALFORMED, UsageError
 
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file
 
 WHOLE = "model.safetensors"  # of a model in one part, which has no index
 
-HEADER_LIMIT = 100 << 20
+MAX_HEADER_BYTES = 100 << 20
+MAX_DIMENSIONS = 64  # as in torch; many long numbers would take hours to multiply
+METADATA = "__metadata__"
+DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
 
 
-def read_header(first: bytes, read: Any) -> dict[str, Any]:
-    """A safetensors header: `first` are its 8 bytes of length, `read(n)` gives what follows."""
-    length = int.from_bytes(first, "little")
-    if len(first) != 8 or length > HEADER_LIMIT:
-        raise UsageError("The weights are not a safetensors file.")
+class Readable(Protocol):
+    """A file, or the body of an answer that is read once."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+def read_header(
+    file: Readable, name: str, size: int | None = None, *, whole: bool = False
+) -> dict[str, Any]:
+    """Return the tensors of a safetensors file by name, with their `shape` (and what else it says).
+
+    Reads the header alone, which may be a stranger's. `size`: bytes of the file, where it is known.
+    `whole`: the tensors must fill the file. Raises UsageError for any other file.
+    """
     try:
-        found = json.loads(read(length))
-    except ValueError as error:
-        raise UsageError(f"The header of the weights cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError("The header of the weights is not a JSON object.")
-    return found
+        length = int.from_bytes(read_exactly(file, 8), "little")
+        most = MAX_HEADER_BYTES if size is None else min(MAX_HEADER_BYTES, size - 8)
+        if not 2 <= length <= most:
+            raise UsageError(f"{name}: its header claims {length} bytes of {size or most}.")
+        found = json.loads(read_exactly(file, length))
+        if not isinstance(found, dict):
+            raise UsageError(f"{name}: its header is not an object.")
+        tensors = {tensor: entry for tensor, entry in found.items() if tensor != METADATA}
+        for tensor, entry in tensors.items():
+            if not is_shape(entry["shape"]):
+                raise UsageError(f"{name}: {tensor} has a shape that is not one of a tensor.")
+        if whole and size is not None:
+            check_places(tensors, size - 8 - length, name)
+    except MALFORMED as error:
+        why = str(error) or type(error).__name__
+        raise UsageError(f"{name}: its header cannot be read: {why}") from error
+    return tensors
+
+
+def is_shape(shape: object) -> bool:
+    """Whether it is a list of sizes that can be multiplied without harm."""
+    return (
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+    )
+
+
+def read_exactly(file: Readable, count: int) -> bytes:
+    """Return so many bytes. Raises ValueError if there are fewer."""
+    parts = []
+    while count > 0:
+        block = file.read(count)
+        if not block:
+            raise ValueError("it ends too early")
+        parts.append(block)
+        count -= len(block)
+    return b"".join(parts)
+
+
+def check_places(tensors: Mapping[str, Any], data_bytes: int, name: str) -> None:
+    """Raise UsageError unless tensors lie one after another, as long as type and shape say, to the
+    end of `data_bytes`."""
+    spans = []
+    for tensor, entry in tensors.items():
+        begin, end = entry["data_offsets"]
+        width, count = DTYPE_BYTES.get(entry["dtype"]), math.prod(entry["shape"])
+        if width is not None and end - begin != count * width:
+            raise UsageError(f"{name}: {tensor} takes {end - begin} bytes, not as its shape says.")
+        spans.append((begin, end))
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at or end < begin:
+            raise UsageError(f"{name}: its tensors overlap or leave a gap at byte {at}.")
+        at = end
+    if at != data_bytes:
+        raise UsageError(f"{name} is cut off: tensors end at {at}, the file at {data_bytes}.")
 
 
 def weights_of(names: Collection[str], index: bytes | None) -> set[str]:

@@ -18,7 +18,7 @@ def shape_in_store(store: Store, root: str) -> Shape:
     for name in sorted(weights_of(names, index) & names):
         response = store.open(PRECIOUS, prefix + name)
         try:
-            headers.append(read_header(response.read(8), response.read))
+            headers.append(read_header(response, name))
         finally:
             response.close()
             response.release_conn()

@@ -5,12 +5,11 @@ Reads the configuration and the headers of the weights; loads neither weights no
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shared.errors import CannotTrain
-from shared.formats.model_files import INDEX, index_in, weights_of
+from shared.errors import CannotTrain, UsageError
+from shared.formats.model_files import INDEX, index_in, read_header, weights_of
 from shared.memory_estimate import NF4_BYTES, WIDTHS, gib
 
 
@@ -94,17 +93,10 @@ def weight_files(base_dir: Path) -> list[Path]:
 
 
 def parameters(file: Path) -> int:
-    """How many numbers a safetensors file holds, by its header. Raises CannotTrain (base)."""
+    """Return how many numbers a safetensors file holds. Raises CannotTrain (base)."""
     try:
         with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if length > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(handle.read(length))
-        return sum(math.prod(shape) for shape in shapes(header))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            tensors = read_header(handle, file.name, file.stat().st_size)
+    except (OSError, UsageError) as error:
         raise CannotTrain("base", f"The weights in {file.name} cannot be read: {error}") from error
-
-
-def shapes(header: dict[str, Any]) -> Iterator[list[int]]:
-    return (entry["shape"] for name, entry in header.items() if name != "__metadata__")
+    return sum(math.prod(entry["shape"]) for entry in tensors.values())
