@@ -5,6 +5,7 @@ commit point of training. A *mark* is the sequence of a record that left a head 
 close that moved it); the marks form a tree, and the ancestry of the head is its path to the root.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from shared.bus.client import Bus
@@ -238,6 +239,23 @@ class Line:
         if self.open_segment and self.open_segment.record.checkpoint:
             ids.add(self.open_segment.record.checkpoint.id)
         return ids
+
+    def unpublished_heads(self, committed: Collection[int]) -> dict[int, CheckpointRef]:
+        """Return the checkpoints, by mark, that must stay in `work`, where these versions are
+        committed: the head's, and those of closes that no commit or rollback follows yet."""
+        contained = {m for v in committed if v in self.versions for m in self._marks_of(v)}
+        pending = {at for version, at in self.versions.items() if version not in committed}
+        living = set(self.ancestry())
+        rollback = max((at for at, _ in self.rollbacks), default=0)
+        needed = {}
+        for mark, head in sorted(self.heads.items()):
+            waits = mark not in contained and (mark in living or mark > rollback)
+            if head.checkpoint and (mark == self.mark or mark in pending or waits):
+                needed[mark] = head.checkpoint
+        return needed
+
+    def _marks_of(self, version: int) -> list[int]:
+        return self.ancestry(self.versions[version])
 
     # ---- writing ---------------------------------------------------------------------------------
 

@@ -37,19 +37,13 @@ def needed(world: World, line: Line) -> Iterator[tuple[CheckpointRef, int | None
     """(checkpoint, version that holds it too) of the head, the open segment and waiting closes."""
     numbers = {at: version for version, at in line.versions.items()}
     done = {v for lineage, v in parsed(commits(world.backup)) if lineage == line.lineage}
-    contained = {m for v in done if v in line.versions for m in line.ancestry(line.versions[v])}
-    last_rollback = max((at for at, _ in line.rollbacks), default=0)
-    given = set()
-    for mark, head in sorted(line.heads.items()):
-        ref = head.checkpoint
-        waits = mark not in contained and mark > last_rollback
-        if ref is not None and (waits or mark == line.mark):
-            given.add(ref.id)
-            yield ref, numbers.get(mark)
+    heads = line.unpublished_heads(done)
+    for mark, ref in heads.items():
+        yield ref, numbers.get(mark)
     if line.open_segment is not None:
-        ref = line.open_segment.record.checkpoint
-        if ref is not None and ref.id not in given:
-            yield ref, None
+        start = line.open_segment.record.checkpoint
+        if start is not None and start.id not in {ref.id for ref in heads.values()}:
+            yield start, None
 
 
 def checkpoint_wrong(

@@ -17,7 +17,6 @@ from shared import log
 from shared.formats.checkpoint import HEADER
 from shared.formats.version import is_commit_of
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.records import CheckpointRef
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK, Store
 
@@ -45,7 +44,7 @@ def sweep(store: Store, line: Line) -> None:
 
 def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
     """Those of the keys that go, where these versions are committed."""
-    heads = {ref.prefix for ref in needed_heads(line, committed)}
+    heads = {ref.prefix for ref in line.unpublished_heads(committed).values()}
     held = {segment.id for segment in held_segments(line, committed)}
     found = []
     for key in keys:
@@ -88,22 +87,6 @@ def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[
             log.get().error("foreign_commit", key=key, sequence=sequence)
             found.add(version)
     return found
-
-
-def needed_heads(line: Line, committed: set[int]) -> list[CheckpointRef]:
-    """The head's checkpoint, and those of closes that no commit or rollback follows yet."""
-    contained = {mark for v in committed for mark in line.ancestry(line.versions[v])}
-    pending = {line.versions[v] for v in line.versions if v not in committed}
-    living = set(line.ancestry())
-    rollback = max((at for at, _ in line.rollbacks), default=0)
-    marks = {
-        mark
-        for mark in line.heads
-        if mark == line.mark
-        or mark in pending
-        or (mark not in contained and (mark in living or mark > rollback))
-    }
-    return [ref for mark in marks if (ref := line.heads[mark].checkpoint) is not None]
 
 
 def held_segments(line: Line, committed: set[int]) -> list[Segment]:
