@@ -20,7 +20,7 @@ from shared.formats.checkpoint import HEADER, IN_A_VERSION
 from shared.formats.version import CommitRecord, Latest, StoredFile, root_hash, sums, version_name
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.events import Event
+from shared.protocol.events import Event, SnapshotDecision, SnapshotStored
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, JobVerb, Outcome, new_segment, now
 from shared.protocol.records import (
@@ -216,7 +216,25 @@ class Forged:
         entry = {"path": f"evolution/{key.rsplit('/', 1)[-1]}", **meant.model_dump()}
         self.results.setdefault(segment.id, []).append(entry)
         if announce:
-            event = Event(service="trainer", kind="snapshot", lineage=self.name, ref=meant)
+            stored = SnapshotStored(
+                global_step=global_step,
+                position=global_step - segment.first.global_step + segment.first.position,
+                summary={},
+                decision=SnapshotDecision(
+                    size="full",
+                    why="a test",
+                    spent_seconds=0.0,
+                    allowed_seconds=0.0,
+                    seconds=0.0,
+                    is_reused=False,
+                    probes=1,
+                    measured=1,
+                    answered=1,
+                ),
+                segment=segment.id,
+                fence=fence,
+            )
+            event = Event.of("trainer", stored, lineage=self.name, ref=meant)
             await self.buses["trainer"].event(event)
         return key
 

@@ -13,7 +13,7 @@ from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable, StoreUnavailable
 from shared.ledger.jobs import Table
-from shared.protocol.events import Event
+from shared.protocol.events import Event, SnapshotStored, parse_event
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
 from shared.service import loop
@@ -80,7 +80,8 @@ class Watch:
             except ValueError:
                 self._log.warning("event_unreadable", sequence=entry.sequence)
                 continue
-            if event.ref is not None and not entry.copied:
+            is_known = isinstance(parse_event(event), SnapshotStored)
+            if event.ref is not None and is_known and not entry.copied:
                 await asyncio.to_thread(
                     self.cache.name_hash, event.ref.key, event.ref.sha256, by_result=False
                 )

@@ -14,7 +14,7 @@ from shared.bus.client import Bus, Entry
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table, parse
 from shared.protocol.control import Desired
-from shared.protocol.events import Event
+from shared.protocol.events import Alarm, Event, FileRefused, VersionPublished, parse_event
 from shared.protocol.names import JobId, desired_subject
 from shared.protocol.records import LINE_MODELS, LineClose, LineOpen, LineRollback
 
@@ -22,6 +22,12 @@ STREAMS = ("JOBS", "CTL", "EVT")
 TRAINER = desired_subject("trainer")
 # Which job outcomes people want to hear of; the others are only drawn.
 LOUD = {"done", "failed"}
+KINDS_TOLD = {
+    VersionPublished.kind: "version",
+    FileRefused.kind: "refused",
+    Alarm.kind: "alarm",
+}
+RAW_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -130,16 +136,19 @@ class History:
 
 
 def spoken(event: Event) -> tuple[str, str] | None:
-    """(kind, text) of an event that people may want to see."""
-    data, line = event.data, event.lineage or ""
-    match event.kind:
-        case "version_published":
-            version = data.get("version")
-            name = version_name(version) if isinstance(version, int) else str(version)
-            return "version", f"{line} {name} is kept in {data.get('copies', 'all')} copies"
-        case "refused":
-            return "refused", f"refused: {data.get('name', '?')}"
-        case "alarm":
-            detail = data.get("detail") or data.get("why") or ""
-            return "alarm", f"{event.service}: {data.get('what', 'alarm')} {detail}".strip()
+    """Return (kind, text) of an event that people may want to see, or None.
+
+    One of those kinds that has another shape than this program knows is told as it is.
+    """
+    match parse_event(event):
+        case VersionPublished(version=version, copies=copies):
+            name = version_name(version)
+            return "version", f"{event.lineage or ''} {name} is kept in {copies} copies"
+        case FileRefused(name=name):
+            return "refused", f"refused: {name}"
+        case Alarm(what=what, detail=detail):
+            return "alarm", f"{event.service}: {what} {detail}".strip()
+        case None if event.kind in KINDS_TOLD:
+            text = event.model_dump_json(include={"data"}, exclude_none=True)
+            return KINDS_TOLD[event.kind], f"{event.service} {event.kind}: {text[:RAW_LENGTH]}"
     return None

@@ -30,7 +30,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.ledger.control import Control
-from shared.protocol.events import Event
+from shared.protocol.events import Alarm, Event
 from shared.protocol.observed import Observed
 from shared.service import loop
 from shared.service.observer import Observer
@@ -205,8 +205,8 @@ class Intake:
         seconds = held.delay.seconds
         self._log.warning("waiting", name=held.name, why=held.why, retry_seconds=seconds)
         if isinstance(error, ObjectDamaged | AlreadyExists) and not held.alarmed:
-            data = {"what": "not_stored", "about": held.name, "detail": held.why[:2000]}
-            await self.bus.event(Event(service="ingest", kind="alarm", data=data))
+            alarm = Alarm(what="not_stored", about=held.name, detail=held.why[:2000])
+            await self.bus.event(Event.of("ingest", alarm))
             held.alarmed = True
 
     # ---- telling ---------------------------------------------------------------------------------

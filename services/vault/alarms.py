@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge
 from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.protocol.events import Event
+from shared.protocol.events import Alarm, Event
 
 ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
 STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that are active now, by kind.", ["what"])
@@ -28,9 +28,9 @@ class Alarms:
         self._count(what)
         ALARMS.labels(what).inc()
         log.get().error("alarm", what=what, about=about, detail=detail)
-        data = {"what": what, "about": about, "detail": detail[:DETAIL_LENGTH]}
+        alarm = Alarm(what=what, about=about, detail=detail[:DETAIL_LENGTH])
         try:
-            await self.bus.event(Event(service="vault", kind="alarm", lineage=lineage, data=data))
+            await self.bus.event(Event.of("vault", alarm, lineage=lineage))
         except BusUnavailable:
             del self.standing[what, about]  # said again when the bus is back
             raise

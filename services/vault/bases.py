@@ -11,6 +11,7 @@ from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.files import sha256_bytes
 from shared.formats.model_files import INDEX, MAX_HEADER_BYTES, read_exactly, read_header
 from shared.formats.version import check_base_file, parse_sums
+from shared.protocol.events import BaseStored
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, WORK
 
@@ -52,7 +53,7 @@ def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
     raise ObjectMissing("store", PRECIOUS, layout.base_commit(root))
 
 
-def store(copies: Copies, root: str) -> dict[str, Any]:
+def store(copies: Copies, root: str) -> BaseStored:
     """Make all three copies of a base, verify each, commit it, empty its staging: also when it is
     refused, for the same bytes will be refused again.
 
@@ -69,7 +70,7 @@ def store(copies: Copies, root: str) -> dict[str, Any]:
     return receipt
 
 
-def _store_unless_raced(copies: Copies, root: str) -> dict[str, Any]:
+def _store_unless_raced(copies: Copies, root: str) -> BaseStored:
     """A command and a version that waits may store the same base at once: who is done first has
     emptied the staging, but not before all of it was in its places, where a second look finds it.
     """
@@ -79,7 +80,7 @@ def _store_unless_raced(copies: Copies, root: str) -> dict[str, Any]:
         return _store(copies, root)
 
 
-def _store(copies: Copies, root: str) -> dict[str, Any]:
+def _store(copies: Copies, root: str) -> BaseStored:
     data, files = read_sums(copies, root)
     refuse_names(files)
     known = is_stored(copies, root)
@@ -94,7 +95,7 @@ def _store(copies: Copies, root: str) -> dict[str, Any]:
         copies.copy(key, source)
         total += size
     copies.commit(layout.base_commit(root), data)
-    return {"base_root": root, "files": len(files), "bytes": total, "copies": len(copies.places)}
+    return BaseStored(base_root=root, files=len(files), bytes=total, copies=len(copies.places))
 
 
 def clear_staging(copies: Copies, root: str) -> None:

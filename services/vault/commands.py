@@ -7,7 +7,7 @@ places, and answered as done.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from services.vault import bases, catalog, checks, edition
 from services.vault.copies import Stopping
@@ -26,7 +26,7 @@ from shared.formats.version import version_name
 from shared.ledger.lease import Sign, Watch
 from shared.ledger.lineage import Line
 from shared.protocol.control import Once
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, BaseStored, Event, NoReceipt, RolledBack
 from shared.protocol.records import LineRollback
 
 WHY_LENGTH = 2000
@@ -38,7 +38,7 @@ class Answer:
 
     outcome: Literal["done", "void"]
     why: str
-    receipt: dict[str, Any] = field(default_factory=dict)
+    receipt: BaseStored | RolledBack | NoReceipt = field(default_factory=NoReceipt)
 
 
 class NotYet(Exception):
@@ -100,15 +100,14 @@ class Commands:
     async def answer(self, at: int, command: Once, answer: Answer) -> None:
         """The event first, then the mark: killed in between, it gives the same answer again."""
         vault = self.vault
-        data = {
-            "command": command.nonce,
-            "sequence": at,
-            "outcome": answer.outcome,
-            "why": answer.why[:WHY_LENGTH],
-            "receipt": answer.receipt,
-        }
-        event = Event(service="vault", kind="answered", lineage=command.lineage, data=data)
-        await vault.bus.event(event)
+        answered = Answered(
+            command=command.nonce,
+            sequence=at,
+            outcome=answer.outcome,
+            why=answer.why[:WHY_LENGTH],
+            receipt=answer.receipt,
+        )
+        await vault.bus.event(Event.of("vault", answered, lineage=command.lineage))
         vault.once_through = at
         await vault.observe()
         log.get().info(
@@ -134,11 +133,9 @@ class Commands:
             await self.vault.alarms.sound("base_not_read", root, why)
             return Answer("void", f"base {root[:12]} cannot be read: {why}")
         self.vault.sound_bases.add(root)
-        await self.vault.bus.event(Event(service="vault", kind="base_stored", data=receipt))
+        await self.vault.bus.event(Event.of("vault", receipt))
         self.vault.wake.set()  # a version may wait for it
-        return Answer(
-            "done", f"base {root[:12]} is in {receipt['copies']} places, read back", receipt
-        )
+        return Answer("done", f"base {root[:12]} is in {receipt.copies} places, read back", receipt)
 
     # ---- rollback --------------------------------------------------------------------------------
 
@@ -228,15 +225,13 @@ class Commands:
         if self.vault.latest_at.get(line.lineage, -1) < sequence:
             raise StoreUnavailable(f"latest of {line.lineage} cannot be moved yet")
         head = line.heads[line.versions[version]]
-        receipt = {
-            "lineage": line.lineage,
-            "version": version,
-            "ledger_sequence": sequence,
-            "global_step": head.global_step,
-            "checkpoint": head.checkpoint.id if head.checkpoint else None,
-        }
-        await self.vault.bus.event(
-            Event(service="vault", kind="rolled_back", lineage=line.lineage, data=receipt)
+        receipt = RolledBack(
+            lineage=line.lineage,
+            version=version,
+            ledger_sequence=sequence,
+            global_step=head.global_step,
+            checkpoint=head.checkpoint.id if head.checkpoint else None,
         )
+        await self.vault.bus.event(Event.of("vault", receipt, lineage=line.lineage))
         name = version_name(version)
         return Answer("done", f"{line.lineage} and its latest version now point to {name}", receipt)

@@ -26,7 +26,7 @@ from shared.ledger.control import Control, answered_through
 from shared.ledger.invalid import VoidTeller
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, Event, VersionPublished, parse_event
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
 from shared.service.observer import Observer
@@ -215,18 +215,17 @@ class Vault:
         size = sum(file.size for file in commit.files)
         self._log.info("version_published", lineage=wanted.lineage, version=wanted.name, bytes=size)
         await self.bus.event(
-            Event(
-                service="vault",
-                kind="version_published",
+            Event.of(
+                "vault",
+                VersionPublished(
+                    version=wanted.version,
+                    ledger_sequence=wanted.sequence,
+                    copies=commit.verified_copies,
+                    bytes=size,
+                ),
                 lineage=wanted.lineage,
                 job=wanted.close.job,
                 ref=ref,
-                data={
-                    "version": wanted.version,
-                    "ledger_sequence": wanted.sequence,
-                    "copies": commit.verified_copies,
-                    "bytes": size,
-                },
             )
         )
 
@@ -389,7 +388,7 @@ class Vault:
 def sequence_of(answer: bytes) -> int:
     """Return the sequence of the command that an `answered` event answers; 0 if it names none."""
     try:
-        sequence = Event.model_validate_json(answer).data.get("sequence")
+        answered = parse_event(Event.model_validate_json(answer))
     except ValueError:
         return 0
-    return sequence if isinstance(sequence, int) else 0
+    return answered.sequence if isinstance(answered, Answered) else 0

@@ -10,7 +10,8 @@ from shared import log
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.ledger.jobs import Void
-from shared.protocol.events import Event
+from shared.protocol.events import Alarm, Event
+from shared.protocol.names import Service
 
 VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream"])
 
@@ -18,7 +19,7 @@ VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream
 class VoidTeller:
     """Of one stream, to whom it may concern. `file` keeps the sequence up to which all are told."""
 
-    def __init__(self, bus: Bus, service: str, stream: str, file: Path) -> None:
+    def __init__(self, bus: Bus, service: Service, stream: str, file: Path) -> None:
         self._bus, self._service, self._stream, self._file = bus, service, stream, file
         self._told = noted(file)
         VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
@@ -27,10 +28,17 @@ class VoidTeller:
         """Those that are new. Raises BusUnavailable, and tells them again."""
         new = [void for void in voids if void.sequence > self._told]
         for void in sorted(new, key=lambda v: v.sequence):
-            about = {"sequence": void.sequence, "subject": void.subject, "detail": void.why}
-            log.get().error("void_record", **about)
-            data = {"what": "void_record", "about": str(void.sequence), **about}
-            await self._bus.event(Event(service=self._service, kind="alarm", data=data))
+            alarm = Alarm(
+                what="void_record",
+                about=str(void.sequence),
+                sequence=void.sequence,
+                subject=void.subject,
+                detail=void.why,
+            )
+            log.get().error(
+                "void_record", sequence=void.sequence, subject=void.subject, detail=void.why
+            )
+            await self._bus.event(Event.of(self._service, alarm))
             VOIDS.labels(self._stream).inc()
             self._told = void.sequence
             with suppress(OSError):  # on a full disk it is told again after a restart

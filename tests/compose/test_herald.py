@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -17,7 +16,7 @@ from services.herald.poll import Poll
 from services.herald.settings import HeraldSettings
 from shared.bus.client import Bus
 from shared.ledger.control import Control
-from shared.protocol.events import Event
+from shared.protocol.events import Event, VersionPublished
 from tests.compose.recorder import Recorder, recording
 from tests.servers import Stack
 
@@ -52,9 +51,9 @@ async def herald(stack: Stack, recorder: Recorder, state: Path) -> AsyncIterator
 
 
 async def publish(stack: Stack, version: int) -> None:
-    data: dict[str, Any] = {"version": version, "copies": 3}
+    data = VersionPublished(version=version, ledger_sequence=version, copies=3, bytes=1)
     async with Bus(stack.nats_url, stack.seed_file("vault"), "vault") as bus:
-        event = Event(service="vault", kind="version_published", lineage="main", data=data)
+        event = Event.of("vault", data, lineage="main")
         await bus.event(event)
 
 

@@ -3,12 +3,12 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from services.ctl.commands.check import CHECKS
 from shared.formats.version import Latest
 from shared.protocol.control import Desired, Once
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, Event
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, encoded, forging
 from tests.servers import Stack, wait_until
@@ -112,9 +112,10 @@ async def answer_late(forged: Forged) -> dict[int, list[str]]:
     record = Once(by="test", service="trainer", command="skip", segment="0" * 12)
     subject = "ctl.once.trainer"
     sequence = await forged.buses["ctl"].append("CTL", subject, subject, record, 0)
-    for outcome in ("void", "done"):
-        data = {"command": record.nonce, "sequence": sequence, "outcome": outcome}
-        await forged.buses["trainer"].event(Event(service="trainer", kind="answered", data=data))
+    outcomes: tuple[Literal["void", "done"], ...] = ("void", "done")
+    for outcome in outcomes:
+        answer = Answered(command=record.nonce, sequence=sequence, outcome=outcome, why="a test")
+        await forged.buses["trainer"].event(Event.of("trainer", answer))
     return {12: ["ctl.once.trainer", "2 different answers"]}
 
 

@@ -16,9 +16,9 @@ from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.control import Once
-from shared.protocol.events import Event
+from shared.protocol.events import Answered
 from shared.protocol.message import ObjectRef
-from shared.protocol.names import JobId, observed_subject
+from shared.protocol.names import JobId, Service, observed_subject
 from shared.protocol.observed import Observed
 from shared.protocol.records import Head, LineClose
 from shared.store.s3 import Store
@@ -49,7 +49,7 @@ class World:
 
     table: Table
     controls: dict[str, Control]
-    answers: list[tuple[int, Event]]
+    answers: list[tuple[Service, Answered]]  # service, what it answered
     observed: dict[str, list[tuple[int, Observed]]]
     store: Store
     backup: Store
@@ -279,10 +279,9 @@ def invariant_12(world: World) -> list[Finding]:
 def answers_to(world: World, service: str, at: int, once: Once) -> set[str]:
     """Outcomes that were answered; a repeated answer after a crash says the same again."""
     return {
-        str(event.data.get("outcome"))
-        for _, event in world.answers
-        if event.service == service
-        and (event.data.get("sequence") == at or event.data.get("command") == once.nonce)
+        answer.outcome
+        for answering, answer in world.answers
+        if answering == service and (answer.sequence == at or answer.command == once.nonce)
     }
 
 

@@ -142,10 +142,11 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
         wait = max(config.wait_seconds, BASE_WAIT_SECONDS)
         answer = await versions.ask_vault(bus, command, wait)
         made = await make_first_lineage(bus, root)
-    value = {"base_root": root, **answer["receipt"], "lineage_created": made}
+    stored = answer.receipt.model_dump() if answer.receipt else {}
+    value = {"base_root": root, **stored, "lineage_created": made}
 
     def tell() -> None:
-        cli.console.print(f"base {root[:12]}: {answer['why']}")
+        cli.console.print(f"base {root[:12]}: {answer.why}")
         if made:
             cli.console.print(f"lineage {made} is made on it")
 

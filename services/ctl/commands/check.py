@@ -18,7 +18,7 @@ from shared.bus.client import Bus
 from shared.errors import ObjectDamaged, StoreUnavailable
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, Event, parse_event
 from shared.protocol.message import Message
 from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
@@ -65,8 +65,9 @@ async def read_world(config: CtlSettings) -> World:
         for control in controls.values():
             await control.update(bus)
         answers = [
-            (sequence, event)
-            async for sequence, event in readable(bus, "EVT", "evt.*.answered", Event)
+            (event.service, answer)
+            async for _, event in readable(bus, "EVT", "evt.*.answered", Event)
+            if isinstance(answer := parse_event(event), Answered)
         ]
         observed: dict[str, list[tuple[int, Observed]]] = {}
         async for sequence, said in readable(bus, "OBS", observed_subject("*"), Observed):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 from rich.text import Text
@@ -18,9 +18,11 @@ from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read
 from shared.protocol.control import Once
+from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
 from shared.protocol.observed import Observed
 
+T = TypeVar("T")
 Reason = Annotated[
     str, typer.Option("--reason", help="Why you do this. It is recorded with the command.")
 ]
@@ -33,7 +35,7 @@ UNDO = {"paused": "duramen resume", "stopped": "duramen start", "running": "dura
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 
 
-async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[Any]]) -> Any:
+async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[T | None]]) -> T:
     """Look at each observation and event, and each half second, until `look` finds something."""
     wake = asyncio.Event()
     await bus.subscribe("ctl.observed.>", wake.set)
@@ -111,7 +113,7 @@ async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool 
 
         if not json:
             cli.console.print("The command is accepted. Waiting for the trainer …")
-        found: dict[str, Observed] = await wait_for(
+        found = await wait_for(
             bus, config.wait_seconds, lambda: receipts(bus, table, state, generation)
         )
         newest = max(found.values(), key=lambda said: said.at)
@@ -207,28 +209,29 @@ async def _skip(keep: bool, json: bool) -> None:
             by=cli.who(), service="trainer", command="skip", segment=segment.id, keep=keep
         )
         answer = await once(bus, control, command, config.wait_seconds)
-        cli.emit(answer, json, lambda: print_answer("skip", name_of(table, segment.job), answer))
+        shown = name_of(table, segment.job)
+        cli.emit(answer.told(), json, lambda: print_answer("skip", shown, answer))
 
 
-async def once(bus: Bus, control: Control, command: Once, seconds: float) -> dict[str, Any]:
-    """Give a one-time command and wait for its answer: {outcome, why, …}."""
+async def once(bus: Bus, control: Control, command: Once, seconds: float) -> Answered:
+    """Give a one-time command and wait for its answer. Raises NotObserved, Bus errors."""
     _, after = await bus.bounds("EVT")
     await control.ask_once(bus, command)
     subject = f"evt.{command.service}.answered"
 
-    async def look() -> dict[str, Any] | None:
+    async def look() -> Answered | None:
         async for _, event in events(bus, after, subject):
-            if event.data.get("command") == command.nonce:
-                return event.data
+            answer = parse_event(event)
+            if isinstance(answer, Answered) and answer.command == command.nonce:
+                return answer
         return None
 
-    found: dict[str, Any] = await wait_for(bus, seconds, look)
-    return found
+    return await wait_for(bus, seconds, look)
 
 
-def print_answer(command: str, what: str, answer: dict[str, Any]) -> None:
-    outcome = ANSWERS.get(answer["outcome"], answer["outcome"])
-    said = Text.assemble(f"{command} {what}: ", (outcome, "bold"), f" ({answer['why']})")
+def print_answer(command: str, what: str, answer: Answered) -> None:
+    outcome = ANSWERS.get(answer.outcome, answer.outcome)
+    said = Text.assemble(f"{command} {what}: ", (outcome, "bold"), f" ({answer.why})")
     cli.console.print(said, soft_wrap=True)
 
 

@@ -1,13 +1,13 @@
 """`duramen snapshot`: look at what the model answers now, and wait for it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from services.ctl import cli
 from services.ctl.commands.control import once, print_answer, wait_for
-from services.ctl.views.columns import Heads, count_of, number, span_of
+from services.ctl.views.columns import Heads, count_of, loss_of, number, span_of
 from services.ctl.views.comparison import SPLIT_NAMES, share
 from services.ctl.views.naming import name_of
 from shared.bus.client import Bus
@@ -15,6 +15,7 @@ from shared.errors import UsageError
 from shared.ledger.control import Control, events
 from shared.ledger.jobs import Table
 from shared.protocol.control import Once
+from shared.protocol.events import SnapshotStored, parse_event
 
 
 def snapshot(
@@ -42,33 +43,33 @@ async def _snapshot(wait: float, json: bool) -> None:
             cli.console.print(f"Asking for a snapshot of {shown} …")
         command = Once(by=cli.who(), service="trainer", command="snapshot", segment=segment.id)
         answer = await once(bus, control, command, wait)
-        if answer["outcome"] != "done":
-            cli.emit(answer, json, lambda: print_answer("snapshot", shown, answer))
+        if answer.outcome != "done":
+            cli.emit(answer.told(), json, lambda: print_answer("snapshot", shown, answer))
             raise typer.Exit(1)
         taken = await newest(bus, after, segment.id, wait)
-        cli.emit(taken, json, lambda: print_summary(str(segment.job), shown, taken))
+        cli.emit(taken.told(), json, lambda: print_summary(str(segment.job), shown, taken))
 
 
-async def newest(bus: Bus, after: int, segment: str, seconds: float) -> dict[str, Any]:
-    """What the segment's last snapshot since `after` says."""
+async def newest(bus: Bus, after: int, segment: str, seconds: float) -> SnapshotStored:
+    """Return what the segment's last snapshot since `after` says. Raises NotObserved."""
 
-    async def look() -> dict[str, Any] | None:
+    async def look() -> SnapshotStored | None:
         found = None
         async for _, event in events(bus, after, "evt.trainer.snapshot"):
-            if event.data.get("segment") == segment:
-                found = event.data
+            taken = parse_event(event)
+            if isinstance(taken, SnapshotStored) and taken.segment == segment:
+                found = taken
         return found
 
-    taken: dict[str, Any] = await wait_for(bus, seconds, look)
-    return taken
+    return await wait_for(bus, seconds, look)
 
 
-def print_summary(job: str, shown: str, taken: dict[str, Any]) -> None:
-    decision = taken["decision"]
+def print_summary(job: str, shown: str, taken: SnapshotStored) -> None:
+    decision = taken.decision
     cli.console.print(
-        f"[bold]Snapshot[/bold] of {escape(shown)} after step {taken['position']} (step "
-        f"{taken['global_step']} of its lineage): {count_of(decision['measured'], 'example')} "
-        f"measured, {decision['answered']} asked, in {span_of(decision['seconds'])}",
+        f"[bold]Snapshot[/bold] of {escape(shown)} after step {taken.position} (step "
+        f"{taken.global_step} of its lineage): {count_of(decision.measured, 'example')} "
+        f"measured, {decision.answered} asked, in {span_of(decision.seconds)}",
         soft_wrap=True,
     )
     titles = ("n", "loss", "tokens right", "answers right", "loose match")
@@ -76,15 +77,14 @@ def print_summary(job: str, shown: str, taken: dict[str, Any]) -> None:
     drawn = [
         [
             SPLIT_NAMES[split],
-            str(numbers["count"]),
-            f"{numbers['loss']:.3f}",
-            share(numbers["token_accuracy"]),
-            f"{share(numbers['exact_match'])} of {numbers['answered']}",
-            share(numbers["normalized_match"]),
+            str(numbers.count),
+            loss_of(numbers.loss, 3),
+            share(numbers.token_accuracy),
+            f"{share(numbers.exact_match)} of {numbers.answered}",
+            share(numbers.normalized_match),
         ]
-        for split, numbers in (
-            (s, taken["summary"][s]) for s in SPLIT_NAMES if s in taken["summary"]
-        )
+        for split, numbers in ((s, taken.summary.get(s)) for s in SPLIT_NAMES)
+        if numbers is not None
     ]
     cli.table(heads, drawn)
     cli.console.print(f"Next: duramen evolution show {job}", style="dim")

@@ -1,6 +1,6 @@
 """duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from shared.formats.version import parse_version, version_name
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.protocol.control import Once
+from shared.protocol.events import Answered
 
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
@@ -204,7 +205,7 @@ async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None
         )
         answer = await ask_vault(bus, command, config.wait_seconds)
         what = f"{lineage} {version_name(version)}"
-        cli.emit(answer, json, lambda: control.print_answer("rollback", what, answer))
+        cli.emit(answer.told(), json, lambda: control.print_answer("rollback", what, answer))
 
 
 class Refused(DuramenError):
@@ -213,12 +214,11 @@ class Refused(DuramenError):
     exit_code = 5
 
 
-async def ask_vault(bus: Bus, command: Once, seconds: float) -> dict[str, Any]:
+async def ask_vault(bus: Bus, command: Once, seconds: float) -> Answered:
     """Give the command, wait for its answer. Raises Refused if it is `void`, NotObserved."""
     vault = Control("vault")
     await vault.update(bus)
     answer = await control.once(bus, vault, command, seconds)
-    outcome: Literal["done", "void"] = answer["outcome"]
-    if outcome == "void":
-        raise Refused(f"{command.command}: {answer['why']}")
+    if answer.outcome == "void":
+        raise Refused(f"{command.command}: {answer.why}")
     return answer

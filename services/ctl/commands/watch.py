@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -20,12 +20,25 @@ from shared.bus.client import Bus
 from shared.formats.version import version_name
 from shared.ledger.control import events, observed_all
 from shared.ledger.jobs import Table
-from shared.protocol.events import Event
+from shared.protocol.events import (
+    Alarm,
+    Event,
+    FileKnown,
+    FileRefused,
+    JobQueued,
+    SegmentClosed,
+    SegmentOpened,
+    SnapshotStored,
+    Split,
+    SplitSummary,
+    VersionPublished,
+    parse_event,
+)
 from shared.protocol.observed import Observed
 from shared.store import layout
 from shared.store.s3 import PRECIOUS, Store
 
-SPLITS = ("trained", "heldout", "eval", "earlier")
+SPLITS: tuple[Split, ...] = ("trained", "heldout", "eval", "earlier")
 SPINNER_WIDTH = 2
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redraw
 
@@ -109,44 +122,45 @@ def progress_line(table: Table, seen: Observed, queued: int) -> str:
 
 
 def describe_event(table: Table, event: Event) -> str:
-    """Return an event as one line for people, or nothing."""
-    data = event.data
+    """Return an event as one line for people, or nothing.
+
+    What this program does not know is shown as it is.
+    """
     job = escape(job_at(table, event.job) or "")
-    name = escape(str(data.get("name", "")))
-    match event.service, event.kind:
-        case "ingest", "queued":
-            rows = count_of(data.get("rows"), "row")
-            return f"queued {job}: {rows}, {data.get('level')} priority"
-        case "ingest", "refused":
-            return f"[red]refused[/red] {name}: {escape(str(data.get('why', 'see its report')))}"
-        case "ingest", "duplicate":
-            return f"already known: {name}: {escape(str(data.get('why', '')))}"
-        case "trainer", "opened":
+    match parse_event(event):
+        case FileKnown(name=name, why=why):
+            return f"already known: {escape(name)}: {escape(why)}"
+        case JobQueued(rows=rows, level=level):
+            return f"queued {job}: {count_of(rows, 'row')}, {level} priority"
+        case FileRefused(name=name, why=why):
+            return f"[red]refused[/red] {escape(name)}: {escape(why)}"
+        case SegmentOpened():
             return f"training {job}"
-        case "trainer", "snapshot":
-            return f"snapshot at step {data['position']}: " + summary(data["summary"])
-        case "trainer", "closed":
-            version = data.get("version")
-            colour = "red" if data["outcome"] == "failed" else "green"
-            text = f"[{colour}]{data['outcome']}[/{colour}] {job}"
-            return text + (f" as {version_name(int(version))}" if version else "")
-        case "vault", "version_published":
-            version = version_name(int(data.get("version", 0)))
-            text = f"[bold green]{version}[/bold green] published: "
-            return text + f"{count_of(data.get('copies'), 'copy', 'copies')}, read back"
-        case _, "alarm":
-            return f"[red]alarm[/red] from {event.service}: {escape(str(data.get('what')))}"
+        case SnapshotStored(position=position, summary=splits):
+            return f"snapshot at step {position}: " + summary(splits)
+        case SegmentClosed(outcome=outcome, version=version):
+            colour = "red" if outcome == "failed" else "green"
+            text = f"[{colour}]{outcome}[/{colour}] {job}"
+            return text + (f" as {version_name(version)}" if version else "")
+        case VersionPublished(version=version, copies=copies):
+            text = f"[bold green]{version_name(version)}[/bold green] published: "
+            return text + f"{count_of(copies, 'copy', 'copies')}, read back"
+        case Alarm(what=what):
+            return f"[red]alarm[/red] from {event.service}: {escape(what)}"
+        case None:
+            text = event.model_dump_json(include={"data"}, exclude_none=True)
+            return escape(f"{event.service} {event.kind}: {text}")
     return ""
 
 
-def summary(splits: dict[str, dict[str, Any]]) -> str:
+def summary(splits: dict[Split, SplitSummary]) -> str:
     parts = []
     for split in sorted(splits, key=SPLITS.index):
         numbers = splits[split]
-        text = f"{split} loss {loss_of(numbers['loss'], 3)}"
-        if numbers.get("exact_match") is not None and numbers.get("answered"):
-            right = round(numbers["exact_match"] * numbers["answered"])
-            text += f", {right} of {numbers['answered']} answered right"
+        text = f"{split} loss {loss_of(numbers.loss, 3)}"
+        if numbers.exact_match is not None and numbers.answered:
+            right = round(numbers.exact_match * numbers.answered)
+            text += f", {right} of {numbers.answered} answered right"
         parts.append(text)
     return " · ".join(parts)
 

@@ -7,8 +7,14 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.views.columns import Cell, Heads, Rows, loss_of, number
+from shared.protocol.events import Split
 
-SPLIT_NAMES = {"trained": "trained", "heldout": "held out", "eval": "eval", "earlier": "earlier"}
+SPLIT_NAMES: dict[Split, str] = {
+    "trained": "trained",
+    "heldout": "held out",
+    "eval": "eval",
+    "earlier": "earlier",
+}
 CHANGE_STYLES = {"better": "green", "worse": "red", "same": "dim"}
 SHOWN = 10  # examples
 

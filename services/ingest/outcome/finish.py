@@ -30,7 +30,7 @@ from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.formats.report import Outcome, Report
 from shared.ledger.jobs import Table
-from shared.protocol.events import Event
+from shared.protocol import events
 from shared.protocol.message import ObjectRef
 from shared.store.s3 import Store
 
@@ -266,21 +266,23 @@ class Finisher:
             ref = await asyncio.to_thread(admit.store_dataset, self.store, built)
         STORED.inc(contents.original_bytes + contents.dataset_bytes)
         self.check_unchanged(taken, held)
-        facts = {"name": contents.name, "rows": contents.rows, "level": origin.level}
-        await self.tell(taken, "stored", {**facts, "bytes": ref.size}, ref=ref)
+        name, rows, level = contents.name, contents.rows, origin.level
+        stored = events.FileStored(name=name, rows=rows, level=level, bytes=ref.size)
+        await self.tell(taken, stored, ref=ref)
         if origin.kind == "eval":
             report = await self.measure(taken, built, ref)
         else:
             asked = held.asked
-            wish = admit.Wish(origin, ref, contents.rows, asked.settings, asked.again)
+            wish = admit.Wish(origin, ref, rows, asked.settings, asked.again)
             report = self.decided(taken, built, await admit.queue(self.bus, self.table, wish))
             report.settings = asked.settings.model_dump(exclude_none=True)
         if report.outcome != "measured":
-            data = {**facts, "why": report.why, "next": report.next_step}
-            await self.tell(taken, report.outcome, data, ref=ref, job=report.job)
+            kind = events.JobQueued if report.outcome == "queued" else events.FileKnown
+            ended = kind(name=name, rows=rows, level=level, why=report.why, next=report.next_step)
+            await self.tell(taken, ended, ref=ref, job=report.job)
         # Had it grown until here, what was added would go untrained: read it all again.
         self.check_unchanged(taken, held)
-        ROWS.inc(contents.rows)
+        ROWS.inc(rows)
         report.problems = contents.problems
         await self.end(taken, held, report)
 
@@ -313,7 +315,7 @@ class Finisher:
         report = self.report(taken, "applied", f"job {job.id} uses these settings.", None)
         report.job, report.settings = job.id.path, settings.model_dump(exclude_none=True)
         report.next_step = f"duramen queue show {job.id}"
-        await self.tell(taken, "amended", {"name": report.name}, job=report.job)
+        await self.tell(taken, events.JobAmended(name=report.name), job=report.job)
         await self.end(taken, held, report)
 
     async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
@@ -334,8 +336,8 @@ class Finisher:
         # Rules and places only: a message may quote the row.
         first = report.problems[0]
         where = f"line {first.line}, {first.field}" if first.line else first.field
-        data = {"name": report.name, "why": f"{first.rule} ({where})", "rules": rules}
-        await self.tell(taken, "refused", data)
+        why = f"{first.rule} ({where})"
+        await self.tell(taken, events.FileRefused(name=report.name, why=why, rules=rules))
         await self.end(taken, held, report)
 
     def report(self, taken: Taken, outcome: Outcome, why: str, built: Built | None) -> Report:
@@ -382,14 +384,12 @@ class Finisher:
     async def tell(
         self,
         taken: Taken,
-        kind: str,
-        data: dict[str, Any],
+        data: events.EventData,
         ref: ObjectRef | None = None,
         job: str | None = None,
     ) -> None:
-        event = Event(
-            service="ingest", kind=kind, lineage=taken.origin.lineage, job=job, ref=ref, data=data
-        )
+        lineage = taken.origin.lineage
+        event = events.Event.of("ingest", data, lineage=lineage, job=job, ref=ref)
         await self.bus.event(event)
 
 

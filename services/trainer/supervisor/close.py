@@ -12,6 +12,7 @@ from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
 from shared.ledger.lineage import Line, Segment, moves_head
+from shared.protocol.events import SegmentClosed
 from shared.protocol.names import Outcome
 from shared.protocol.records import Failure, Head, LineClose
 
@@ -81,8 +82,10 @@ async def close_segment(
     await show(trainer)  # before its job's record tells others that it is over
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     ENDS.labels(outcome).inc()
-    data = {"segment": segment.id, "fence": segment.fence, "outcome": outcome}
-    await trainer.tell("closed", {**data, "version": record.version}, line.lineage, segment)
+    closed = SegmentClosed(
+        segment=segment.id, fence=segment.fence, outcome=outcome, version=record.version
+    )
+    await trainer.tell(closed, line.lineage, segment)
     log.get().info("segment_closed", outcome=outcome, version=record.version, step=to_step)
     await asyncio.to_thread(clean, trainer, trainer.table.lines[line.lineage], segment)
 

@@ -1,12 +1,14 @@
 """One-time commands: each is answered once, `done` or `void` with the reason."""
 
+from typing import Literal
+
 from services.trainer.supervisor.close import close_segment
 from services.trainer.supervisor.observe import show
 from services.trainer.supervisor.trainer import Trainer
 from services.trainer.supervisor.worker_run import Training
 from shared import log
 from shared.protocol.control import Once
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, Event
 
 
 async def answer_live(trainer: Trainer, training: Training) -> None:
@@ -61,18 +63,20 @@ async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
     await answer(trainer, at, once, "void", "no such segment is open here")
 
 
-async def answer(trainer: Trainer, at: int, once: Once, outcome: str, why: str) -> None:
-    data = {
-        "command": once.nonce,
-        "sequence": at,
-        "name": once.command,
-        "outcome": outcome,
-        "why": why,
-        "segment": once.segment,
-    }
-    await trainer.bus.event(Event(service="trainer", kind="answered", data=data))
+async def answer(
+    trainer: Trainer, at: int, once: Once, outcome: Literal["done", "void"], why: str
+) -> None:
+    answered = Answered(
+        command=once.nonce,
+        sequence=at,
+        name=once.command,
+        outcome=outcome,
+        why=why,
+        segment=once.segment,
+    )
+    await trainer.bus.event(Event.of("trainer", answered))
     trainer.once_through = at
-    log.get().info("command_answered", **data)
+    log.get().info("command_answered", **answered.told())
     await show(trainer)
 
 

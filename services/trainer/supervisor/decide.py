@@ -45,6 +45,7 @@ from shared.errors import (
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import OWNER_DEATHS_ALLOWED, Segment
 from shared.progress import beat
+from shared.protocol.events import Alarm, MemoryRanOut
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import LEVEL_RANK
 from shared.protocol.records import Failure
@@ -82,7 +83,7 @@ async def tell_outage(trainer: Trainer) -> None:
     """Alarm once when the store has been away for longer than its limit."""
     if trainer.outage.is_long and not trainer.outage.told:
         trainer.outage.told = True
-        await trainer.tell("alarm", {"what": "store_away", "detail": trainer.outage.sentence})
+        await trainer.tell(Alarm(what="store_away", detail=trainer.outage.sentence))
 
 
 async def decide(trainer: Trainer) -> bool:
@@ -189,7 +190,7 @@ async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
         await reopen(trainer, trainer.held, died=True)
         return
     trainer.spoilt[start.id] = str(error)
-    await trainer.tell("alarm", {"what": "head_unusable", "detail": str(error)})
+    await trainer.tell(Alarm(what="head_unusable", detail=str(error)))
     await close_segment(trainer, "void")
 
 
@@ -309,13 +310,12 @@ async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
     assert end.failure is not None
     was = segment.record.micro_tokens
     halved = smaller(was) or was
-    data = {"was": was, "micro_tokens": halved, "why": end.failure.message[:500]}
+    why = end.failure.message[:500]
+    told = MemoryRanOut(segment=segment.id, was=was, micro_tokens=halved, why=why)
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
     OUT_OF_MEMORY.inc()
-    log.get().warning("out_of_memory", **data)
-    await trainer.tell(
-        "out_of_memory", {"segment": segment.id, **data}, segment.job.lineage, segment
-    )
+    log.get().warning("out_of_memory", was=was, micro_tokens=halved, why=why)
+    await trainer.tell(told, segment.job.lineage, segment)
 
 
 async def after_wish(trainer: Trainer, wish: Wish) -> None:

@@ -22,6 +22,7 @@ from shared.errors import (
 from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
+from shared.protocol.events import SegmentOpened
 from shared.protocol.records import LineOpen
 from shared.store import layout
 from shared.store.s3 import PRECIOUS
@@ -173,7 +174,7 @@ async def open_job(trainer: Trainer, job: Job) -> None:
     """Claim a job; if another was first, nothing is held and the next look finds out."""
     with suppress(Conflict):
         trainer.held = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
-        await trainer.tell("opened", {"segment": trainer.held.id, "fence": trainer.held.fence})
+        await trainer.tell(SegmentOpened(segment=trainer.held.id, fence=trainer.held.fence))
         await own(trainer, job)
 
 

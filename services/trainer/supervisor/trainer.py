@@ -4,7 +4,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import Gauge
 
@@ -24,7 +23,7 @@ from shared.ledger.lease import Watch
 from shared.ledger.lineage import Segment
 from shared.memory_estimate import Shape
 from shared.protocol.control import Once
-from shared.protocol.events import Event
+from shared.protocol.events import Event, EventData
 from shared.protocol.names import LEVELS
 from shared.service.loop import instance
 from shared.service.observer import Observer
@@ -123,13 +122,13 @@ class Trainer:
         await self.voids.tell(self.control.voids)
 
     async def tell(
-        self, kind: str, data: dict[str, Any], lineage: str | None = None, of: Segment | None = None
+        self, data: EventData, lineage: str | None = None, of: Segment | None = None
     ) -> None:
         segment = of or self.held
         job = segment.job.path if segment else None
         lineage = lineage or (segment.job.lineage if segment else None)
-        event = Event(service="trainer", kind=kind, lineage=lineage, job=job, data=data)
+        event = Event.of("trainer", data, lineage=lineage, job=job)
         try:
             await self.bus.event(event)
         except BusUnavailable as error:
-            log.get().warning("event_not_sent", kind=kind, error=str(error))
+            log.get().warning("event_not_sent", kind=data.kind, error=str(error))

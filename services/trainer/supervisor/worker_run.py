@@ -34,7 +34,7 @@ from shared.files import write_synced
 from shared.host import oom_kills
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
-from shared.protocol.events import Event
+from shared.protocol.events import Event, SnapshotStored
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
 from shared.protocol.observed import Progress
@@ -326,16 +326,16 @@ class Training:
         self.sending.snapshot(event)
 
     async def tell_snapshot(self, event: dict[str, Any], ref: ObjectRef) -> None:
-        names = ("global_step", "position", "summary", "decision")
-        data: dict[str, Any] = {name: event[name] for name in names}
-        data |= {"segment": self.segment.id, "fence": self.segment.fence}
-        message = Event(
-            service="trainer",
-            kind="snapshot",
-            lineage=self.line.lineage,
-            job=self.job.id.path,
-            ref=ref,
-            data=data,
+        stored = SnapshotStored(
+            global_step=event["global_step"],
+            position=event["position"],
+            summary=event["summary"],
+            decision=event["decision"],
+            segment=self.segment.id,
+            fence=self.segment.fence,
+        )
+        message = Event.of(
+            "trainer", stored, lineage=self.line.lineage, job=self.job.id.path, ref=ref
         )
         try:
             await self.bus.event(message)
