@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -184,6 +185,14 @@ class Bus:
         """(first, last) sequence of a stream; last is first - 1 when it is empty."""
         state = (await self._call(lambda: self._js.stream_info(stream))).state
         return state.first_seq, state.last_seq
+
+    async def lost_before(self, stream: str) -> datetime | None:
+        """Return the time before which messages have left a stream: that at which the server stored
+        the oldest one there is, now if it is empty, None if it still holds its first."""
+        state = (await self._api(f"$JS.API.STREAM.INFO.{stream}", {}))["state"]
+        if state["first_seq"] <= 1:
+            return None
+        return datetime.fromisoformat(state["first_ts"]) if state["messages"] else datetime.now(UTC)
 
     async def get(self, stream: str, sequence: int) -> Entry | None:
         return await self._get(stream, seq=sequence)

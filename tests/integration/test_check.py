@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from infra.servers.streams import stream_config
 from services.ctl.commands.check import CHECKS
 from shared.formats.version import Latest
+from shared.ledger.control import Control
 from shared.protocol.control import Desired, Once
 from shared.protocol.events import Answered, Event
+from shared.protocol.observed import Observed
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import Forged, encoded, forging
+from tests.house import until
 from tests.servers import Stack, wait_until
 from tests.snapshots import Measurement
 
@@ -95,6 +99,52 @@ async def test_check_is_green_and_names_each_damage(own_stack: Stack, tmp_path: 
         assert shown.returncode == 8
         assert "void message" in shown.stdout
         assert "delete marker" in shown.stdout
+
+
+async def outlive_events(stack: Stack) -> None:
+    """Let every event grow too old for the bus."""
+    admin = await stack.connect("admin")
+    js, kept = admin.jetstream(), stream_config("EVT")
+
+    async def is_empty() -> bool:
+        return (await js.stream_info("EVT")).state.messages == 0
+
+    await js.update_stream(kept.evolve(max_age=1.0, duplicate_window=1.0))
+    await until(is_empty, "every event is gone")
+    await js.update_stream(kept)
+    await admin.close()
+
+
+async def test_a_command_whose_answer_has_left_the_bus_was_answered(own_stack: Stack) -> None:
+    async with forging(own_stack, "main") as forged:
+        trainer, ctl = forged.buses["trainer"], forged.buses["ctl"]
+        control = Control("trainer")
+
+        async def pass_over(*, answer: bool) -> None:
+            """The trainer says that it has come past a new command."""
+            once = Once(by="test", service="trainer", command="skip", segment="0" * 12)
+            await control.update(ctl)
+            at = await control.ask_once(ctl, once)
+            if answer:
+                told = Answered(command=once.nonce, sequence=at, outcome="void", why="a test")
+                await trainer.event(Event.of("trainer", told))
+            said = Observed(service="trainer", instance="one", state="idle", once_through=at)
+            await trainer.observe(said)
+
+        def unanswered() -> int:
+            done = duramen(own_stack, "check", "--json")
+            found = [w for n, _, w in findings(json.loads(done.stdout)) if n == 12]
+            assert set(found) <= {"was passed over without an answer"}
+            return len(found)
+
+        await pass_over(answer=True)
+        assert unanswered() == 0
+        await outlive_events(own_stack)
+        assert unanswered() == 0  # nothing is left
+        await pass_over(answer=True)
+        assert unanswered() == 0  # what is left is younger
+        await pass_over(answer=False)
+        assert unanswered() == 1
 
 
 async def forge_a_record(forged: Forged) -> dict[int, list[str]]:

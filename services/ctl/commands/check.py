@@ -69,6 +69,7 @@ async def read_world(config: CtlSettings) -> World:
             async for _, event in readable(bus, "EVT", "evt.*.answered", Event)
             if isinstance(answer := parse_event(event), Answered)
         ]
+        answers_since = await bus.lost_before("EVT")
         observed: dict[str, list[tuple[int, Observed]]] = {}
         async for sequence, said in readable(bus, "OBS", observed_subject("*"), Observed):
             observed.setdefault(said.service, []).append((sequence, said))
@@ -77,6 +78,7 @@ async def read_world(config: CtlSettings) -> World:
         table=table,
         controls=controls,
         answers=answers,
+        answers_since=answers_since,
         observed=observed,
         store=cli.store(config),
         backup=cli.backup(config),
