@@ -99,20 +99,35 @@ async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
 
     Before each instance had its subject they all spoke on one: it counts until one has spoken.
     """
-    wildcard, found = observed_subject(service), dict[str, Observed]()
+    newest = await last_words(bus, service)
+    if not newest:
+        old = await bus.last("OBS", f"ctl.observed.{service}")
+        said = said_in(old) if old else None
+        return {said.instance: said} if said else {}
+    found = {instance: said_in(entry) for instance, entry in newest.items()}
+    return {name: said for name, said in found.items() if said and said.instance == name}
+
+
+async def last_words(bus: Bus, service: str) -> dict[str, Entry]:
+    """Return the last message of each instance of a service, the one that spoke last at the end."""
+    wildcard, found = observed_subject(service), dict[str, Entry]()
     newest = await bus.last("OBS", wildcard)
     last = newest.sequence if newest else 0
     async for entry in bus.read_through("OBS", 0, last, wildcard):
         instance = entry.subject.rpartition(".")[2]
-        found.pop(instance, None)  # the one that spoke last is the last
-        said = said_in(entry)
-        if said is not None and said.instance == instance:
-            found[instance] = said
-    if newest is None:
-        old = await bus.last("OBS", f"ctl.observed.{service}")
-        said = said_in(old) if old else None
-        return {said.instance: said} if said else {}
+        found.pop(instance, None)
+        found[instance] = entry
     return found
+
+
+async def unknown_words(bus: Bus, service: str) -> dict[str, str]:
+    """Return what instances of a service said last in a form that is not known here, as it is."""
+    newest = (await last_words(bus, service)).items()
+    return {
+        instance: entry.data.decode(errors="replace")
+        for instance, entry in newest
+        if not entry.copied and said_in(entry) is None
+    }
 
 
 async def observed(bus: Bus, service: str) -> Observed | None:

@@ -25,6 +25,25 @@ async def live(bus: Bus, *names: str) -> None:
         await bus.lease(f"trainer.{name}", Lease(owner=name, host="h"), 0)
 
 
+async def test_an_observation_of_an_unknown_shape_is_shown_and_acted_on_by_nobody(
+    own_stack: Stack,
+) -> None:
+    later = json.dumps({"schema": 3, "service": "trainer", "instance": "new", "mood": "[good]"})
+    house = House(own_stack)
+    async with house.bus("trainer") as trainer, house.bus("ctl") as bus:
+        await trainer.observe(said("old"))
+        client = await own_stack.connect("trainer")
+        await client.jetstream().publish("ctl.observed.trainer.new", later.encode())
+        await client.close()
+        assert (await observed_all(bus, "trainer")).keys() == {"old"}
+        shown = duramen(own_stack, "status")
+        assert f"trainer    unknown    new says {later}" in shown.stdout
+        assert "idle" in shown.stdout
+        told = json.loads(duramen(own_stack, "status", "--json").stdout)
+        assert told["unknown"] == {"trainer": {"new": later}}
+        assert told["instances"]["trainer"].keys() == {"old"}
+
+
 async def test_a_receipt_waits_for_every_trainer_that_lives(own_stack: Stack) -> None:
     house, table = House(own_stack), Table()
     async with house.bus("trainer") as trainer, house.bus("ctl") as bus:

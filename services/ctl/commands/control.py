@@ -14,7 +14,7 @@ from services.ctl.views.naming import ANSWERS, job_at, name_of
 from shared.bus.client import Bus
 from shared.errors import NotObserved, UsageError
 from shared.formats.version import version_name
-from shared.ledger.control import Control, events, observed, observed_all
+from shared.ledger.control import Control, events, observed, observed_all, unknown_words
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read
 from shared.protocol.control import Once
@@ -244,6 +244,7 @@ async def _status(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
         table = await Table.of(bus)
         seen = {name: await observed_all(bus, name) for name in SERVICES}
+        unknown = {name: await unknown_words(bus, name) for name in SERVICES}
     latest = {name: version_name(line.latest) for name, line in table.lines.items() if line.latest}
     queued = len(table.queue())
     said = {
@@ -253,18 +254,23 @@ async def _status(json: bool) -> None:
     value = {
         "services": {k: next(iter(v.values()), None) for k, v in said.items()},
         "instances": said,
+        "unknown": {service: words for service, words in unknown.items() if words},
         "queued": queued,
         "latest": latest,
         "void_records": len(table.voids),
     }
-    cli.emit(value, json, lambda: print_status(table, seen, latest))
+    cli.emit(value, json, lambda: print_status(table, seen, unknown, latest))
 
 
 def print_status(
-    table: Table, seen: dict[str, dict[str, Observed]], latest: dict[str, str]
+    table: Table,
+    seen: dict[str, dict[str, Observed]],
+    unknown: dict[str, dict[str, str]],
+    latest: dict[str, str],
 ) -> None:
     for service, views in seen.items():
-        lines = [f"{'never seen':10}"] if not views else []
+        lines = [f"{'unknown':10} {name} says {text}" for name, text in unknown[service].items()]
+        lines += [f"{'never seen':10}"] if not views and not lines else []
         for name, view in newest_first(views):
             which = f"{name}: " if len(views) > 1 else ""
             lines.append(f"{view.state:10} {which}{describe(table, view)}")
