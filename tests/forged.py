@@ -32,7 +32,8 @@ from shared.protocol.records import (
     LineCreate,
     LineOpen,
 )
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 from tests.plans import a_plan
 from tests.servers import Stack
 from tests.snapshots import Measurement, parquet

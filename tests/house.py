@@ -22,7 +22,8 @@ from shared.ledger.lineage import Line
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, Level, now
 from shared.protocol.records import JobRecord, JobSettings, LineageSettings, LineCreate, Lora
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 from tests import hurried
 from tests.servers import Stack
 from tests.tiny import Conversation, line_of, shared_tiny

@@ -37,7 +37,8 @@ from shared.protocol.records import (
     LineCreate,
     LineOpen,
 )
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 from tests import hurried
 from tests.house import until
 from tests.servers import Stack, wait_until

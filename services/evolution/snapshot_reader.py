@@ -24,7 +24,8 @@ from shared.formats.result import Result
 from shared.formats.version import CommitRecord
 from shared.protocol.message import ObjectRef
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, WORK, Bucket, Store
+from shared.store.place import PRECIOUS, WORK, Bucket
+from shared.store.s3 import Store
 
 READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
 DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")

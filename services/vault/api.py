@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import FastAPI
 
 from services.vault import catalog, checks, edition, latest
-from services.vault.copies import Place
 from services.vault.edition import Wanted
 from services.vault.vault import Vault
 from shared.errors import NotFound, StoreUnavailable
@@ -15,7 +14,7 @@ from shared.formats.version import CommitRecord, Latest, version_name
 from shared.ledger.lineage import Line
 from shared.service import http
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS, Place
 
 
 def make(vault: Vault) -> FastAPI:

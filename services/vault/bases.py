@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from services.vault.copies import Copies, Origin, Place, Source, reading
+from services.vault.copies import Copies, Origin, Source, reading
 from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.files import sha256_bytes
 from shared.formats.model_files import INDEX, MAX_HEADER_BYTES, read_exactly, read_header
 from shared.formats.version import check_base_file, parse_sums
 from shared.protocol.events import BaseStored
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, WORK
+from shared.store.place import PRECIOUS, WORK, Place
 
 DAY = 86400.0  # seconds
 CONFIG = "config.json"

@@ -1,6 +1,6 @@
 """The catalog: which place holds which commit record, and whether it is that of the close."""
 
-from services.vault.copies import Copies, Origin, Place
+from services.vault.copies import Copies, Origin
 from services.vault.edition import NotPublishable, Wanted
 from shared.errors import NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.formats.canonical import canonical_json
@@ -15,7 +15,7 @@ from shared.formats.version import (
 from shared.progress import beat
 from shared.protocol.records import LineClose
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS, Place
 
 
 def encode(record: CommitRecord) -> bytes:

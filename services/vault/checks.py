@@ -5,11 +5,12 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from services.vault.copies import Copies, Place
+from services.vault.copies import Copies
 from shared.errors import DuramenError, ObjectMissing
 from shared.formats.version import CommitRecord, are_one_commit, parse_sums
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store, Version
+from shared.store.place import PRECIOUS, Place, Version
+from shared.store.s3 import Store
 
 FAILURES = Counter(
     "duramen_vault_verify_failures_total", "Objects found missing or damaged.", ["place"]

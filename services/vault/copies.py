@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 from urllib3.exceptions import HTTPError
@@ -22,7 +22,8 @@ from shared.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
-from shared.store.s3 import PRECIOUS, WORK, Bucket, Store, Stored
+from shared.store.place import PRECIOUS, WORK, Bucket, Place, Stored
+from shared.store.s3 import Store
 
 VERIFIED = Counter(
     "duramen_vault_verified_bytes_total", "Bytes read back and verified, by place.", ["place"]
@@ -34,30 +35,6 @@ for each in ("store", "backup", "archive"):
     REFUSED.labels(each)  # from the start: a series that begins at 1 never increased
 FAULTS = (ObjectDamaged, ObjectMissing, AlreadyExists)
 T = TypeVar("T")
-
-
-class Place(Protocol):
-    """A store or the archive."""
-
-    @property
-    def name(self) -> str: ...
-    def ping(self) -> None: ...
-    def open(self, bucket: Bucket, key: str, version_id: str | None = None) -> Any: ...
-    def read(
-        self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
-    ) -> bytes: ...
-    def read_hash(
-        self, bucket: Bucket, key: str, version_id: str | None = None
-    ) -> tuple[str, int]: ...
-    def read_newest(self, bucket: Bucket, key: str) -> tuple[bytes, str] | None: ...
-    def size(self, bucket: Bucket, key: str) -> int: ...
-    def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]: ...
-    def put_bytes(self, bucket: Bucket, key: str, data: bytes) -> Stored: ...
-    def put_stream(
-        self, bucket: Bucket, key: str, source: BinaryIO | Any, size: int, sha256: str
-    ) -> Stored: ...
-    def create(self, bucket: Bucket, key: str, data: bytes) -> Stored: ...
-    def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool: ...
 
 
 @dataclass(frozen=True)

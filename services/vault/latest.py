@@ -1,12 +1,12 @@
 """`latest`: the version that users load. A lower ledger sequence never replaces a higher one."""
 
-from services.vault.copies import Copies, Place
+from services.vault.copies import Copies
 from shared.errors import Conflict
 from shared.formats.canonical import canonical_json
 from shared.formats.version import Latest
 from shared.ledger.lineage import Line
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS, Place
 
 ATTEMPTS = 20
 

@@ -11,7 +11,8 @@ from prometheus_client import Gauge
 
 from shared.errors import StoreUnavailable
 from shared.progress import beat
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 UNTIL = Gauge(
     "duramen_vault_lock_until_seconds", "Unix time when the first lock of the backup ends."

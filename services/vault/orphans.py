@@ -1,10 +1,10 @@
 """Versions without a ledger: what a place kept while the bus was lost, or replaced by a new one."""
 
-from services.vault.copies import Copies, Place
+from services.vault.copies import Copies
 from shared.errors import StoreUnavailable
 from shared.ledger.jobs import Table
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS, Place
 
 
 class Orphans:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from services.vault import bases, readme, tokenizer
 from services.vault.catalog import encode, own_commit, read_any
-from services.vault.copies import Copies, Place, Source
+from services.vault.copies import Copies, Source
 from services.vault.edition import NotPublishable, Wanted
 from shared.errors import (
     AlreadyExists,
@@ -30,7 +30,7 @@ from shared.formats.version import (
 )
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Stored
+from shared.store.place import PRECIOUS, Place, Stored
 
 
 def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:

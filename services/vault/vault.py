@@ -31,7 +31,7 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Observed
 from shared.service.observer import Observer
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 
 PENDING = Gauge("duramen_vault_pending_versions", "Versions that are closed but not published.")
 PUBLISHED = Gauge("duramen_vault_published_versions", "Versions with a commit in all places.")

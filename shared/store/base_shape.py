@@ -5,7 +5,8 @@ import json
 from shared.formats.model_files import INDEX, read_header, weights_of
 from shared.memory_estimate import Shape, shape_of
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 
 def shape_in_store(store: Store, root: str) -> Shape:

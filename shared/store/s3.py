@@ -9,11 +9,10 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import urlparse
 
 from minio import Minio
@@ -30,40 +29,11 @@ from shared.progress import beat
 from shared.protocol.message import ObjectRef
 from shared.settings import StoreSettings
 from shared.store.hashing import HashingReader
+from shared.store.place import PRECIOUS, WORK, Bucket, Stored, Version
 
-Bucket = Literal["duramen", "work"]
-PRECIOUS: Bucket = "duramen"
-WORK: Bucket = "work"
 PART_BYTES = 16 << 20
 KNOCK_SECONDS = 3.0
 MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchObject", "NoSuchBucket"}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An object that was read back in full after it was written."""
-
-    bucket: Bucket
-    key: str
-    sha256: str
-    size: int
-    version_id: str | None
-
-    @property
-    def ref(self) -> ObjectRef:
-        return ObjectRef(bucket=self.bucket, key=self.key, sha256=self.sha256, size=self.size)
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a key, or a delete marker."""
-
-    key: str
-    version_id: str
-    size: int
-    is_delete_marker: bool
-    etag: str
-    modified: datetime | None = None
 
 
 class Store:

@@ -23,7 +23,7 @@ import zstandard
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
 from shared.formats.report import Report
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 from tests.box import Box, row
 from tests.conftest import running_stack
 from tests.house import House, until

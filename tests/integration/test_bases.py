@@ -10,7 +10,7 @@ from urllib3.exceptions import ProtocolError
 
 from services.vault import bases
 from shared.errors import StoreUnavailable
-from shared.store.s3 import PRECIOUS, WORK
+from shared.store.place import PRECIOUS, WORK
 from tests.servers import Stack
 from tests.vault_stage import Forge, VaultProcess
 

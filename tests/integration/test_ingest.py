@@ -10,7 +10,7 @@ import httpx
 
 from shared.files import sha256_bytes, sha256_file
 from shared.formats.report import Report
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 from tests import hostile
 from tests.box import SECONDS, Box, row, rows
 from tests.house import until

@@ -16,7 +16,7 @@ from shared.formats.report import Report
 from shared.ledger.jobs import Table
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import JobSettings
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 from tests.box import SECONDS, Box, row, rows
 from tests.commands import duramen
 from tests.house import until

@@ -11,7 +11,8 @@ import urllib3
 from infra.local.servers import Store as StoreServer
 from infra.local.servers import binary
 from infra.servers.seaweed import FSYNC_SET
-from shared.store.s3 import PART_BYTES, PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import PART_BYTES, Store
 from tests.servers import Stack
 
 SERVERS = ["store", "backup"]

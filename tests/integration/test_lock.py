@@ -11,7 +11,8 @@ from minio.retention import Retention
 from services.vault import lock
 from services.vault.lock import RollingLock
 from shared.errors import StoreUnavailable
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 from tests.servers import Stack
 
 SHORT = timedelta(seconds=3)

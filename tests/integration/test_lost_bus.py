@@ -10,7 +10,7 @@ from services.trainer.supervisor import retention
 from shared.formats.version import CommitRecord
 from shared.ledger.control import observed
 from shared.protocol.records import CheckpointRef
-from shared.store.s3 import PRECIOUS, WORK
+from shared.store.place import PRECIOUS, WORK
 from tests.forged import Forged, encoded, forging
 from tests.house import House, until
 from tests.servers import Stack, wait_until

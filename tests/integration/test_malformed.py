@@ -11,7 +11,7 @@ from shared.bus.client import Bus
 from shared.formats.canonical import canonical_json
 from shared.ledger.control import observed
 from shared.protocol.observed import Observed
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 from tests.house import until
 from tests.servers import Stack, wait_until
 from tests.vault_stage import Forge, VaultProcess, first_version, latest_of

@@ -12,7 +12,7 @@ from shared.ledger.lineage import Line
 from shared.protocol.control import Once
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
-from shared.store.s3 import WORK
+from shared.store.place import WORK
 from tests.house import House, until
 from tests.tiny import tiny_conversations
 

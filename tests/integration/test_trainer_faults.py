@@ -18,7 +18,8 @@ from shared.ledger.lineage import Segment
 from shared.protocol.control import Once
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 from tests.house import House, until
 from tests.integration.test_trainer import SLOW_STEPS, set_state
 from tests.servers import Stack

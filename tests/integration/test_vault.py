@@ -15,7 +15,7 @@ from services.vault.copies import Copies
 from shared.errors import AlreadyExists, TargetNotEmpty
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, are_one_commit, parse_sums, version_name
-from shared.store.s3 import PRECIOUS, WORK
+from shared.store.place import PRECIOUS, WORK
 from tests.house import until
 from tests.servers import Stack, wait_until
 from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of

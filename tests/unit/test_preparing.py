@@ -24,7 +24,8 @@ from shared.protocol.records import (
     LineCreate,
     LineOpen,
 )
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 from tests.tiny import line_of, shared_tiny, tiny_conversations
 
 ROOT = "ab" * 32

@@ -1,11 +1,10 @@
 """What must hold of versions and of all that is precious: every copy is read in full."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from services.ctl.check.ledgers import Finding, World
-from shared.errors import ObjectMissing, StoreUnavailable
-from shared.files import sha256_bytes, sha256_file
+from shared.errors import ObjectMissing, StoreUnavailable, UsageError
+from shared.files import sha256_bytes
 from shared.formats.version import (
     CommitRecord,
     Latest,
@@ -16,7 +15,8 @@ from shared.formats.version import (
 )
 from shared.ledger.lineage import Line
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store, Version
+from shared.store.place import PRECIOUS, ReadPlace, Version
+from shared.store.s3 import Store
 
 Commits = dict[str, bytes]
 
@@ -24,56 +24,39 @@ Commits = dict[str, bytes]
 # ---- reading the three places ------------------------------------------------------------------
 
 
-def read_hash(world: World, place: Store | Path, key: str, version_id: str | None = None) -> str:
+def read_hash(world: World, place: ReadPlace, key: str, version_id: str | None = None) -> str:
     """SHA-256 of an object now; each is read once. Raises ObjectMissing, StoreUnavailable."""
-    name = "archive" if isinstance(place, Path) else place.name
-    known = world.hashes.get((name, key, version_id))
+    known = world.hashes.get((place.name, key, version_id))
     if known is None:
-        if isinstance(place, Path):
-            if not (place / key).is_file():
-                raise ObjectMissing("archive", "", key)
-            known = sha256_file(place / key)
-        else:
-            known, _ = place.read_hash(PRECIOUS, key, version_id)
-        world.hashes[name, key, version_id] = known
+        known, _ = place.read_hash(PRECIOUS, key, version_id)
+        world.hashes[place.name, key, version_id] = known
     return known
 
 
 def wrong(
-    world: World, place: Store | Path, key: str, sha256: str, version_id: str | None = None
+    world: World, place: ReadPlace, key: str, sha256: str, version_id: str | None = None
 ) -> str | None:
     """Why this copy is not what it should be; None if it is."""
     try:
         found = read_hash(world, place, key, version_id)
     except ObjectMissing:
         return "is missing"
-    except (StoreUnavailable, OSError) as error:
+    except (StoreUnavailable, UsageError, OSError) as error:
         return f"cannot be read: {error}"
     return None if found == sha256 else f"SHA-256 is {found[:16]}…, expected {sha256[:16]}…"
 
 
-def places(world: World) -> dict[str, Store | Path]:
-    found: dict[str, Store | Path] = {"store": world.store, "backup": world.backup}
-    if world.archive is not None:
-        found["archive"] = world.archive
-    return found
+def places(world: World) -> dict[str, ReadPlace]:
+    """Return the places that can be reached from here, by name."""
+    found = (world.store, world.backup, world.archive)
+    return {place.name: place for place in found if place is not None}
 
 
-def keys(place: Store | Path, prefix: str) -> Iterator[str]:
-    """Keys under a prefix; an archive's temporary and hidden files are none."""
-    if isinstance(place, Store):
-        yield from place.keys(PRECIOUS, prefix)
-        return
-    for path in sorted((place / prefix).rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            yield path.relative_to(place).as_posix()
-
-
-def commits(place: Store | Path) -> Commits:
+def commits(place: ReadPlace) -> Commits:
     """The commit records of a place, by key."""
     return {
-        key: (place / key).read_bytes() if isinstance(place, Path) else place.read(PRECIOUS, key)
-        for key in keys(place, layout.CATALOG)
+        key: place.read(PRECIOUS, key)
+        for key in place.keys(PRECIOUS, layout.CATALOG)
         if layout.parse_commit(key)
     }
 
@@ -187,23 +170,23 @@ def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
         yield layout.base_commit(root), root, {}
 
 
-def named_by_hash(place: Store | Path) -> Iterator[tuple[str, str]]:
+def named_by_hash(place: ReadPlace) -> Iterator[tuple[str, str]]:
     """(key, SHA-256) of every dataset, plan and file of a base, whether committed or not."""
-    for key in keys(place, layout.DATASETS):
+    for key in place.keys(PRECIOUS, layout.DATASETS):
         file = layout.parse_dataset_file(key)
         if file and key == layout.dataset_data(file.dataset):
             yield key, file.dataset
-    for key in keys(place, layout.PLANS):
+    for key in place.keys(PRECIOUS, layout.PLANS):
         if plan := layout.parse_plan(key):
             yield key, plan
-    for key in keys(place, layout.BASES):
+    for key in place.keys(PRECIOUS, layout.BASES):
         if root := layout.parse_base_commit(key):
             yield key, root
             yield from listed_in_base(place, root, key)
 
 
-def listed_in_base(place: Store | Path, root: str, key: str) -> Iterator[tuple[str, str]]:
-    data = (place / key).read_bytes() if isinstance(place, Path) else place.read(PRECIOUS, key)
+def listed_in_base(place: ReadPlace, root: str, key: str) -> Iterator[tuple[str, str]]:
+    data = place.read(PRECIOUS, key)
     if sha256_bytes(data) == root:  # else the list itself is the finding
         for path, sha256 in parse_sums(data).items():
             yield layout.base_file(root, path), sha256
@@ -237,16 +220,13 @@ def invariant_8(world: World) -> list[Finding]:
     return found
 
 
-def latest_history(place: Store | Path, key: str) -> list[Latest | None]:
+def latest_history(place: ReadPlace, key: str) -> list[Latest | None]:
     """All that `latest` ever was, oldest first; None for what cannot be read."""
-    if isinstance(place, Path):
-        data = [(place / key).read_bytes()] if (place / key).is_file() else []
-    else:
-        versions = [v for v in place.versions(PRECIOUS, key) if v.key == key]
-        data = [
-            b"" if v.is_delete_marker else place.read(PRECIOUS, key, v.version_id)
-            for v in reversed(versions)
-        ]
+    versions = [v for v in place.versions(PRECIOUS, key) if v.key == key]
+    data = [
+        b"" if v.is_delete_marker else place.read(PRECIOUS, key, v.version_id)
+        for v in reversed(versions)
+    ]
     found: list[Latest | None] = []
     for each in data:
         try:

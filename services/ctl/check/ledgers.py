@@ -22,6 +22,7 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, Service, observed_subject
 from shared.protocol.observed import Observed
 from shared.protocol.records import Head, LineClose
+from shared.store.place import ReadPlace
 from shared.store.s3 import Store
 
 KEPT = ("done", "preempted", "stopped")
@@ -54,7 +55,7 @@ class World:
     observed: dict[str, list[tuple[int, Observed]]]
     store: Store
     backup: Store
-    archive: Path | None = None
+    archive: ReadPlace | None = None
     inbox: Path | None = None
     evolution: Any = None  # path -> JSON of the evolution service
     answers_since: datetime | None = None  # answers from before it may have left the bus

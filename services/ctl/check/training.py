@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from services.ctl.check.copies import commits, keys, parsed
+from services.ctl.check.copies import commits, parsed
 from services.ctl.check.ledgers import Finding, NotChecked, World, mark_of
 from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import sha256_file
@@ -14,7 +14,8 @@ from shared.formats.result import METRICS, Result
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 # What ingest puts beside a file in done/ or rejected/.
 REPORTS = (".report.json", ".report.txt", ".plan.json", ".long.jsonl", ".bad.jsonl", ".yaml")
@@ -206,10 +207,10 @@ def taken_twice(inbox: Path) -> Iterator[Finding]:
 def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
     """(first 12 digits of an original's SHA-256 -> datasets, datasets that are only measured)."""
     originals: dict[str, set[str]] = {}
-    for original in map(layout.parse_original, keys(store, layout.DATASETS)):
+    for original in map(layout.parse_original, store.keys(PRECIOUS, layout.DATASETS)):
         if original:
             originals.setdefault(original.digits, set()).add(original.dataset)
-    measured = map(layout.parse_eval_record, keys(store, layout.EVAL))
+    measured = map(layout.parse_eval_record, store.keys(PRECIOUS, layout.EVAL))
     return originals, {record.dataset for record in measured if record}
 
 

@@ -26,7 +26,8 @@ from shared.protocol.control import Once
 from shared.protocol.records import LineageSettings, LineCreate, Lora
 from shared.store import layout
 from shared.store.base_shape import shape_in_store
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 
 app = typer.Typer(no_args_is_help=True, help="Base models: add, list.")
 lineage_app = typer.Typer(no_args_is_help=True, help="Lines of training: new, list.")

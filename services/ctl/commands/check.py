@@ -22,6 +22,7 @@ from shared.protocol.events import Answered, Event, parse_event
 from shared.protocol.message import Message
 from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
+from shared.store.folder import Folder
 
 M = TypeVar("M", bound=Message)
 SERVICES = ("ingest", "trainer", "vault", "evolution")
@@ -73,7 +74,7 @@ async def read_world(config: CtlSettings) -> World:
         observed: dict[str, list[tuple[int, Observed]]] = {}
         async for sequence, said in readable(bus, "OBS", observed_subject("*"), Observed):
             observed.setdefault(said.service, []).append((sequence, said))
-    has_archive = config.archive_dir is not None and config.archive_dir.is_dir()
+    folder = config.archive_dir
     return World(
         table=table,
         controls=controls,
@@ -82,7 +83,7 @@ async def read_world(config: CtlSettings) -> World:
         observed=observed,
         store=cli.store(config),
         backup=cli.backup(config),
-        archive=config.archive_dir if has_archive else None,
+        archive=Folder("archive", folder) if folder is not None and folder.is_dir() else None,
         inbox=config.inbox_dir,
         evolution=asking(config) if config.evolution_url else None,
     )

@@ -28,7 +28,8 @@ from shared.formats.version import (
 )
 from shared.protocol.message import ObjectRef
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]
 T = TypeVar("T")

@@ -36,7 +36,8 @@ from shared.protocol.events import (
 )
 from shared.protocol.observed import Observed
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 SPLITS: tuple[Split, ...] = ("trained", "heldout", "eval", "earlier")
 SPINNER_WIDTH = 2

@@ -13,7 +13,8 @@ from shared.protocol.records import JobRecord
 from shared.store import layout
 
 if TYPE_CHECKING:
-    from shared.store.s3 import Bucket, Store
+    from shared.store.place import Bucket
+    from shared.store.s3 import Store
 
 HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("how")]
 

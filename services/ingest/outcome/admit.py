@@ -22,7 +22,8 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, now
 from shared.protocol.records import JobRecord, JobSettings
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
 

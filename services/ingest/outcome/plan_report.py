@@ -21,7 +21,7 @@ from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 
 LOOK_SECONDS = 5.0
 LONG, PLAN = "long.jsonl", "plan.json"

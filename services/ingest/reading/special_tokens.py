@@ -14,7 +14,8 @@ import orjson
 from services.ingest.reading.row_error import RowError
 from shared.errors import ObjectMissing
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, Store
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 
 # Bytes that tokens have and text has seldom, the rarest first: one search finds that it has none.
 RARE = b"|\xef\xe2^~\\{}[]<>/"

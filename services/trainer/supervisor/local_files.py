@@ -18,7 +18,8 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
 from shared.store.base_shape import shape_in_store
-from shared.store.s3 import PRECIOUS, Bucket, Store
+from shared.store.place import PRECIOUS, Bucket
+from shared.store.s3 import Store
 
 KEPT_SEGMENTS = 8
 KEPT_FETCHED = 64  # datasets, and plans: they are fetched again where they are needed

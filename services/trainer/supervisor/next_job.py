@@ -25,7 +25,7 @@ from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentOpened
 from shared.protocol.records import LineOpen
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 
 DISK_RESERVE_BYTES = 1 << 30
 ASK_SECONDS = 30.0

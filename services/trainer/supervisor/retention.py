@@ -18,7 +18,8 @@ from shared.formats.checkpoint import HEADER
 from shared.formats.version import is_commit_of
 from shared.ledger.lineage import Line, Segment
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 
 KEPT_UPLOADS = 3
 KEPT_DEAD = 32  # segments of a lineage whose log and snapshots may still be looked at

@@ -16,7 +16,7 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.names import now
 from shared.protocol.records import JobSettings, LineageSettings
 from shared.store import layout
-from shared.store.s3 import PRECIOUS
+from shared.store.place import PRECIOUS
 
 SECONDS = 60.0
 

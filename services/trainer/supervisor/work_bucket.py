@@ -14,7 +14,8 @@ from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
-from shared.store.s3 import PRECIOUS, WORK, Store
+from shared.store.place import PRECIOUS, WORK
+from shared.store.s3 import Store
 
 
 @dataclass(frozen=True)
