@@ -3,7 +3,7 @@
 Three things only: append a record by compare-and-set, read a stream from a sequence, publish a
 plain message. A wake-up is a core subscription; nobody depends on one being delivered.
 
-Source of every choice: measured with nats-server 2.15.1 and nats-py 2.16 (infra/decisions/0002).
+Source of every choice: measured with nats-server 2.15.1 and nats-py 2.16 (docs/decisions/0002).
 """
 
 import asyncio
