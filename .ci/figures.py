@@ -14,11 +14,11 @@ from typing import TypeGuard
 
 # The limits only fall: who brings a figure down writes the new value here. The targets are beside.
 LIMITS = {
-    "functions and classes defined in several modules": 114,  # at most 40
-    "constants defined in several modules": 68,
+    "functions and classes defined in several modules": 111,  # at most 40
+    "constants defined in several modules": 60,
     "names defined twice in one package": 54,  # 0
     "store keys typed outside the layout": 0,  # 0
-    "raw parses of stored formats": 4,  # 0
+    "raw parses of stored formats": 0,
     "circles among files": 0,
     "circles among packages": 0,
     "files in the largest folder": 20,  # at most 19

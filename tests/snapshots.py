@@ -1,14 +1,12 @@
 """Snapshot files as the trainer writes them, with measurements that a test makes up."""
 
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from shared.formats.snapshot import surprisal_of
+from shared.formats.snapshot_parquet import encode_snapshot
 from shared.ledger.lineage import Segment
 from shared.protocol.names import now
 
@@ -24,25 +22,6 @@ class Measurement:
     split: str = "trained"
     token_accuracy: float = 0.5
     row: int = 0
-
-
-SNAPSHOT = pa.schema(
-    [
-        *((name, pa.string()) for name in ("probe", "split", "dataset")),
-        *((name, pa.int64()) for name in ("row", "global_step", "position", "fence")),
-        *((name, pa.string()) for name in ("segment", "job", "prompt", "expected", "answer")),
-        ("tokens", pa.int64()),
-        ("loss", pa.float64()),
-        ("token_accuracy", pa.float64()),
-        ("first_mismatch", pa.int64()),
-        ("exact_match", pa.bool_()),
-        ("at", pa.string()),
-        ("job_tokens", pa.int64()),
-        ("pieces", pa.list_(pa.string())),
-        ("surprisal", pa.list_(pa.uint8())),
-        ("confidence", pa.float64()),
-    ]
-)
 
 
 def parquet(
@@ -72,11 +51,9 @@ def parquet(
             "at": now().isoformat(),
             "job_tokens": 100 * (first.position + global_step - first.global_step),
             "pieces": [m.probe[:2], m.probe[2:], ""],
-            "surprisal": [0, round(16 * m.loss) if math.isfinite(m.loss) else 0, 255],
+            "surprisal": [0, surprisal_of(m.loss) if math.isfinite(m.loss) else 0, 255],
             "confidence": None if m.right is None else 0.5,
         }
         for m in measurements
     ]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SNAPSHOT), sink)
-    return sink.getvalue()
+    return encode_snapshot(rows, {})

@@ -1,19 +1,18 @@
 """What the life lines say, as the API tells it. Nothing here is stored: cache + ledger = answer."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from services.evolution.cache import Cache, Found, Row
-from services.evolution.lifelines import SPLITS, Point, Verdict, judge, line
+from services.evolution.lifelines import Point, Verdict, judge, line
 from services.evolution.snapshot_reader import identity
 from services.evolution.speed import speed, typical
 from services.evolution.tables import by_split, in_order, numbers, tally
 from shared.errors import NotFound, UsageError
+from shared.formats.snapshot import decode_decision, probability_of
 from shared.ledger.jobs import Table
-from shared.protocol.names import JobId
+from shared.protocol.names import SPLITS, JobId
 
 SHORTEST_PREFIX = 4
 Answer = dict[str, Any]
@@ -178,7 +177,7 @@ class Answers:
                     **{name: getattr(one.found, name) for name in names},
                     "is_final": one.is_final,
                     "job_tokens": one.found.job_tokens,
-                    "decision": json.loads(one.found.decision) if one.found.decision else None,
+                    "decision": decode_decision(told) if (told := one.found.decision) else None,
                     "splits": {s: {**measured.get(s, {}), "known": known[s]} for s in known},
                 }
             )
@@ -236,7 +235,7 @@ class Answers:
             at = one.job.lineage, one.found.global_step, one.found.fence
             if at == (lineage, last.global_step, last.fence) and row["loss"] is not None:
                 pairs = zip(*self.cache.tokens(one.found.id, row["probe"]), strict=True)
-                return [{"piece": p, "probability": math.exp(-s / 16)} for p, s in pairs]
+                return [{"piece": p, "probability": probability_of(s)} for p, s in pairs]
         return []
 
     def summary(self, prefix: str, lineage: str | None, run: int | None) -> Answer:

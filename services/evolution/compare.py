@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from services.evolution.api_answers import Answers, Counted
 from services.evolution.cache import Row
-from services.evolution.lifelines import SPLITS, Point, line
+from services.evolution.lifelines import Point, line
 from services.evolution.tables import Answer, mean
 from shared.errors import NotFound, UsageError
 from shared.formats.version import version_name
+from shared.protocol.names import SPLITS
 
 Change = Literal["better", "worse", "same"]
 CLEAR_CHANGE = 0.1  # of the loss

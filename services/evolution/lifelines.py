@@ -33,9 +33,6 @@ STATES: tuple[State, ...] = (
     "forgotten",
     "unstable",
 )
-# What a probe is to the job that measured it: trained on, held out of its file, from a file that is
-# only ever measured, or a probe of an earlier job.
-SPLITS = ("trained", "heldout", "eval", "earlier")
 CLEAR_FALL = 0.2  # of the first loss
 CHANGES = 3
 CHANGE_WINDOW = 8  # points: a probe that has settled since is not called unstable for ever

@@ -4,23 +4,20 @@
 in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Blocking.
 """
 
-import json
-import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from services.evolution.cache import Cache, Found, Row
-from services.evolution.lifelines import SPLITS
 from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
-from shared.formats.result import Result
+from shared.formats.result import SegmentResult
+from shared.formats.snapshot import PER_FILE
+from shared.formats.snapshot_parquet import decode_snapshot
 from shared.formats.version import CommitRecord
 from shared.protocol.message import ObjectRef
 from shared.store import layout
@@ -29,27 +26,6 @@ from shared.store.s3 import Store
 
 READ = Counter("duramen_snapshots_read_total", "Snapshot files read.", ["place"])
 DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used.")
-TEXT, WHOLE, FLAG, NUMBER = pa.string(), pa.int64(), pa.bool_(), pa.float64()
-REQUIRED = {
-    **dict.fromkeys(("probe", "split", "dataset", "segment", "job"), TEXT),
-    **dict.fromkeys(("prompt", "expected", "at"), TEXT),
-    **dict.fromkeys(("row", "global_step", "position", "fence", "tokens"), WHOLE),
-    **dict.fromkeys(("loss", "token_accuracy"), NUMBER),
-}
-NULLABLE = {"answer": TEXT, "first_mismatch": WHOLE, "exact_match": FLAG}
-# What earlier snapshots do not have.
-LATER_COLUMNS = {
-    "job_tokens": WHOLE,
-    "pieces": pa.list_(TEXT),
-    "surprisal": pa.list_(WHOLE),
-    "confidence": NUMBER,
-    "is_cut": FLAG,
-    "normalized_match": FLAG,
-    "similarity": NUMBER,
-}
-NUMBERS = ("loss", "token_accuracy", "confidence", "similarity")
-DECISION = b"duramen.decision"
-PER_FILE = ("global_step", "position", "fence", "segment", "job")
 
 
 @dataclass(frozen=True)
@@ -155,7 +131,7 @@ class Reader:
                 continue
             try:
                 data = self.store.read(ref.bucket, ref.key, sha256=ref.sha256)
-                result = Result.from_bytes(data)
+                result = SegmentResult.from_bytes(data)
             except (ObjectMissing, ObjectDamaged, ValueError) as error:
                 # Cleaned up once its version was committed, or damaged, which `check` reports.
                 self._unreadable.add(ref.key)
@@ -190,46 +166,12 @@ def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[R
     if problem is not None:
         return unusable(wanted, sha256, named, problem), []
     try:
-        rows, decision = read_rows(data)
-        one = {name: rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
+        snapshot = decode_snapshot(data)
+        one = {name: snapshot.rows[0][name] for name in (*PER_FILE, "at", "job_tokens")}
         named_so = layout.parse_snapshot_name(wanted.key.rpartition("/")[2])
         if (one["global_step"], one["fence"]) != named_so:
             raise ValueError("the step or owner in its name differs from its rows")
-    except (pa.ArrowException, OSError, LookupError, ValueError, OverflowError) as error:
+    except ValueError as error:
         return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []
     place = wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage
-    return Found(*place, **one, decision=decision), rows
-
-
-def read_rows(data: bytes) -> tuple[list[Row], str | None]:
-    """Return the measurements of one snapshot and, as JSON, why it was taken.
-
-    A loss or another measure that is not a finite number is None. Raises ArrowException, KeyError
-    or ValueError for what is not a snapshot.
-    """
-    file = pq.ParquetFile(pa.BufferReader(data))
-    types = {**REQUIRED, **NULLABLE}
-    types |= {name: t for name, t in LATER_COLUMNS.items() if name in file.schema_arrow.names}
-    table = file.read(list(types)).select(list(types)).cast(pa.schema(types.items()))
-    empty = [name for name in REQUIRED if table.column(name).null_count]
-    if empty:
-        raise ValueError(f"values are missing in {', '.join(empty)}")
-    rows = [finite(dict.fromkeys(LATER_COLUMNS) | row) for row in table.to_pylist()]
-    if len({tuple(row[name] for name in PER_FILE) for row in rows}) != 1:
-        raise ValueError("rows of several steps or none")
-    if any(row["split"] not in SPLITS for row in rows):
-        raise ValueError("it has a split that this program does not know")
-    if any(len(row["pieces"] or []) != len(row["surprisal"] or []) for row in rows):
-        raise ValueError("pieces and their surprisal differ in number")
-    decision = (file.schema_arrow.metadata or {}).get(DECISION)
-    return rows, json.dumps(json.loads(decision, parse_constant=nothing)) if decision else None
-
-
-def finite(row: Row) -> Row:
-    """Return the row with None for what is not a finite number: neither SQLite nor JSON has NaN."""
-    wild = [name for name in NUMBERS if row[name] is not None and not math.isfinite(row[name])]
-    return {**row, **dict.fromkeys(wild)}
-
-
-def nothing(_: str) -> None:
-    """Return None for NaN or Infinity, which are not JSON."""
+    return Found(*place, **one, decision=snapshot.decision), snapshot.rows

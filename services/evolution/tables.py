@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.evolution.cache import Row
-from services.evolution.lifelines import SPLITS, STATES, Point
+from services.evolution.lifelines import STATES, Point
+from shared.protocol.names import SPLITS
 
 Answer = dict[str, Any]
 
@@ -21,7 +22,7 @@ def by_split(
     points: Mapping[tuple[str, str], Point], asked: Mapping[tuple[str, str], Point]
 ) -> dict[str, Answer]:
     """Means by split: loss and token accuracy over `points`, exact match over those `asked`."""
-    found = {}
+    found: dict[str, Answer] = {}
     for split in SPLITS:
         those = [point for (s, _), point in points.items() if s == split]
         exact = [p.exact_match for (s, _), p in asked.items() if s == split]

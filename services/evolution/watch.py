@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 
 from services.evolution.api_answers import Answers
 from services.evolution.cache import Cache
-from services.evolution.lifelines import SPLITS, STATES
+from services.evolution.lifelines import STATES
 from services.evolution.snapshot_reader import Reader
 from shared import log
 from shared.bus.client import Bus
@@ -15,6 +15,7 @@ from shared.errors import BusUnavailable, StoreUnavailable
 from shared.ledger.jobs import Table
 from shared.protocol.events import Event, SnapshotStored, parse_event
 from shared.protocol.message import ObjectRef
+from shared.protocol.names import SPLITS
 from shared.protocol.observed import Observed
 from shared.service import loop
 from shared.service.observer import Observer

@@ -18,7 +18,7 @@ from shared.errors import (
     ObjectMissing,
 )
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
-from shared.formats.result import JOB_LOG, METRICS, Result
+from shared.formats.result import JOB_LOG, METRICS, SegmentResult
 from shared.formats.version import (
     CommitRecord,
     FileEntry,
@@ -194,7 +194,7 @@ def result_sources(copies: Copies, version: Wanted) -> dict[str, Source]:
     if ref is None:
         return {}
     try:
-        result = Result.from_bytes(copies.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+        result = SegmentResult.from_bytes(copies.store.read(ref.bucket, ref.key, sha256=ref.sha256))
     except ValueError as error:
         raise NotPublishable(f"{version.name}: {ref.key} cannot be read: {error}.") from error
     sources = {}

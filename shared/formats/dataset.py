@@ -64,7 +64,7 @@ def row_id(line: bytes) -> str:
     return hashlib.sha256(line.rstrip(b"\n")).hexdigest()
 
 
-class Origin(BaseModel):
+class RowOrigin(BaseModel):
     """A line of SOURCE: the layout of a row, and its line of the original, from 1."""
 
     layout: str
@@ -77,7 +77,7 @@ def original_lines(source: Iterable[bytes], rows: Collection[int]) -> dict[int, 
     `source`: SOURCE in blocks of any size. Raises ValueError.
     """
     chosen = chosen_lines(source, rows)
-    return {row: Origin.model_validate_json(line).line for row, line in chosen}
+    return {row: RowOrigin.model_validate_json(line).line for row, line in chosen}
 
 
 def chosen_lines(blocks: Iterable[bytes], numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from shared.formats.canonical import CanonicalFile, Part
-from shared.formats.probe import Probe, Split
-from shared.protocol.names import OnLong, Schedule, Sha256
+from shared.formats.probe import Probe
+from shared.protocol.names import OnLong, Schedule, Sha256, Split
 
 
 class TrainingSettings(Part):

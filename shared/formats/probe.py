@@ -4,7 +4,7 @@ Every choice here is a function of the row's content alone (its id), never of it
 so a row keeps its role when a file is sorted, cut or repeated. Needs no torch.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -14,9 +14,7 @@ from pydantic import (
 )
 
 from shared.formats.dataset import ChatTurn as Message
-from shared.protocol.names import Sha256
-
-Split = Literal["trained", "heldout", "eval", "earlier"]
+from shared.protocol.names import Sha256, Split
 
 
 class Probe(BaseModel):

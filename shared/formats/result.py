@@ -9,7 +9,7 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.names import Sha256
 
 METRICS, JOB_LOG = "metrics.jsonl", "job.log"
-SNAPSHOTS = "evolution/"  # the folder of a version that holds them
+SNAPSHOT_FOLDER = "evolution/"  # the folder of a version that holds them
 
 
 class ResultFile(BaseModel):
@@ -29,7 +29,7 @@ class ResultFile(BaseModel):
 
     @property
     def is_snapshot(self) -> bool:
-        return self.path.startswith(SNAPSHOTS)
+        return self.path.startswith(SNAPSHOT_FOLDER)
 
     @classmethod
     def at(cls, path: str, ref: ObjectRef) -> "ResultFile":
@@ -37,7 +37,7 @@ class ResultFile(BaseModel):
         return cls(path=path, bucket=ref.bucket, key=ref.key, sha256=ref.sha256, size=ref.size)
 
 
-class Result(CanonicalFile):
+class SegmentResult(CanonicalFile):
     """The files of the job so far: its metrics, its log and its snapshots."""
 
     model_config = ConfigDict(extra="ignore")

@@ -9,9 +9,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from shared.protocol.message import Message, ObjectRef
-from shared.protocol.names import Level, Outcome, SegmentId, Service, Sha256, new_nonce, now
-
-Split = Literal["trained", "heldout", "eval", "earlier"]
+from shared.protocol.names import Level, Outcome, SegmentId, Service, Sha256, Split, new_nonce, now
 
 
 class EventData(Message):

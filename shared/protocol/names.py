@@ -3,7 +3,7 @@
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import StringConstraints
 
@@ -27,6 +27,10 @@ Outcome = Literal["done", "preempted", "stopped", "skipped", "failed", "void"]
 DesiredState = Literal["running", "paused", "stopped"]
 OnLong = Literal["set_aside", "truncate", "refuse"]
 Schedule = Literal["constant", "cosine", "wsd"]
+# What an example is to the job that measures it: trained on, held out of its file, from a file that
+# is only ever measured, or watched since an earlier job.
+Split = Literal["trained", "heldout", "eval", "earlier"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 # The names that transformers gives to schedules -> those that plans and records store.
 SCHEDULES: dict[str, Schedule] = {
     "constant_with_warmup": "constant",

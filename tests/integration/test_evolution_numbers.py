@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.evolution.snapshot_reader import read_rows
+from shared.formats.snapshot_parquet import decode_snapshot
 from tests.commands import Evolution, duramen, evolution_service
 from tests.forged import forging
 from tests.integration.test_evolution import has_snapshots, measured, metric
@@ -110,6 +110,6 @@ async def test_a_malformed_file_is_refused_by_name(
         await forged.open(await forged.queue(f"malformed-{lineage}.jsonl", 8))
         key = await forged.snapshot(0, measured(a=(3.0, False)), announce=False)
         good = forged.store("trainer").read("work", key)
-    assert read_rows(good)[0][0]["loss"] == 3.0
+    assert decode_snapshot(good).rows[0]["loss"] == 3.0
     with pytest.raises((pa.ArrowException, LookupError, ValueError), match=problem):
-        read_rows(changed(good, **columns))
+        decode_snapshot(changed(good, **columns))

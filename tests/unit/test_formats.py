@@ -1,15 +1,27 @@
 """Stored formats: what is left out, what older files lack, and how what is wrong is named."""
 
 import json
+import math
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shared.formats.dataset import chosen_lines, original_lines
 from shared.formats.metrics import MetricsLine
 from shared.formats.plan import Plan, heldout_of
 from shared.formats.report import taking_of
-from shared.formats.result import Result
+from shared.formats.result import SegmentResult
+from shared.formats.snapshot import probability_of, surprisal_of
+from shared.formats.snapshot_parquet import (
+    LATER,
+    decode_exactly,
+    decode_snapshot,
+    encode_snapshot,
+)
 from shared.protocol.names import JobId
+from tests.golden.files import ROW
 from tests.plans import a_plan
 
 JOB = JobId("main", "1" * 64, 1)
@@ -17,7 +29,7 @@ FILE = {"path": "metrics.jsonl", "bucket": "work", "key": "k", "sha256": "2" * 6
 
 
 def test_a_result_of_another_version_is_read() -> None:
-    old = Result.from_bytes(json.dumps({"schema": 1, "files": [FILE], "more": 1}).encode())
+    old = SegmentResult.from_bytes(json.dumps({"schema": 1, "files": [FILE], "more": 1}).encode())
     found = old.file("metrics.jsonl")
     assert found is not None
     assert found.ref.key == "k"
@@ -36,7 +48,7 @@ def test_a_result_of_another_version_is_read() -> None:
 )
 def test_what_is_not_a_file_of_this_format_is_named_in_one_line(data: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
-        Result.from_bytes(data)
+        SegmentResult.from_bytes(data)
     assert "\n" not in str(refused.value)
 
 
@@ -76,3 +88,31 @@ def test_a_report_tells_under_which_id_its_file_was_taken() -> None:
     assert taking_of(b"{}") is None
     with pytest.raises(ValueError, match="Input should be an object"):
         taking_of(b"[]")
+
+
+def test_a_snapshot_of_an_earlier_version_is_read_and_a_wild_number_is_none() -> None:
+    row = {**ROW, "loss": math.inf, "similarity": math.nan}
+    data = encode_snapshot([row], {"why": "first", "seconds": math.nan})
+    new = decode_snapshot(data)
+    assert new.rows == [{**ROW, "loss": None, "similarity": None}]
+    assert new.decision == '{"seconds": null, "why": "first"}'
+    table = pq.read_table(pa.BufferReader(data)).drop_columns(LATER).replace_schema_metadata(None)
+    pq.write_table(table, sink := pa.BufferOutputStream())
+    old = decode_snapshot(sink.getvalue().to_pybytes())
+    assert old.rows == [{**ROW, "loss": None, **dict.fromkeys(LATER)}]
+    assert old.decision is None
+    assert decode_exactly(sink.getvalue().to_pybytes()) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"not Parquet at all"])
+def test_what_is_not_parquet_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_snapshot(data)
+    assert decode_exactly(data) is None
+
+
+def test_surprisal_is_a_byte_and_back_again_a_probability() -> None:
+    losses = np.array([0, 0.01, 0.03125, 1.0, 2.345, 15.9, 100, np.inf], np.float32)
+    as_before = np.clip(np.rint(losses * 16), 0, 255).astype(np.uint8)
+    assert [surprisal_of(loss) for loss in losses.tolist()] == as_before.tolist()
+    assert probability_of(surprisal_of(1.0)) == pytest.approx(math.exp(-1))

@@ -11,7 +11,7 @@ from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.prepare import Preparation
 from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes
-from shared.formats.result import Result, ResultFile
+from shared.formats.result import ResultFile, SegmentResult
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line
 from shared.protocol.message import ObjectRef
@@ -112,7 +112,9 @@ class Prepared:
         for name in ("metrics.jsonl", "job.log"):
             ref = self.shelf.put(WORK, f"results/{name}", b"of the first\n")
             files.append(ResultFile.at(name, ref))
-        return self.shelf.put(WORK, "results/first.json", Result(files=tuple(files)).to_bytes())
+        return self.shelf.put(
+            WORK, "results/first.json", SegmentResult(files=tuple(files)).to_bytes()
+        )
 
     def leave(self, name: str, data: bytes) -> None:
         """As another host would leave it, of the open segment."""

@@ -10,7 +10,7 @@ from shared.files import sha256_file
 from shared.formats.checkpoint import HEADER, listed_files
 from shared.formats.metrics import MetricsLine
 from shared.formats.report import taking_of
-from shared.formats.result import METRICS, Result
+from shared.formats.result import METRICS, SegmentResult
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
@@ -130,7 +130,9 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
     if close.result is not None:
         try:
             ref = close.result
-            result = Result.from_bytes(world.store.read(ref.bucket, ref.key, sha256=ref.sha256))
+            result = SegmentResult.from_bytes(
+                world.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+            )
             file = result.file(METRICS)
             if file is not None:
                 return world.store.read(file.bucket, file.key, sha256=file.sha256)

@@ -11,15 +11,16 @@ from services.ctl import cli
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, loss_of, number, text
 from services.ctl.views.comparison import SPLIT_NAMES, print_comparison, share
 from shared.errors import NotFound, UsageError
+from shared.protocol.names import Split
 
 app = typer.Typer(no_args_is_help=True, help="What the model learned from each file.")
 API = "/api/evolution"
-# Name, sign and colour of a line: they can be told apart on a terminal without colours, too.
-DRAWN = {
-    "trained": ("trained", "braille", "green"),
-    "heldout": ("held out", "o", "cyan"),
-    "eval": ("eval", "x", "magenta"),
-    "earlier": ("earlier", "·", "red"),
+# Sign and colour of a line: they can be told apart on a terminal without colours, too.
+DRAWN: dict[Split, tuple[str, str]] = {
+    "trained": ("braille", "green"),
+    "heldout": ("o", "cyan"),
+    "eval": ("x", "magenta"),
+    "earlier": ("·", "red"),
 }
 STATE_STYLES = {
     "learned": "green",
@@ -201,13 +202,15 @@ def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
     figure.label("step")
     figure.legend(active=False)  # it would hide what is drawn below it
     legend: list[tuple[str, str]] = [(f"{title}  ", "bold")]
-    for split, (name, sign, colour) in DRAWN.items():
+    for split, (sign, colour) in DRAWN.items():
         line = curve(snapshots, split, value)
         if line:
             places, heights = [place for place, _ in line], [height for _, height in line]
             marker = plotext.marker(sign, colour)
             figure.draw(figure.signal(places, heights, marker=marker).lines())
-            legend.append((f" {'⠒⠒' if sign == 'braille' else sign * 2} {name}", colour))
+            legend.append(
+                (f" {'⠒⠒' if sign == 'braille' else sign * 2} {SPLIT_NAMES[split]}", colour)
+            )
     steps = [snapshot["global_step"] for snapshot in snapshots]
     labels = min(len(steps), width() // 10)
     last = len(steps) - 1

@@ -29,17 +29,16 @@ from shared.protocol.events import (
     SegmentClosed,
     SegmentOpened,
     SnapshotStored,
-    Split,
     SplitSummary,
     VersionPublished,
     parse_event,
 )
+from shared.protocol.names import SPLITS, Split
 from shared.protocol.observed import Observed
 from shared.store import layout
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
 
-SPLITS: tuple[Split, ...] = ("trained", "heldout", "eval", "earlier")
 SPINNER_WIDTH = 2
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redraw
 

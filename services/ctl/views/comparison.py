@@ -7,7 +7,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.views.columns import Cell, Heads, Rows, loss_of, number
-from shared.protocol.events import Split
+from shared.protocol.names import Split
 
 SPLIT_NAMES: dict[Split, str] = {
     "trained": "trained",

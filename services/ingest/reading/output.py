@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from services.ingest.reading.row import LAYOUTS
-from shared.formats.dataset import DATA, SOURCE, Origin
+from shared.formats.dataset import DATA, SOURCE, RowOrigin
 
 BAD = "bad.jsonl"
 ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
@@ -79,7 +79,7 @@ class Output:
                 row, origin = rows.readline(), origins.readline()
                 if not row:
                     break
-                told = Origin.model_validate_json(origin)
+                told = RowOrigin.model_validate_json(origin)
                 if repeated[index >> 3] >> (index & 7) & 1:
                     yield told.line
                 else:

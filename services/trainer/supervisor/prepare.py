@@ -13,7 +13,7 @@ from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, Usag
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings
-from shared.formats.result import Result, ResultFile
+from shared.formats.result import ResultFile, SegmentResult
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
@@ -182,5 +182,5 @@ def earlier_files(local: Local, line: Line, job: Job) -> Sequence[ResultFile]:
                 data = local.store.read(ref.bucket, ref.key, sha256=ref.sha256)
             except ObjectMissing:
                 return ()
-            return Result.from_bytes(data).files
+            return SegmentResult.from_bytes(data).files
     return ()

@@ -9,7 +9,7 @@ from services.trainer.supervisor.local_files import SegmentFolder
 from shared import log
 from shared.errors import CannotTrain, ObjectDamaged, ObjectMissing
 from shared.formats.checkpoint import HEADER, Header, header_or_none, listed_files
-from shared.formats.result import SNAPSHOTS, Result, ResultFile
+from shared.formats.result import SNAPSHOT_FOLDER, ResultFile, SegmentResult
 from shared.ledger.lineage import Segment
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
@@ -96,8 +96,8 @@ def put_result(
         if taken is not None and segment.holds(taken.fence, taken.global_step):
             sha256, size = store.read_hash(WORK, key)
             ref = ObjectRef(bucket=WORK, key=key, sha256=sha256, size=size)
-            files.append(ResultFile.at(f"{SNAPSHOTS}{name}", ref))
-    result = Result(job=segment.job.path, segment=segment.id, files=tuple(files))
+            files.append(ResultFile.at(f"{SNAPSHOT_FOLDER}{name}", ref))
+    result = SegmentResult(job=segment.job.path, segment=segment.id, files=tuple(files))
     return store.put_bytes(WORK, layout.result(*named, segment.fence), result.to_bytes()).ref
 
 

@@ -13,7 +13,8 @@ from services.trainer.worker.data.draw import (
 )
 from services.trainer.worker.data.encoder import Encoder
 from shared.formats.dataset import CanonicalRow
-from shared.formats.probe import Probe, Split
+from shared.formats.probe import Probe
+from shared.protocol.names import Split
 
 
 def candidates(

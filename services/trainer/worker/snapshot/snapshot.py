@@ -14,7 +14,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers.decoders import DecodeStream
 
 from services.model.generation import Answering, Said
@@ -38,10 +37,10 @@ from services.trainer.worker.snapshot.budget import (
     Governor,
 )
 from shared.formats.probe import Probe
+from shared.formats.snapshot import COLUMNS, surprisal_of
 from shared.memory_estimate import CACHE_SHARE
 
 PACK_TOKENS = 2048
-SURPRISAL = 16  # steps a nat, in a byte
 
 
 class Snapshots:
@@ -228,7 +227,6 @@ class Snapshots:
 
     def row(self, probe: Probe, measured: Measured, said: Said | None) -> dict[str, Any]:
         """What a snapshot says of one probe, but for the step."""
-        surprisal = np.clip(np.rint(measured.losses * SURPRISAL), 0, 255).astype(np.uint8)
         row: dict[str, Any] = {
             "probe": probe.id,
             "split": probe.split,
@@ -240,7 +238,7 @@ class Snapshots:
             "loss": measured.loss,
             "token_accuracy": measured.token_accuracy,
             "first_mismatch": measured.first_mismatch,
-            "surprisal": surprisal.tolist(),
+            "surprisal": [surprisal_of(loss) for loss in measured.losses.tolist()],
             "pieces": self.pieces(probe),
         }
         if said is not None:
@@ -306,7 +304,7 @@ class Snapshots:
         probes = [p.model_dump(mode="json") for p in self.plan_probes]
         ids = [self.encoded[p.id].last.ids.tolist() for p in self.plan_probes]
         weights = [self.spec.base_root, self.spec.dtype, self.spec.quantize]
-        depends = [*weights, snapshot_file.SCHEMA.names, probes, ids]
+        depends = [*weights, list(COLUMNS), probes, ids]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return directory / f"{digest[:32]}.parquet"
 
