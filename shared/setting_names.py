@@ -1,8 +1,8 @@
 """Every DURAMEN_ name that something reads, and one check that refuses all others.
 
-Whoever starts something calls `check` first: `make up`, `make local`, `make demo` with the names in
-.env and in the environment, each service with those in its own environment. A name that is dropped
-in silence would leave its user with a setting that does nothing.
+Whoever starts something calls `refuse_unknown` first: `make up`, `make local` and `make demo` with
+the names in .env and in the environment, each service with those in its own environment. A name
+that is dropped in silence would leave its user with a setting that does nothing.
 
 Standard library alone: `make up` runs on a host that has nothing else. tests/unit/test_settings.py
 compares the names below with the settings classes.
@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from shared.errors import UnknownSettings
 
 PREFIX = "DURAMEN_"
-FOR_TESTS = ("DURAMEN_TEST_", "DURAMEN_GPU_RECORDS")
+FOR_TESTS = ("DURAMEN_TEST_", "DURAMEN_GPU_")
 
 # Fields of the settings classes. Each may also be given as a file: DURAMEN_X_FILE.
-_FIELDS = """
+_OF_CLASSES = """
 archive_dir backup_access_key backup_disk backup_inner_urls backup_lock backup_retention_days
 backup_secret_key backup_url batch_tokens checkout checkpoint_seconds copies device eval_fraction
 evolution_token evolution_url failure_domains gradient_checkpointing grafana_password grafana_url
@@ -43,11 +43,12 @@ store_filer store_filer_grpc backup backup_grpc backup_master backup_master_grpc
 backup_volume_grpc backup_filer backup_filer_grpc ingest trainer vault evolution console grafana
 herald
 """
-FIELDS, INSTALLATION, PORTS = (
-    frozenset(names.split()) for names in (_FIELDS, _INSTALLATION, _PORTS)
+OF_CLASSES, INSTALLATION, PORTS = (
+    frozenset(names.split()) for names in (_OF_CLASSES, _INSTALLATION, _PORTS)
 )
-KNOWN = frozenset(
-    PREFIX + name.upper() for name in (*FIELDS, *INSTALLATION, *(f"port_{port}" for port in PORTS))
+KNOWN_NAMES = frozenset(
+    PREFIX + name.upper()
+    for name in (*OF_CLASSES, *INSTALLATION, *(f"port_{port}" for port in PORTS))
 )
 
 # Names of earlier versions, and what the same setting is called now.
@@ -71,7 +72,7 @@ RETIRED = frozenset(
 )
 
 
-def check(names: Iterable[str]) -> str | None:
+def refuse_unknown(names: Iterable[str]) -> str | None:
     """Return a warning about names that have no effect any more, or None.
 
     Raises UnknownSettings, which names every DURAMEN_ name that nothing reads.
@@ -92,7 +93,9 @@ def check(names: Iterable[str]) -> str | None:
 
 def is_known(name: str) -> bool:
     """Return True if something reads `name`, or the file that it names."""
-    return name in KNOWN or (name.endswith("_FILE") and name.removesuffix("_FILE") in KNOWN)
+    return name in KNOWN_NAMES or (
+        name.endswith("_FILE") and name.removesuffix("_FILE") in KNOWN_NAMES
+    )
 
 
 def _objection(name: str) -> str | None:
@@ -100,5 +103,5 @@ def _objection(name: str) -> str | None:
         return None
     if name in RENAMED:
         return f"{name} is now called {RENAMED[name]}"
-    nearest = difflib.get_close_matches(name, sorted(KNOWN), n=1)
+    nearest = difflib.get_close_matches(name, sorted(KNOWN_NAMES), n=1)
     return f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")

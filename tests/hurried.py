@@ -10,7 +10,7 @@ from importlib import import_module
 
 from services.ingest.settings import IngestSettings
 from services.vault.settings import VaultSettings
-from shared.service.start import start
+from shared.service.start import load_settings
 from shared.settings import StoreSettings
 
 SETTINGS: dict[str, type[StoreSettings]] = {"ingest": IngestSettings, "vault": VaultSettings}
@@ -23,6 +23,6 @@ def command(service: str, periods: dict[str, float]) -> list[str]:
 
 if __name__ == "__main__":
     name, told = sys.argv[1:]
-    loaded = start(SETTINGS[name])
+    loaded = load_settings(SETTINGS[name])
     main = import_module(f"services.{name}.__main__").main
     asyncio.run(main(loaded, **json.loads(told)))

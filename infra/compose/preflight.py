@@ -81,7 +81,7 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
 def look_settings(host: Host) -> tuple[bool | None, str]:
     """Whether something reads each setting in .env and in the environment."""
     try:
-        warning = setting_names.check(host.settings)
+        warning = setting_names.refuse_unknown(host.settings)
     except UnknownSettings as error:
         return False, str(error)
     if warning:

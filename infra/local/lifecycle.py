@@ -66,7 +66,7 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
 
     Raises PortTaken, ServerMissing or NotStarted. Idempotent.
     """
-    check_names(say)
+    refuse_unknown_settings(say)
     home = Home.make(root)
     apply_user_settings()
     if supervisor_pid(home) is not None:
@@ -83,10 +83,10 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
     return home
 
 
-def check_names(say: Say) -> None:
+def refuse_unknown_settings(say: Say) -> None:
     """Say which of the user's settings have no effect. Raises NotStarted if one is unknown."""
     try:
-        warning = setting_names.check(user_settings())
+        warning = setting_names.refuse_unknown(user_settings())
     except UnknownSettings as error:
         raise NotStarted(str(error)) from error
     if warning:

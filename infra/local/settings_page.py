@@ -48,7 +48,7 @@ WORKED_OUT = {
 } - {"archive_dir", "inbox_dir"}
 
 
-class Row(NamedTuple):
+class SettingLine(NamedTuple):
     """A line of a table. `default`: None where there is none."""
 
     name: str
@@ -62,29 +62,41 @@ class Row(NamedTuple):
 
 
 # What only `make up`, `make local` and `make install` read.
-PLACES = [
-    Row("HOME", "`data/compose`", "", "Secrets, rendered settings, backups of the bus."),
-    Row("ARCHIVE_DIR", "", "", "The third copy. Unset, it lies in the installation's own folder."),
-    Row("BACKUP_DIR", "", "", "The second copy, best on another disk. Unset, it is a volume."),
-    Row("INBOX_DIR", "", "", "The inbox. Unset: `inbox` here, or in the embedded run's folder."),
-    Row("MODELS_DIR", "`HOME/models`", "", "Models that `base add /models/NAME` finds."),
-    Row("ACCEPT_ONE_DISK", "no", "", "`yes` starts with store and backup on one disk."),
+OWN_FOLDERS = [
+    SettingLine("HOME", "`data/compose`", "", "Secrets, rendered settings, backups of the bus."),
+    SettingLine(
+        "ARCHIVE_DIR", "", "", "The third copy. Unset, it lies in the installation's own folder."
+    ),
+    SettingLine(
+        "BACKUP_DIR", "", "", "The second copy, best on another disk. Unset, it is a volume."
+    ),
+    SettingLine(
+        "INBOX_DIR", "", "", "The inbox. Unset: `inbox` here, or in the embedded run's folder."
+    ),
+    SettingLine("MODELS_DIR", "`HOME/models`", "", "Models that `base add /models/NAME` finds."),
+    SettingLine("ACCEPT_ONE_DISK", "no", "", "`yes` starts with store and backup on one disk."),
 ]
 MACHINES = [
-    Row("STORE", "minio", "", "The server of store and backup: `minio` or `seaweedfs`."),
-    Row("WITHOUT", "", "", "Parts to leave out: `grafana`."),
-    Row("TORCH_INDEX", "", "", "A package index with the build of torch that you need."),
-    Row("TRAINER_GPUS", "0", "", "The GPU to train on: its number or its UUID."),
-    Row("TRAINER_MEMORY", "64g", "", "The most memory that the trainer's container may use."),
-    Row("METRICS_RETENTION", "90d", "", "How long Prometheus keeps measurements."),
-    Row("NATS_TLS", "no", "", "`yes` makes the bus speak TLS."),
-    Row("NATS_TLS_DIR", "", "", "Your own `ca.pem`, `cert.pem` and `key.pem` for it."),
-    Row("COMPOSE_FILES", "", "", "Compose files of your own, after those of Duramen."),
+    SettingLine("STORE", "minio", "", "The server of store and backup: `minio` or `seaweedfs`."),
+    SettingLine("WITHOUT", "", "", "Parts to leave out: `grafana`."),
+    SettingLine("TORCH_INDEX", "", "", "A package index with the build of torch that you need."),
+    SettingLine("TRAINER_GPUS", "0", "", "The GPU to train on: its number or its UUID."),
+    SettingLine(
+        "TRAINER_MEMORY", "64g", "", "The most memory that the trainer's container may use."
+    ),
+    SettingLine("METRICS_RETENTION", "90d", "", "How long Prometheus keeps measurements."),
+    SettingLine("NATS_TLS", "no", "", "`yes` makes the bus speak TLS."),
+    SettingLine("NATS_TLS_DIR", "", "", "Your own `ca.pem`, `cert.pem` and `key.pem` for it."),
+    SettingLine("COMPOSE_FILES", "", "", "Compose files of your own, after those of Duramen."),
 ]
 FOR_COMMANDS = [
-    Row("ENV_FILE", "", "", "The settings file of the installation that `duramen` talks to."),
-    Row("READER_ACCESS_KEY", "written", "", "A read-only key to the store, for your programs."),
-    Row("READER_SECRET_KEY", "written", "", "The secret key that belongs to it."),
+    SettingLine(
+        "ENV_FILE", "", "", "The settings file of the installation that `duramen` talks to."
+    ),
+    SettingLine(
+        "READER_ACCESS_KEY", "written", "", "A read-only key to the store, for your programs."
+    ),
+    SettingLine("READER_SECRET_KEY", "written", "", "The secret key that belongs to it."),
 ]
 # Passed from `make up` to compose and images; whoever sets them is overruled.
 HANDED_ON = {
@@ -113,24 +125,28 @@ def intro() -> Iterator[str]:
 
 
 def chapters() -> Iterator[str]:
-    trainer = dict(rows(TrainerSettings))
+    trainer = dict(own_lines(TrainerSettings))
     jobs = [trainer.pop(name) for name in OF_A_JOB]
     ports = [f"`{name.upper()}` {DEFAULT_BASE + offset}" for name, offset in OFFSETS.items()]
-    yield from table("How a job trains, unless it says otherwise (trainer)", jobs)
-    yield from table("The trainer", trainer.values())
+    yield from chapter("How a job trains, unless it says otherwise (trainer)", jobs)
+    yield from chapter("The trainer", trainer.values())
     for name in ("ingest", "vault"):
-        yield from table(f"{name}", dict(rows(PROGRAMS[name])).values())
-    yield from table("herald", dict(rows(HeraldSettings)).values())
-    yield from table("Every service", [r for n, r in every(Settings) if n not in WORKED_OUT])
-    yield from table("Folders (`make up`; the archive and the inbox also `make local`)", PLACES)
+        yield from chapter(f"{name}", dict(own_lines(PROGRAMS[name])).values())
+    yield from chapter("herald", dict(own_lines(HeraldSettings)).values())
+    yield from chapter("Every service", [r for n, r in every(Settings) if n not in WORKED_OUT])
+    yield from chapter(
+        "Folders (`make up`; the archive and the inbox also `make local`)", OWN_FOLDERS
+    )
     backup = [row for name, row in every(BootstrapSettings) if name in OF_THE_BACKUP]
-    yield from table("Containers (`make up`)", [*MACHINES, *backup])
-    base = Row("PORT_BASE", str(DEFAULT_BASE), "", "The first of 40 ports, all on 127.0.0.1.")
-    yield from table("Ports", [base])
+    yield from chapter("Containers (`make up`)", [*MACHINES, *backup])
+    base = SettingLine(
+        "PORT_BASE", str(DEFAULT_BASE), "", "The first of 40 ports, all on 127.0.0.1."
+    )
+    yield from chapter("Ports", [base])
     yield ""
     yield f"`{PREFIX}PORT_` with one of these names moves one port: {', '.join(ports)}."
     own = [row for name, row in every(CtlSettings) if name in ("wait_seconds", "hub_token_file")]
-    yield from table("The command line (`duramen`)", [*own, *FOR_COMMANDS])
+    yield from chapter("The command line (`duramen`)", [*own, *FOR_COMMANDS])
     yield ""
     yield "`HF_TOKEN` holds a token of the model hub, unless `HUB_TOKEN_FILE` names a file. These"
     yield "have no prefix: `OBJECT_STORE_IMAGE` (another image of MinIO), `COMPOSE_PROJECT_NAME`,"
@@ -168,23 +184,23 @@ def history() -> Iterator[str]:
     yield f"- {names} have no effect any more; a warning says so."
 
 
-def table(title: str, lines: Iterable[Row]) -> Iterator[str]:
+def chapter(title: str, lines: Iterable[SettingLine]) -> Iterator[str]:
     yield from ("", f"## {title}", "", "| Setting | Default | Unit | What it does |")
     yield "|---|---|---|---|"
     yield from (row.line() for row in lines)
 
 
-def rows(kind: type[BaseSettings]) -> Iterator[tuple[str, Row]]:
+def own_lines(kind: type[BaseSettings]) -> Iterator[tuple[str, SettingLine]]:
     """Yield what a user may set of one service, and of no other."""
     shared = StoreSettings.model_fields
     return ((n, r) for n, r in every(kind) if n not in shared and n not in WORKED_OUT)
 
 
-def every(kind: type[BaseSettings]) -> Iterator[tuple[str, Row]]:
+def every(kind: type[BaseSettings]) -> Iterator[tuple[str, SettingLine]]:
     for name, field in kind.model_fields.items():
         if not field.description:
             raise ValueError(f"{kind.__name__}.{name} has no description")
-        yield name, Row(name.upper(), default_of(field), unit_of(name), field.description)
+        yield name, SettingLine(name.upper(), default_of(field), unit_of(name), field.description)
 
 
 def default_of(field: FieldInfo) -> str | None:
@@ -205,7 +221,7 @@ def unit_of(name: str) -> str:
 
 
 def main() -> int:
-    listed = {row.name.lower() for row in (*PLACES, *MACHINES, *FOR_COMMANDS)} | {"port_base"}
+    listed = {row.name.lower() for row in (*OWN_FOLDERS, *MACHINES, *FOR_COMMANDS)} | {"port_base"}
     missing = INSTALLATION - listed - HANDED_ON
     if missing:
         raise ValueError(f"not described: {', '.join(sorted(missing))}")

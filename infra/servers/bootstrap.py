@@ -164,7 +164,7 @@ def _refuse(name: str, lacks: list[str]) -> None:
 
 def main() -> int:
     try:
-        setting_names.check(os.environ)
+        setting_names.refuse_unknown(os.environ)
         asyncio.run(bootstrap(BootstrapSettings()))
     except DuramenError as error:
         print(f"bootstrap: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from services.evolution.snapshot_reader import Reader
 from services.evolution.watch import Watch
 from shared.bus.client import Bus
 from shared.service import http, loop
-from shared.service.start import start
+from shared.service.start import load_settings
 from shared.store.s3 import Store
 
 ROUND_SECONDS = 5.0
@@ -32,4 +32,4 @@ async def main(settings: EvolutionSettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start(EvolutionSettings)))
+    asyncio.run(main(load_settings(EvolutionSettings)))

@@ -12,7 +12,7 @@ from services.herald.poll import Poll
 from services.herald.settings import HeraldSettings
 from shared.bus.client import Bus
 from shared.service import http, loop
-from shared.service.start import start
+from shared.service.start import load_settings
 
 POLL_SECONDS = 5.0
 # Told by one who lives on without it: a trainer that loses its GPU ends, and its series with it.
@@ -40,4 +40,4 @@ async def main(settings: HeraldSettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start(HeraldSettings)))
+    asyncio.run(main(load_settings(HeraldSettings)))

@@ -8,7 +8,7 @@ from services.ingest.intake import Intake
 from services.ingest.settings import IngestSettings
 from shared.bus.client import Bus
 from shared.service import http, loop
-from shared.service.start import start
+from shared.service.start import load_settings
 from shared.store.s3 import Store
 
 
@@ -35,4 +35,4 @@ async def main(
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start(IngestSettings)))
+    asyncio.run(main(load_settings(IngestSettings)))

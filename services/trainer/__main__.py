@@ -16,7 +16,7 @@ from services.trainer.supervisor.worker_process import environment
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.service import http, loop
-from shared.service.start import start
+from shared.service.start import load_settings
 from shared.store.s3 import Store
 
 
@@ -63,4 +63,4 @@ async def main(settings: TrainerSettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start(TrainerSettings)))
+    asyncio.run(main(load_settings(TrainerSettings)))

@@ -20,7 +20,7 @@ OF_A_JOB = {
     "lr_scheduler_type": "schedule",
     "neftune_alpha": "neftune_alpha",
 }
-PLAN = TrainingSettings()  # whose defaults are those of a job
+JOB_DEFAULTS = TrainingSettings()  # whose defaults are those of a job
 
 
 class TrainerSettings(StoreSettings):
@@ -29,43 +29,43 @@ class TrainerSettings(StoreSettings):
     service = "trainer"
 
     learning_rate: float = Field(
-        default=PLAN.learning_rate, gt=0, description="The learning rate after the warm-up."
+        default=JOB_DEFAULTS.learning_rate, gt=0, description="The learning rate after the warm-up."
     )
     num_train_epochs: int = Field(
-        default=PLAN.epochs, ge=1, description="How often a job trains on each row."
+        default=JOB_DEFAULTS.epochs, ge=1, description="How often a job trains on each row."
     )
     batch_tokens: int = Field(
-        default=PLAN.batch_tokens,
+        default=JOB_DEFAULTS.batch_tokens,
         ge=16,
         description="The size of a batch, which makes one optimizer step.",
     )
     max_length: int = Field(
-        default=PLAN.max_length,
+        default=JOB_DEFAULTS.max_length,
         ge=16,
         description="The longest row in tokens; `ON_LONG` says what happens to longer ones.",
     )
     on_long: OnLong = Field(
-        default=PLAN.on_long,
+        default=JOB_DEFAULTS.on_long,
         description="Rows over `MAX_LENGTH` are left out and listed (`set_aside`), cut "
         "(`truncate`), or fail the job (`refuse`).",
     )
     max_grad_norm: float = Field(
-        default=PLAN.clip, gt=0, description="Gradients are clipped to this norm."
+        default=JOB_DEFAULTS.clip, gt=0, description="Gradients are clipped to this norm."
     )
     warmup_steps: int = Field(
-        default=PLAN.warmup_steps,
+        default=JOB_DEFAULTS.warmup_steps,
         ge=0,
         description="Steps over which the learning rate rises, once in a lineage.",
     )
     lr_scheduler_type: Annotated[
         Schedule, BeforeValidator(lambda name: SCHEDULES.get(name, name))
     ] = Field(
-        default=PLAN.schedule,
+        default=JOB_DEFAULTS.schedule,
         description="The learning rate after the warm-up: `constant`, or down to a tenth by the "
         "end of each job (`cosine`, `wsd`).",
     )
     neftune_alpha: float = Field(
-        default=PLAN.neftune_alpha,
+        default=JOB_DEFAULTS.neftune_alpha,
         ge=0,
         description="Noise on the embeddings while training; 5 is usual, 0 is none.",
     )

@@ -10,7 +10,7 @@ from services.vault.settings import VaultSettings
 from services.vault.vault import Vault
 from shared.bus.client import Bus
 from shared.service import http, loop
-from shared.service.start import start
+from shared.service.start import load_settings
 from shared.store.s3 import Store
 
 
@@ -60,4 +60,4 @@ async def main(
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start(VaultSettings)))
+    asyncio.run(main(load_settings(VaultSettings)))

@@ -10,14 +10,14 @@ from shared.settings import Settings
 S = TypeVar("S", bound=Settings)
 
 
-def start(kind: type[S]) -> S:
+def load_settings(kind: type[S]) -> S:
     """Return the settings of a service, with logging configured, and log them.
 
     Exits with a message if the environment has DURAMEN_ names that nothing reads. Raises
     pydantic.ValidationError for a setting that is missing or wrong.
     """
     try:
-        warning = setting_names.check(os.environ)
+        warning = setting_names.refuse_unknown(os.environ)
     except UnknownSettings as error:
         raise SystemExit(f"{kind.service}: {error}") from error
     loaded = kind.load()

@@ -32,11 +32,11 @@ WRITTEN = re.compile(r"\bDURAMEN_[A-Z0-9_]*[A-Z0-9]\b")
 
 
 def test_the_known_names_are_the_fields_of_the_settings_classes_and_no_more() -> None:
-    assert {name for kind in CLASSES for name in kind.model_fields} == setting_names.FIELDS
+    assert {name for kind in CLASSES for name in kind.model_fields} == setting_names.OF_CLASSES
     assert set(OFFSETS) == setting_names.PORTS
     apart = (setting_names.RETIRED, setting_names.RENAMED.keys())
-    assert all(setting_names.KNOWN.isdisjoint(names) for names in apart)
-    assert set(setting_names.RENAMED.values()) <= setting_names.KNOWN
+    assert all(setting_names.KNOWN_NAMES.isdisjoint(names) for names in apart)
+    assert set(setting_names.RENAMED.values()) <= setting_names.KNOWN_NAMES
 
 
 def test_what_the_installation_reads_is_named_where_it_is_read() -> None:
@@ -83,19 +83,21 @@ def test_a_name_that_nothing_reads_is_refused_with_the_one_that_is_meant(
     name: str, said: str
 ) -> None:
     with pytest.raises(UnknownSettings, match=re.escape(said)):
-        setting_names.check({name: "1", "DURAMEN_TORCH": "cpu"})
+        setting_names.refuse_unknown({name: "1", "DURAMEN_TORCH": "cpu"})
     found = look_settings(Host.load({"DURAMEN_TORCH": "cpu", name: "1"}))
     assert found[0] is False
     assert said in found[1]
 
 
 def test_a_setting_that_became_a_constant_is_named_in_one_warning() -> None:
-    told = setting_names.check(["DURAMEN_SCAN_SECONDS", "DURAMEN_WEIGHT_DECAY", "PATH", "HF_TOKEN"])
+    told = setting_names.refuse_unknown(
+        ["DURAMEN_SCAN_SECONDS", "DURAMEN_WEIGHT_DECAY", "PATH", "HF_TOKEN"]
+    )
     assert told is not None
     assert told.startswith("DURAMEN_SCAN_SECONDS, DURAMEN_WEIGHT_DECAY have no effect")
     assert look_settings(Host.load({"DURAMEN_SCAN_SECONDS": "1"}))[0] is None
     known = ["DURAMEN_STORE_ACCESS_KEY_FILE", "DURAMEN_PORT_BASE", "DURAMEN_TEST_COMPOSE"]
-    assert setting_names.check(known) is None
+    assert setting_names.refuse_unknown(known) is None
 
 
 def test_the_embedded_run_reads_names_in_the_env_file_before_it_starts_anything(
@@ -108,7 +110,7 @@ def test_the_embedded_run_reads_names_in_the_env_file_before_it_starts_anything(
     assert not (tmp_path / "home").exists()
     (tmp_path / ".env").write_text("DURAMEN_SWEEP_SECONDS=1\n")
     said: list[str] = []
-    lifecycle.check_names(said.append)
+    lifecycle.refuse_unknown_settings(said.append)
     assert "DURAMEN_SWEEP_SECONDS has no effect" in said[0]
 
 
@@ -131,7 +133,7 @@ def test_a_trainer_settings_reach_a_plan_by_their_stored_names() -> None:
 def test_the_page_of_settings_is_what_the_classes_say() -> None:
     assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page()
     text = settings_page.page()
-    for name in setting_names.FIELDS | setting_names.INSTALLATION | setting_names.PORTS:
+    for name in setting_names.OF_CLASSES | setting_names.INSTALLATION | setting_names.PORTS:
         assert f"`{name.upper()}`" in text, name
 
 
@@ -142,7 +144,9 @@ def test_the_example_of_an_env_file_sets_what_is_known_and_not_worked_out() -> N
     worked_out = {
         f"DURAMEN_{n.upper()}" for n in settings_page.WORKED_OUT | settings_page.HANDED_ON
     }
-    assert set(shown) <= setting_names.KNOWN | {f"{n}_FILE" for n in setting_names.KNOWN}
+    assert set(shown) <= setting_names.KNOWN_NAMES | {
+        f"{n}_FILE" for n in setting_names.KNOWN_NAMES
+    }
     assert not set(shown) & worked_out
     defaults = {n: str(f.default) for n, f in TrainerSettings.model_fields.items()}
     for name, value in re.findall(r"^#DURAMEN_(\w+)=(\S*)$", text, flags=re.MULTILINE):
