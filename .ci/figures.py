@@ -21,8 +21,8 @@ LIMITS = {
     "raw parses of stored formats": 0,
     "circles among files": 0,
     "circles among packages": 0,
-    "files in the largest folder": 20,  # at most 19
-    "functions over 40 lines": 17,
+    "files in the largest folder": 19,  # at most 19
+    "functions over 40 lines": 13,
     "files over 400 lines": 0,
 }
 
@@ -43,12 +43,12 @@ FOREIGN = {
     "configuration", "stop_tokens", "of_base", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
-    "Child.ask", "answer_lines", "Worker.events", "ask_child", "Line.listen",
+    "Child.ask", "answer_lines", "ask_child",
     # The bus.
     "Entry.nonce", "Bus._api",
     # A service's own state on its own disk, which no other reads.
     "Marks.__init__", "Told.__init__", "Outlet.__init__", "Cache.tokens", "origin_of",
-    "measured_dtype", "holds", "takes_gpu", "Training.measure_use", "Proofs.found",
+    "measured_dtype", "holds", "takes_gpu", "WorkerRun.measure_use", "Proofs.found",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer import checkpoint
+from services.trainer.protocol import Stop, StopReason
 from shared.errors import CannotTrain
 from shared.formats.checkpoint import Header, TensorHashes
 from tests.forked import CAN_FORK, fork
@@ -85,6 +86,10 @@ class Worker:
 
     def tell(self, command: str) -> None:
         os.write(self.stdin, json.dumps({"command": command}).encode() + b"\n")
+
+    def stop(self) -> None:
+        """Ask it to pause."""
+        os.write(self.stdin, Stop(reason=StopReason.PAUSE).model_dump_json().encode() + b"\n")
 
     def next(self) -> dict[str, Any] | None:
         """The next event; None at the end of its output. Fails after `silent_seconds`."""

@@ -9,10 +9,11 @@ from services.trainer.nvml import driver
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import api, gpu, own_lease
 from services.trainer.supervisor.decide import look
+from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.observe import heartbeat
+from services.trainer.supervisor.run.worker_process import environment
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.supervisor.worker_process import environment
 from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.service import http, loop
@@ -49,12 +50,14 @@ async def main(settings: TrainerSettings) -> None:
     bus = Bus.of(settings)
     async with bus:
         name = own_lease.lease_name(settings.state_dir)
-        held = own_lease.Held(bus, name, loop.instance("trainer"), settings.lease_seconds)
-        trainer = Trainer(settings, bus, Local(settings.state_dir, store), chosen, held)
+        lease = own_lease.OwnLease(bus, name, loop.instance("trainer"), settings.lease_seconds)
+        trainer = Trainer(
+            settings, bus, Local(settings.state_dir, store), chosen, HeldSegment(lease)
+        )
         for subject in ("jobs.>", "ctl.desired.trainer", "ctl.once.trainer"):
             await bus.subscribe(subject, trainer.wake.set)
         await loop.run(
-            held.keep(),
+            lease.keep(),
             *([gpu.watch()] if settings.device == "cuda" else []),
             heartbeat(trainer),
             loop.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),

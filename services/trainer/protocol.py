@@ -1,11 +1,17 @@
-"""What the supervisor tells the worker (a JSON file), and how the worker says that it cannot."""
+"""What supervisor and worker say to each other.
+
+The supervisor hands over a specification (a JSON file) and sends commands, one line of JSON each,
+on the worker's standard input; the worker tells events, one line each, on its standard output.
+"""
 
 import errno
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
+from shared.errors import FailureKind
 from shared.formats.adapter import AdapterShape as Lora
 from shared.formats.canonical import Part
 from shared.formats.plan import TrainingSettings
@@ -88,3 +94,162 @@ class Spec(BaseModel):
     lock_file: Path
     proofs: Path | None = None  # what was found of attention on which device, for all jobs
     threads: Annotated[int, Field(ge=1)] | None = None
+
+
+# ---- commands: supervisor to worker --------------------------------------------------------------
+
+
+class StopReason(StrEnum):
+    """Why a worker ends before its plan does: the supervisor says it, and the worker's end does."""
+
+    PAUSE = "pause"
+    STOP = "stop"
+    SKIP = "skip"
+    PREEMPT = "preempt"
+    LOST = "lost"  # the segment is another's by now: nothing is kept of what came after
+    SHUTDOWN = "shutdown"  # the supervisor ends, and goes on from here at its next start
+
+
+class Go(Part):
+    """The plan is stored: train."""
+
+    command: Literal["go"] = "go"
+
+
+class Stop(Part):
+    """End behind the step with a checkpoint; before the first one, at once and without an event."""
+
+    command: Literal["stop"] = "stop"
+    reason: StopReason
+
+
+class TakeCheckpoint(Part):
+    """Save behind the step; a `checkpoint` event answers."""
+
+    command: Literal["checkpoint"] = "checkpoint"
+
+
+class TakeSnapshot(Part):
+    """Measure behind the step; a `snapshot` or `snapshot_skipped` event answers."""
+
+    command: Literal["snapshot"] = "snapshot"
+
+
+Command = Go | Stop | TakeCheckpoint | TakeSnapshot
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
+
+# ---- events: worker to supervisor ----------------------------------------------------------------
+
+
+class PlanReady(Part):
+    """All batches are decided; the worker waits for `go`. `seconds`: that the plan took."""
+
+    event: Literal["plan"] = "plan"
+    path: Path
+    sha256: Sha256
+    steps: int
+    rows: int
+    train_rows: int
+    heldout_rows: int
+    left_out: int
+    epochs: int
+    tokens: int  # of all epochs
+    trained_tokens: int
+    seconds: float
+
+
+class WorkerReady(Part):
+    """Base, adapter and checkpoint are loaded. `attention` and `notes`: how it is trained here."""
+
+    event: Literal["ready"] = "ready"
+    seconds: float
+    parameters: int
+    base_parameters: int
+    rss_bytes: int
+    device: str
+    attention: str
+    notes: tuple[str, ...]
+
+
+class StepDone(Part):
+    """One optimizer update, or one that was left out because its numbers were not finite."""
+
+    event: Literal["step"] = "step"
+    position: int
+    steps: int
+    global_step: int
+    loss: float | None  # None: not finite
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    micro_tokens: int
+    micro_batches: int
+    learning_rate: float
+    gradient_norm: float | None  # before clipping; None: not finite
+    skipped: bool
+
+
+class CheckpointSaved(Part):
+    """A checkpoint is on this disk, its bytes synced."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    path: Path
+    id: Sha256
+    global_step: int
+    position: int
+    write_seconds: float
+
+
+class SnapshotTaken(Part):
+    """A snapshot's file is on this disk. `summary`: means over its probes, by split."""
+
+    event: Literal["snapshot"] = "snapshot"
+    path: Path
+    sha256: Sha256
+    size: int
+    global_step: int
+    position: int
+    seconds: float
+    measured: int
+    summary: dict[str, dict[str, float | int | None]]
+    decision: dict[str, JsonValue]
+
+
+class SnapshotSkipped(Part):
+    """A snapshot was due, or `asked` for, and is not taken."""
+
+    event: Literal["snapshot_skipped"] = "snapshot_skipped"
+    decision: dict[str, JsonValue]
+    asked: bool
+
+
+class TrainingEnded(Part):
+    """The plan is done (`reason` None), or the worker was told to stop. Nothing comes after it."""
+
+    event: Literal["end"] = "end"
+    reason: StopReason | None
+    checkpoint: CheckpointSaved
+
+
+class TrainingFailed(Part):
+    """The job cannot go on; the fields are those of CannotTrain. Nothing comes after it."""
+
+    event: Literal["failed"] = "failed"
+    kind: FailureKind
+    message: str
+    suspect: bool
+    final: bool
+    example: str | None = None
+
+
+WorkerEvent = (
+    PlanReady
+    | WorkerReady
+    | StepDone
+    | CheckpointSaved
+    | SnapshotTaken
+    | SnapshotSkipped
+    | TrainingEnded
+    | TrainingFailed
+)
+EVENTS: TypeAdapter[WorkerEvent] = TypeAdapter(Annotated[WorkerEvent, Field(discriminator="event")])

@@ -8,6 +8,8 @@ from shared.protocol.message import Message
 from shared.protocol.names import SegmentId, Service, new_nonce, now
 from shared.protocol.records import CheckpointRef
 
+ObservedState = Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
+
 
 class Lease(Message):
     """Who is alive, and for which fence."""
@@ -42,7 +44,7 @@ class Observed(Message):
     schema_: Literal[1, 2] = Field(default=2, alias="schema")
     service: Service
     instance: str
-    state: Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
+    state: ObservedState
     generation: int = 0
     once_through: int = 0
     waiting: dict[str, str] = Field(default_factory=dict)

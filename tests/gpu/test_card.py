@@ -108,7 +108,7 @@ def test_a_pause_gives_the_whole_card_back(tmp_path: Path, base: Path, figures: 
         assert before - during > 100 << 20
         pid = worker.pid
         seen = memory.on_gpu().get(pid)
-        worker.tell("finish")
+        worker.stop()
         worker.until_event("end")
         assert worker.wait() == 0
     after = free_bytes()

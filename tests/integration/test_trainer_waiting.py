@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from services.trainer import memory
+from services.trainer.protocol import StopReason
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import own_lease
 from services.trainer.supervisor.commands import answer_idle
-from services.trainer.supervisor.decide import wish_for
+from services.trainer.supervisor.decide import new_run, stop_request
+from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.next_job import ask_those_that_wait, next_job, open_job
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.supervisor.worker_run import Training
 from shared.ledger.control import Control
 from shared.protocol.control import Once
 from tests.house import House
@@ -32,9 +32,9 @@ async def trainer(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     async with house.bus("trainer") as bus:
         name = own_lease.lease_name(settings.state_dir)
-        held = own_lease.Held(bus, name, "trainer@test#1", settings.lease_seconds)
+        lease = own_lease.OwnLease(bus, name, "trainer@test#1", settings.lease_seconds)
         local = Local(settings.state_dir, house.store("trainer"))
-        yield Trainer(settings, bus, local, "float32", held)
+        yield Trainer(settings, bus, local, "float32", HeldSegment(lease))
 
 
 async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
@@ -48,39 +48,29 @@ async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
     job = await next_job(trainer)
     assert job is not None
     assert job.id == low
-    assert "duramen base add" in trainer.waiting["late"]
+    assert "duramen base add" in trainer.waiting.reasons["late"]
     await open_job(trainer, job)
-    segment = trainer.held
-    assert segment is not None
-    trainer.training = Training(
-        settings=trainer.settings,
-        bus=trainer.bus,
-        local=trainer.local,
-        line=trainer.table.lines["main"],
-        job=job,
-        segment=segment,
-        changed=trainer.changed.set,
-        on_plan=lambda *_: None,
-    )
+    segment = trainer.held.open
+    new_run(trainer, segment)
 
     await house.create("late", root)
     await trainer.refresh()
-    assert wish_for(trainer, segment) is None
+    assert stop_request(trainer, segment) is None
     # The worker has taken what was free: it counts as free, unless there was too little before.
     monkeypatch.setattr(memory, "measured", lambda _: memory.Memory("cpu", 64 * GIB, 0))
-    trainer.free_before = 1
+    trainer.memory.free_before = 1
     await ask_those_that_wait(trainer)
-    assert "memory: " in trainer.waiting["late"]
-    assert wish_for(trainer, segment) is None
-    trainer.free_before = 32 * GIB
+    assert "memory: " in trainer.waiting.reasons["late"]
+    assert stop_request(trainer, segment) is None
+    trainer.memory.free_before = 32 * GIB
     await ask_those_that_wait(trainer)
-    assert trainer.waiting == {}
-    wish = wish_for(trainer, segment)
-    assert wish is not None
-    assert wish.why == "preempt"
-    trainer.waiting["gone"] = "nobody queues here any more"
+    assert trainer.waiting.reasons == {}
+    request = stop_request(trainer, segment)
+    assert request is not None
+    assert request.reason is StopReason.PREEMPT
+    trainer.waiting.note("gone", "nobody queues here any more")
     await ask_those_that_wait(trainer)
-    assert trainer.waiting == {}
+    assert trainer.waiting.reasons == {}
 
 
 async def test_a_skip_waits_for_no_snapshot_that_was_asked_before_it(
@@ -92,7 +82,7 @@ async def test_a_skip_waits_for_no_snapshot_that_was_asked_before_it(
     job = await next_job(trainer)
     assert job is not None
     await open_job(trainer, job)
-    held: Any = trainer.held
+    held = trainer.held.open
     async with house.bus("ctl") as bus:
         control = Control("trainer")
         for command in ("snapshot", "skip"):
@@ -100,10 +90,10 @@ async def test_a_skip_waits_for_no_snapshot_that_was_asked_before_it(
             once = {"by": "test", "service": "trainer", "command": command, "segment": held.id}
             last = await control.ask_once(bus, Once.model_validate(once))
     await trainer.refresh()
-    assert trainer.control.state == "running"
+    assert trainer.orders.state == "running"
     await answer_idle(trainer)
-    assert trainer.held is None
-    assert trainer.once_through == last
+    assert trainer.held.segment is None
+    assert trainer.orders.through == last
     found = [e async for e in trainer.bus.read("EVT", 0, "evt.trainer.answered")]
     answers = [json.loads(e.data)["data"] for e in found]
     said = [(a["name"], a["outcome"], a["why"]) for a in answers]

@@ -10,6 +10,7 @@ from infra.local.ports import free_ports
 from infra.secrets.secrets import Secrets
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import own_lease
+from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.trainer import Trainer
 from shared.bus.client import Bus
@@ -34,14 +35,14 @@ def trainer(tmp_path: Path) -> Trainer:
     named = {name.removeprefix("DURAMEN_").lower(): value for name, value in values.items()}
     settings = TrainerSettings.load(**named)
     bus = Bus.of(settings)
-    held = own_lease.Held(bus, "trainer.here", "trainer@test#1", settings.lease_seconds)
+    lease = own_lease.OwnLease(bus, "trainer.here", "trainer@test#1", settings.lease_seconds)
     local = Local(settings.state_dir, Store.of(settings))
-    return Trainer(settings, bus, local, "float32", held)
+    return Trainer(settings, bus, local, "float32", HeldSegment(lease))
 
 
 @pytest.fixture
 def segment(trainer: Trainer) -> Segment:
     """Return an open segment of the first job of `main`, claimed by that trainer."""
     job = JobId("main", "cd" * 32, 1)
-    record = opened(job, "ab" * 6).model_copy(update={"lease": trainer.lease.name})
+    record = opened(job, "ab" * 6).model_copy(update={"lease": trainer.held.lease.name})
     return Segment("ab" * 6, job, 0, [(7, record)])

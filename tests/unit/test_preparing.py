@@ -8,7 +8,7 @@ import pytest
 from services.trainer.protocol import Spec
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.local_files import Local
-from services.trainer.supervisor.prepare import Preparation
+from services.trainer.supervisor.run.prepare import Preparation
 from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes
 from shared.formats.result import ResultFile, SegmentResult

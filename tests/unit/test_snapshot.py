@@ -15,10 +15,11 @@ from services.model.network import Network
 from services.model.teacher_forcing import last_answer, measure, packs
 from services.model.template import Chat
 from services.trainer import checkpoint
-from services.trainer.protocol import SnapshotSettings, Spec
+from services.trainer.protocol import SnapshotSettings, Spec, WorkerEvent
 from services.trainer.worker import loop
 from services.trainer.worker.data.plan import build_plan
 from services.trainer.worker.optimizer import make_optimizer
+from services.trainer.worker.pipe import Requests
 from services.trainer.worker.snapshot.budget import (
     SMALL_ANSWERED,
     SMALL_MEASURED,
@@ -83,17 +84,20 @@ class Bench:
             self.snapshots,
             Quiet(events),
         )
-        return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors, events
+        return checkpoint.verify(end.checkpoint.path).tensors, events
 
 
 class Quiet:
     """A supervisor that listens and says nothing."""
 
     def __init__(self, events: list[dict[str, Any]]) -> None:
-        self.emit = events.append
+        self.events = events
 
-    def take(self) -> set[str]:
-        return set()
+    def emit(self, event: WorkerEvent) -> None:
+        self.events.append(event.model_dump(mode="json"))
+
+    def take(self) -> Requests:
+        return Requests()
 
     def leaving(self) -> bool:
         return False
@@ -122,13 +126,13 @@ def test_a_small_snapshot_measures_sixteen_and_asks_eight_of_all_kinds(tmp_path:
     bench = Bench(tmp_path)
     event = bench.snapshots.take(SMALL, 4, 4, 9)
     assert event is not None
-    rows = pq.read_table(event["path"]).to_pylist()
-    assert len(rows) == event["measured"] == SMALL_MEASURED
+    rows = pq.read_table(event.path).to_pylist()
+    assert len(rows) == event.measured == SMALL_MEASURED
     assert sum(r["answer"] is not None for r in rows) == SMALL_ANSWERED
     assert {r["split"] for r in rows} == {"trained", "heldout"}
     assert all((r["exact_match"] is None) == (r["answer"] is None) for r in rows)
-    assert Path(event["path"]).name == "00000009-17.parquet"
-    assert event["summary"]["trained"]["count"] + event["summary"]["heldout"]["count"] == 16
+    assert event.path.name == "00000009-17.parquet"
+    assert sum(int(means["count"] or 0) for means in event.summary.values()) == 16
 
 
 def test_answers_do_not_depend_on_who_else_is_asked(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_plain_text_is_measured_and_nobody_is_asked_for_it(tmp_path: Path) -> No
     bench = Bench(tmp_path, texts=110, baselines=tmp_path / "baselines")
     event = bench.snapshots.take(FULL, 0, 0, 0)
     assert event is not None
-    rows = pq.read_table(event["path"]).to_pylist()
+    rows = pq.read_table(event.path).to_pylist()
     of_text = [r for r in rows if not r["prompt"]]
     assert {r["split"] for r in of_text} == {"trained", "heldout"}
     assert {r["answer"] is None for r in of_text} == {True}
@@ -194,8 +198,8 @@ def test_where_memory_is_short_for_looking_less_is_looked_at_at_once(tmp_path: P
     answering.generate = generate_two  # type: ignore[method-assign]
     first = bench.snapshots.take(SMALL, 4, 4, 4)
     assert first is not None
-    assert first["measured"] == SMALL_MEASURED
-    assert first["decision"]["answered"] == SMALL_ANSWERED
+    assert first.measured == SMALL_MEASURED
+    assert first.decision["answered"] == SMALL_ANSWERED
     assert refused
     refused.clear()
     assert bench.snapshots.take(SMALL, 5, 5, 5) is not None
@@ -236,7 +240,7 @@ def test_what_is_generated_right_is_what_is_predicted_right(tmp_path: Path) -> N
         optimizer.zero_grad()
     event = bench.snapshots.take(FULL, 4, 4, 4)
     assert event is not None
-    table = pq.read_table(event["path"]).to_pylist()
+    table = pq.read_table(event.path).to_pylist()
     for row in table:
         assert len(row["pieces"]) == len(row["surprisal"]) == row["tokens"]
         assert "".join(row["pieces"]) == row["expected"]
@@ -324,11 +328,11 @@ def test_a_full_one_has_as_many_probes_as_fit_and_later_ones_the_same(tmp_path: 
     assert first is not None
     assert later is not None
     assert asked is not None
-    assert first["measured"] == later["measured"] == SMALL_MEASURED
-    assert asked["measured"] == len(bench.snapshots.probes) == 100
-    assert asked["decision"]["answered"] == 100
-    metadata = pq.read_schema(first["path"]).metadata
-    assert json.loads(metadata[b"duramen.decision"]) == first["decision"]
+    assert first.measured == later.measured == SMALL_MEASURED
+    assert asked.measured == len(bench.snapshots.probes) == 100
+    assert asked.decision["answered"] == 100
+    metadata = pq.read_schema(first.path).metadata
+    assert json.loads(metadata[b"duramen.decision"]) == first.decision
 
 
 def test_a_base_is_asked_the_same_questions_once(tmp_path: Path) -> None:
@@ -339,8 +343,8 @@ def test_a_base_is_asked_the_same_questions_once(tmp_path: Path) -> None:
     again = second.snapshots.take(FULL, 0, 0, 0)
     assert taken is not None
     assert again is not None
-    assert (taken["decision"]["is_reused"], again["decision"]["is_reused"]) == (False, True)
-    rows = [pq.read_table(event["path"]).drop_columns("at") for event in (taken, again)]
+    assert (taken.decision["is_reused"], again.decision["is_reused"]) == (False, True)
+    rows = [pq.read_table(event.path).drop_columns("at") for event in (taken, again)]
     assert rows[0] == rows[1]
     with pytest.raises(TypeError):  # other weights
         second.snapshots.take(FULL, 1, 1, 1)

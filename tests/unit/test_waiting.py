@@ -5,10 +5,11 @@ import socket
 import pytest
 
 from services.ctl.views.forecast import reasons, starts
+from services.trainer.protocol import StopReason
 from services.trainer.supervisor.next_job import newest
 from services.trainer.supervisor.observe import view_of
-from services.trainer.supervisor.trainer import Ended, Trainer, Wish
-from services.trainer.supervisor.worker_run import End
+from services.trainer.supervisor.run.worker_run import Ended, StopRequest
+from services.trainer.supervisor.trainer import Trainer
 from shared.errors import StoreUnavailable
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Segment
@@ -20,7 +21,8 @@ def test_the_queue_shows_that_the_store_is_away_and_why_each_lineage_waits(
     trainer: Trainer,
 ) -> None:
     waiting = {"main": "no base: duramen base add DIR", "other": "one thing; two: three"}
-    trainer.waiting = waiting
+    for lineage, why in waiting.items():
+        trainer.waiting.note(lineage, why)
     assert reasons(view_of(trainer)) == waiting
     trainer.outage.failed(StoreUnavailable("refused"))
     seen = view_of(trainer)
@@ -30,17 +32,17 @@ def test_the_queue_shows_that_the_store_is_away_and_why_each_lineage_waits(
     assert starts(Table(), seen, 0.0, 1.0) == {}
 
 
-def test_a_pause_is_shown_once_its_checkpoint_is_or_the_store_hinders_it(
+def test_a_pause_is_shown_once_its_checkpoint_is_or_the_store_blocks_it(
     trainer: Trainer, segment: Segment
 ) -> None:
     trainer.outage.failed(StoreUnavailable("refused"))
-    trainer.control.desired = Desired(by="t", service="trainer", state="paused")
-    trainer.control.generation = 2
-    trainer.held = segment
-    trainer.ended = Ended(End("interrupted"), Wish("pause"))
+    trainer.orders.control.desired = Desired(by="t", service="trainer", state="paused")
+    trainer.orders.control.generation = 2
+    trainer.held.take(segment)
+    trainer.held.leaves(Ended("stopped", request=StopRequest(StopReason.PAUSE)))
     view = view_of(trainer)
     assert (view.state, view.generation) == ("running", 0)
-    trainer.ended.hindered = True
+    trainer.held.blocks()
     view = view_of(trainer)
     assert (view.state, view.generation) == ("paused", 2)
 
@@ -51,7 +53,7 @@ async def test_a_store_that_is_known_to_be_away_is_not_asked_before_this_disk(
 ) -> None:
     """It may hang, and a pause waits for what is read."""
     if not is_mine:
-        trainer.lease.name = "trainer.elsewhere"
+        trainer.held.lease.name = "trainer.elsewhere"
     folder = trainer.local.segment("main", segment.id).make()
     path = write(folder.checkpoints, 7, segment=segment.id)
     trainer.outage.failed(StoreUnavailable("refused"))

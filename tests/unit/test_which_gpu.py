@@ -13,7 +13,8 @@ import torch
 from services.model.device import total_memory
 from services.trainer import memory
 from services.trainer.nvml import FIRST, first
-from services.trainer.supervisor import gpu, worker_process
+from services.trainer.supervisor import gpu
+from services.trainer.supervisor.run import worker_process
 from services.trainer.supervisor.trainer import Trainer
 
 GIB = 2**30

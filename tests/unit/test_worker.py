@@ -38,7 +38,7 @@ def test_a_killed_worker_continues_from_the_newest_valid_checkpoint_with_the_sam
     assert header_before.position < header.position
     with Worker(job.directory / "killed", job.resumed("killed", before, header_before)) as worker:
         end = worker.run()
-    assert end["outcome"] == "done"
+    assert end["reason"] is None
     assert tensors(end) == tensors(undisturbed)
     # The record of the steps is the same as well, each step once.
     assert losses(job.directory / "killed") == losses(job.directory / "undisturbed")
@@ -49,16 +49,16 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(m["global_step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
 
 
-def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> None:
+def test_a_pause_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> None:
     undisturbed = job.run("undisturbed", checkpoint_seconds=1e6)
     with Worker(job.directory / "paused", job.spec("paused", checkpoint_seconds=1e6)) as worker:
         worker.until_event("plan")
         worker.tell("go")
         worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
-        worker.tell("finish")
+        worker.stop()
         end = worker.until_event("end")
         assert worker.wait() == 0
-    assert end["outcome"] == "interrupted"
+    assert end["reason"] == "pause"
     path, header = job.newest("paused")
     assert str(path) == end["checkpoint"]["path"]
     assert header.id == end["checkpoint"]["id"]
@@ -66,10 +66,10 @@ def test_finish_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> Non
         assert tensors(worker.run()) == tensors(undisturbed)
 
 
-def test_finish_before_the_first_step_ends_at_once_and_nothing_is_made(job: Job) -> None:
+def test_a_pause_before_the_first_step_ends_at_once_and_nothing_is_made(job: Job) -> None:
     with Worker(job.directory / "early", job.spec("early")) as worker:
         worker.until_event("plan")
-        worker.tell("finish")
+        worker.stop()
         assert worker.next() is None
         assert worker.wait() == 0
     assert not any((job.directory / "early" / "checkpoints").glob("*"))
@@ -152,8 +152,8 @@ def test_commands_take_a_checkpoint_and_a_snapshot_between_steps(job: Job) -> No
         assert worker.until_event("checkpoint")["position"] >= 2
         worker.tell("snapshot")
         assert worker.until_event("snapshot")["position"] >= 2
-        worker.tell("finish")
-        assert worker.until_event("end")["outcome"] == "interrupted"
+        worker.stop()
+        assert worker.until_event("end")["reason"] == "pause"
 
 
 def test_a_snapshot_of_a_job_without_examples_is_refused_in_words(job: Job) -> None:

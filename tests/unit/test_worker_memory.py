@@ -14,8 +14,8 @@ from services.trainer.micro_batch import smaller
 from services.trainer.protocol import Spec
 from services.trainer.supervisor import claim
 from services.trainer.supervisor.decide import may_shrink
+from services.trainer.supervisor.run.worker_run import Ended
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.supervisor.worker_run import End
 from services.trainer.worker.data.plan import build_plan
 from services.trainer.worker.micro_batches import may_be_halved
 from shared.host import cgroup_files, oom_kills
@@ -83,7 +83,7 @@ def test_what_was_trained_is_saved_and_half_the_split_goes_on_with_the_bits_of_a
         end = worker.run()
         steps = [e for e in worker.events if e["event"] == "step"]
     assert {s["micro_batches"] for s in steps} >= {2}
-    assert end["outcome"] == "done"
+    assert end["reason"] is None
     # A replay that never ran short: the same steps with the one split, the rest with the other.
     with Worker(job.directory / "replay", spec(job, "replay", checkpoint_seconds=1e-3)) as worker:
         worker.until_event("plan")
@@ -135,7 +135,7 @@ def test_where_rows_stand_alone_checkpointing_is_left_to_be_tried_once(
     trainer.settings = trainer.settings.model_copy(update=asked)
     split = {"micro_tokens": micro_tokens, "micro_tokens_asked": 1024 if halved else None}
     segment.opens = [(7, segment.record.model_copy(update=split))]
-    alone = End("failed", Failure(kind="memory", message="", next_step=""), final=True)
+    alone = Ended("failed", Failure(kind="memory", message="", next_step=""), final=True)
     assert may_shrink(trainer, segment, alone) is more
     not_final = replace(alone, final=False)
     assert may_shrink(trainer, segment, not_final) is (more or micro_tokens == 512)

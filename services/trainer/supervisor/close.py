@@ -5,14 +5,17 @@ from typing import get_args
 
 from prometheus_client import Counter
 
+from services.trainer.protocol import Place
 from services.trainer.supervisor import claim, retention, work_bucket
 from services.trainer.supervisor.observe import show
-from services.trainer.supervisor.prepare import earlier_files
+from services.trainer.supervisor.run.prepare import earlier_files
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
+from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment, moves_head
 from shared.protocol.events import SegmentClosed
+from shared.protocol.message import ObjectRef
 from shared.protocol.names import Outcome
 from shared.protocol.records import Failure, Head, LineClose
 
@@ -35,23 +38,12 @@ async def close_segment(
 
     Raises StoreUnavailable, with nothing closed: it is asked for again when the store is back.
     """
-    assert trainer.held is not None
-    segment, line = trainer.held, trainer.table.lines[trainer.held.job.lineage]
+    segment = trainer.held.open
+    line, job = trainer.table.lines[segment.job.lineage], trainer.table.jobs[segment.job]
     assert line.head is not None
-    first = segment.first
     keeps = outcome in KEPT_OUTCOMES or keep or (outcome == "failed" and not suspect)
-    folder = trainer.local.segment(line.lineage, segment.id).make()
-    store = trainer.local.store
-    found = await asyncio.to_thread(work_bucket.newest, store, segment, folder)
-    head, to_step, to_position = line.head, first.global_step, first.position
-    if found is not None and keeps and moves_head(line, found.ref):
-        if found.local is not None:
-            await asyncio.to_thread(work_bucket.put_checkpoint, store, line.lineage, found.local)
-        to_step, to_position = found.ref.global_step, found.ref.position
-        head = Head(base_root=line.head.base_root, global_step=to_step, checkpoint=found.ref)
-    job = trainer.table.jobs[segment.job]
-    earlier = await asyncio.to_thread(earlier_files, trainer.local, line, job)
-    result = await asyncio.to_thread(work_bucket.put_result, store, segment, folder, earlier)
+    head, place = await store_head(trainer, line, segment, keeps=keeps)
+    result = await store_result(trainer, line, segment, job)
     trainer.outage.over()
     numbered = outcome == "done" or (outcome == "skipped" and head != line.head)
     record = LineClose(
@@ -62,10 +54,10 @@ async def close_segment(
         fence=segment.fence,
         job=segment.job.path,
         outcome=outcome,
-        from_step=first.global_step,
-        to_step=to_step,
-        from_position=first.position,
-        to_position=to_position,
+        from_step=segment.first.global_step,
+        to_step=place.global_step,
+        from_position=segment.first.position,
+        to_position=place.position,
         head=head,
         version=line.next_version if numbered and head.checkpoint else None,
         plan=job.record.plan,
@@ -73,32 +65,66 @@ async def close_segment(
         cause=cause,
         failure=failure,
     )
+    await commit_close(trainer, line, segment, record)
+
+
+async def store_head(
+    trainer: Trainer, line: Line, segment: Segment, *, keeps: bool
+) -> tuple[Head, Place]:
+    """Return the head behind the segment, and its place; without `keeps` it is as it was.
+
+    A new head's checkpoint is in the store then. Raises StoreUnavailable.
+    """
+    assert line.head is not None
+    store, folder = trainer.local.store, trainer.local.segment(line.lineage, segment.id).make()
+    found = await asyncio.to_thread(work_bucket.newest, store, segment, folder)
+    if found is None or not keeps or not moves_head(line, found.ref):
+        return line.head, Place(segment.first.position, segment.first.global_step)
+    if found.local is not None:
+        await asyncio.to_thread(work_bucket.put_checkpoint, store, line.lineage, found.local)
+    place, root = Place(found.ref.position, found.ref.global_step), line.head.base_root
+    return Head(base_root=root, global_step=place.global_step, checkpoint=found.ref), place
+
+
+async def store_result(trainer: Trainer, line: Line, segment: Segment, job: Job) -> ObjectRef:
+    """Return where log, metrics and snapshots of the job so far lie. Raises StoreUnavailable."""
+    store, folder = trainer.local.store, trainer.local.segment(line.lineage, segment.id)
+    earlier = await asyncio.to_thread(earlier_files, trainer.local, line, job)
+    return await asyncio.to_thread(work_bucket.put_result, store, segment, folder, earlier)
+
+
+async def commit_close(trainer: Trainer, line: Line, segment: Segment, record: LineClose) -> None:
+    """Append the close to the ledger, let go of the segment, and tell."""
     try:
         await line.append(trainer.bus, "close", record)
     except Conflict:  # taken over, or voided by a forced rollback: not ours any more
         log.get().error("close_refused", segment=segment.id, fence=segment.fence)
-    trainer.release()
+    trainer.held.release()
     await trainer.table.update(trainer.bus)
     await show(trainer)  # before its job's record tells others that it is over
     await claim.mend(trainer.bus, trainer.table, trainer.by)
-    ENDS.labels(outcome).inc()
+    ENDS.labels(record.outcome).inc()
     closed = SegmentClosed(
-        segment=segment.id, fence=segment.fence, outcome=outcome, version=record.version
+        segment=segment.id,
+        fence=segment.fence,
+        outcome=record.outcome,
+        version=record.version,
     )
     await trainer.tell(closed, line.lineage, segment)
-    log.get().info("segment_closed", outcome=outcome, version=record.version, step=to_step)
+    said = {"outcome": record.outcome, "version": record.version, "step": record.to_step}
+    log.get().info("segment_closed", **said)
     await asyncio.to_thread(clean, trainer, trainer.table.lines[line.lineage], segment)
 
 
 async def close_stopped(trainer: Trainer) -> None:
-    assert trainer.held is not None
-    desired = trainer.control.desired
-    discard = desired is not None and desired.discard == trainer.held.id
-    await close_segment(trainer, "void" if discard else "stopped")
+    """Close the held segment as a stop asks: discarded, if that was asked for this segment."""
+    desired = trainer.orders.control.desired
+    is_discarded = desired is not None and desired.discard == trainer.held.open.id
+    await close_segment(trainer, "void" if is_discarded else "stopped")
 
 
 def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
-    """`work` and this disk are cleaned by their owner, after the commit."""
+    """Clean `work` and this disk after the commit, as their owner."""
     try:
         retention.sweep(trainer.local.store, line)
     except (StoreUnavailable, ObjectMissing) as error:

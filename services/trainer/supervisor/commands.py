@@ -4,41 +4,42 @@ from typing import Literal
 
 from services.trainer.supervisor.close import close_segment
 from services.trainer.supervisor.observe import show
+from services.trainer.supervisor.run.worker_run import ASKABLE, WorkerRun
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.supervisor.worker_run import Training
 from shared import log
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, Event
 
 
-async def answer_live(trainer: Trainer, training: Training) -> None:
-    """Snapshot and checkpoint are asked of the worker; what means another segment is void."""
-    for at, once in trainer.control.pending(trainer.once_through):
-        if once.segment != training.segment.id:
+async def answer_live(trainer: Trainer, run: WorkerRun) -> None:
+    """Ask snapshot and checkpoint of the worker; what means another segment is void."""
+    for at, once in trainer.orders.pending():
+        if once.segment != run.segment.id:
             await answer_missed(trainer, at, once)
             continue
-        if once.command not in training.answered:
+        if once.command not in ASKABLE:
             await answer(trainer, at, once, "void", f"{once.command} is not for the trainer")
             continue
-        await training.ask(once.command, at)
-        if training.asked != at or not training.answered[once.command].is_set():
+        asked = await run.ask(once.command, at)
+        if asked is None:
             return  # looked at again when the worker has answered; a pause need not wait for it
-        why = training.refused.pop(once.command, None)
+        why = asked.refused
         await answer(trainer, at, once, "void" if why else "done", why or once.command)
 
 
 async def answer_idle(trainer: Trainer) -> None:
-    """With no worker: skip closes the held segment, whatever was asked before it; a paused one has
-    its checkpoint."""
-    for at, once in trainer.control.pending(trainer.once_through):
-        if trainer.held is not None and (once.command, once.segment) == ("skip", trainer.held.id):
+    """Answer with no worker: a skip closes the held segment, whatever was asked before it; one that
+    is paused has its checkpoint."""
+    held = trainer.held
+    for at, once in trainer.orders.pending():
+        if held.segment is not None and (once.command, once.segment) == ("skip", held.segment.id):
             await close_skipped(trainer, at, once)
-    for at, once in trainer.control.pending(trainer.once_through):
-        if trainer.held is None or once.segment != trainer.held.id:
+    for at, once in trainer.orders.pending():
+        if held.segment is None or once.segment != held.segment.id:
             await answer_missed(trainer, at, once)
-        elif trainer.control.state == "running":
+        elif trainer.orders.state == "running":
             return  # its worker is about to start and is asked then
-        elif once.command == "checkpoint" and trainer.unstored is not None:
+        elif once.command == "checkpoint" and held.not_uploaded is not None:
             return  # the store is away
         elif once.command == "checkpoint":
             await answer(trainer, at, once, "done", "paused: its checkpoint is stored")
@@ -75,14 +76,14 @@ async def answer(
         segment=once.segment,
     )
     await trainer.bus.event(Event.of("trainer", answered))
-    trainer.once_through = at
+    trainer.orders.answered(at)
     log.get().info("command_answered", **answered.told())
     await show(trainer)
 
 
 async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
     await close_segment(trainer, "skipped", cause=once.nonce, keep=once.keep)
-    for earlier, other in trainer.control.pending(trainer.once_through):
+    for earlier, other in trainer.orders.pending():
         if earlier < at:
             await answer_missed(trainer, earlier, other)
     await answer(trainer, at, once, "done", "kept" if once.keep else "dropped")

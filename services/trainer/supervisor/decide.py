@@ -7,8 +7,8 @@
     train until: done · failed · died · paused · stopped · skipped · preempted ── close the segment
 
 A paused segment stays open with its checkpoint stored and no worker: what resumes is what a
-restart resumes, so exact resume is the only way on. A store that is away hinders no training and no
-pause: what the end of a worker asks for is kept (`ended`, `unstored`) and done when it is back.
+restart resumes, so exact resume is the only way on. A store that is away blocks no training and no
+pause: what the end of a worker asks for is kept (HeldSegment) and done when it is back.
 """
 
 import asyncio
@@ -16,9 +16,8 @@ import time
 
 from prometheus_client import Counter, Histogram
 
-from services.trainer import memory
 from services.trainer.micro_batch import smaller
-from services.trainer.protocol import DISK_FULL
+from services.trainer.protocol import DISK_FULL, StopReason
 from services.trainer.supervisor import claim
 from services.trainer.supervisor.close import close_segment, close_stopped
 from services.trainer.supervisor.commands import answer_idle, answer_live, close_skipped
@@ -32,8 +31,9 @@ from services.trainer.supervisor.next_job import (
     take_over_lost,
 )
 from services.trainer.supervisor.observe import show
-from services.trainer.supervisor.trainer import Ended, Trainer, Wish
-from services.trainer.supervisor.worker_run import End, Training, next_step
+from services.trainer.supervisor.run.failures import failure
+from services.trainer.supervisor.run.worker_run import Ended, StopRequest, WorkerRun
+from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import (
     BusUnavailable,
@@ -46,7 +46,6 @@ from shared.ledger.jobs import Job
 from shared.ledger.lineage import OWNER_DEATHS_ALLOWED, Segment
 from shared.progress import beat
 from shared.protocol.events import Alarm, MemoryRanOut
-from shared.protocol.message import ObjectRef
 from shared.protocol.names import LEVEL_RANK
 from shared.protocol.records import Failure
 from shared.store import layout
@@ -56,6 +55,7 @@ OUT_OF_MEMORY = Counter(
     "duramen_train_out_of_memory_total", "Micro-batches halved because memory ran out."
 )
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
+DESIRED_STOPS = {"paused": StopReason.PAUSE, "stopped": StopReason.STOP}
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
 
 
@@ -73,8 +73,8 @@ async def step(trainer: Trainer) -> bool:
         return await decide(trainer)
     except StoreUnavailable as error:
         trainer.outage.failed(error)
-        if trainer.ended is not None:
-            trainer.ended.hindered = True
+        if trainer.held.ended is not None:
+            trainer.held.blocks()
         await tell_outage(trainer)
         return False
 
@@ -87,17 +87,19 @@ async def tell_outage(trainer: Trainer) -> None:
 
 
 async def decide(trainer: Trainer) -> bool:
+    """Do what comes next; True if another decision may follow at once. Raises StoreUnavailable."""
     await trainer.refresh()
     await claim.mend(trainer.bus, trainer.table, trainer.by)
-    if trainer.held is not None and not trainer.is_mine(trainer.held):
-        trainer.release()
-    if trainer.held is None:
+    held = trainer.held
+    if held.segment is not None and not trainer.is_mine(held.segment):
+        held.release()
+    if held.segment is None:
         await take_over_lost(trainer)
     await answer_idle(trainer)
-    state = trainer.control.state
-    if trainer.held is not None:
-        if trainer.ended is not None:
-            await after(trainer, trainer.ended)
+    state = trainer.orders.state
+    if held.segment is not None:
+        if held.ended is not None:
+            await after(trainer, held.ended)
         elif state == "stopped":
             await close_stopped(trainer)
         elif state == "running":
@@ -117,230 +119,223 @@ async def decide(trainer: Trainer) -> bool:
 
 
 async def may_train(trainer: Trainer, segment: Segment) -> bool:
-    """Whether there is memory for a held segment now; if not, why is shown."""
+    """Return whether there is memory for a held segment now; if not, why is shown."""
     line = trainer.table.lines[segment.job.lineage]
-    trainer.waiting.pop(line.lineage, None)
+    trainer.waiting.note(line.lineage, None)
     if len(segment.opens) == 1:
         return True  # it was asked when its job was claimed
     short = await short_of_memory(trainer, line, segment.record)
-    if short is not None:
-        trainer.waiting[line.lineage] = short
+    trainer.waiting.note(line.lineage, short)
     return short is None
 
 
 async def train(trainer: Trainer) -> None:
     """Train the held segment until there is a reason to end, then do what the reason asks."""
-    assert trainer.held is not None
-    segment, line = trainer.held, trainer.table.lines[trainer.held.job.lineage]
-    job = trainer.table.jobs[segment.job]
-    if job.record.state == "removed":
+    segment = trainer.held.open
+    if trainer.table.jobs[segment.job].record.state == "removed":
         await close_segment(trainer, "void")
         return
     deaths = segment.record.deaths
     if deaths >= OWNER_DEATHS_ALLOWED:
         why = f"Its owner died {deaths} times without a new checkpoint."
-        failure = Failure(kind="deaths", message=why, next_step=retry(segment))
+        step = f"read its log, then duramen queue retry {segment.job}"
+        failure = Failure(kind="deaths", message=why, next_step=step)
         await close_segment(trainer, "failed", failure=failure)
         return
     if not await may_train(trainer, segment):  # its job waits in the queue, and others go on
         await close_segment(trainer, "preempted")
         return
-    trainer.free_before = memory.measured(trainer.settings).free
-    trainer.training = Training(
-        trainer.settings,
-        trainer.bus,
-        trainer.local,
-        line,
-        job,
-        segment,
-        trainer.changed.set,
-        lambda plan, tokens, steps: name_plan(trainer, plan, tokens, steps),
-        outage=trainer.outage,
-        unstored=trainer.unstored,
-    )
-    wish: Wish | None = None
+    trainer.memory.worker_comes()
+    ended = None
     try:
-        end, wish = await train_watched(trainer, trainer.training)
+        ended = await train_watched(trainer, new_run(trainer, segment))
     except CheckpointUnusable as error:
         await give_back(trainer, error)
         return
-    except (ObjectMissing, ObjectDamaged) as error:
-        # Where its base is spoilt a whole lineage waits; a dataset or plan is this job's own.
-        kind = "base" if layout.BASES in str(error) else "data"
-        end = End("failed", Failure(kind=kind, message=str(error), next_step="duramen check"))
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        what = next_step("disk", segment.job)
-        end = End("failed", Failure(kind="disk", message=str(error), next_step=what))
+    except (ObjectMissing, ObjectDamaged, OSError) as error:
+        ended = Ended("failed", not_started(error, segment))
     finally:
-        trainer.training = None
-    if end.outcome == "died":
+        trainer.held.leaves(ended)
+    if ended.how == "died":
         DEATHS.inc()
-    trainer.ended = Ended(end, wish)
-    await after(trainer, trainer.ended)
+    await after(trainer, ended)
+
+
+def new_run(trainer: Trainer, segment: Segment) -> WorkerRun:
+    """Return a run on the held segment that has not begun."""
+    run = WorkerRun(
+        settings=trainer.settings,
+        bus=trainer.bus,
+        table=trainer.table,
+        by=trainer.by,
+        local=trainer.local,
+        outage=trainer.outage,
+        line=trainer.table.lines[segment.job.lineage],
+        job=trainer.table.jobs[segment.job],
+        segment=segment,
+        not_uploaded=trainer.held.not_uploaded,
+    )
+    trainer.held.starts(run)
+    return run
+
+
+def not_started(error: ObjectMissing | ObjectDamaged | OSError, segment: Segment) -> Failure:
+    """Return why no worker could be started; raise what is not the job's own."""
+    if isinstance(error, OSError):
+        if error.errno not in DISK_FULL:
+            raise error
+        return failure("disk", str(error), segment.job)
+    # Where its base is damaged a whole lineage waits; a dataset or plan is this job's own.
+    kind = "base" if layout.BASES in str(error) else "data"
+    return Failure(kind=kind, message=str(error), next_step="duramen check")
 
 
 async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
-    """Nobody can train from this checkpoint. One of the segment's own: from the one before. The
-    head's: its lineage waits, for no job of it is to blame, and the others go on."""
-    assert trainer.held is not None
-    line, start = trainer.table.lines[trainer.held.job.lineage], trainer.held.record.checkpoint
+    """Go on from the checkpoint before one of the segment's own that nobody can train from.
+
+    If it is the head's, its lineage waits, for no job of it is to blame, and the others go on.
+    """
+    segment = trainer.held.open
+    line, start = trainer.table.lines[segment.job.lineage], segment.record.checkpoint
     if start is None or line.head is None or start != line.head.checkpoint:
-        await reopen(trainer, trainer.held, died=True)
+        await reopen(trainer, segment, died=True)
         return
-    trainer.spoilt[start.id] = str(error)
+    trainer.waiting.give_up(start.id, str(error))
     await trainer.tell(Alarm(what="head_unusable", detail=str(error)))
     await close_segment(trainer, "void")
 
 
-async def train_watched(trainer: Trainer, training: Training) -> tuple[End, Wish | None]:
+async def train_watched(trainer: Trainer, run: WorkerRun) -> Ended:
     """Run the worker and the watch beside it."""
-    run = asyncio.create_task(training.run())
+    running = asyncio.create_task(run.run())
     asking = asyncio.create_task(ask_again(trainer))
-    wish: Wish | None = None
     try:
-        while not run.done():
+        while not running.done():
             if asking.done():
                 asking.result()  # it failed: so does the watch
             beat()
             await tell_outage(trainer)
             await show(trainer)
-            changed = asyncio.create_task(trainer.changed.wait())
-            woken = asyncio.create_task(trainer.wake.wait())
-            await asyncio.wait(
-                [run, changed, woken], timeout=1.0, return_when=asyncio.FIRST_COMPLETED
-            )
-            changed.cancel()
-            woken.cancel()
-            trainer.changed.clear()
-            trainer.wake.clear()
-            if wish is None and not run.done():
-                wish = await find_wish(trainer, training)
-        return run.result(), wish
+            await something(running, run.changed, trainer.wake)
+            if run.request is None and not running.done():
+                await ask_to_stop(trainer, run)
+        return running.result()
     finally:
-        if not run.done():  # this process ends: what was trained is saved on this disk
-            await training.finish()
-            await asyncio.wait([run], timeout=GOODBYE_SECONDS)
-        for task in (run, asking):
+        if not running.done():  # this process ends: what was trained is saved on this disk
+            await run.stop(StopRequest(StopReason.SHUTDOWN))
+            await asyncio.wait([running], timeout=GOODBYE_SECONDS)
+        for task in (running, asking):
             task.cancel()
-        await asyncio.gather(run, asking, return_exceptions=True)
+        await asyncio.gather(running, asking, return_exceptions=True)
 
 
-async def find_wish(trainer: Trainer, training: Training) -> Wish | None:
-    """A reason to end the worker at the end of its step, told to it; None to go on."""
+async def something(running: asyncio.Task[Ended], *events: asyncio.Event) -> None:
+    """Return when the run is over, one of these events was set, or a second has passed."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait([running, *waits], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+    for task, event in zip(waits, events, strict=True):
+        task.cancel()
+        event.clear()
+
+
+async def ask_to_stop(trainer: Trainer, run: WorkerRun) -> None:
+    """Ask the worker to end at the end of its step if there is a reason; else answer commands."""
     try:
         await trainer.refresh()
     except BusUnavailable as error:
         log.get().warning("bus_away", error=str(error))
-        return None
-    wish = wish_for(trainer, training.segment)
-    if wish is None:
-        await answer_live(trainer, training)
-        return None
-    if wish.why == "lost":
-        await training.kill()
+        return
+    request = stop_request(trainer, run.segment)
+    if request is None:
+        await answer_live(trainer, run)
     else:
-        await training.finish()
-    return wish
+        await run.stop(request)
 
 
-def wish_for(trainer: Trainer, segment: Segment) -> Wish | None:
+def stop_request(trainer: Trainer, segment: Segment) -> StopRequest | None:
+    """Return why the worker of this segment is to end; None to go on."""
     if not trainer.is_mine(segment):
-        return Wish("lost")
-    for at, once in trainer.control.pending(trainer.once_through):
+        return StopRequest(StopReason.LOST)
+    for at, once in trainer.orders.pending():
         if once.command == "skip" and once.segment == segment.id:
-            return Wish("skip", (at, once))
-    if trainer.control.state != "running":
-        return Wish("pause" if trainer.control.state == "paused" else "stop")
+            return StopRequest(StopReason.SKIP, (at, once))
+    if (reason := DESIRED_STOPS.get(trainer.orders.state)) is not None:
+        return StopRequest(reason)
     mine = LEVEL_RANK[trainer.table.jobs[segment.job].record.level]
     for job in trainer.table.queue():
         if LEVEL_RANK[job.record.level] < mine and may_preempt(trainer, job, segment):
-            return Wish("preempt")
+            return StopRequest(StopReason.PREEMPT)
     return None
 
 
 def may_preempt(trainer: Trainer, job: Job, segment: Segment) -> bool:
     line = trainer.table.lines.get(job.id.lineage)
-    if line is None or line.settings is None or job.id.lineage in trainer.waiting:
+    if line is None or line.settings is None or job.id.lineage in trainer.waiting.reasons:
         return False
     return line.open_segment is None or line.open_segment.id == segment.id
 
 
 async def after(trainer: Trainer, ended: Ended) -> None:
-    """What the end of a worker means for the segment. Raises StoreUnavailable: then again."""
-    assert trainer.held is not None
-    end, wish = ended.end, ended.wish
-    log.get().info("worker_ended", outcome=end.outcome, wish=wish.why if wish else None)
-    if wish is not None and wish.why == "lost":
-        trainer.release()
+    """Do what the end of a worker means for the segment. Raises StoreUnavailable: then again."""
+    segment, request = trainer.held.open, ended.request
+    reason = request.reason if request is not None else None
+    log.get().info("worker_ended", how=ended.how, reason=reason)
+    if reason is StopReason.LOST:
+        trainer.held.release()
         return
-    match end.outcome:
+    match ended.how:
         case "done":
             await close_segment(trainer, "done")
-        case "failed" if may_shrink(trainer, trainer.held, end):
-            await shrink(trainer, trainer.held, end)
+        case "failed" if may_shrink(trainer, segment, ended):
+            await shrink(trainer, segment, ended)
         case "failed":
-            await close_segment(trainer, "failed", failure=end.failure, suspect=end.suspect)
-        case "died":
-            await reopen(trainer, trainer.held, died=True)
-        case "interrupted" if wish is not None:
-            await after_wish(trainer, wish)
-            REACTION.observe(time.monotonic() - wish.since)
-        case _:
-            await reopen(trainer, trainer.held, died=False)
+            await close_segment(trainer, "failed", failure=ended.failure, suspect=ended.suspect)
+        case "stopped" if request is not None:
+            await obey(trainer, request)
+            REACTION.observe(time.monotonic() - request.since)
+        case "stopped" | "died":
+            await reopen(trainer, segment, died=ended.how == "died")
 
 
-def may_shrink(trainer: Trainer, segment: Segment, end: End) -> bool:
-    """Whether memory ran out and something is left to be tried: a smaller micro-batch, or, where
-    nothing is left to halve, checkpointing alone, once. It comes with the first halving, too."""
-    if end.failure is None or end.failure.kind != "memory":
+async def obey(trainer: Trainer, request: StopRequest) -> None:
+    """Do with the segment what its worker was stopped for. Raises StoreUnavailable: then again."""
+    match request.reason:
+        case StopReason.STOP:
+            await close_stopped(trainer)
+        case StopReason.PREEMPT:
+            await close_segment(trainer, "preempted")
+        case StopReason.SKIP:
+            assert request.command is not None
+            await close_skipped(trainer, *request.command)
+        case _:  # a pause: it stays open, and a new fence starts from what was just stored
+            await reopen(trainer, trainer.held.open, died=False)
+
+
+def may_shrink(trainer: Trainer, segment: Segment, ended: Ended) -> bool:
+    """Return whether memory ran out and something is left to be tried.
+
+    It is a smaller micro-batch, or, where nothing is left to halve, checkpointing alone, once. It
+    comes with the first halving, too.
+    """
+    if ended.failure is None or ended.failure.kind != "memory":
         return False
     first = segment.record.micro_tokens_asked is None
     if first and trainer.settings.gradient_checkpointing == "auto":
         return True
-    return not end.final and smaller(segment.record.micro_tokens) is not None
+    return not ended.final and smaller(segment.record.micro_tokens) is not None
 
 
-async def shrink(trainer: Trainer, segment: Segment, end: End) -> None:
+async def shrink(trainer: Trainer, segment: Segment, ended: Ended) -> None:
     """Close the segment where it is: the job goes on at once in one with half the micro-batch.
 
     A segment has one split, so that its replay gives the same bits.
     """
-    assert end.failure is not None
+    assert ended.failure is not None
     was = segment.record.micro_tokens
     halved = smaller(was) or was
-    why = end.failure.message[:500]
+    why = ended.failure.message[:500]
     told = MemoryRanOut(segment=segment.id, was=was, micro_tokens=halved, why=why)
     await close_segment(trainer, "preempted", cause=claim.MEMORY)
     OUT_OF_MEMORY.inc()
     log.get().warning("out_of_memory", was=was, micro_tokens=halved, why=why)
     await trainer.tell(told, segment.job.lineage, segment)
-
-
-async def after_wish(trainer: Trainer, wish: Wish) -> None:
-    match wish.why:
-        case "pause":  # stays open; a new fence starts from what was just stored
-            assert trainer.held is not None
-            await reopen(trainer, trainer.held, died=False)
-        case "stop":
-            await close_stopped(trainer)
-        case "preempt":
-            await close_segment(trainer, "preempted")
-        case "skip":
-            assert wish.once is not None
-            await close_skipped(trainer, *wish.once)
-
-
-async def name_plan(trainer: Trainer, plan: ObjectRef, tokens: int, steps: int) -> None:
-    """The job's record names the plan, and its size, before the first step is made."""
-    assert trainer.held is not None
-    job = trainer.table.jobs[trainer.held.job]
-    changes = {"plan": plan, "tokens": tokens, "steps": steps}
-    job = await trainer.table.write(trainer.bus, job, "run", trainer.by, **changes)
-    if trainer.training is not None:
-        trainer.training.job = job
-
-
-def retry(segment: Segment) -> str:
-    return f"read its log, then duramen queue retry {segment.job}"

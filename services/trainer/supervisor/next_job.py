@@ -3,7 +3,6 @@
 import asyncio
 import functools
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from services.trainer import memory
@@ -33,16 +32,16 @@ ASK_SECONDS = 30.0
 
 async def next_job(trainer: Trainer) -> Job | None:
     """The first queued job whose lineage can train now; says of the others why not."""
-    trainer.waiting.clear()
+    trainer.waiting.forget()
     free = trainer.local.free_bytes()
     for job in trainer.table.queue():
         lineage = job.id.lineage
-        if lineage in trainer.waiting:
+        if lineage in trainer.waiting.reasons:
             continue
         why = await why_not(trainer, lineage, free)
         if why is None:
             return job
-        trainer.waiting[lineage] = why
+        trainer.waiting.note(lineage, why)
     return None
 
 
@@ -62,12 +61,9 @@ async def ask_those_that_wait(trainer: Trainer) -> None:
     """Ask again for each lineage that waits and has queued jobs. Raises StoreUnavailable."""
     free = trainer.local.free_bytes()
     queued = {job.id.lineage for job in trainer.table.queue()}
-    for lineage in list(trainer.waiting):
+    for lineage in list(trainer.waiting.reasons):
         why = await why_not(trainer, lineage, free) if lineage in queued else None
-        if why is None:
-            trainer.waiting.pop(lineage, None)
-        else:
-            trainer.waiting[lineage] = why
+        trainer.waiting.note(lineage, why)
 
 
 async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
@@ -94,7 +90,7 @@ async def unusable_head(trainer: Trainer, line: Line) -> str | None:
     if not await asyncio.to_thread(trainer.local.has_head, line):
         return "the checkpoint of its head is in no store: duramen check"
     head = line.head.checkpoint if line.head else None
-    return trainer.spoilt.get(head.id) if head is not None else None
+    return trainer.waiting.unusable.get(head.id) if head is not None else None
 
 
 async def unusable_base(trainer: Trainer, line: Line) -> str | None:
@@ -148,8 +144,7 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     assert line.settings is not None
     root, settings = line.settings.base_root, trainer.settings
     try:
-        if root not in trainer.shapes:
-            trainer.shapes[root] = await asyncio.to_thread(trainer.local.shape, root)
+        shape = await trainer.memory.shape(root)
     except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
         log.get().warning("memory_not_estimated", base=root, why=str(error))
         return None
@@ -162,30 +157,27 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     recompute = settings.gradient_checkpointing != "off"
     dtype: Any = record.dtype if record else line.dtype or trainer.dtype
     tokens = record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)[0]
-    shape = trainer.shapes[root]
     least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
-    here = memory.measured(settings)
-    if trainer.training is not None:  # what its worker holds is free again once it is preempted
-        here = replace(here, free=max(here.free, trainer.free_before))
+    here = trainer.memory.here(is_training=trainer.held.run is not None)
     return await asyncio.to_thread(memory.shortage, least, here)
 
 
 async def open_job(trainer: Trainer, job: Job) -> None:
     """Claim a job; if another was first, nothing is held and the next look finds out."""
     with suppress(Conflict):
-        trainer.held = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
-        await trainer.tell(SegmentOpened(segment=trainer.held.id, fence=trainer.held.fence))
+        segment = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
+        trainer.held.take(segment)
+        await trainer.tell(SegmentOpened(segment=segment.id, fence=segment.fence))
         await own(trainer, job)
 
 
 async def own(trainer: Trainer, job: Job) -> None:
     """After the ledger's open record: the lease names the fence, the job's record follows."""
-    assert trainer.held is not None
-    trainer.lease.fence = trainer.held.fence
-    await trainer.lease.renew()
+    segment = trainer.held.open
+    await trainer.held.lease.renew()
     while job.record.state in ("queued", "running"):
         try:
-            changes: dict[str, Any] = {"segment": trainer.held.id, "fence": trainer.held.fence}
+            changes: dict[str, Any] = {"segment": segment.id, "fence": segment.fence}
             await trainer.table.write(trainer.bus, job, "run", trainer.by, **changes, failure=None)
             return
         except Conflict:  # moved or removed meanwhile
@@ -201,10 +193,10 @@ async def take_over_lost(trainer: Trainer) -> None:
         if segment is None:
             continue
         record = segment.record
-        if record.lease == trainer.lease.name or await trainer.watch.is_dead(
+        if record.lease == trainer.held.lease.name or await trainer.watch.is_dead(
             record.lease, segment.fence
         ):
-            await reopen(trainer, segment, died=trainer.control.state == "running")
+            await reopen(trainer, segment, died=trainer.orders.state == "running")
             return
 
 
@@ -233,7 +225,7 @@ async def newest_here(
     trainer: Trainer, segment: Segment, folder: SegmentFolder
 ) -> work_bucket.Found | None:
     """The newest valid checkpoint on this disk, if no other can be newer."""
-    if segment.record.lease != trainer.lease.name:
+    if segment.record.lease != trainer.held.lease.name:
         return None
     mine = functools.partial(work_bucket.newest, only_local=True)
     found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
@@ -242,12 +234,11 @@ async def newest_here(
 
 async def store_held(trainer: Trainer) -> None:
     """What a pause rests on is in the store, read back. Raises StoreUnavailable."""
-    if trainer.held is not None and trainer.unstored is not None:
-        lineage = trainer.held.job.lineage
-        await asyncio.to_thread(
-            work_bucket.put_checkpoint, trainer.local.store, lineage, trainer.unstored
-        )
-        trainer.unstored = None
+    path, store = trainer.held.not_uploaded, trainer.local.store
+    if path is not None:
+        lineage = trainer.held.open.job.lineage
+        await asyncio.to_thread(work_bucket.put_checkpoint, store, lineage, path)
+        trainer.held.uploaded()
     trainer.outage.over()
 
 
@@ -267,19 +258,18 @@ async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
             }
         )
     try:
-        trainer.held = await claim.reopen_segment(
+        again = await claim.reopen_segment(
             trainer.bus, trainer.table, segment, trainer.owner, start, died=died
         )
     except Conflict:
-        trainer.release()
+        trainer.held.release()
         return
-    trainer.ended = None
-    trainer.unstored = found.local if found and not found.stored else None
+    trainer.held.take(again, found.local if found and not found.stored else None)
     log.get().info(
         "segment_reclaimed",
         segment=segment.id,
-        fence=trainer.held.fence,
+        fence=again.fence,
         global_step=start.global_step,
-        deaths=trainer.held.record.deaths,
+        deaths=again.record.deaths,
     )
     await own(trainer, trainer.table.jobs[segment.job])

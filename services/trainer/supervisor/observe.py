@@ -3,61 +3,69 @@
 from services.trainer.supervisor.trainer import BEAT_SECONDS, Trainer
 from shared import log
 from shared.errors import BusUnavailable
-from shared.protocol.observed import Observed
+from shared.protocol.observed import Observed, ObservedState
 from shared.service import loop
 
 
 def view_of(trainer: Trainer) -> Observed:
-    """What this trainer is, now."""
-    segment, training = trainer.held, trainer.training
-    state = trainer.control.state
-    waiting = waits_for(trainer)
-    held_up = segment is not None and segment.job.lineage in trainer.waiting
-    # What a pause or the end of a worker asks for is under way, and nothing hinders it.
-    is_ending = trainer.ended is not None and not trainer.ended.hindered
-    is_sending = trainer.unstored is not None and not trainer.outage.is_on
-    busy = training is not None or is_ending or is_sending
-    if busy or (segment is not None and state == "running" and not held_up):
-        shown = "running"
-    elif state != "running" and not (segment and state == "stopped"):
-        shown = state
-    else:
-        shown = "waiting" if waiting else "idle"
-    checkpoint = segment.record.checkpoint if segment else None
-    if training is not None and training.state.checkpoint is not None:
-        checkpoint = training.state.checkpoint
+    """Return what this trainer is, now."""
+    segment, run = trainer.held.segment, trainer.held.run
     line = trainer.table.lines.get(segment.job.lineage) if segment else None
-    progress = training.state.progress if training else None
+    checkpoint = segment.record.checkpoint if segment else None
+    if run is not None and run.state.checkpoint is not None:
+        checkpoint = run.state.checkpoint
+    state, generation = shown_state(trainer)
     return Observed(
         service="trainer",
         instance=trainer.instance,
-        state=shown,
-        # while a worker still runs, a newer generation is seen but not obeyed yet
-        generation=trainer.control.generation if shown == state or not busy else obeyed(trainer),
-        once_through=max(trainer.once_through, 0),
-        waiting=waiting,
+        state=state,
+        generation=generation,
+        once_through=max(trainer.orders.through, 0),
+        waiting=waits_for(trainer),
         lineage=segment.job.lineage if segment else None,
         job=segment.job.path if segment else None,
         segment=segment.id if segment else None,
         fence=segment.fence if segment else None,
         ledger=line.sequence if line else 0,
-        progress=progress,
+        progress=run.state.progress if run else None,
         checkpoint=checkpoint,
         read_back=checkpoint is not None and not is_local(trainer),
     )
 
 
+def shown_state(trainer: Trainer) -> tuple[ObservedState, int]:
+    """Return the state that is shown, and the generation of the command that it obeys."""
+    held, orders = trainer.held, trainer.orders
+    desired = orders.control.state
+    is_held_up = held.segment is not None and held.segment.job.lineage in trainer.waiting.reasons
+    is_sending = held.not_uploaded is not None and not trainer.outage.is_on
+    is_busy = held.run is not None or held.is_ending or is_sending
+    shown: ObservedState
+    if is_busy or (held.segment is not None and desired == "running" and not is_held_up):
+        shown = "running"
+    elif desired != "running" and not (held.segment and desired == "stopped"):
+        shown = desired
+    else:
+        shown = "waiting" if waits_for(trainer) else "idle"
+    # While a worker still runs, a newer generation is seen but not obeyed yet.
+    is_obeyed = shown == desired or not is_busy
+    return shown, orders.control.generation if is_obeyed else obeyed(trainer)
+
+
 def waits_for(trainer: Trainer) -> dict[str, str]:
-    """One entry a lineage that waits, and first, as `*`, what all of them wait for."""
+    """Return why each lineage waits, and first, as `*`, what all of them wait for."""
     outage = trainer.outage
-    said = outage.is_long if trainer.training is not None else outage.is_on
-    return {"*": outage.sentence, **trainer.waiting} if said else dict(trainer.waiting)
+    said = outage.is_long if trainer.held.run is not None else outage.is_on
+    return (
+        {"*": outage.sentence, **trainer.waiting.reasons} if said else dict(trainer.waiting.reasons)
+    )
 
 
 def is_local(trainer: Trainer) -> bool:
-    """Whether the checkpoint that is shown lies on this disk alone."""
-    uploaded = trainer.training is not None and trainer.training.state.checkpoint is not None
-    return trainer.unstored is not None and not uploaded
+    """Return whether the checkpoint that is shown lies on this disk alone."""
+    run = trainer.held.run
+    is_uploaded = run is not None and run.state.checkpoint is not None
+    return trainer.held.not_uploaded is not None and not is_uploaded
 
 
 def obeyed(trainer: Trainer) -> int:

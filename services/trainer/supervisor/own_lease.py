@@ -25,8 +25,11 @@ def lease_name(state_dir: Path) -> str:
 
 
 @dataclass
-class Held:
-    """This trainer's own lease. Its folder is locked, so whoever wrote it before is gone."""
+class OwnLease:
+    """The lease that says this trainer lives.
+
+    Its folder is locked, so whoever wrote it before is gone.
+    """
 
     bus: Bus
     name: str

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer.supervisor.local_files import Local
+from services.trainer.supervisor.run.worker_process import environment
 from services.trainer.supervisor.trainer import Trainer
-from services.trainer.supervisor.worker_process import environment
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import parse_sums
 from shared.protocol.message import ObjectRef

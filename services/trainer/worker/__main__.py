@@ -1,22 +1,21 @@
 """The process that trains: `python -m services.trainer.worker SPEC.json`.
 
-It reads local files only and speaks JSON lines: events on stdout, commands on stdin, sentences for
-the job's log on stderr. It dies with its supervisor, and holds a lock for its life, so that two
-never train the same thing. After `end` or `failed` it exits with 0.
+It reads local files only and speaks as `protocol` says: events on stdout, commands on stdin,
+sentences for the job's log on stderr. It dies with its supervisor, and holds a lock for its life,
+so that two never train the same thing. After `end` or `failed` it exits with 0.
 """
 
 import fcntl
-import json
 import os
 import sys
-import threading
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from services.model.network import Network
     from services.model.template import Chat
     from services.trainer.worker.data.plan import Material
 
@@ -33,68 +32,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from pydantic import ValidationError
 
 from services.model.out_of_memory import is_out_of_memory
-from services.trainer.protocol import DISK_FULL, Spec
-from shared.child import ORPHANED, die_with_parent
+from services.trainer.protocol import DISK_FULL, Spec, TrainingFailed, WorkerReady
+from services.trainer.worker.pipe import SupervisorPipe, say
+from shared.child import die_with_parent
 from shared.errors import CannotTrain, FailureKind
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
 OURS = str(Path(__file__).parents[2])  # services/: where a traceback is in our own code
-
-
-class Line:
-    """The connection to the supervisor: JSON lines both ways."""
-
-    def __init__(self) -> None:
-        # Libraries print. Nothing but events may reach the supervisor, so fd 1 becomes fd 2.
-        self.out = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-        self.arrived = threading.Condition()
-        self.commands: set[str] = set()
-        self.disposable = True  # until the first step nothing is lost by leaving at once
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def emit(self, event: dict[str, Any]) -> None:
-        try:
-            self.out.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
-        except BrokenPipeError:
-            os._exit(ORPHANED)
-
-    def listen(self) -> None:
-        for line in sys.stdin.buffer:
-            try:
-                name = json.loads(line)["command"]
-            except (ValueError, KeyError, TypeError):
-                say(f"not a command: {line[:200]!r}")
-                continue
-            with self.arrived:
-                if name == "finish" and self.disposable:
-                    os._exit(0)
-                self.commands.add(str(name))
-                self.arrived.notify_all()
-        # End of file: the supervisor is gone, and with it whoever could use what comes next.
-        os._exit(ORPHANED)
-
-    def take(self) -> set[str]:
-        """The commands since the last call."""
-        with self.arrived:
-            taken, self.commands = self.commands, set()
-        return taken
-
-    def leaving(self) -> bool:
-        """True while a `finish` waits to be taken."""
-        with self.arrived:
-            return "finish" in self.commands
-
-    def wait_for_go(self) -> None:
-        with self.arrived:
-            self.arrived.wait_for(lambda: "go" in self.commands)
-            self.commands.discard("go")
-
-    def begin(self) -> None:
-        """From here on `finish` means: at the end of the step, with a checkpoint."""
-        with self.arrived:
-            self.disposable = False
 
 
 def main(arguments: list[str]) -> int:
@@ -102,60 +46,40 @@ def main(arguments: list[str]) -> int:
         sys.exit("usage: python -m services.trainer.worker SPEC.json")
     if not die_with_parent():
         say("PR_SET_PDEATHSIG is refused here; the end of stdin must do")
-    line = Line()
+    pipe = SupervisorPipe()
     try:
         spec = Spec.model_validate_json(Path(arguments[0]).read_bytes())
         with_lock(spec.lock_file)
-        run(spec, line)
+        run(spec, pipe)
     except CannotTrain as failure:
-        report(line, failure)
+        report(pipe, failure)
     except ValidationError as error:
-        report(line, CannotTrain("internal", f"The specification is wrong: {error}"))
+        report(pipe, CannotTrain("internal", f"The specification is wrong: {error}"))
     except Exception as error:  # noqa: BLE001  # the supervisor must learn why, whatever it is
         say(traceback.format_exc())
-        report(line, classify(error))
+        report(pipe, classify(error))
     return 0
 
 
-def run(spec: Spec, line: Line) -> None:
+def run(spec: Spec, pipe: SupervisorPipe) -> None:
     """Plan, wait for `go`, train. torch is imported here, after the environment is set."""
     began = time.monotonic()
     if spec.quantize == "none":
         leave_out_quantizer()
     import torch
 
-    from services.model.device import total_memory
     from services.model.template import Chat
-    from services.trainer import checkpoint
-    from services.trainer.worker import base_check, micro_batches
-    from services.trainer.worker.data import plan
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    for directory in (spec.checkpoint_dir, spec.snapshot.directory):
-        checkpoint.sweep(directory)
-    base_check.check(
-        spec.base_dir,
-        spec.dtype,
-        total_memory(spec.device),
-        quantize=spec.quantize,
-        limit=spec.memory_limit,
-    )
+    check_inputs(spec)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
-    plan_began = time.monotonic()
-    material = plan.build_plan(spec, chat) if spec.plan is None else plan.load_plan(spec, chat)
-    seconds = time.monotonic() - plan_began
-    path = spec.plan_out if spec.plan is None else spec.plan
-    check_start(spec, len(material.plan.steps))
-    line.emit({**material.event(path), "seconds": seconds})
-    share = material.plan.trained_tokens / material.plan.tokens
-    say(
-        f"plan {material.sha256[:12]}: {len(material.plan.steps)} steps, "
-        f"{share:.0%} of {material.plan.tokens} tokens trained"
-    )
-    line.wait_for_go()
+    material = make_plan(spec, chat, pipe)
+    pipe.wait_for_go()
+    from services.trainer.worker import micro_batches
+
     try:
-        train(spec, line, material, chat, began)
+        train(spec, pipe, material, chat, began)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -164,19 +88,68 @@ def run(spec: Spec, line: Line) -> None:
         raise CannotTrain("memory", why[:2000], final=final) from error
 
 
-def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: float) -> None:
+def check_inputs(spec: Spec) -> None:
+    """Remove what a killed worker left, and refuse a base that cannot be trained here."""
+    from services.model.device import total_memory
+    from services.trainer import checkpoint
+    from services.trainer.worker import base_check
+
+    for directory in (spec.checkpoint_dir, spec.snapshot.directory):
+        checkpoint.sweep(directory)
+    memory, limit = total_memory(spec.device), spec.memory_limit
+    base_check.check(spec.base_dir, spec.dtype, memory, quantize=spec.quantize, limit=limit)
+
+
+def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
+    """Make the plan, or load the one that the job has, and tell it."""
+    from services.trainer.worker.data.plan import build_plan, load_plan
+
+    began = time.monotonic()
+    material = build_plan(spec, chat) if spec.plan is None else load_plan(spec, chat)
+    seconds = time.monotonic() - began
+    made = material.plan
+    check_start(spec, len(made.steps))
+    pipe.emit(material.event(spec.plan_out if spec.plan is None else spec.plan, seconds))
+    say(
+        f"plan {material.sha256[:12]}: {len(made.steps)} steps, "
+        f"{made.trained_tokens / made.tokens:.0%} of {made.tokens} tokens trained"
+    )
+    return material
+
+
+def train(
+    spec: Spec, pipe: SupervisorPipe, material: "Material", chat: "Chat", began: float
+) -> None:
     """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
-    from services.model.kernels import Proofs
-    from services.model.network import Network
     from services.trainer.worker import loop, saving
     from services.trainer.worker.optimizer import make_optimizer
     from services.trainer.worker.snapshot.snapshot import Snapshots
+
+    network = load_network(spec, material.plan.settings.seed)
+    optimizer = make_optimizer(network, material.plan.settings)
+    saving.resume(spec, material, network, optimizer)
+    snapshots = Snapshots(spec, material, network, chat)
+    pipe.emit(ready(network, time.monotonic() - began))
+    say(
+        f"training on {network.device.type} from step {spec.start.position}, "
+        f"attention: {network.way.value}"
+    )
+    pipe.begin()
+    end = loop.train(spec, material, network, optimizer, snapshots, pipe)
+    say(f"{end.reason or 'done'} at step {end.checkpoint.position}")
+    pipe.emit(end)
+
+
+def load_network(spec: Spec, seed: int) -> "Network":
+    """Load the base with a new adapter, and note in the job's log what is done otherwise."""
+    from services.model.kernels import Proofs
+    from services.model.network import Network
 
     network = Network(
         spec.base_dir,
         spec.dtype,
         spec.lora,
-        material.plan.settings.seed,
+        seed,
         quantize=spec.quantize,
         recompute=spec.gradient_checkpointing,
         proofs=Proofs(spec.proofs, (spec.base_root, spec.dtype, spec.quantize)),
@@ -184,29 +157,20 @@ def train(spec: Spec, line: Line, material: "Material", chat: "Chat", began: flo
     )
     for note in network.notes:
         say(note)
-    optimizer = make_optimizer(network, material.plan.settings)
-    saving.resume(spec, material, network, optimizer)
-    snapshots = Snapshots(spec, material, network, chat)
-    line.emit(
-        {
-            "event": "ready",
-            "seconds": time.monotonic() - began,
-            "parameters": sum(p.numel() for p in network.adapter.values()),
-            "base_parameters": sum(p.numel() for p in network.base.parameters()),
-            "rss_bytes": resident_bytes(),
-            "device": network.device.type,
-            "attention": network.way.value,
-            "notes": network.notes,
-        }
+    return network
+
+
+def ready(network: "Network", seconds: float) -> WorkerReady:
+    """Return the event that says how this model is trained here."""
+    return WorkerReady(
+        seconds=seconds,
+        parameters=sum(p.numel() for p in network.adapter.values()),
+        base_parameters=sum(p.numel() for p in network.base.parameters()),
+        rss_bytes=resident_bytes(),
+        device=network.device.type,
+        attention=network.way.value,
+        notes=tuple(network.notes),
     )
-    say(
-        f"training on {network.device.type} from step {spec.start.position}, "
-        f"attention: {network.way.value}"
-    )
-    line.begin()
-    end = loop.train(spec, material, network, optimizer, snapshots, line)
-    say(f"{end['outcome']} at step {end['checkpoint']['position']}")
-    line.emit(end)
 
 
 def check_start(spec: Spec, steps: int) -> None:
@@ -250,29 +214,22 @@ def classify(error: Exception) -> CannotTrain:
     return CannotTrain(kind, f"{type(error).__name__}: {text[:2000]}{at}")
 
 
-def report(line: Line, failure: CannotTrain) -> None:
+def report(pipe: SupervisorPipe, failure: CannotTrain) -> None:
     say(f"failed ({failure.kind}): {failure.message}")
-    event: dict[str, Any] = {
-        "event": "failed",
-        "kind": failure.kind,
-        "message": failure.message,
-        "suspect": failure.suspect,
-        "final": failure.final,
-    }
-    if failure.example is not None:
-        event["example"] = failure.example
-    line.emit(event)
+    pipe.emit(
+        TrainingFailed(
+            kind=failure.kind,
+            message=failure.message,
+            suspect=failure.suspect,
+            final=failure.final,
+            example=failure.example,
+        )
+    )
 
 
 def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def say(sentence: str) -> None:
-    """A line for the job's log. On a full disk it is lost; what happened is still told."""
-    with suppress(OSError):
-        os.write(2, sentence.encode(errors="backslashreplace") + b"\n")
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ import math
 import operator
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from services.model.attention import pack
 from services.model.network import Network
 from services.model.template import Encoded
-from services.trainer.protocol import Place, Spec
+from services.trainer.protocol import Place, Spec, StepDone, TrainingEnded
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import open_metrics, write_line
 from services.trainer.worker.micro_batches import split
 from services.trainer.worker.optimizer import learning_rate, mix, update
-from services.trainer.worker.saving import Line, Saving
+from services.trainer.worker.pipe import SupervisorLink
+from services.trainer.worker.saving import Saving
 from services.trainer.worker.snapshot.snapshot import Snapshots
 from shared.errors import CannotTrain
 from shared.formats.metrics import MetricsLine
@@ -39,11 +39,11 @@ def train(
     network: Network,
     optimizer: torch.optim.AdamW,
     snapshots: Snapshots,
-    line: Line,
-) -> dict[str, Any]:
-    """Train from `spec.start` to the end of the plan or until told to finish; return the event.
+    supervisor: SupervisorLink,
+) -> TrainingEnded:
+    """Train from `spec.start` to the end of the plan or until told to stop; return the event.
 
-    Commands are obeyed between steps. Raises Failure (nan) after three steps in a row without a
+    Commands are obeyed between steps. Raises CannotTrain (nan) after three steps in a row without a
     finite gradient. Where memory runs out, what is trained is saved before the error goes on.
     """
     settings, steps = material.plan.settings, material.plan.steps
@@ -51,18 +51,18 @@ def train(
     # What a kill must not change: when bad steps are too many, and what looking has cost.
     metrics, past = open_metrics(spec.metrics, at.position)
     snapshots.governor.spent_seconds = past.snapshot_seconds
-    saving = Saving(spec, material, network, optimizer, metrics, line)
+    saving = Saving(spec, material, network, optimizer, metrics, supervisor)
     while True:
-        wanted = line.take()
+        wanted = supervisor.take()
         last = at.position == len(steps)
-        interrupted = "finish" in wanted and not last
+        stopped = wanted.stop is not None and not last
         # What is trained is saved before anything else is done with it.
-        saving.serve(at, ending=last or interrupted, asked="checkpoint" in wanted)
-        if not interrupted:
-            told = snapshots.due(at, past, line, saving, asked="snapshot" in wanted, last=last)
+        saving.serve(at, ending=last or stopped, asked=wanted.checkpoint)
+        if not stopped:
+            told = snapshots.due(at, past, supervisor, saving, asked=wanted.snapshot, last=last)
             if told is not None:
                 write_line(metrics, {**at._asdict(), "snapshot": told})
-        if last or interrupted:
+        if last or stopped:
             break
 
         began = time.monotonic()
@@ -83,33 +83,34 @@ def train(
 
         at = Place(at.position + 1, at.global_step + 1)
         labels = sum(material.rows[r].labels for r in rows)
-        event = {
-            "position": at.position,
-            "steps": len(steps),
-            "global_step": at.global_step,
-            "loss": finite(loss_sum / labels),
-            "tokens": sum(len(material.rows[r]) for r in rows),
-            "trained_tokens": labels,
-            "seconds": time.monotonic() - began,
-            "micro_tokens": spec.micro_tokens,
-            "micro_batches": len(parts),
-            "learning_rate": rate,
-            "gradient_norm": finite(norm),
-            "skipped": skipped,
-        }
+        event = StepDone(
+            position=at.position,
+            steps=len(steps),
+            global_step=at.global_step,
+            loss=finite(loss_sum / labels),
+            tokens=sum(len(material.rows[r]) for r in rows),
+            trained_tokens=labels,
+            seconds=time.monotonic() - began,
+            micro_tokens=spec.micro_tokens,
+            micro_batches=len(parts),
+            learning_rate=rate,
+            gradient_norm=finite(norm),
+            skipped=skipped,
+        )
         seen = [
             {"row": r, "id": material.row_ids[r], "loss": finite(loss)}
             for r, loss in zip(rows, numbers[len(parts) :], strict=True)
         ]
-        step = {**event, "snapshot_seconds": snapshots.governor.spent_seconds, "rows": seen}
+        step = event.model_dump(exclude={"event"})
+        step |= {"snapshot_seconds": snapshots.governor.spent_seconds, "rows": seen}
         write_line(metrics, step)
         past.take(MetricsLine.model_validate(step))
-        line.emit({"event": "step", **event})
+        supervisor.emit(event)
         if len(past.bad) >= min(BAD_STEPS, len(steps)):
             raise not_finite(past.bad, settings)
 
     metrics.close()
-    return {"event": "end", "outcome": "done" if last else "interrupted", "checkpoint": saving.kept}
+    return TrainingEnded(reason=None if last else wanted.stop, checkpoint=saving.kept)
 
 
 def gradient(

@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +16,12 @@ from services.model.lora import adapter_config
 from services.model.network import Network
 from services.model.out_of_memory import is_out_of_memory
 from services.trainer import checkpoint
-from services.trainer.protocol import Place, Spec
+from services.trainer.protocol import CheckpointSaved, Place, Spec
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.optimizer import optimizer_state, restore_optimizer
+from services.trainer.worker.pipe import SupervisorLink
 from shared.errors import CannotTrain
 from shared.formats.checkpoint import Header
-
-
-class Line(Protocol):
-    """The supervisor at the other end; `take` returns the commands since it was last asked."""
-
-    def emit(self, event: dict[str, Any]) -> None: ...
-
-    def take(self) -> set[str]: ...
-
-    def leaving(self) -> bool: ...
 
 
 class Saving:
@@ -42,17 +34,17 @@ class Saving:
         network: Network,
         optimizer: torch.optim.AdamW,
         metrics: Any,
-        line: Line,
+        supervisor: SupervisorLink,
     ) -> None:
         self.spec, self.material = spec, material
         self.network, self.optimizer = network, optimizer
-        self.metrics, self.line = metrics, line
-        self.saved: dict[str, Any] | None = None
+        self.metrics, self.supervisor = metrics, supervisor
+        self.saved: CheckpointSaved | None = None
         self.saved_at = time.monotonic()
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """The last checkpoint that was saved, as its event names it."""
+    def kept(self) -> CheckpointSaved:
+        """Return the last checkpoint that was saved."""
         assert self.saved is not None
         return self.saved
 
@@ -60,20 +52,25 @@ class Saving:
         """Save at the end, at the cadence, or when asked; who asked is answered in any case."""
         due = time.monotonic() - self.saved_at >= self.spec.checkpoint_seconds
         if (ending or due or asked) and not self.keep(at) and asked and self.saved is not None:
-            self.line.emit({"event": "checkpoint", **self.saved})
+            self.supervisor.emit(self.saved)
 
     def keep(self, at: Place) -> bool:
         """Save what is trained and say so; False if it was saved before."""
-        if self.saved is not None and self.saved["position"] == at.position:
+        if self.saved is not None and self.saved.position == at.position:
             return False
         # The metrics of these steps must not be lost where the steps are kept.
         os.fsync(self.metrics.fileno())
         began = time.monotonic()
-        self.saved = save(self.spec, self.material, self.network, self.optimizer, *at)
+        path, checkpoint_id = save(self.spec, self.material, self.network, self.optimizer, at)
         self.saved_at = time.monotonic()
-        self.line.emit(
-            {"event": "checkpoint", **self.saved, "write_seconds": self.saved_at - began}
+        self.saved = CheckpointSaved(
+            path=path,
+            id=checkpoint_id,
+            global_step=at.global_step,
+            position=at.position,
+            write_seconds=self.saved_at - began,
         )
+        self.supervisor.emit(self.saved)
         return True
 
     @contextmanager
@@ -88,7 +85,7 @@ class Saving:
 
 
 def resume(spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW) -> None:
-    """Go on from `spec.checkpoint`. Raises Failure (checkpoint), showing what differs."""
+    """Go on from `spec.checkpoint`. Raises CannotTrain (checkpoint), showing what differs."""
     if spec.checkpoint is None:
         return
     found = checkpoint.load(spec.checkpoint)
@@ -128,29 +125,41 @@ def save(
     material: Material,
     network: Network,
     optimizer: torch.optim.AdamW,
-    position: int,
-    global_step: int,
-) -> dict[str, Any]:
-    """Write a checkpoint and remove old ones; return {path, id, global_step, position}.
+    at: Place,
+) -> tuple[Path, str]:
+    """Write a checkpoint and remove old ones; return its folder and its id.
 
-    Raises Failure (nan): weights that are no numbers are never saved.
+    Raises CannotTrain (nan): weights that are not finite numbers are never saved.
     """
     adapter = network.state()
     if not all(np.isfinite(values).all() for values in adapter.values()):
         raise CannotTrain(
             "nan",
-            f"The adapter is not finite after step {position}. Lower the learning rate "
+            f"The adapter is not finite after step {at.position}. Lower the learning rate "
             f"(now {material.plan.settings.learning_rate:g}).",
             suspect=True,
         )
-    header = {
+    path, written = checkpoint.write(
+        spec.checkpoint_dir,
+        header(spec, material, network, at),
+        adapter,
+        optimizer_state(network, optimizer),
+        adapter_config(network.model),
+    )
+    checkpoint.prune(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
+    return path, written.id
+
+
+def header(spec: Spec, material: Material, network: Network, at: Place) -> dict[str, Any]:
+    """Return what the header of a checkpoint says, but for the files."""
+    return {
         "lineage": spec.lineage,
         "segment": spec.segment,
         "fence": spec.fence,
         "job": spec.job,
         "plan": material.sha256,
-        "position": position,
-        "global_step": global_step,
+        "position": at.position,
+        "global_step": at.global_step,
         "base_root": spec.base_root,
         "seed": material.plan.settings.seed,
         "lora": spec.lora,
@@ -158,18 +167,4 @@ def save(
         "quantize": spec.quantize,
         "micro_tokens": spec.micro_tokens,
         "environment": environment(network.device),
-    }
-    path, written = checkpoint.write(
-        spec.checkpoint_dir,
-        header,
-        adapter,
-        optimizer_state(network, optimizer),
-        adapter_config(network.model),
-    )
-    checkpoint.prune(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
-    return {
-        "path": str(path),
-        "id": written.id,
-        "global_step": global_step,
-        "position": position,
     }

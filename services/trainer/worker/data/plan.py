@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from services.model.template import Chat, Encoded
-from services.trainer.protocol import Spec
+from services.trainer.protocol import PlanReady, Spec
 from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
 from services.trainer.worker.data.probes import candidates, watched
@@ -34,21 +33,22 @@ class Material:
     row_ids: Mapping[int, str]
     probes: list[Encoded]
 
-    def event(self, path: Path) -> dict[str, Any]:
+    def event(self, path: Path, seconds: float) -> PlanReady:
+        """Return the event that tells the supervisor of this plan."""
         plan = self.plan
-        return {
-            "event": "plan",
-            "path": str(path),
-            "sha256": self.sha256,
-            "steps": len(plan.steps),
-            "rows": plan.rows,
-            "train_rows": len(plan.train_rows),
-            "heldout_rows": len(plan.heldout_rows),
-            "left_out": len(plan.left_out),
-            "epochs": plan.settings.epochs,
-            "tokens": plan.tokens,
-            "trained_tokens": plan.trained_tokens,
-        }
+        return PlanReady(
+            path=path,
+            sha256=self.sha256,
+            steps=len(plan.steps),
+            rows=plan.rows,
+            train_rows=len(plan.train_rows),
+            heldout_rows=len(plan.heldout_rows),
+            left_out=len(plan.left_out),
+            epochs=plan.settings.epochs,
+            tokens=plan.tokens,
+            trained_tokens=plan.trained_tokens,
+            seconds=seconds,
+        )
 
 
 def build_plan(spec: Spec, chat: Chat) -> Material:

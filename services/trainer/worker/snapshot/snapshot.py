@@ -23,12 +23,13 @@ from services.model.out_of_memory import is_out_of_memory
 from services.model.teacher_forcing import Measured, measure
 from services.model.template import Chat
 from services.trainer.micro_batch import smaller
-from services.trainer.protocol import Place, Spec
+from services.trainer.protocol import Place, SnapshotSkipped, SnapshotTaken, Spec
 from services.trainer.worker.data.draw import draw
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import Past
 from services.trainer.worker.micro_batches import may_be_halved
-from services.trainer.worker.saving import Line, Saving
+from services.trainer.worker.pipe import SupervisorLink
+from services.trainer.worker.saving import Saving
 from services.trainer.worker.snapshot import snapshot_file
 from services.trainer.worker.snapshot.budget import (
     SMALL_ANSWERED,
@@ -61,7 +62,7 @@ class Snapshots:
         self.pack_tokens = min(PACK_TOKENS, spec.micro_tokens)
         self.answering = Answering(network, self.stop_ids(), CACHE_SHARE * spec.micro_tokens)
         self.fitting: int | None = None  # probes of a full one, if not all fit into its limit
-        self.whole: dict[str, Any] | None = None  # the last event of one with all probes
+        self.whole: SnapshotTaken | None = None  # the last event of one with all probes
         if any(spec.snapshot.directory.glob(f"{spec.start.global_step:08d}-*.parquet")):
             self.governor.taken_at = began
 
@@ -71,7 +72,14 @@ class Snapshots:
         return self.governor.decide(job_step, train_seconds, last=last, asked=asked)
 
     def due(
-        self, at: Place, past: Past, line: Line, saving: Saving, *, asked: bool, last: bool
+        self,
+        at: Place,
+        past: Past,
+        supervisor: SupervisorLink,
+        saving: Saving,
+        *,
+        asked: bool,
+        last: bool,
     ) -> dict[str, Any] | None:
         """Take a snapshot if one is worth its time now; return what to note of it, or None.
 
@@ -86,7 +94,7 @@ class Snapshots:
         if decision.size is not None:
             each = past.train_seconds / max(1, past.steps)
             # Who wants to pause waits for no snapshot, but the last one is always taken.
-            leave = (lambda: False) if last else line.leaving
+            leave = (lambda: False) if last else supervisor.leaving
             try:
                 with saving.first(at):
                     taken = self.take(decision, job_step, *at, each, leave)
@@ -96,9 +104,9 @@ class Snapshots:
                 decision = self.governor.give_up(decision, job_step)
             else:
                 if taken is not None:
-                    line.emit(taken)
-                return taken["decision"] if taken is not None else None
-        line.emit({"event": "snapshot_skipped", "decision": decision.told, "asked": asked})
+                    supervisor.emit(taken)
+                return taken.decision if taken is not None else None
+        supervisor.emit(SnapshotSkipped(decision=decision.told, asked=asked))
         return decision.told
 
     def take(
@@ -109,13 +117,13 @@ class Snapshots:
         global_step: int,
         step_seconds: float = 0.0,
         leave: Callable[[], bool] = lambda: False,
-    ) -> dict[str, Any] | None:
+    ) -> SnapshotTaken | None:
         """Measure, write the file, and return the `snapshot` event; None if told to `leave`.
 
         Where memory runs out it looks again with less at once, and raises if that is no help.
         """
         assert decision.size is not None
-        if self.whole is not None and self.whole["global_step"] == global_step:
+        if self.whole is not None and self.whole.global_step == global_step:
             return self.whole  # the same weights and the same probes
         began = time.monotonic()
         rows = self.measured_before(decision, global_step)
@@ -143,18 +151,17 @@ class Snapshots:
             asked = decision.limit_seconds is None and decision.why == "asked for"
             self.governor.account(decision.size, job_step, seconds, step_seconds, asked=asked)
         self.governor.taken_at = job_step
-        event = {
-            "event": "snapshot",
-            "path": str(path),
-            "sha256": digest,
-            "size": file_size,
-            "global_step": global_step,
-            "position": position,
-            "seconds": seconds,
-            "measured": len(rows),
-            "summary": summarize(rows),
-            "decision": told,
-        }
+        event = SnapshotTaken(
+            path=path,
+            sha256=digest,
+            size=file_size,
+            global_step=global_step,
+            position=position,
+            seconds=seconds,
+            measured=len(rows),
+            summary=summarize(rows),
+            decision=told,
+        )
         self.whole = event if self.is_whole(rows) else None
         return event
 

@@ -37,9 +37,7 @@ class Preparation:
         """Fetch all that the worker needs to this disk. Blocking."""
         settings, record, local = self.line.settings, self.segment.record, self.local
         assert settings is not None
-        # This segment's own come first: what is there is not replaced.
-        work_bucket.get_progress(local.store, self.line.lineage, self.segment.id, self.folder)
-        self.carry_earlier()
+        self.bring_progress()
         plan = self.job.record.plan
         return Spec(
             lineage=self.line.lineage,
@@ -66,25 +64,38 @@ class Preparation:
             settings=self.training_settings(),
             clock=self.job.record.queued_at.isoformat(),
             checkpoint=self.checkpoint(record.checkpoint) if record.checkpoint else None,
-            start=Start(
-                position=record.position,
-                global_step=record.global_step,
-                job_steps_from=self.segment.first.position,
-            ),
+            start=self.start(),
             micro_tokens=record.micro_tokens,
             checkpoint_dir=self.folder.checkpoints,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             eval_fraction=self.settings.eval_fraction,
-            snapshot=SnapshotSettings(
-                fraction=self.settings.snapshot_fraction,
-                allowance_seconds=self.settings.snapshot_allowance_seconds,
-                directory=self.folder.snapshots,
-                baselines=self.settings.state_dir / "baselines",
-            ),
+            snapshot=self.snapshots(),
             metrics=self.folder.metrics,
             lock_file=self.settings.state_dir / "worker.lock",
             proofs=self.settings.state_dir / "attention.json",
             threads=self.settings.threads,
+        )
+
+    def bring_progress(self) -> None:
+        """Bring log and metrics; this segment's own come first: what is there is not replaced."""
+        work_bucket.get_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
+        self.carry_earlier()
+
+    def start(self) -> Start:
+        """Return where the segment goes on."""
+        return Start(
+            position=self.segment.record.position,
+            global_step=self.segment.record.global_step,
+            job_steps_from=self.segment.first.position,
+        )
+
+    def snapshots(self) -> SnapshotSettings:
+        """Return what snapshots may cost, and where they go."""
+        return SnapshotSettings(
+            fraction=self.settings.snapshot_fraction,
+            allowance_seconds=self.settings.snapshot_allowance_seconds,
+            directory=self.folder.snapshots,
+            baselines=self.settings.state_dir / "baselines",
         )
 
     def plan(self, ref: ObjectRef) -> Path:

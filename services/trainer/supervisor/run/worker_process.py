@@ -4,13 +4,14 @@ Spawned from the main thread: the worker asks the kernel to die with its parent 
 """
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
+from pydantic import ValidationError
+
+from services.trainer.protocol import EVENTS, Command, WorkerEvent
 from shared import log
 
 LINE_BYTES = 32 << 20
@@ -63,23 +64,24 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Its events until it closes its standard output."""
+    async def events(self) -> AsyncIterator[WorkerEvent]:
+        """Yield its events until it closes its standard output."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             try:
-                event = json.loads(line)
-            except ValueError:
-                log.get().warning("worker_line_unreadable", size=len(line))
+                event = EVENTS.validate_json(line)
+            except ValidationError as error:
+                why = error.errors(include_input=False, include_url=False)[:3]
+                log.get().error("worker_line_unreadable", size=len(line), why=str(why))
                 continue
             yield event
 
-    async def send(self, command: str) -> None:
+    async def send(self, command: Command) -> None:
         """Give a command; a worker that is gone does not hear it, and its end is seen elsewhere."""
         assert self._process.stdin is not None
         if self._process.returncode is None:
             try:
-                self._process.stdin.write(json.dumps({"command": command}).encode() + b"\n")
+                self._process.stdin.write(command.model_dump_json().encode() + b"\n")
                 await self._process.stdin.drain()
             except (BrokenPipeError, ConnectionResetError):
                 return

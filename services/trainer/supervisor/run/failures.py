@@ -1,0 +1,39 @@
+"""What a user reads, and may type, after a job that cannot go on."""
+
+from services.trainer.protocol import TrainingFailed
+from shared.protocol.names import JobId
+from shared.protocol.records import Failure
+
+MESSAGE_CHARACTERS, EXAMPLE_CHARACTERS = 3000, 900
+KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
+NEXT_STEPS = {
+    # A retry keeps the plan, and with it every setting: another setting is another job.
+    "nan": "duramen submit FILE --again -l {lineage} --set learning_rate=…  (a lower one)",
+    "mask": "duramen lineage new NAME --base BASE --chat-template FILE",
+    "template": "duramen lineage new NAME --base BASE --chat-template FILE",
+    "memory": "free memory, then duramen queue retry {job}; or duramen submit FILE --again "
+    "-l {lineage} --set max_length=…  (a lower one)",
+    "disk": "free space, then duramen queue retry {job}",
+    "data": "drop a mended file into the inbox",
+    "checkpoint": "duramen check",
+    "base": "duramen base add DIR",
+    "internal": "read the job's log, then duramen queue retry {job}",
+}
+
+
+def next_step(kind: str, job: JobId) -> str:
+    """Return the command after a failure; empty if there is none."""
+    return NEXT_STEPS.get(kind, "").format(job=job, lineage=job.lineage)
+
+
+def failure(kind: str, message: str, job: JobId) -> Failure:
+    """Return what the segment's close says of a failure, with the command after it."""
+    return Failure(kind=kind, message=message, next_step=next_step(kind, job))
+
+
+def told_failure(event: TrainingFailed, job: JobId) -> Failure:
+    """Return the failure that a worker told, with its example."""
+    message = event.message[:MESSAGE_CHARACTERS]
+    if event.example:
+        message += "\n" + event.example[:EXAMPLE_CHARACTERS]
+    return failure(event.kind, message, job)

@@ -1,0 +1,371 @@
+"""One worker's life on one segment: spec, events, uploads, until it ends for a reason.
+
+The segment is the ledger's; this only trains it. What the worker saves is uploaded while it goes
+on; the last checkpoint is uploaded and read back before `run` returns, unless the store is away.
+"""
+
+import asyncio
+import json
+import signal
+import time
+from dataclasses import InitVar, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from services.trainer import device
+from services.trainer.protocol import (
+    CheckpointSaved,
+    Command,
+    Go,
+    PlanReady,
+    SnapshotSkipped,
+    SnapshotTaken,
+    Spec,
+    StepDone,
+    Stop,
+    StopReason,
+    TakeCheckpoint,
+    TakeSnapshot,
+    TrainingEnded,
+    TrainingFailed,
+    WorkerEvent,
+    WorkerReady,
+)
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import work_bucket
+from services.trainer.supervisor.local_files import Local, SegmentFolder
+from services.trainer.supervisor.run import gauges
+from services.trainer.supervisor.run.failures import KILLED, failure, told_failure
+from services.trainer.supervisor.run.prepare import Preparation
+from services.trainer.supervisor.run.uploader import RETRY_SECONDS, SnapshotSent, Uploader
+from services.trainer.supervisor.run.worker_process import Worker
+from services.trainer.supervisor.store_outage import Outage
+from shared import log
+from shared.bus.client import Bus
+from shared.errors import BusUnavailable, ObjectDamaged, StoreUnavailable
+from shared.files import write_synced
+from shared.host import oom_kills
+from shared.ledger.jobs import Job, Table
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.control import Once
+from shared.protocol.events import Event, SnapshotStored
+from shared.protocol.message import ObjectRef
+from shared.protocol.observed import Progress
+from shared.protocol.records import CheckpointRef, Failure
+
+ASKABLE: dict[str, Command] = {"checkpoint": TakeCheckpoint(), "snapshot": TakeSnapshot()}
+LATE_STEPS = 20  # the speed that is shown is that of these
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Why a running worker is asked to end, and the one-time command behind it, if any.
+
+    `command`: its sequence on CTL, and itself. `since`: monotonic seconds.
+    """
+
+    reason: StopReason
+    command: tuple[int, Once] | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended, and what it had been asked by then.
+
+    `died`: without a word, as by SIGKILL. `final`: a smaller micro-batch would not help.
+    """
+
+    how: Literal["done", "stopped", "failed", "died"]
+    failure: Failure | None = None
+    suspect: bool = False
+    final: bool = True
+    request: StopRequest | None = None
+
+
+@dataclass
+class AskedCommand:
+    """A one-time command that the worker has heard. `refused`: why it was not done."""
+
+    sequence: int
+    command: str
+    is_answered: bool = False
+    refused: str | None = None
+
+
+@dataclass
+class State:
+    """What a run shows of itself while it goes on."""
+
+    progress: Progress | None = None
+    checkpoint: CheckpointRef | None = None  # the newest that is in the store
+    late_steps: list[StepDone] = field(default_factory=list)
+
+
+@dataclass
+class WorkerRun:
+    """Runs a worker on a segment. `changed` is set whenever `state` is worth showing.
+
+    `by`: who writes records. `not_uploaded`: the checkpoint that the segment goes on from, if only
+    this disk has it.
+    """
+
+    settings: TrainerSettings
+    bus: Bus
+    table: Table
+    by: str
+    local: Local
+    outage: Outage
+    line: Line
+    job: Job
+    segment: Segment
+    not_uploaded: InitVar[Path | None] = None
+    state: State = field(default_factory=State)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    worker: Worker | None = None
+    request: StopRequest | None = None
+    asked: AskedCommand | None = None
+    _uploads: asyncio.Task[None] | None = None
+    _saved: CheckpointSaved | None = None
+    _base_parameters: int = 0
+
+    def __post_init__(self, not_uploaded: Path | None) -> None:
+        self.folder: SegmentFolder = self.local.segment(self.line.lineage, self.segment.id).make()
+        self.uploader = Uploader(
+            local=self.local,
+            line=self.line,
+            segment=self.segment,
+            folder=self.folder,
+            outage=self.outage,
+            first=not_uploaded,
+        )
+        self._log = log.get().bind(job=str(self.job.id), segment=self.segment.id)
+
+    async def run(self) -> Ended:
+        """Train until the worker ends.
+
+        Before its start raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable,
+        OSError.
+        """
+        spec = await asyncio.to_thread(self.prepare)
+        if self.request is not None:
+            return Ended("stopped", request=self.request)
+        path, kills = self.folder.path / "spec.json", oom_kills()
+        write_synced(path, spec.model_dump_json(indent=1).encode())
+        worker = await Worker.spawn(path, self.folder.job_log, self.settings.threads)
+        self.worker = worker
+        gauges.RUNNING.set(1)
+        gauges.LAST_STEP.set_to_current_time()  # from here on the first step is awaited
+        self._log.info("worker_started", pid=worker.pid, fence=self.segment.fence)
+        try:
+            ended = await self.attend(worker) or await self.silent_end(worker, kills)
+            await self.finish_uploads()
+            return replace(ended, request=self.request)
+        finally:
+            gauges.RUNNING.set(0)
+            await worker.kill()
+            if self._uploads is not None:
+                self._uploads.cancel()
+
+    async def stop(self, request: StopRequest) -> None:
+        """End at the end of the step with a checkpoint; before the first step, at once.
+
+        A segment that is lost is left now, for nothing of it may be kept.
+        """
+        self.request = request
+        if self.worker is not None and request.reason is StopReason.LOST:
+            await self.worker.kill()
+        elif self.worker is not None:
+            await self.worker.send(Stop(reason=request.reason))
+
+    async def ask(self, command: str, sequence: int) -> AskedCommand | None:
+        """Pass a one-time command on, once; return it when it is answered.
+
+        A worker that is not there yet is asked later.
+        """
+        if self.worker is None:
+            return None
+        if self.asked is None or self.asked.sequence != sequence:
+            self.asked = AskedCommand(sequence, command)
+            await self.worker.send(ASKABLE[command])
+        return self.asked if self.asked.is_answered else None
+
+    def prepare(self) -> Spec:
+        """Blocking. Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable."""
+        parts = (self.settings, self.local, self.line, self.job, self.segment, self.folder)
+        return Preparation(*parts).spec()
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    async def attend(self, worker: Worker) -> Ended | None:
+        """Take its events until it is gone; return the end that it told, None if it told none."""
+        if self.request is not None:  # made while it was spawned
+            await worker.send(Stop(reason=self.request.reason))
+        ended = None
+        async for event in worker.events():
+            ended = await self.take(event) or ended
+        await worker.wait()
+        return ended
+
+    async def silent_end(self, worker: Worker, kills: int | None) -> Ended:
+        """Return how it ended that told nothing. `kills`: of its memory group before."""
+        status = await worker.wait()
+        if status == 0:  # told to stop before its first step
+            return Ended("stopped")
+        self._log.warning("worker_died", status=status)
+        if status == -signal.SIGKILL and (oom_kills() or 0) > (kills or 0):
+            return Ended("failed", failure("memory", KILLED, self.job.id), final=False)
+        return Ended("died")
+
+    async def take(self, event: WorkerEvent) -> Ended | None:
+        """Act on one event of the worker; return an end if it says that it ends."""
+        match event:
+            case PlanReady():
+                await self.take_plan(event)
+            case WorkerReady():
+                self.take_ready(event)
+            case StepDone():
+                self.take_step(event)
+            case CheckpointSaved():
+                self.take_checkpoint(event)
+            case SnapshotTaken():
+                gauges.note_snapshot(event)
+                self.uploader.snapshot(event)
+                self.upload()
+            case SnapshotSkipped():
+                gauges.note_decision(event.decision)
+                if event.asked:
+                    self.answer("snapshot", str(event.decision["why"]))
+            case TrainingEnded():
+                self.take_checkpoint(event.checkpoint)
+                return Ended("done" if event.reason is None else "stopped")
+            case TrainingFailed():
+                told = told_failure(event, self.job.id)
+                return Ended("failed", told, event.suspect, event.final)
+        return None
+
+    def take_ready(self, event: WorkerReady) -> None:
+        """Log how this model is trained here, and what is done otherwise than usual."""
+        seconds = round(event.seconds, 1)
+        self._log.info("worker_ready", seconds=seconds, attention=event.attention)
+        for note in event.notes:
+            self._log.warning("model_note", note=note)
+        self._base_parameters = event.base_parameters
+
+    async def take_plan(self, event: PlanReady) -> None:
+        """Let the worker train once its plan is stored and named by the job's record."""
+        gauges.note_plan(event)
+        if self.job.record.plan is None:
+            ref = await self.store_plan(event)
+            if ref is None:
+                return
+            named = {"plan": ref, "tokens": event.tokens, "steps": event.steps}
+            job = self.table.jobs[self.job.id]
+            self.job = await self.table.write(self.bus, job, "run", self.by, **named)
+        start = self.segment.record
+        self.state.progress = Progress(
+            position=start.position, steps=event.steps, global_step=start.global_step
+        )
+        self.changed.set()
+        assert self.worker is not None
+        await self.worker.send(Go())
+
+    async def store_plan(self, event: PlanReady) -> ObjectRef | None:
+        """Store a plan, however long it takes; None if told to stop meanwhile."""
+        while self.request is None:
+            try:
+                ref = await asyncio.to_thread(
+                    work_bucket.put_plan, self.local.store, event.path, event.sha256
+                )
+            except (StoreUnavailable, ObjectDamaged) as error:
+                self.outage.failed(error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.outage.over()
+                return ref
+        return None
+
+    def take_step(self, event: StepDone) -> None:
+        """Show how far training has come, and how fast it was lately."""
+        gauges.note_step(event)
+        late = [*self.state.late_steps[1 - LATE_STEPS :], event]
+        self.state.late_steps = late
+        seconds = sum(step.seconds for step in late) or 1e-9
+        speed = sum(step.tokens for step in late) / seconds
+        self.measure_use(speed)
+        self.state.progress = Progress(
+            position=event.position,
+            steps=event.steps,
+            global_step=event.global_step,
+            loss=None if event.loss is None else round(event.loss, 6),
+            tokens_per_second=round(speed, 1),
+            eta_seconds=round((event.steps - event.position) * seconds / len(late), 1),
+        )
+        self.changed.set()
+
+    def measure_use(self, tokens_per_second: float) -> None:
+        """Forward and backward through frozen weights: 4 operations a weight and token."""
+        kept = device.file_in(self.settings.state_dir)
+        if self._base_parameters and kept.exists():
+            speeds = json.loads(kept.read_bytes())
+            speed = speeds.get(f"{self.segment.record.dtype}_flops")
+            if speed:
+                gauges.MFU.set(4 * self._base_parameters * tokens_per_second / speed)
+
+    def take_checkpoint(self, event: CheckpointSaved) -> None:
+        """Send a checkpoint to the store while training goes on. Who asked, or the end, may name
+        one that was told before."""
+        if event != self._saved:
+            gauges.CHECKPOINT_SECONDS.observe(event.write_seconds)
+        self._saved = event
+        self.uploader.checkpoint(event.path)
+        self.upload()
+
+    def answer(self, command: str, refused: str | None = None) -> None:
+        """Note that a one-time command, if the worker was asked one, is done or refused."""
+        if self.asked is not None and self.asked.command == command:
+            self.asked.is_answered, self.asked.refused = True, refused
+        self.changed.set()
+
+    # ---- uploads ---------------------------------------------------------------------------------
+
+    def upload(self) -> None:
+        """Have what is to be sent sent, in a task beside the training."""
+        if self._uploads is None or self._uploads.done():
+            self._uploads = asyncio.create_task(self.take_uploads())
+
+    async def take_uploads(self) -> None:
+        """Show what is in the store by now."""
+        async for sent in self.uploader.send():
+            match sent:
+                case CheckpointRef():
+                    self.state.checkpoint = sent
+                    self.answer("checkpoint")
+                case SnapshotSent():
+                    await self.tell_snapshot(sent.event, sent.ref)
+                    self.answer("snapshot")
+
+    async def finish_uploads(self) -> None:
+        """Wait until all is sent, but not for a store that is away.
+
+        Whoever closes or pauses the segment sees to the rest.
+        """
+        task = self._uploads
+        while task is not None and not task.done() and not self.uploader.is_stuck:
+            await asyncio.wait([task], timeout=0.1)
+        if task is not None and task.done():
+            task.result()
+
+    async def tell_snapshot(self, event: SnapshotTaken, ref: ObjectRef) -> None:
+        """Tell on the bus that a snapshot is in the store."""
+        stored = SnapshotStored.model_validate(
+            event.model_dump(include={"global_step", "position", "summary", "decision"})
+            | {"segment": self.segment.id, "fence": self.segment.fence}
+        )
+        message = Event.of(
+            "trainer", stored, lineage=self.line.lineage, job=self.job.id.path, ref=ref
+        )
+        try:
+            await self.bus.event(message)
+        except BusUnavailable as error:  # the object is found by listing, too
+            self._log.warning("event_not_sent", kind="snapshot", error=str(error))

@@ -1,0 +1,116 @@
+"""The worker's end of the pipes to its supervisor: events go out, commands come in."""
+
+import os
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from services.trainer.protocol import (
+    COMMANDS,
+    Command,
+    Go,
+    Stop,
+    StopReason,
+    TakeCheckpoint,
+    TakeSnapshot,
+    WorkerEvent,
+)
+from shared.child import ORPHANED
+
+
+@dataclass
+class Requests:
+    """What the supervisor has asked for and was not given yet."""
+
+    stop: StopReason | None = None
+    checkpoint: bool = False
+    snapshot: bool = False
+
+
+class SupervisorLink(Protocol):
+    """The supervisor at the other end, as the training loop sees it."""
+
+    def emit(self, event: WorkerEvent) -> None: ...
+
+    def take(self) -> Requests: ...
+
+    def leaving(self) -> bool: ...
+
+
+class SupervisorPipe:
+    """The connection to the supervisor: events on standard output, commands on standard input."""
+
+    def __init__(self) -> None:
+        # Libraries print. Nothing but events may reach the supervisor, so fd 1 becomes fd 2.
+        self._out = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        self._arrived = threading.Condition()
+        self._requests = Requests()
+        self._may_go = False
+        self._disposable = True  # until the first step nothing is lost by leaving at once
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def emit(self, event: WorkerEvent) -> None:
+        """Tell the supervisor; end this process if it is gone."""
+        try:
+            self._out.write(event.model_dump_json().encode() + b"\n")
+        except BrokenPipeError:
+            os._exit(ORPHANED)
+
+    def _listen(self) -> None:
+        for line in sys.stdin.buffer:
+            try:
+                command = COMMANDS.validate_json(line)
+            except ValidationError:
+                say(f"not a command: {line[:200]!r}")
+                continue
+            with self._arrived:
+                self._note(command)
+                self._arrived.notify_all()
+        # End of file: the supervisor is gone, and with it whoever could use what comes next.
+        os._exit(ORPHANED)
+
+    def _note(self, command: Command) -> None:
+        match command:
+            case Go():
+                self._may_go = True
+            case Stop() if self._disposable:
+                os._exit(0)
+            case Stop():
+                self._requests.stop = command.reason
+            case TakeCheckpoint():
+                self._requests.checkpoint = True
+            case TakeSnapshot():
+                self._requests.snapshot = True
+
+    def take(self) -> Requests:
+        """Return what was asked for since the last call."""
+        with self._arrived:
+            taken, self._requests = self._requests, Requests()
+        return taken
+
+    def leaving(self) -> bool:
+        """Return True while a `stop` waits to be taken."""
+        with self._arrived:
+            return self._requests.stop is not None
+
+    def wait_for_go(self) -> None:
+        """Block until the plan is stored."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._may_go)
+
+    def begin(self) -> None:
+        """From here on `stop` means: at the end of the step, with a checkpoint."""
+        with self._arrived:
+            self._disposable = False
+
+
+def say(sentence: str) -> None:
+    """Write a line for the job's log. On a full disk it is lost; what happened is still told."""
+    with suppress(OSError):
+        os.write(2, sentence.encode(errors="backslashreplace") + b"\n")
