@@ -45,13 +45,6 @@ class UnknownSettings(DuramenError):
         super().__init__(f"{'; '.join(wrong)}.")
 
 
-class NotObserved(DuramenError):
-    """The command was accepted and stored, but its effect has not been observed yet."""
-
-    exit_code = 3
-    next_step = "duramen status"
-
-
 class NotFound(DuramenError):
     """What you named does not exist."""
 
@@ -117,13 +110,6 @@ class StoreUnavailable(DuramenError):
     next_step = "duramen doctor"
 
 
-class ServiceUnavailable(DuramenError):
-    """A service of ours does not answer over HTTP."""
-
-    exit_code = 6
-    next_step = "duramen doctor"
-
-
 class ObjectMissing(NotFound):
     """An object is not in the store."""
 
@@ -142,13 +128,6 @@ class ObjectDamaged(DuramenError):
         super().__init__(f"{where}: SHA-256 is {found[:16]}…, expected {expected[:16]}….")
 
 
-class CheckpointUnusable(DuramenError):
-    """The checkpoint that training would resume from is missing or damaged in every place."""
-
-    exit_code = 8
-    next_step = "duramen check, then duramen rollback VERSION"
-
-
 class AlreadyExists(DuramenError):
     """The name is already taken by different bytes."""
 
@@ -163,20 +142,6 @@ class LoopHangs(DuramenError):
     def __init__(self, loop: str, seconds: float) -> None:
         self.loop, self.seconds = loop, seconds
         super().__init__(f"The loop {loop} has made no progress for {seconds:.0f} s.")
-
-
-class StoreLies(DuramenError):
-    """The store accepts requests that it must refuse, so it cannot be trusted with versions."""
-
-    exit_code = 8
-
-    def __init__(self, store: str, what: str) -> None:
-        self.store, self.what = store, what
-        super().__init__(f"{store} failed the conformance probe: {what}.")
-
-
-class TargetNotEmpty(UsageError):
-    """The target folder is not empty; nothing was written."""
 
 
 FailureKind = Literal[

@@ -6,7 +6,6 @@ Measured against real workers on a CPU (tests/unit/test_estimate.py) and on a GP
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,8 +37,6 @@ HOLES = {"cuda": 1.08, "cpu": 1.8}
 # Of the activations that checkpointing frees, what the allocator still holds: the kept inputs of
 # the layers lie among the freed rest (SmolLM2: 0.05, 0.21, 0.40 with 1024, 2048, 4096 tokens).
 UNFREED = {"cuda": 0.0, "cpu": 0.25}
-SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
-POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @dataclass(frozen=True)
@@ -250,14 +247,6 @@ def shape_of_folder(folder: Path) -> Shape:
 
 
 # ---- sizes for people ----------------------------------------------------------------------------
-
-
-def size_in_bytes(text: str) -> int:
-    """`24GB`, `24 GiB`, `512M`: what is printed on a card is meant in powers of two."""
-    match = SIZE.match(text.strip())
-    if match is None or not match[2]:
-        raise UsageError(f"{text!r} is not a size. Write it like this: 24GB.")
-    return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])
 
 
 def gib(size: float) -> str:

@@ -34,7 +34,7 @@ from infra.servers.buckets import (
 )
 from infra.servers.streams import make_streams
 from shared import reach, setting_names
-from shared.errors import DuramenError, StoreLies
+from shared.errors import DuramenError
 
 
 class BusUnsafe(DuramenError):
@@ -42,6 +42,16 @@ class BusUnsafe(DuramenError):
 
     exit_code = 8
     next_step = "set `sync_interval: always` in nats.conf and restart the server"
+
+
+class StoreLies(DuramenError):
+    """The store accepts requests that it must refuse, so it cannot be trusted with versions."""
+
+    exit_code = 8
+
+    def __init__(self, store: str, what: str) -> None:
+        self.store, self.what = store, what
+        super().__init__(f"{store} failed the conformance probe: {what}.")
 
 
 class BootstrapSettings(BaseSettings):

@@ -24,11 +24,12 @@ import typer
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from services.ctl.errors import ServiceUnavailable
 from services.ctl.settings import CtlSettings
 from services.ctl.views import columns
 from shared import log, reach
 from shared.bus.client import Bus
-from shared.errors import START, DuramenError, NotFound, ServiceUnavailable, UsageError
+from shared.errors import START, DuramenError, NotFound, UsageError
 from shared.protocol.names import LEVELS, Level
 from shared.wrong_value import why_wrong
 

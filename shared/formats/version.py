@@ -150,14 +150,6 @@ def version_name(version: int) -> str:
     return f"v{version:03d}"
 
 
-def parse_version(text: str) -> int:
-    """The number in `v003` or `3`. Raises UsageError."""
-    match = re.fullmatch(r"v?0*([1-9][0-9]*)", text)
-    if match is None:
-        raise UsageError(f"{text!r} is not a version.", next_step="duramen versions list")
-    return int(match[1])
-
-
 def safe_path(text: str) -> str:
     """A relative POSIX path without `..`, an absolute root or odd characters. Raises UsageError."""
     path = PurePosixPath(text)

@@ -21,8 +21,6 @@ from shared.protocol.records import (
     LineRollback,
 )
 
-OWNER_DEATHS_ALLOWED = 3
-
 
 @dataclass
 class Segment:
@@ -274,8 +272,3 @@ class Line:
             record,
             self.last,
         )
-
-
-def moves_head(line: Line, checkpoint: CheckpointRef | None) -> bool:
-    """Whether closing at this checkpoint leaves another head than the one there is."""
-    return checkpoint is not None and (line.head is None or line.head.checkpoint != checkpoint)

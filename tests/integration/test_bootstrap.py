@@ -26,10 +26,9 @@ from infra.local.ports import PortTaken, free_ports
 from infra.local.programs import ROOT, spawn
 from infra.local.servers import answers, binary
 from infra.secrets.secrets import NATS_USERS, SERVICES, Secrets
-from infra.servers.bootstrap import BusUnsafe, assert_sync, bootstrap
+from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
 from infra.servers.streams import MAX_MSG_BYTES, STREAMS
-from shared.errors import StoreLies
 from tests.servers import Stack, wait_until
 
 

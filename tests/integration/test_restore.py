@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from services.ctl.__main__ import app
 from services.ctl.chat_templates import chat_template
 from services.ctl.commands.restore import Restore
-from shared.errors import NotFound, TargetNotEmpty, UsageError
+from services.ctl.errors import TargetNotEmpty
+from shared.errors import NotFound, UsageError
 from tests.servers import Stack, wait_until
 from tests.tiny import make_tiny
 from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of

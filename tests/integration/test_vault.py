@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.ctl.commands.restore import Restore, refuse_filled
+from services.ctl.errors import TargetNotEmpty
 from services.vault import catalog, edition, publish, readme
 from services.vault.copies import Copies
-from shared.errors import AlreadyExists, TargetNotEmpty
+from shared.errors import AlreadyExists
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, are_one_commit, parse_sums, version_name
 from shared.store.place import PRECIOUS, WORK

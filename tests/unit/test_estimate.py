@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.ctl.commands.estimate import size_in_bytes
 from services.model.attention import pack
 from services.model.kernels import sequence
 from services.model.network import Network
@@ -22,7 +23,6 @@ from shared.memory_estimate import (
     choose,
     estimate,
     shape_of_folder,
-    size_in_bytes,
 )
 from tests.tiny import make_family, make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_worker_memory import status_bytes

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.ctl.views.naming import parse_version
 from services.vault import catalog, latest
 from services.vault.archive import Archive
 from shared.errors import ObjectDamaged, StoreUnavailable, UsageError
@@ -22,7 +23,6 @@ from shared.formats.version import (
     Manifest,
     StoredFile,
     parse_sums,
-    parse_version,
     root_hash,
     safe_path,
     sums,

@@ -8,11 +8,12 @@ import typer
 from rich.text import Text
 
 from services.ctl import cli
+from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of, span_of
 from services.ctl.views.forecast import STALE_SECONDS
 from services.ctl.views.naming import ANSWERS, job_at, name_of
 from shared.bus.client import Bus
-from shared.errors import NotObserved, UsageError
+from shared.errors import UsageError
 from shared.formats.version import version_name
 from shared.ledger.control import Control, events, observed, observed_all, unknown_words
 from shared.ledger.jobs import Table

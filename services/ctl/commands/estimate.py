@@ -1,5 +1,6 @@
 """duramen estimate: what training a base takes of a card, before anything is loaded."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,12 @@ import typer
 from services.ctl import cli
 from services.ctl.commands.bases import find_root
 from shared import memory_estimate
+from shared.errors import UsageError
 from shared.memory_estimate import Adapter, Choice, Estimate, Shape, gib
 from shared.store.base_shape import shape_in_store
+
+SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
+POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def estimate(
@@ -24,7 +29,7 @@ def estimate(
 ) -> None:
     """How a base would be trained on a card: number format, checkpointing, memory by part."""
     on_cpu = card.startswith("cpu:")
-    size = memory_estimate.size_in_bytes(card.removeprefix("cpu:"))
+    size = size_in_bytes(card.removeprefix("cpu:"))
     folder = Path(base)
     shape = memory_estimate.shape_of_folder(folder) if folder.is_dir() else stored(base)
     wish = Choice("float32" if on_cpu else "bfloat16", tokens)
@@ -57,3 +62,11 @@ def show(shape: Shape, size: int, chosen: Estimate) -> None:
 def stored(shown: str) -> Shape:
     store = cli.store(cli.settings())
     return shape_in_store(store, find_root(store, shown))
+
+
+def size_in_bytes(text: str) -> int:
+    """Return the bytes that `24GB`, `24 GiB` or `512M` means, in powers of two as on a card."""
+    match = SIZE.match(text.strip())
+    if match is None or not match[2]:
+        raise UsageError(f"{text!r} is not a size. Write it like this: 24GB.")
+    return int(float(match[1]) * 2 ** POWERS[(match[2] or "").upper()])

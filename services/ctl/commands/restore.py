@@ -8,13 +8,14 @@ import typer
 from pydantic import BaseModel
 
 from services.ctl import cli
+from services.ctl.errors import TargetNotEmpty
+from services.ctl.views.naming import parse_version
 from shared.errors import (
     DuramenError,
     NotFound,
     ObjectDamaged,
     ObjectMissing,
     StoreUnavailable,
-    TargetNotEmpty,
     UsageError,
 )
 from shared.files import sync_folder, write_synced
@@ -22,7 +23,6 @@ from shared.formats.version import (
     CommitRecord,
     Latest,
     parse_sums,
-    parse_version,
     safe_path,
     version_name,
 )

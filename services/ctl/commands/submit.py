@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from services.ctl import cli
+from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of
 from shared import reach
-from shared.errors import DuramenError, NotObserved, UsageError
+from shared.errors import DuramenError, UsageError
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60

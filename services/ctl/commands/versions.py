@@ -7,9 +7,10 @@ import typer
 from services.ctl import cli
 from services.ctl.commands import control
 from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, size_of, text
+from services.ctl.views.naming import parse_version
 from shared.bus.client import Bus
 from shared.errors import DuramenError, NotFound
-from shared.formats.version import parse_version, version_name
+from shared.formats.version import version_name
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.protocol.control import Once

@@ -1,5 +1,8 @@
-"""What jobs and records are called on the screen."""
+"""What jobs, versions and records are called on the screen."""
 
+import re
+
+from shared.errors import UsageError
 from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
 
@@ -17,3 +20,11 @@ def name_of(table: Table, job: JobId) -> str:
 def job_at(table: Table, path: str | None) -> str | None:
     """Return the name of the job at `path`, as an observation gives it, or None without one."""
     return name_of(table, JobId.parse(path)) if path else None
+
+
+def parse_version(text: str) -> int:
+    """Return the number in `v003` or `3`. Raises UsageError."""
+    match = re.fullmatch(r"v?0*([1-9][0-9]*)", text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a version.", next_step="duramen versions list")
+    return int(match[1])

@@ -13,11 +13,11 @@ from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
 from shared.ledger.jobs import Job
-from shared.ledger.lineage import Line, Segment, moves_head
+from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentClosed
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import Outcome
-from shared.protocol.records import Failure, Head, LineClose
+from shared.protocol.records import CheckpointRef, Failure, Head, LineClose
 
 ENDS = Counter("duramen_train_segments_total", "Segments closed, by outcome.", ["outcome"])
 for each in get_args(Outcome):
@@ -130,3 +130,8 @@ def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
     except (StoreUnavailable, ObjectMissing) as error:
         log.get().warning("not_cleaned", error=str(error))
     trainer.local.prune({segment.id})
+
+
+def moves_head(line: Line, checkpoint: CheckpointRef | None) -> bool:
+    """Return whether closing at this checkpoint gives the lineage another head."""
+    return checkpoint is not None and (line.head is None or line.head.checkpoint != checkpoint)

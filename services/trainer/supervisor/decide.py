@@ -32,18 +32,18 @@ from services.trainer.supervisor.next_job import (
 )
 from services.trainer.supervisor.observe import show
 from services.trainer.supervisor.run.failures import failure
+from services.trainer.supervisor.run.prepare import CheckpointUnusable
 from services.trainer.supervisor.run.worker_run import Ended, StopRequest, WorkerRun
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import (
     BusUnavailable,
-    CheckpointUnusable,
     ObjectDamaged,
     ObjectMissing,
     StoreUnavailable,
 )
 from shared.ledger.jobs import Job
-from shared.ledger.lineage import OWNER_DEATHS_ALLOWED, Segment
+from shared.ledger.lineage import Segment
 from shared.progress import beat
 from shared.protocol.events import Alarm, MemoryRanOut
 from shared.protocol.names import LEVEL_RANK
@@ -56,6 +56,7 @@ OUT_OF_MEMORY = Counter(
 )
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
 DESIRED_STOPS = {"paused": StopReason.PAUSE, "stopped": StopReason.STOP}
+OWNER_DEATHS_ALLOWED = 3  # of one segment, before its job counts as what kills them
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
 
 

@@ -9,7 +9,7 @@ from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
-from shared.errors import CheckpointUnusable, ObjectDamaged, ObjectMissing, UsageError
+from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, UsageError
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings
@@ -20,6 +20,13 @@ from shared.memory_estimate import Estimate, gib
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
+
+
+class CheckpointUnusable(DuramenError):
+    """The checkpoint that training would resume from is missing or damaged in every place."""
+
+    exit_code = 8
+    next_step = "duramen check, then duramen rollback VERSION"
 
 
 @dataclass(frozen=True)
