@@ -85,7 +85,7 @@ class BootstrapSettings(BaseSettings):
     )
     store_kind: Literal["seaweedfs", "minio"] = Field(
         default="seaweedfs",
-        description="Which server the stores are: MinIO is told its users, SeaweedFS reads them.",
+        description="Which server the stores are: MinIO receives its users, SeaweedFS reads them.",
     )
 
 

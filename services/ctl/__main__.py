@@ -32,7 +32,7 @@ PLACES = {
     "evolution": "evolution:app",
     "show-example": "show_example:show_example",
     "base": "bases:app",
-    "lineage": "bases:lineage_app",
+    "lineage": "lineages:app",
     "notify": "notify:app",
     "estimate": "estimate:estimate",
     "doctor": "doctor:doctor",

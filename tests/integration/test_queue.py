@@ -63,7 +63,8 @@ async def test_jobs_stand_in_the_order_of_training_with_tokens_wait_and_start(
         await show(forged, **state, progress=progress)
 
         moved = run(stack, "queue", "move", str(urgent.id), "--priority", "high")
-        assert moved == f"urgent.jsonl ({urgent.id}) now has high priority, with 0 jobs before it\n"
+        assert moved.startswith("a-very-long-name-of-a-file a-very")
+        assert moved.endswith(f"… ({urgent.id}) now has high priority, with 0 jobs before it\n")
         rows = ask(stack, "queue", "list")
         assert [row["job"] for row in rows] == [str(j.id) for j in (running, urgent, later)]
         assert [row["tokens_estimated"] for row in rows] == [False, True, True]
@@ -78,7 +79,7 @@ async def test_jobs_stand_in_the_order_of_training_with_tokens_wait_and_start(
         for columns in (80, 120):
             listed = run(stack, "queue", "list", columns=columns).splitlines()
             assert max(map(len, listed)) <= columns
-            assert listed[1].startswith(f"{running.id}  normal  running 2/4    10    1.0k")
+            assert listed[1].startswith(f"{running.id}  normal    running 2/4    10    1.0k")
             assert "50s left" in listed[1]
             assert str(later.id) in "".join(listed)
 
@@ -96,7 +97,9 @@ async def test_jobs_stand_in_the_order_of_training_with_tokens_wait_and_start(
         assert refused.count("\n") == 1
         assert refused.endswith("Next: duramen skip\n")
         assert "Next: duramen queue list" in run(stack, "queue", "show", "ffff", code=4)
-        assert "Next: duramen queue move --help" in run(stack, "queue", "move", "x", code=2)
+        assert "Next: duramen queue move x --priority high" in run(
+            stack, "queue", "move", "x", code=2
+        )
         await forged.close("preempted", forged.checkpoint(2, 2))
         await show(
             forged, state="waiting", waiting={"order": "its base is gone: duramen base add DIR"}

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from services.ctl import cli
-from services.ctl.commands import bases as command
-from services.ctl.commands.bases import check_targets, files_of
+from services.ctl.commands import lineages as command
+from services.ctl.commands.bases import files_of
+from services.ctl.commands.lineages import check_targets
 from shared.errors import UsageError
 from shared.memory_estimate import shape_of_folder
 from tests.tiny import make_tiny
@@ -52,7 +53,7 @@ def test_an_index_that_names_nothing_is_refused(tmp_path: Path, index: str) -> N
 def test_a_directory_without_its_weights_is_refused(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base")
     (base / INDEX).write_text(json.dumps({"weight_map": {"w": "elsewhere.safetensors"}}))
-    with pytest.raises(UsageError, match="holds no weights"):
+    with pytest.raises(UsageError, match="contains no"):
         files_of(base)
 
 

@@ -11,7 +11,7 @@ import typer
 from prometheus_client import REGISTRY
 
 from services.ctl.__main__ import PLACES, app
-from services.ctl.commands.bases import named
+from services.ctl.commands.lineages import named
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import close  # noqa: F401 - its metrics are looked at
 from services.vault import checks, copies  # noqa: F401 - as above

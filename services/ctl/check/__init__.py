@@ -1,1 +1,1 @@
-"""What `duramen check` looks at."""
+"""What `duramen check` reads, each room named for what its checks look at."""

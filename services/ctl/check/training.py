@@ -1,36 +1,27 @@
-"""What must hold of training: its checkpoints, its metrics, the files behind it, its life lines."""
+"""What must hold of checkpoints, and of the steps that were trained."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from services.ctl.check.copies import commits, parsed
-from services.ctl.check.ledgers import Finding, NotChecked, World, mark_of
-from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, StoreUnavailable
-from shared.files import sha256_file
+from services.ctl.check.world import Finding, World, commits, mark_of, parsed
+from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.formats.checkpoint import HEADER, listed_files
 from shared.formats.metrics import MetricsLine
-from shared.formats.report import taking_of
 from shared.formats.result import METRICS, SegmentResult
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.records import CheckpointRef
 from shared.store import layout
 from shared.store.place import PRECIOUS
-from shared.store.s3 import Store
 
-# What ingest puts beside a file in done/ or rejected/.
-REPORTS = (".report.json", ".report.txt", ".plan.json", ".long.jsonl", ".bad.jsonl", ".yaml")
 BROKEN = (ObjectMissing, ObjectDamaged, StoreUnavailable, ValueError)
 
-# ---- 9: checkpoints ----------------------------------------------------------------------------
 
-
-def invariant_9(world: World) -> list[Finding]:
-    """The head's checkpoint, and each that no commit or rollback follows, is there and whole."""
+def needed_checkpoints_are_whole(world: World) -> list[Finding]:
+    """Every checkpoint that training or a pending version needs is stored and undamaged."""
     found = []
     for line in world.table.lines.values():
         for ref, version in needed(world, line):
             for where, what in checkpoint_wrong(world, line, ref, version):
-                found.append(Finding(9, where, what))
+                found.append(Finding(where, what))
     return found
 
 
@@ -59,28 +50,25 @@ def checkpoint_wrong(
     except ObjectMissing:
         committed = version is not None and (line.lineage, version) in parsed(commits(world.backup))
         if not committed:
-            yield f"{where}/{HEADER}", f"is missing (step {ref.global_step})"
+            yield f"{where}/{HEADER}", f"it is missing (step {ref.global_step})"
         return
     except (ObjectDamaged, StoreUnavailable) as error:
-        yield f"{where}/{HEADER}", f"damaged: {error}"
+        yield f"{where}/{HEADER}", f"it is damaged: {error}"
         return
     for name, file in listed_files(header).items():
         key = layout.checkpoint_file(ref.prefix, name)
         try:
             found, _ = world.store.read_hash(ref.bucket, key)
         except (ObjectMissing, StoreUnavailable) as error:
-            yield f"{where}/{name}", f"cannot be read: {error}"
+            yield f"{where}/{name}", f"it cannot be read: {error}"
             continue
         if found != file.sha256:
-            what = f"damaged: SHA-256 is {found[:16]}…, not {file.sha256[:16]}…"
+            what = f"it is damaged: its SHA-256 is {found[:16]}…, not {file.sha256[:16]}…"
             yield f"{where}/{name}", what
 
 
-# ---- 10: what was trained ----------------------------------------------------------------------
-
-
-def invariant_10(world: World) -> list[Finding]:
-    """The metrics of a finished job have each step of its plan once, in order, with its rows."""
+def planned_steps_were_trained_once(world: World) -> list[Finding]:
+    """Every finished job trained each step of its plan once, in order, with the planned rows."""
     found = []
     for job in world.table.jobs.values():
         line = world.table.lines.get(job.id.lineage)
@@ -99,11 +87,11 @@ def invariant_10(world: World) -> list[Finding]:
                 for step in trained_steps(world, line, segment)
             ]
         except BROKEN as error:
-            found.append(Finding(10, f"job {job.id}", str(error)))
+            found.append(Finding(f"job {job.id}", str(error)))
             continue
         what = steps_wrong(steps, trained)
         if what is not None:
-            found.append(Finding(10, f"job {job.id}, metrics.jsonl", what))
+            found.append(Finding(f"job {job.id}, metrics.jsonl", what))
     return found
 
 
@@ -151,103 +139,11 @@ def steps_wrong(steps: list[tuple[int, ...]], trained: list[tuple[int, list[int]
         odd = next(
             (n for n, p in enumerate(positions, 1) if p != n), min(len(positions), len(steps)) + 1
         )
-        return f"has {len(positions)} steps for a plan of {len(steps)}; wrong from step {odd} on"
+        return (
+            f"it has {len(positions)} steps for a plan of {len(steps)} and is wrong from step "
+            f"{odd} on"
+        )
     for (position, rows), planned in zip(trained, steps, strict=True):
         if list(rows) != list(planned):
-            return f"step {position} was trained on other rows than the plan's"
+            return f"step {position} was trained on rows that differ from the plan's"
     return None
-
-
-# ---- 11: the inbox -----------------------------------------------------------------------------
-
-
-def invariant_11(world: World) -> list[Finding]:
-    """Each file in done/ has its dataset stored and a job, unless it is only ever measured."""
-    if world.inbox is None or not world.inbox.is_dir():
-        raise NotChecked("the inbox cannot be reached from here")
-    originals, measured = stored_originals(world.store)
-    queued = {job.sha256 for job in world.table.jobs}
-    found = []
-    for path in data_files(world.inbox / "done"):
-        datasets = originals.get(sha256_file(path)[:12], set())
-        if not datasets:
-            found.append(Finding(11, f"inbox/done/{path.name}", "its dataset is not stored"))
-        elif not datasets & (queued | measured):
-            found.append(Finding(11, f"inbox/done/{path.name}", "it was never queued"))
-    found += [
-        Finding(11, f"inbox/rejected/{path.name}", "it has no report")
-        for path in data_files(world.inbox / "rejected")
-        if not any(path.with_name(path.name + end).exists() for end in REPORTS[:2])
-    ]
-    found += taken_twice(world.inbox)
-    taken = [p for p in sorted((world.inbox / ".taken").glob("*")) if not p.name.startswith(".")]
-    if taken:
-        world.pending.append(f"11: {len(taken)} taken files are being worked on")
-    return found
-
-
-def taken_twice(inbox: Path) -> Iterator[Finding]:
-    """A file has one id of taking, and lies in one place under it."""
-    places: dict[str, list[str]] = {}
-    for folder in (inbox / ".taken").glob("*"):
-        if (folder / "file").exists():
-            places.setdefault(folder.name, []).append(f"inbox/.taken/{folder.name}")
-    for name in ("done", "rejected"):
-        for path in (inbox / name).rglob(f"*{REPORTS[0]}"):
-            try:
-                taken = taking_of(path.read_bytes())
-            except ValueError:
-                yield Finding(11, f"inbox/{name}/{path.name}", "cannot be read")
-                continue
-            if taken is not None:
-                places.setdefault(taken, []).append(f"inbox/{name}/{path.name}")
-    for where in places.values():
-        if len(where) > 1:
-            yield Finding(11, where[0], f"was taken once and lies also at {', '.join(where[1:])}")
-
-
-def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
-    """(first 12 digits of an original's SHA-256 -> datasets, datasets that are only measured)."""
-    originals: dict[str, set[str]] = {}
-    for original in map(layout.parse_original, store.keys(PRECIOUS, layout.DATASETS)):
-        if original:
-            originals.setdefault(original.digits, set()).add(original.dataset)
-    measured = map(layout.parse_eval_record, store.keys(PRECIOUS, layout.EVAL))
-    return originals, {record.dataset for record in measured if record}
-
-
-def data_files(folder: Path) -> Iterable[Path]:
-    """What a user dropped: all files but the reports beside them."""
-    if not folder.is_dir():
-        return []
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(REPORTS)
-    ]
-
-
-# ---- 15: life lines ----------------------------------------------------------------------------
-
-
-def invariant_15(world: World) -> list[Finding]:
-    """Life lines use only snapshots whose fence and step lie in kept segments or the open one."""
-    if world.evolution is None:
-        raise NotChecked("no address of the evolution service")
-    try:
-        datasets = world.evolution("/datasets")["datasets"]
-        curves = [
-            world.evolution(f"/snapshots/{d['dataset']}?lineage={d['lineage']}") for d in datasets
-        ]
-    except DuramenError as error:
-        raise NotChecked(str(error), is_outage=True) from error
-    found = []
-    for curve in curves:
-        living = world.table.lines[curve["lineage"]].living()
-        for snapshot in curve["snapshots"]:
-            segment = living.get(snapshot["segment"])
-            step, fence = snapshot["global_step"], snapshot["fence"]
-            if segment is None or not segment.holds(fence, step):
-                where = f"dataset {curve['dataset'][:12]}, step {step}"
-                found.append(Finding(15, where, f"a snapshot of dead fence {fence} is counted"))
-    return found

@@ -1,8 +1,8 @@
-"""`duramen check`: do the invariants hold on the running system? Everything is read in full."""
+"""`duramen check`: does all that must hold, hold on the running system? All is read in full."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import typer
@@ -11,9 +11,10 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from services.ctl import cli
-from services.ctl.check import copies, ledgers, training
-from services.ctl.check.ledgers import Finding, NotChecked, World
+from services.ctl.check import commands, copies, histories, inbox, ledgers, training
+from services.ctl.check.world import Finding, NotChecked, World
 from services.ctl.settings import CtlSettings
+from services.ctl.views.columns import count_of
 from shared.bus.client import Bus
 from shared.errors import ObjectDamaged, StoreUnavailable
 from shared.ledger.control import Control
@@ -27,32 +28,54 @@ from shared.store.folder import Folder
 M = TypeVar("M", bound=Message)
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 SETTLE_SECONDS = 5.0  # a record follows its ledger within this
-CHECKS: dict[int, Callable[[World], list[Finding]]] = {
-    1: ledgers.invariant_1,
-    2: ledgers.invariant_2,
-    3: ledgers.invariant_3,
-    4: ledgers.invariant_4,
-    5: copies.invariant_5,
-    6: copies.invariant_6,
-    7: copies.invariant_7,
-    8: copies.invariant_8,
-    9: training.invariant_9,
-    10: training.invariant_10,
-    11: training.invariant_11,
-    12: ledgers.invariant_12,
-    15: training.invariant_15,
-}
 
 
 @dataclass(frozen=True)
-class Result:
-    """One invariant's outcome. `not_checked` says why, or is None; `is_outage`: try again."""
+class Check:
+    """One thing that must hold: its name on the screen, its number in JSON, and who checks it."""
 
-    invariant: int
-    title: str
+    name: str
+    number: int
+    holds: Callable[[World], list[Finding]]
+
+    @property
+    def sentence(self) -> str:
+        return (self.holds.__doc__ or "").split("\n", maxsplit=1)[0].rstrip(".")
+
+
+CHECKS = (
+    Check("runs", 1, ledgers.every_run_starts_where_its_lineage_stood),
+    Check("steps", 2, ledgers.kept_steps_follow_each_other),
+    Check("records", 3, ledgers.every_record_is_valid),
+    Check("jobs", 4, ledgers.job_records_agree_with_their_ledger),
+    Check("versions", 5, copies.every_finished_job_has_one_version),
+    Check("copies", 6, copies.every_copy_is_as_committed),
+    Check("commits", 7, copies.all_places_hold_the_same_commits),
+    Check("latest", 8, copies.latest_is_the_head_or_before_it),
+    Check("checkpoints", 9, training.needed_checkpoints_are_whole),
+    Check("training", 10, training.planned_steps_were_trained_once),
+    Check("inbox", 11, inbox.every_file_in_done_is_stored_and_queued),
+    Check("commands", 12, commands.every_command_has_one_answer),
+    Check("pauses", 12, commands.no_step_follows_a_pause),
+    Check("histories", 15, histories.histories_use_only_kept_snapshots),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found. `not_checked` says why it could not run; `is_outage`: it can later."""
+
+    check: Check
     findings: list[Finding] = field(default_factory=list)
     not_checked: str | None = None
     is_outage: bool = False
+
+    def value(self) -> dict[str, Any]:
+        """Return it for programs, with the number that each check has had from the first."""
+        named = {"check": self.check.name, "invariant": self.check.number}
+        found = [{**named, "where": f.where, "what": f.what} for f in self.findings]
+        said = {"not_checked": self.not_checked, "is_outage": self.is_outage}
+        return {**named, "title": self.check.sentence, "findings": found, **said}
 
 
 # ---- reading the system ------------------------------------------------------------------------
@@ -92,7 +115,7 @@ async def read_world(config: CtlSettings) -> World:
 async def readable(
     bus: Bus, stream: str, subject: str, model: type[M]
 ) -> AsyncIterator[tuple[int, M]]:
-    """The messages that parse; what does not says nothing to anybody."""
+    """Yield the messages that parse; others cannot be answers or observations."""
     async for entry in bus.read(stream, 0, subject):
         try:
             message = model.model_validate_json(entry.data)
@@ -123,35 +146,36 @@ def asking(config: CtlSettings) -> Callable[[str], Any]:
 # ---- checking ----------------------------------------------------------------------------------
 
 
-def check_all(world: World) -> list[Result]:
-    """Run every check; what is away or damaged beyond reading is said, and the rest goes on."""
-    return [run_one(number, check, world) for number, check in CHECKS.items()]
+def check_all(world: World) -> list[Outcome]:
+    """Run every check. One that cannot read what it needs says so, and the others go on."""
+    return [run_one(each, world) for each in CHECKS]
 
 
-def run_one(number: int, check: Callable[[World], list[Finding]], world: World) -> Result:
-    title = (check.__doc__ or "").split("\n", maxsplit=1)[0].rstrip(".")
+def run_one(check: Check, world: World) -> Outcome:
     try:
-        return Result(number, title, check(world))
+        return Outcome(check, check.holds(world))
     except NotChecked as error:
-        return Result(number, title, not_checked=str(error), is_outage=error.is_outage)
+        return Outcome(check, not_checked=str(error), is_outage=error.is_outage)
     except StoreUnavailable as error:
-        return Result(number, title, not_checked=str(error), is_outage=True)
+        return Outcome(check, not_checked=str(error), is_outage=True)
 
 
 def check(json: cli.Json = False) -> None:
-    """Check every invariant on streams, stores and folders.
+    """Check that records, copies, checkpoints and files are as they must be; read all in full.
 
-    Exit 8 if one does not hold, 6 if a service or a store was away and not all could be checked.
+    Exit 8 if one is not, 6 if a service or a store did not answer and a check could not run.
     """
     config = cli.settings()
     world = asyncio.run(read_world(config))
     results = check_all(world)
     if world.archive is None:
-        world.pending.append("6, 7, 8: the archive cannot be reached from here")
+        world.pending.append(
+            "The archive cannot be reached from this machine, so its copies were not read"
+        )
     broken = [finding for result in results for finding in result.findings]
     answer = {
         "ok": not broken,
-        "results": [asdict(result) for result in results],
+        "results": [result.value() for result in results],
         "notes": world.pending,
     }
     cli.emit(answer, json, lambda: show(results, world.pending))
@@ -161,26 +185,25 @@ def check(json: cli.Json = False) -> None:
         raise typer.Exit(StoreUnavailable.exit_code)
 
 
-def show(results: list[Result], notes: list[str]) -> None:
+def show(results: list[Outcome], notes: list[str]) -> None:
     table = Shown(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("invariant", ratio=1)
+    table.add_column("check", no_wrap=True)
+    table.add_column("what must hold", ratio=1)
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=40)
     for result in results:
-        table.add_row(str(result.invariant), result.title, outcome(result))
+        table.add_row(result.check.name, result.check.sentence, outcome(result))
     cli.console.print(table)
     for result in results:
         for finding in result.findings:
-            words = (f"{finding.invariant}  ", "red"), (finding.where, "bold"), f": {finding.what}"
+            words = (f"{result.check.name}  ", "red"), (finding.where, "bold"), f": {finding.what}"
             cli.console.print(Text.assemble(*words), soft_wrap=True)
     for note in notes:
-        cli.console.print(Text(f"note {note}", style="dim"), soft_wrap=True)
+        cli.console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
 
 
-def outcome(result: Result) -> Text:
+def outcome(result: Outcome) -> Text:
     if result.not_checked is not None:
-        return Text(f"not checked ({result.not_checked})", style="yellow")
-    count = len(result.findings)
-    if count:
-        return Text(f"{count} finding{'s' if count > 1 else ''}", style="red")
+        return Text(f"not checked: {result.not_checked}", style="yellow")
+    if result.findings:
+        return Text(count_of(len(result.findings), "finding"), style="red")
     return Text("ok", style="green")

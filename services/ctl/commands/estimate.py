@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from services.ctl import cli
-from services.ctl.commands.bases import find_root
+from services.ctl.views.stored_bases import find_root
 from shared import memory_estimate
 from shared.errors import UsageError
 from shared.memory_estimate import Adapter, Choice, Estimate, Shape, gib
@@ -18,16 +18,16 @@ POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def estimate(
-    base: Annotated[str, typer.Argument(help="A model directory, or a base that is stored.")],
+    base: Annotated[str, typer.Argument(help="A model directory or a stored base.")],
     card: Annotated[str, typer.Option("--card", help="Memory of the GPU, or `cpu:64GB`.")] = "24GB",
     *,
     rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=16, help="Of the longest row, which is never cut.")
+        int, typer.Option("--tokens", min=16, help="Tokens of the longest row, which is never cut.")
     ] = 2048,
     json: cli.Json = False,
 ) -> None:
-    """How a base would be trained on a card: number format, checkpointing, memory by part."""
+    """Estimate how a base would be trained on a GPU: number format, memory by part."""
     on_cpu = card.startswith("cpu:")
     size = size_in_bytes(card.removeprefix("cpu:"))
     folder = Path(base)

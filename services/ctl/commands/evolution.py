@@ -13,7 +13,9 @@ from services.ctl.views.comparison import SPLIT_NAMES, print_comparison, share
 from shared.errors import NotFound, UsageError
 from shared.protocol.names import Split
 
-app = typer.Typer(no_args_is_help=True, help="What the model learned from each file.")
+app = typer.Typer(
+    no_args_is_help=True, help="Example histories: what the model learned from each file."
+)
 API = "/api/evolution"
 # Sign and colour of a line: they can be told apart on a terminal without colours, too.
 DRAWN: dict[Split, tuple[str, str]] = {
@@ -37,9 +39,10 @@ PLOT_LINES = 13
 WIDEST = 120  # columns: wider plots of a dozen points are no clearer
 
 Lineage = Annotated[
-    str | None, typer.Option("--lineage", "-l", help="Where several lineages trained this file.")
+    str | None,
+    typer.Option("--lineage", "-l", help="The lineage, if several have trained this file."),
 ]
-Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or a dataset's hash.")]
+Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or the id of a dataset.")]
 
 
 # ---- asking ------------------------------------------------------------------------------------
@@ -65,7 +68,9 @@ def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None
         raise NotFound(f"No snapshots of {shown!r} yet.", next_step="duramen evolution list")
     if len(known) > 1:
         names = ", ".join(f"{d['lineage']}/{d['dataset'][:12]}" for d in known)
-        raise UsageError(f"{shown!r} may be any of {names}; say more of it, or --lineage.")
+        raise UsageError(
+            f"{shown!r} may be any of {names}; use a longer prefix or name the --lineage."
+        )
     named = known[0]["name"] == shown
     return known[0], int(run) if run.isdigit() and not named else None
 
@@ -80,7 +85,9 @@ def list_datasets(json: cli.Json = False) -> None:
 
     def human() -> None:
         if not found["datasets"]:
-            cli.console.print("No snapshots yet: they come with the first step of training.")
+            cli.console.print(
+                "There are no snapshots yet: the first is taken when training begins."
+            )
             return
         heads: Heads = ["job", "lineage", number("steps"), number("snapshots"), number("trained")]
         drawn = [
@@ -130,7 +137,9 @@ def example(
     job: Job,
     number: Annotated[
         int | None,
-        typer.Argument(help="Its number in `duramen evolution show`; else one that was learned."),
+        typer.Argument(
+            help="Its number in `duramen evolution show`. Without it, one that was learned."
+        ),
     ] = None,
     lineage: Lineage = None,
     json: cli.Json = False,
@@ -172,9 +181,9 @@ def most_shown(probes: list[dict[str, Any]]) -> int:
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="JOB, JOB@STEP, JOB@first, v003 or LINEAGE/v003.")],
-    b: Annotated[str, typer.Argument(help="The same; JOB alone is its last snapshot.")],
+    b: Annotated[str, typer.Argument(help="The same. JOB alone means its last snapshot.")],
     every: Annotated[
-        bool, typer.Option("--all", help="Every example, also unchanged ones.")
+        bool, typer.Option("--all", help="Show every example, including unchanged ones.")
     ] = False,
     json: cli.Json = False,
 ) -> None:
@@ -278,7 +287,7 @@ def speed_words(speed: dict[str, float | None]) -> str:
     steps, tokens = speed["steps_to_learned"], speed["tokens_to_learned"]
     if steps is None:
         return ""
-    after = f", after {steps:g} steps" if steps else ", known from the first look"
+    after = f", after {steps:g} steps" if steps else ", known from the first snapshot"
     return after + (f" and {count_of(tokens)} tokens of the job" if steps and tokens else "")
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from services.ctl import cli
 from services.ctl.errors import TargetNotEmpty
+from services.ctl.views.columns import count_of
 from services.ctl.views.naming import parse_version
 from shared.errors import (
     DuramenError,
@@ -31,13 +32,15 @@ from shared.store import layout
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
 
-LatestOr = Annotated[str | None, typer.Argument(help="A version; `latest` if left out.")]
+LatestOr = Annotated[
+    str | None, typer.Argument(help="A version, such as v003. Without it, the latest.")
+]
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 ROLLBACK_TEXT = (
     "`restore` copies a version out of the store, into an empty folder of your choice: nothing in "
-    "the system changes. To make training go on from that version, and `latest` point to it, "
-    "the command is `duramen rollback {name}`; later versions stay, on a branch of their own."
+    "the system changes. To make training continue from that version and `latest` point to it, "
+    "type `duramen rollback {name}`; later versions are kept."
 )
 
 
@@ -45,20 +48,22 @@ def restore(
     version: LatestOr = None,
     to: Annotated[Path | None, typer.Option("--to", help="A new or empty folder.")] = None,
     with_base: Annotated[
-        bool, typer.Option("--with-base", help="The base model too, into DIR/base.")
+        bool, typer.Option("--with-base", help="Also copy the base model, to DIR/base.")
     ] = False,
-    source: Annotated[str, typer.Option("--from", help="store or backup; tried first.")] = "store",
+    source: Annotated[
+        str, typer.Option("--from", help="The place to try first: store or backup.")
+    ] = "store",
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:
-    """Copy a version into a folder, every byte hashed on the way. Needs no service of ours."""
+    """Copy a version into a folder and verify every byte. It needs only a store, no service."""
     name = None if version is None else version_name(parse_version(version))
     if to is None:
         shown = name or "VERSION"
         text = ROLLBACK_TEXT.format(name=shown)
         raise UsageError(text, next_step=f"duramen restore {shown} --to DIR")
     if source not in ("store", "backup"):
-        raise UsageError(f"--from is store or backup, not {source!r}.")
+        raise UsageError(f"{source!r} is not a place. Use --from store or --from backup.")
     config = cli.settings()
     stores = [cli.store(config), cli.backup(config)]
     if source == "backup":
@@ -67,7 +72,8 @@ def restore(
 
     def tell() -> None:
         cli.console.print(
-            f"{value['version']} of {lineage} is in {to}: {value['files']} files, all hashed"
+            f"{value['version']} of {lineage} is in {to}: {count_of(value['files'], 'file')}, all "
+            "verified"
         )
         cli.console.print(f"Check it again: (cd {to} && sha256sum -c SHA256SUMS)", style="dim")
 
@@ -154,7 +160,9 @@ class Restore:
         listed = parse_sums((target / "SHA256SUMS").read_bytes())
         committed = {f.path: f.sha256 for f in commit.files if f.path != "SHA256SUMS"}
         if listed != committed:
-            raise DuramenError("SHA256SUMS and the commit record name other files or hashes.")
+            raise DuramenError(
+                "SHA256SUMS and the commit record do not name the same files and hashes."
+            )
 
     def _first(self, key: str, attempt: Callable[[Store], T]) -> T | None:
         """What the first store gives; None where all say that there is no such object."""
@@ -168,7 +176,7 @@ class Restore:
                     failure = error
                 continue
             if failure is not None:
-                self.say(f"{key} was taken from {store.name}")
+                self.say(f"{key} was copied from the {store.name}")
             return found
         if failure is None or isinstance(failure, ObjectMissing):
             return None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.ctl import cli
+from services.ctl.views.columns import count_of
 from shared.errors import NotFound, UsageError
 from shared.store import layout
 
@@ -18,12 +19,14 @@ TONES = {True: ("black on green", "black on bright_green"), False: ("default", "
 
 
 def show_example(
-    dataset: Annotated[str, typer.Argument(help="A dataset or job, by the start of its hash.")],
-    number: Annotated[int, typer.Argument(min=1, help="The row, from 1, as it is stored.")],
+    dataset: Annotated[str, typer.Argument(help="A job or dataset, or the start of its id.")],
+    number: Annotated[
+        int, typer.Argument(min=1, help="The number of the row in the stored dataset, from 1.")
+    ],
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:
-    """One row as tokens: what the model reads, and which of it is trained (in green)."""
+    """Show a row as tokens: what the model reads, and in green what it is trained to write."""
     config = cli.settings()
     sha256 = find_dataset(cli.store(config), dataset)
     path = f"/api/example/{lineage}/{sha256}/{number}"
@@ -39,13 +42,15 @@ def find_dataset(store: "Store", shown: str) -> str:
     """The one stored dataset whose hash begins so. Raises NotFound, UsageError."""
     prefix = shown.split("/")[1] if shown.count("/") == 2 else shown.partition(".")[0]
     if not prefix or set(prefix) - set("0123456789abcdef"):
-        raise UsageError(f"{shown!r} is no dataset's hash.", next_step="duramen queue list")
+        raise UsageError(f"{shown!r} is not the id of a dataset.", next_step="duramen queue list")
     files = map(layout.parse_dataset_file, store.keys("duramen", layout.datasets(prefix)))
     found = sorted({file.dataset for file in files if file})
     if not found:
-        raise NotFound(f"No dataset begins with {prefix}.", next_step="duramen queue list")
+        raise NotFound(
+            f"No dataset has an id that begins with {prefix}.", next_step="duramen queue list"
+        )
     if len(found) > 1:
-        raise UsageError(f"{len(found)} datasets begin with {prefix}; say more of it.")
+        raise UsageError(f"{len(found)} datasets begin with {prefix}; use a longer prefix.")
     return found[0]
 
 
@@ -57,18 +62,19 @@ def show(found: dict[str, Any]) -> None:
         return
     where = f"row {found['row']} of {found['dataset'][:12]}"
     if found["left_out"]:
-        cli.console.print(f"{where} is not trained: {found['left_out']}", markup=False)
+        cli.console.print(f"{where} is left out of training: {found['left_out']}", markup=False)
         return
     sequences = found["sequences"]
     if len(sequences) > 1:
         cli.console.print(
-            f"{where} is {len(sequences)} sequences: the chat template shows an answer differently "
-            "once the talk goes on, and each is trained as the model first gives it."
+            f"{where} becomes {len(sequences)} sequences: the chat template shows an answer "
+            "differently once another turn follows, and each is trained as it is first given."
         )
     for tokens in sequences:
         trained = sum(t["trained"] for t in tokens)
-        cli.console.print(f"{where}: {len(tokens)} tokens, {trained} trained", style="bold")
-        cli.console.print(drawn(tokens, colours=cli.console.is_terminal))
+        shown = f"{where}: {count_of(len(tokens), 'token')}, {trained} trained"
+        cli.console.print(shown, style="bold")
+        cli.console.print(drawn(tokens, colours=cli.has_colours()))
 
 
 def drawn(tokens: list[dict[str, Any]], *, colours: bool) -> "Text":

@@ -2,9 +2,12 @@
 
 import re
 
+from services.ctl.views.columns import one_line
 from shared.errors import UsageError
 from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
+
+LONGEST_NAME = 40  # characters of a file's name inside a sentence
 
 # What the records call `void` is three things to a reader.
 OUTCOMES = {"void": "cancelled"}  # of a job's run
@@ -14,7 +17,11 @@ ANSWERS = {"void": "rejected"}  # of a command
 def name_of(table: Table, job: JobId) -> str:
     """Return the name of a job's file with the id of the job: `rows.jsonl (fa29d8cd912d.1)`."""
     known = table.jobs.get(job)
-    return f"{known.record.name} ({job})" if known else str(job)
+    if known is None:
+        return str(job)
+    name = one_line(known.record.name)
+    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return f"{shown} ({job})"
 
 
 def job_at(table: Table, path: str | None) -> str | None:

@@ -125,9 +125,7 @@ class Finisher:
             if why is not None:
                 return why
         if container_of(name) is None:
-            raise Refused.of(
-                "file_type", f"This file type is not supported. Supported types: {TAKEN}."
-            )
+            raise Refused.of("file_type", f"Files of this type are not read. Types: {TAKEN}.")
         if held.asked is None:
             held.asked = await self.settings_of(taken, held)
         if held.built is None:
@@ -190,9 +188,7 @@ class Finisher:
             with SECONDS.labels("copy").time():
                 held.read = await asyncio.to_thread(self.copy, taken, folder)
         except PermissionError as error:
-            message = (
-                "It cannot be read because its permissions do not allow it. Type: chmod a+r FILE"
-            )
+            message = "Its permissions do not allow it to be read. Type: chmod a+r FILE"
             raise Refused.of("unreadable", message, PUT_AGAIN) from error
         tokens = await self.special_tokens(taken.origin.lineage)
         wanted = Wanted(self.max_row_bytes, held.asked.allow_bad, tokens)

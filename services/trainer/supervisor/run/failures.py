@@ -14,7 +14,7 @@ NEXT_STEPS = {
     "memory": "free memory, then duramen queue retry {job}; or duramen submit FILE --again "
     "-l {lineage} --set max_length=…  (a lower one)",
     "disk": "free space, then duramen queue retry {job}",
-    "data": "drop a mended file into the inbox",
+    "data": "fix the file, then put it into the inbox again",
     "checkpoint": "duramen check",
     "base": "duramen base add DIR",
     "internal": "read the job's log, then duramen queue retry {job}",

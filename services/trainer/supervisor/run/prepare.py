@@ -117,7 +117,8 @@ class Preparation:
             return self.local.checkpoint(self.line, ref)
         except (ObjectMissing, ObjectDamaged) as error:
             raise CheckpointUnusable(
-                f"Step {ref.global_step} of {self.line.lineage} cannot be gone on from: {error}"
+                f"Training cannot resume from step {ref.global_step} of {self.line.lineage}: "
+                f"{error}"
             ) from error
 
     def recomputes(self, base: Path) -> bool:

@@ -1,0 +1,143 @@
+"""The running system as the checks read it, and what each of them may find."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ObjectMissing, StoreUnavailable, UsageError
+from shared.formats.plan import Plan
+from shared.formats.version import (
+    CommitRecord,
+)
+from shared.ledger.control import Control
+from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line, Segment
+from shared.protocol.events import Answered
+from shared.protocol.message import ObjectRef
+from shared.protocol.names import JobId, Service
+from shared.protocol.observed import Observed
+from shared.store import layout
+from shared.store.place import PRECIOUS, ReadPlace
+from shared.store.s3 import Store
+
+Commits = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong: where (a run, a key or a file), and what."""
+
+    where: str
+    what: str
+
+
+class NotChecked(Exception):
+    """This cannot be checked here; the message says why. `is_outage`: it can be later."""
+
+    def __init__(self, why: str, *, is_outage: bool = False) -> None:
+        super().__init__(why)
+        self.is_outage = is_outage
+
+
+@dataclass
+class World:
+    """The running system as it was read: streams folded, stores and folders to be read."""
+
+    table: Table
+    controls: dict[str, Control]
+    answers: list[tuple[Service, Answered]]  # service, what it answered
+    observed: dict[str, list[tuple[int, Observed]]]
+    store: Store
+    backup: Store
+    archive: ReadPlace | None = None
+    inbox: Path | None = None
+    evolution: Any = None  # path -> JSON of the evolution service
+    answers_since: datetime | None = None  # answers from before it may have left the bus
+    pending: list[str] = field(default_factory=list)
+    hashes: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
+    plans: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+
+    def latest(self, service: str) -> Observed | None:
+        seen = self.observed.get(service)
+        return seen[-1][1] if seen else None
+
+    @property
+    def vault_busy(self) -> str | None:
+        """What the vault is still doing, as it says itself; None if it says nothing."""
+        said = self.latest("vault")
+        if said is None or said.state in ("idle", "paused", "stopped"):
+            return None
+        return said.waits_for or said.state
+
+    def plan_steps(self, ref: ObjectRef) -> list[tuple[int, ...]]:
+        """The rows of each step of a plan. Raises ObjectMissing, ObjectDamaged, ValueError."""
+        if ref.sha256 not in self.plans:
+            data = self.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+            self.plans[ref.sha256] = Plan.from_bytes(data).steps
+        return self.plans[ref.sha256]
+
+
+def subject(line: Line, segment: Segment | None = None) -> str:
+    """Return what a finding calls a lineage, or a run in it, by the id of its segment."""
+    return f"lineage {line.lineage}" + (f", run {segment.id}" if segment else "")
+
+
+def mark_of(segment: Segment, line: Line) -> int:
+    """The mark at which the head stands after this segment: its close's, if that moved it."""
+    return segment.closed_at if segment.closed_at in line.heads else segment.parent
+
+
+def closed(world: World, job: JobId) -> list[Segment]:
+    """The closed segments of a job, in the order of their closes."""
+    return [segment for segment in world.table.segments_of(job) if segment.closed]
+
+
+def read_hash(world: World, place: ReadPlace, key: str, version_id: str | None = None) -> str:
+    """SHA-256 of an object now; each is read once. Raises ObjectMissing, StoreUnavailable."""
+    known = world.hashes.get((place.name, key, version_id))
+    if known is None:
+        known, _ = place.read_hash(PRECIOUS, key, version_id)
+        world.hashes[place.name, key, version_id] = known
+    return known
+
+
+def wrong(
+    world: World, place: ReadPlace, key: str, sha256: str, version_id: str | None = None
+) -> str | None:
+    """Why this copy is not what it should be; None if it is."""
+    try:
+        found = read_hash(world, place, key, version_id)
+    except ObjectMissing:
+        return "is missing"
+    except (StoreUnavailable, UsageError, OSError) as error:
+        return f"cannot be read: {error}"
+    return None if found == sha256 else f"its SHA-256 is {found[:16]}…, expected {sha256[:16]}…"
+
+
+def places(world: World) -> dict[str, ReadPlace]:
+    """Return the places that can be reached from here, by name."""
+    found = (world.store, world.backup, world.archive)
+    return {place.name: place for place in found if place is not None}
+
+
+def commits(place: ReadPlace) -> Commits:
+    """The commit records of a place, by key."""
+    return {
+        key: place.read(PRECIOUS, key)
+        for key in place.keys(PRECIOUS, layout.CATALOG)
+        if layout.parse_commit(key)
+    }
+
+
+def parsed(found: Commits) -> dict[tuple[str, int], CommitRecord]:
+    """Readable, not aborted ones by (lineage, version)."""
+    records: dict[tuple[str, int], CommitRecord] = {}
+    for data in found.values():
+        try:
+            record = CommitRecord.model_validate_json(data)
+        except ValueError:
+            continue
+        if record.aborted is None:
+            records[record.lineage, record.version] = record
+    return records
