@@ -1,6 +1,8 @@
 """The HTTP side of evolution: what was learned, and what the model answered on the way."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 
@@ -8,8 +10,20 @@ from services.evolution.api_answers import Answer
 from services.evolution.compare import comparison
 from services.evolution.settings import EvolutionSettings
 from services.evolution.watch import Watch
+from shared.answers import Reply
+from shared.answers.evolution import (
+    Comparison,
+    Curves,
+    Datasets,
+    ExampleHistory,
+    SnapshotShown,
+    Summary,
+)
 from shared.service import http
 from shared.store.s3 import Store
+
+T = TypeVar("T", bound=Reply)
+Route = TypeVar("Route", bound=Callable[..., Any])
 
 
 def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:
@@ -19,34 +33,37 @@ def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:
         settings, {"bus": watch.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
 
-    @app.get("/api/evolution/datasets")
-    async def datasets() -> Answer:
-        return await asyncio.to_thread((await watch.answers()).datasets)
+    def route(path: str) -> Callable[[Route], Route]:
+        return app.get(f"/api/evolution/{path}", response_model_exclude_unset=True)
 
-    @app.get("/api/evolution/snapshots/{dataset}")
-    async def snapshots(dataset: str, lineage: str | None = None, run: int | None = None) -> Answer:
-        answers = await watch.answers()
-        return await asyncio.to_thread(answers.snapshots, dataset, lineage, run)
+    @route("datasets")
+    async def datasets() -> Datasets:
+        return await told(Datasets, (await watch.answers()).datasets)
 
-    @app.get("/api/evolution/snapshot/{dataset}/{step}")
-    async def snapshot(dataset: str, step: int, lineage: str | None = None) -> Answer:
-        answers = await watch.answers()
-        return await asyncio.to_thread(answers.snapshot, dataset, step, lineage)
+    @route("snapshots/{dataset}")
+    async def snapshots(dataset: str, lineage: str | None = None, run: int | None = None) -> Curves:
+        return await told(Curves, (await watch.answers()).snapshots, dataset, lineage, run)
 
-    @app.get("/api/evolution/example/{probe}")
-    async def example(probe: str, lineage: str | None = None) -> Answer:
-        answers = await watch.answers()
-        return await asyncio.to_thread(answers.example, probe, lineage)
+    @route("snapshot/{dataset}/{step}")
+    async def snapshot(dataset: str, step: int, lineage: str | None = None) -> SnapshotShown:
+        return await told(SnapshotShown, (await watch.answers()).snapshot, dataset, step, lineage)
 
-    @app.get("/api/evolution/summary/{dataset}")
-    async def summary(dataset: str, lineage: str | None = None, run: int | None = None) -> Answer:
-        answers = await watch.answers()
-        return await asyncio.to_thread(answers.summary, dataset, lineage, run)
+    @route("example/{probe}")
+    async def example(probe: str, lineage: str | None = None) -> ExampleHistory:
+        return await told(ExampleHistory, (await watch.answers()).example, probe, lineage)
 
-    @app.get("/api/evolution/compare")
-    async def compare(a: str, b: str) -> Answer:
+    @route("summary/{dataset}")
+    async def summary(dataset: str, lineage: str | None = None, run: int | None = None) -> Summary:
+        return await told(Summary, (await watch.answers()).summary, dataset, lineage, run)
+
+    @route("compare")
+    async def compare(a: str, b: str) -> Comparison:
         """`a`, `b`: `JOB`, `JOB@STEP`, `JOB@first` or `v003`; `LINEAGE/v003`, too."""
-        answers = await watch.answers()
-        return await asyncio.to_thread(comparison, answers, a, b)
+        return await told(Comparison, comparison, await watch.answers(), a, b)
 
     return app
+
+
+async def told(model: type[T], ask: Callable[..., Answer], *given: object) -> T:
+    """Return what `ask` answers, as a model, without holding up who else asks."""
+    return await asyncio.to_thread(lambda: model.model_validate(ask(*given)))

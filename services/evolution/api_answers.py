@@ -4,14 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from services.evolution.cache import Cache, Found, Row
 from services.evolution.lifelines import Point, Verdict, judge, line
 from services.evolution.snapshot_reader import identity
 from services.evolution.speed import speed, typical
 from services.evolution.tables import by_split, in_order, numbers, tally
 from shared.errors import NotFound, UsageError
-from shared.formats.snapshot import decode_decision, probability_of
+from shared.formats.snapshot import probability_of
 from shared.ledger.jobs import Table
+from shared.protocol.events import SnapshotDecision
 from shared.protocol.names import SPLITS, JobId
 
 SHORTEST_PREFIX = 4
@@ -177,7 +180,7 @@ class Answers:
                     **{name: getattr(one.found, name) for name in names},
                     "is_final": one.is_final,
                     "job_tokens": one.found.job_tokens,
-                    "decision": decode_decision(told) if (told := one.found.decision) else None,
+                    "decision": decision_of(one.found),
                     "splits": {s: {**measured.get(s, {}), "known": known[s]} for s in known},
                 }
             )
@@ -300,6 +303,14 @@ class Answers:
                 points.setdefault((one.job.lineage, row["probe"]), []).append(self.point(row))
         lives = {key: line(found) for key, found in points.items()}
         return {key: (life[-1].split, judge(life).state) for key, life in lives.items()}
+
+
+def decision_of(found: Found) -> SnapshotDecision | None:
+    """Return why a snapshot was taken; None if its file does not say so in a known form."""
+    try:
+        return SnapshotDecision.model_validate_json(found.decision or "")
+    except ValidationError:
+        return None
 
 
 def flag(stored: int | None) -> bool | None:

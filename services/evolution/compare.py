@@ -8,17 +8,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from services.evolution.api_answers import Answers, Counted
 from services.evolution.cache import Row
 from services.evolution.lifelines import Point, line
 from services.evolution.tables import Answer, mean
+from shared.answers.evolution import Change
 from shared.errors import NotFound, UsageError
 from shared.formats.version import version_name
 from shared.protocol.names import SPLITS
 
-Change = Literal["better", "worse", "same"]
 CLEAR_CHANGE = 0.1  # of the loss
 VERSION = re.compile(r"(?:([a-z0-9_-]{1,32})/)?v(\d+)")
 

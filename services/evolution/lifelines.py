@@ -21,9 +21,9 @@ of the open one, and of these only what a superseded owner did before its succes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
-State = Literal["new", "learning", "learned", "struggling", "not learned", "forgotten", "unstable"]
+from shared.answers.evolution import State
+
 STATES: tuple[State, ...] = (
     "new",
     "learning",

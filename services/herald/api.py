@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from services.herald.notify import Address
 from services.herald.outlet import OutletAway
 from services.herald.settings import HeraldSettings
+from shared.answers.herald import Sent
 from shared.bus.client import Bus
 from shared.errors import DuramenError, UsageError
 from shared.service import http
@@ -23,7 +24,7 @@ def make(settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> Fa
     app = http.make_app(settings, {"bus": bus.ping})
 
     @app.post("/api/notify/test")
-    async def test() -> dict[str, int]:
+    async def test() -> Sent:
         """Send one message to every address. 400 without one, 503 if one did not take it."""
         if not addresses:
             raise UsageError("DURAMEN_NOTIFY_URLS is not set.", next_step="set it in .env; make up")
@@ -35,6 +36,6 @@ def make(settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> Fa
                 failures.append(str(error))
         if failures:
             raise NotTaken("; ".join(failures))
-        return {"addresses": len(addresses)}
+        return Sent(addresses=len(addresses))
 
     return app

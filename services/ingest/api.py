@@ -1,12 +1,12 @@
 """The HTTP side of ingest: what waits in the inbox and why, what was refused, and uploads."""
 
 import asyncio
-from typing import Any
 
 from fastapi import FastAPI
 
 from services.ingest.inbox import upload
 from services.ingest.intake import Intake
+from shared.answers.ingest import InboxShown, TakenFile
 from shared.service import http
 
 REFUSED_SHOWN = 50
@@ -20,18 +20,18 @@ def make(intake: Intake) -> FastAPI:
     }
     app = http.make_app(intake.settings, checks)
 
-    @app.get("/api/inbox")
-    async def inbox() -> dict[str, Any]:
+    @app.get("/api/inbox", response_model_exclude_unset=True)
+    async def inbox() -> InboxShown:
         """`waiting`: not taken yet; `taken`: being worked on; `refused`: the newest first."""
         refused = await asyncio.to_thread(intake.inbox.refused_lately, REFUSED_SHOWN)
-        taken = [{"name": held.name, "why": held.why} for held in intake.held.values()]
-        return {
-            "state": intake.control.state,
-            "waits_for": intake.reason(),
-            "waiting": intake.reasons,
-            "taken": taken,
-            "refused": refused,
-        }
+        taken = [TakenFile(name=held.name, why=held.why) for held in intake.held.values()]
+        return InboxShown(
+            state=intake.control.state,
+            waits_for=intake.reason(),
+            waiting=intake.reasons,
+            taken=taken,
+            refused=refused,
+        )
 
     upload.add(app, intake)
     return app

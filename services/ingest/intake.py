@@ -8,7 +8,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prometheus_client import Gauge
 
@@ -21,6 +21,7 @@ from services.ingest.outcome.finish import Changed, Finisher, Held
 from services.ingest.outcome.plan_report import Planned
 from services.ingest.settings import IngestSettings
 from shared import log
+from shared.answers.ingest import WaitingFile
 from shared.bus.client import Bus
 from shared.errors import (
     AlreadyExists,
@@ -52,7 +53,7 @@ class Intake:
     unfinished_seconds: float = 60.0
     control: Control = field(default_factory=lambda: Control("ingest"))
     held: dict[str, Held] = field(default_factory=dict)
-    reasons: list[dict[str, Any]] = field(default_factory=list)
+    reasons: list[WaitingFile] = field(default_factory=list)
     sidecars: bool = False  # some lay in the inbox at the last look
     outage: str | None = None
     busy: str | None = None
@@ -149,23 +150,23 @@ class Intake:
             self.settling.move(entry.path, taken.path)
         return None
 
-    def describe(self, entry: Entry, why: str) -> dict[str, Any]:
-        """A waiting file for people. `size` in bytes."""
+    def describe(self, entry: Entry, why: str) -> WaitingFile:
+        """Return a waiting file for people."""
         where = entry.path.relative_to(self.inbox.root)
         place = entry.place
-        return {
-            "file": show_name(str(where)),
-            "level": place.level,
-            "lineage": place.lineage,
-            "kind": place.kind,
-            "size": entry.status.st_size,
-            "why": why,
-        }
+        return WaitingFile(
+            file=show_name(str(where)),
+            level=place.level,
+            lineage=place.lineage,
+            kind=place.kind,
+            size=entry.status.st_size,
+            why=why,
+        )
 
-    def describe_folder(self, path: Path) -> dict[str, Any]:
+    def describe_folder(self, path: Path) -> WaitingFile:
         """A folder that means nothing here. It is not moved: files may still be copied into it."""
         why = "it is a folder, and folders are not read: move its files into the inbox itself"
-        return {"file": show_name(str(path.relative_to(self.inbox.root))) + "/", "why": why}
+        return WaitingFile(file=show_name(str(path.relative_to(self.inbox.root))) + "/", why=why)
 
     # ---- finishing -------------------------------------------------------------------------------
 

@@ -2,13 +2,21 @@
 
 import asyncio
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
 from fastapi import FastAPI
 
 from services.vault import catalog, checks, edition, latest
 from services.vault.edition import Wanted
 from services.vault.vault import Vault
+from shared.answers.vault import (
+    BaseRow,
+    StandingAlarm,
+    Verified,
+    VersionFacts,
+    VersionRow,
+    VersionShown,
+)
 from shared.errors import NotFound, StoreUnavailable
 from shared.formats.version import CommitRecord, Latest, version_name
 from shared.ledger.lineage import Line
@@ -24,7 +32,7 @@ def make(vault: Vault) -> FastAPI:
     app = http.make_app(vault.settings, {"bus": vault.bus.ping, "stores": stores})
 
     @app.get("/api/versions")
-    async def versions(lineage: str | None = None) -> list[dict[str, Any]]:
+    async def versions(lineage: str | None = None) -> list[VersionRow]:
         """Every version that the ledgers numbered, published or not; newest last."""
         await vault.table.update(vault.bus)
         lines = [line for name, line in vault.table.lines.items() if lineage in (None, name)]
@@ -34,14 +42,14 @@ def make(vault: Vault) -> FastAPI:
         return [row for rows in found for row in rows]
 
     @app.get("/api/versions/{lineage}/{number}")
-    async def version(lineage: str, number: int) -> dict[str, Any]:
+    async def version(lineage: str, number: int) -> VersionShown:
         """The commit record, and what is known of its copies."""
-        rows = [row for row in await versions(lineage) if row["version"] == number]
+        rows = [row for row in await versions(lineage) if row.version == number]
         if not rows:
             raise NotFound(f"{lineage} has no {version_name(number)}.")
         row = rows[0]
-        if row["state"] == "pending":
-            return {**row, "commit": None, "checked": []}
+        if row.state == "pending":
+            return VersionShown(**dict(row), commit=None, checked=[])
         commit = await asyncio.to_thread(
             catalog.read_commit_anywhere,
             vault.copies,
@@ -49,11 +57,11 @@ def make(vault: Vault) -> FastAPI:
             number,
             known(vault, lineage, number),
         )
-        checked = [f.as_json() for f in vault.checked.get((lineage, number), [])]
-        return {**row, "commit": commit.model_dump(mode="json"), "checked": checked}
+        checked = [f.told for f in vault.checked.get((lineage, number), [])]
+        return VersionShown(**dict(row), commit=commit, checked=checked)
 
     @app.post("/api/versions/{lineage}/{number}/verify")
-    async def verify(lineage: str, number: int, with_base: bool = False) -> dict[str, Any]:
+    async def verify(lineage: str, number: int, with_base: bool = False) -> Verified:
         """Read all copies in full now."""
         commit = await asyncio.to_thread(
             catalog.read_commit_anywhere,
@@ -66,23 +74,23 @@ def make(vault: Vault) -> FastAPI:
             checks.verify, vault.copies, commit, catalog.encode(commit), with_base=with_base
         )
         await remember(vault, lineage, number, found)
-        return {
-            "lineage": lineage,
-            "version": number,
-            "ok": all(place.ok for place in found),
-            "copies": [place.as_json() for place in found],
-        }
+        return Verified(
+            lineage=lineage,
+            version=number,
+            ok=all(place.ok for place in found),
+            copies=[place.told for place in found],
+        )
 
     @app.get("/api/bases")
-    async def bases() -> list[dict[str, Any]]:
+    async def bases() -> list[BaseRow]:
         """Roots of the bases that are committed, with the places that hold them."""
         return await asyncio.to_thread(base_rows, vault)
 
     @app.get("/api/alarms")
-    async def alarms() -> list[dict[str, str]]:
+    async def alarms() -> list[StandingAlarm]:
         """What is wrong now."""
         standing = vault.alarms.standing.items()
-        return [{"what": w, "about": a, "detail": detail} for (w, a), detail in standing]
+        return [StandingAlarm(what=w, about=a, detail=detail) for (w, a), detail in standing]
 
     return app
 
@@ -106,55 +114,58 @@ def known(vault: Vault, lineage: str, number: int) -> Wanted | None:
     return edition.wanted(vault.table, line, number)
 
 
-def facts(vault: Vault, line: Line) -> list[tuple[Wanted, dict[str, Any]]]:
+def facts(vault: Vault, line: Line) -> list[tuple[Wanted, VersionFacts]]:
     """Return each version with what the ledger says of it, before the fold goes on."""
     rows = []
     for version in sorted(line.versions):
         wanted = edition.wanted(vault.table, line, version)
         steps = sum(s.to_step - s.from_step for s in wanted.segments if s.job == wanted.close.job)
         retry = vault.pending.get((line.lineage, version))
-        row = {
-            "lineage": line.lineage,
-            "version": version,
-            "name": wanted.name,
-            "job": str(wanted.job),
-            "dataset": wanted.job.sha256,
-            "file": wanted.file_name,
-            "outcome": wanted.close.outcome,
-            "steps": steps,
-            "global_step": wanted.close.head.global_step,
-            "base_root": wanted.close.head.base_root,
-            "ledger_sequence": wanted.sequence,
-            "closed_at": wanted.close.at.isoformat(),
-            "in_ancestry": wanted.sequence in line.ancestry(),
-            "reason": retry.why if retry else None,
-        }
+        row = VersionFacts(
+            lineage=line.lineage,
+            version=version,
+            name=wanted.name,
+            job=str(wanted.job),
+            dataset=wanted.job.sha256,
+            file=wanted.file_name,
+            outcome=wanted.close.outcome,
+            steps=steps,
+            global_step=wanted.close.head.global_step,
+            base_root=wanted.close.head.base_root,
+            ledger_sequence=wanted.sequence,
+            closed_at=wanted.close.at.isoformat(),
+            in_ancestry=wanted.sequence in line.ancestry(),
+            reason=retry.why if retry else None,
+        )
         rows.append((wanted, row))
     return rows
 
 
 def listing(
-    vault: Vault, line: Line, numbered: list[tuple[Wanted, dict[str, Any]]]
-) -> list[dict[str, Any]]:
+    vault: Vault, line: Line, numbered: list[tuple[Wanted, VersionFacts]]
+) -> list[VersionRow]:
     """Rows with what the places say: who holds the commit, since when, and `latest`."""
     held = vault.copies.everywhere(lambda place: names_in(place, line.lineage))
     current, dates = pointers(vault, line.lineage)
+    rows = []
     for wanted, row in numbered:
-        places = sorted(place for place, names in held.items() if row["name"] in names)
+        places = sorted(place for place, names in held.items() if row.name in names)
         commit = commit_of(vault, wanted) if places else None
-        checked = vault.checked.get((line.lineage, row["version"]))
+        checked = vault.checked.get((line.lineage, row.version))
         sound = [f.place for f in checked if f.ok and f.place in places] if checked else places
-        at = dates.get(layout.commit(line.lineage, row["version"]))
-        row |= {
-            "state": state_of(commit),
-            "places": places,
-            "copies": len(sound) if commit else 0,
-            "domains": vault.settings.failure_domains,
-            "size": sum(file.size for file in commit.files) if commit else None,
-            "published_at": at.isoformat() if at and commit else None,
-            "latest": bool(current and current.version == row["version"]),
-        }
-    return [row for _, row in numbered]
+        at = dates.get(layout.commit(line.lineage, row.version))
+        shown = VersionRow(
+            **dict(row),
+            state=state_of(commit),
+            places=places,
+            copies=len(sound) if commit else 0,
+            domains=vault.settings.failure_domains,
+            size=sum(file.size for file in commit.files) if commit else None,
+            published_at=at.isoformat() if at and commit else None,
+            latest=bool(current and current.version == row.version),
+        )
+        rows.append(shown)
+    return rows
 
 
 def names_in(place: Place, lineage: str) -> set[str]:
@@ -184,18 +195,18 @@ def commit_of(vault: Vault, wanted: Wanted) -> CommitRecord | None:
         return None
 
 
-def state_of(commit: CommitRecord | None) -> str:
+def state_of(commit: CommitRecord | None) -> Literal["pending", "aborted", "published"]:
     """A commit record anywhere is a commit: it is written after the last copy was read back."""
     if commit is None:
         return "pending"
     return "aborted" if commit.aborted else "published"
 
 
-def base_rows(vault: Vault) -> list[dict[str, Any]]:
+def base_rows(vault: Vault) -> list[BaseRow]:
     found: dict[str, list[str]] = {}
     held = vault.copies.everywhere(lambda place: list(place.keys(PRECIOUS, layout.BASES)))
     for place, keys in held.items():
         for key in keys:
             if root := layout.parse_base_commit(key):
                 found.setdefault(root, []).append(place)
-    return [{"base_root": root, "places": sorted(places)} for root, places in found.items()]
+    return [BaseRow(base_root=root, places=sorted(places)) for root, places in found.items()]

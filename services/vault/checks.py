@@ -1,11 +1,11 @@
 """Reading copies again: what is shown as verified has been read in full just now."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from prometheus_client import Counter
 
 from services.vault.copies import Copies
+from shared.answers.vault import CheckedCopy
 from shared.errors import DuramenError, ObjectMissing
 from shared.formats.version import CommitRecord, are_one_commit, parse_sums
 from shared.store import layout
@@ -32,14 +32,16 @@ class Found:
     def ok(self) -> bool:
         return not self.problems
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "place": self.place,
-            "ok": self.ok,
-            "files": self.files,
-            "bytes": self.bytes,
-            "problems": self.problems,
-        }
+    @property
+    def told(self) -> CheckedCopy:
+        """What the API answers of it."""
+        return CheckedCopy(
+            place=self.place,
+            ok=self.ok,
+            files=self.files,
+            bytes=self.bytes,
+            problems=self.problems,
+        )
 
 
 def verify(

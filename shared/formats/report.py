@@ -1,6 +1,6 @@
 """What ingest found in a file: report.json of a dataset, and `<name>.report.json` beside a file."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -61,7 +61,7 @@ class Report(BaseModel):
     level: Level
     kind: Kind
     job: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     version: int | None = None
     contents: Contents | None = None
     problems: list[Problem] = Field(default_factory=list)

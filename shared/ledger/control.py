@@ -99,7 +99,7 @@ async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
 
     Before each instance had its subject they all spoke on one: it counts until one has spoken.
     """
-    newest = await last_words(bus, service)
+    newest = await newest_entries(bus, service)
     if not newest:
         old = await bus.last("OBS", f"ctl.observed.{service}")
         said = said_in(old) if old else None
@@ -108,7 +108,7 @@ async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
     return {name: said for name, said in found.items() if said and said.instance == name}
 
 
-async def last_words(bus: Bus, service: str) -> dict[str, Entry]:
+async def newest_entries(bus: Bus, service: str) -> dict[str, Entry]:
     """Return the last message of each instance of a service, the one that spoke last at the end."""
     wildcard, found = observed_subject(service), dict[str, Entry]()
     newest = await bus.last("OBS", wildcard)
@@ -122,7 +122,7 @@ async def last_words(bus: Bus, service: str) -> dict[str, Entry]:
 
 async def unknown_words(bus: Bus, service: str) -> dict[str, str]:
     """Return what instances of a service said last in a form that is not known here, as it is."""
-    newest = (await last_words(bus, service)).items()
+    newest = (await newest_entries(bus, service)).items()
     return {
         instance: entry.data.decode(errors="replace")
         for instance, entry in newest

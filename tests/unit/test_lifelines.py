@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.evolution.lifelines import STATES, Point, State, judge, line
+from services.evolution.lifelines import STATES, Point, judge, line
+from shared.answers.evolution import State
 
 R, W = True, False
 

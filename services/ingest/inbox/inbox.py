@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from services.ingest.inbox.rename import numbered, rename_new
 from services.ingest.inbox.sidecar import is_sidecar, names_for
 from services.ingest.outcome.report import text
+from shared.answers.ingest import RefusedFile
 from shared.errors import UsageError
 from shared.files import copy_synced, sync_folder, write_synced
 from shared.formats.report import Kind, Report, taking_of
@@ -301,8 +301,8 @@ class Inbox:
                         return Report.model_validate_json(data)
         return None
 
-    def refused_lately(self, count: int) -> list[dict[str, Any]]:
-        """The newest reports in rejected/, newest first."""
+    def refused_lately(self, count: int) -> list[RefusedFile]:
+        """Return the newest reports in rejected/, newest first."""
         reports = (self.root / REJECTED).glob("*.report.json")
         newest = sorted(reports, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
         found = []
@@ -311,8 +311,7 @@ class Inbox:
                 report = Report.model_validate_json(path.read_bytes())
             except (OSError, ValueError):
                 continue
-            wanted = {"name", "why", "next_step", "lineage", "level", "kind", "at"}
-            found.append(report.model_dump(mode="json", include=wanted))
+            found.append(RefusedFile.model_validate(report, from_attributes=True))
         return found
 
 

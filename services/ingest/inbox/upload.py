@@ -19,6 +19,7 @@ from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
 from services.ingest.reading.containers import TAKEN, container_of
+from shared.answers.ingest import UploadFailed, Working
 from shared.errors import UsageError
 from shared.formats.report import Kind, Report
 from shared.protocol.names import Level, LineageName
@@ -43,7 +44,16 @@ class TooLarge(Exception):
 def add(app: FastAPI, intake: Intake) -> None:
     """The routes for uploads."""
 
-    @app.post("/datasets")
+    answers: dict[int | str, dict[str, Any]] = {
+        202: {"model": Working},
+        404: {"model": UploadFailed},
+        413: {"model": UploadFailed},
+        422: {"model": Report},
+    }
+
+    @app.post(
+        "/datasets", response_model=Report, responses={**answers, 413: {"model": UploadFailed}}
+    )
     async def upload(
         request: Request,
         *,
@@ -74,7 +84,7 @@ def add(app: FastAPI, intake: Intake) -> None:
         intake.wake.set()
         return await answer(intake, origin.id, wait)
 
-    @app.get("/datasets/{taken}")
+    @app.get("/datasets/{taken}", response_model=Report, responses=answers)
     async def dataset(
         taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
     ) -> JSONResponse:
@@ -156,7 +166,7 @@ async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
         if time.monotonic() >= end:
             held = intake.held.get(taken)
             why = (held.why if held else None) or intake.outage
-            return JSONResponse({"taken": taken, "outcome": "working", "why": why}, 202)
+            return JSONResponse(Working(taken=taken, why=why).model_dump(), 202)
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -31,6 +31,7 @@ from shared.files import write_synced
 from shared.formats.report import Outcome, Report
 from shared.ledger.jobs import Table
 from shared.protocol import events
+from shared.protocol.events import Event, EventData
 from shared.protocol.message import ObjectRef
 from shared.store.s3 import Store
 
@@ -264,7 +265,7 @@ class Finisher:
         self.check_unchanged(taken, held)
         name, rows, level = contents.name, contents.rows, origin.level
         stored = events.FileStored(name=name, rows=rows, level=level, bytes=ref.size)
-        await self.tell(taken, stored, ref=ref)
+        await self.tell(taken, stored, ref)
         if origin.kind == "eval":
             report = await self.measure(taken, built, ref)
         else:
@@ -275,7 +276,7 @@ class Finisher:
         if report.outcome != "measured":
             kind = events.JobQueued if report.outcome == "queued" else events.FileKnown
             ended = kind(name=name, rows=rows, level=level, why=report.why, next=report.next_step)
-            await self.tell(taken, ended, ref=ref, job=report.job)
+            await self.tell(taken, ended, ref, report.job)
         # Had it grown until here, what was added would go untrained: read it all again.
         self.check_unchanged(taken, held)
         ROWS.inc(rows)
@@ -378,15 +379,10 @@ class Finisher:
         )
 
     async def tell(
-        self,
-        taken: Taken,
-        data: events.EventData,
-        ref: ObjectRef | None = None,
-        job: str | None = None,
+        self, taken: Taken, data: EventData, ref: ObjectRef | None = None, job: str | None = None
     ) -> None:
-        lineage = taken.origin.lineage
-        event = events.Event.of("ingest", data, lineage=lineage, job=job, ref=ref)
-        await self.bus.event(event)
+        about = {"lineage": taken.origin.lineage, "job": job}
+        await self.bus.event(Event.of("ingest", data, ref=ref, **about))
 
 
 def counted(number: int, what: str) -> str:

@@ -1,7 +1,7 @@
 """The trainer's HTTP side: metrics, health, what it is doing, what a row is to it (read-only)."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Path
 
@@ -9,6 +9,8 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.observe import view_of
 from services.trainer.supervisor.show_example import show_example
 from services.trainer.supervisor.trainer import Trainer
+from shared.answers.trainer import RowShown
+from shared.protocol.observed import Observed
 from shared.service import http
 from shared.store.s3 import Store
 
@@ -24,12 +26,12 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
     )
 
     @app.get("/api/status")
-    async def status() -> dict[str, Any]:
+    async def status() -> Observed:
         """What `ctl.observed.trainer.<lease id>` says, as of now."""
-        return view_of(trainer).model_dump(mode="json")
+        return view_of(trainer)
 
-    @app.get("/api/example/{lineage}/{dataset}/{row}")
-    async def example(lineage: str, dataset: Hash, row: RowNumber) -> dict[str, Any]:
+    @app.get("/api/example/{lineage}/{dataset}/{row}", response_model_exclude_unset=True)
+    async def example(lineage: str, dataset: Hash, row: RowNumber) -> RowShown:
         """The tokens of a row (from 1) and which of them are trained."""
         return await show_example(trainer, lineage, dataset, row)
 

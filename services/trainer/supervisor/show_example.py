@@ -10,6 +10,7 @@ from typing import Any
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.run.worker_process import environment
 from services.trainer.supervisor.trainer import Trainer
+from shared.answers.trainer import RowShown
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import parse_sums
 from shared.protocol.message import ObjectRef
@@ -21,8 +22,11 @@ from shared.store.place import PRECIOUS
 SECONDS = 60.0
 
 
-async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -> dict[str, Any]:
-    """Tokens of a row (1-based) and which of them are trained. Raises NotFound, DuramenError."""
+async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -> RowShown:
+    """Return the tokens of a row (from 1), and which of them are trained.
+
+    Raises NotFound, DuramenError.
+    """
     line = trainer.table.lines.get(lineage)
     if line is None or line.settings is None:
         raise NotFound(f"There is no lineage {lineage!r}.", next_step="duramen lineage list")
@@ -41,7 +45,7 @@ async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -
     }
     files = await asyncio.to_thread(fetch, trainer.local, line.settings, dataset)
     found = await ask_child(request | files, trainer.settings.threads)
-    return {"lineage": lineage, "dataset": dataset, "row": row, **found}
+    return RowShown.model_validate({"lineage": lineage, "dataset": dataset, "row": row, **found})
 
 
 def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, str]:

@@ -1,0 +1,285 @@
+"""What evolution answers: curves, states and comparisons of examples, and each example's history.
+
+Shares and means are None where there is nothing to take them of; a loss is in nats a token, and
+None where it was not a number.
+"""
+
+from typing import Literal
+
+from shared.answers import Reply
+from shared.protocol.events import SnapshotDecision, Split
+from shared.protocol.names import JobState
+
+State = Literal["new", "learning", "learned", "struggling", "not learned", "forgotten", "unstable"]
+Change = Literal["better", "worse", "same"]
+
+
+class About(Reply):
+    """A dataset in one lineage. `name`: of its file; steps are the lineage's."""
+
+    dataset: str
+    lineage: str
+    name: str
+    first_step: int
+    last_step: int
+
+
+# ---- datasets ------------------------------------------------------------------------------------
+
+
+class WatchedJob(Reply):
+    """A job that has snapshots. `job`: its whole name; `shown`: for people."""
+
+    job: str
+    shown: str
+    run: int
+    state: JobState | None
+    version: int | None
+
+
+class WatchedDataset(About):
+    """A dataset that has snapshots; `probes` counts its watched examples by split."""
+
+    snapshots: int
+    probes: dict[Split, int]
+    last_at: str
+    jobs: list[WatchedJob]
+
+
+class Datasets(Reply):
+    """Every dataset that has snapshots."""
+
+    datasets: list[WatchedDataset]
+
+
+# ---- curves --------------------------------------------------------------------------------------
+
+
+class Means(Reply):
+    """Means over the `count` examples of a split; `exact_match` is of those `answered`."""
+
+    count: int
+    not_a_number: int
+    loss: float | None
+    token_accuracy: float | None
+    answered: int
+    exact_match: float | None
+
+
+class SplitCurve(Reply):
+    """A split at one snapshot: over what was measured there, if anything was, and as `known`: over
+    all examples so far, each at its last value."""
+
+    count: int | None = None
+    not_a_number: int | None = None
+    loss: float | None = None
+    token_accuracy: float | None = None
+    answered: int | None = None
+    exact_match: float | None = None
+    known: Means
+
+
+class CurvePoint(Reply):
+    """One snapshot. `is_final`: at the last step of a job that is done."""
+
+    global_step: int
+    position: int
+    segment: str
+    fence: int
+    job: str
+    at: str
+    is_final: bool
+    job_tokens: int | None
+    decision: SnapshotDecision | None
+    splits: dict[Split, SplitCurve]
+
+
+class Curves(About):
+    """A dataset's snapshots by step."""
+
+    snapshots: list[CurvePoint]
+
+
+# ---- one step ------------------------------------------------------------------------------------
+
+
+class ProbeName(Reply):
+    """A watched example: row `row` (from 0) of a dataset, and what it asks and expects."""
+
+    probe: str
+    split: Split
+    dataset: str
+    row: int
+    prompt: str
+    expected: str
+
+
+class MeasuredProbe(ProbeName):
+    """An example as one snapshot measured it."""
+
+    answer: str | None
+    tokens: int | None
+    loss: float | None
+    token_accuracy: float | None
+    first_mismatch: int | None
+    exact_match: bool | None
+
+
+class SnapshotShown(About):
+    """Every example at one step."""
+
+    global_step: int
+    segment: str
+    fence: int
+    probes: list[MeasuredProbe]
+
+
+# ---- states --------------------------------------------------------------------------------------
+
+
+class LearningSpeed(Reply):
+    """How fast something was learned; None: it was not, or it is not known."""
+
+    steps_to_learned: int | float | None
+    tokens_to_learned: int | float | None
+    loss_fall_per_1000_tokens: float | None
+
+
+class StateShown(Reply):
+    """What became of an example, at which step, in which job, and `during` which file's."""
+
+    state: State
+    step: int | None
+    job: str | None
+    during: str | None
+
+
+class ProbeSummary(ProbeName, StateShown):
+    """An example's number, state, and first and last loss; `asked`: how often it was answered."""
+
+    number: int
+    loss_first: float | None
+    loss_last: float | None
+    is_right: bool
+    asked: int
+    speed: LearningSpeed
+
+
+class SplitSummaryShown(Reply):
+    """First and last values of a split's examples, and how many are in each state."""
+
+    count: int
+    loss_first: float | None
+    loss_last: float | None
+    answered: int
+    exact_match_first: float | None
+    exact_match_last: float | None
+    normalized_match_last: float | None
+    similarity_last: float | None
+    confidence_last: float | None
+    states: dict[State, int]
+    speed: LearningSpeed
+
+
+class Summary(About):
+    """What was learned of a dataset."""
+
+    snapshots: int
+    splits: dict[Split, SplitSummaryShown]
+    probes: list[ProbeSummary]
+
+
+# ---- one example ---------------------------------------------------------------------------------
+
+
+class MeasuredOnce(Reply):
+    """One measurement of an example; None: it was not asked."""
+
+    loss: float | None
+    token_accuracy: float | None
+    answer: str | None
+    is_cut: bool
+    exact_match: bool | None
+    normalized_match: bool | None
+    similarity: float | None
+    confidence: float | None
+    is_right: bool
+
+
+class PointShown(MeasuredOnce):
+    """A measurement in an example's history. `name`: the file of the job that trained then."""
+
+    global_step: int
+    job: str
+    split: Split
+    first_mismatch: int | None
+    is_final: bool
+    fence: int
+    segment: str
+    at: str
+    job_tokens: int | None
+    name: str
+
+
+class Piece(Reply):
+    """A piece of the expected answer, and how likely the model finds it."""
+
+    piece: str
+    probability: float
+
+
+class ExampleHistory(StateShown):
+    """One example's whole history in a lineage."""
+
+    probe: str
+    lineage: str
+    dataset: str
+    row: int
+    prompt: str
+    expected: str
+    speed: LearningSpeed
+    points: list[PointShown]
+    tokens: list[Piece]
+
+
+# ---- comparison ----------------------------------------------------------------------------------
+
+
+class ComparedPlace(Reply):
+    """A step of a lineage that is compared, and how many examples were `measured` there."""
+
+    lineage: str
+    global_step: int
+    shown: str
+    measured: int
+
+
+class SplitChange(Reply):
+    """How many examples of a split changed, and their means on both sides."""
+
+    count: int
+    better: int
+    same: int
+    worse: int
+    loss_a: float | None
+    loss_b: float | None
+    is_right_a: float | None
+    is_right_b: float | None
+
+
+class ComparedExample(ProbeName):
+    """An example on both sides. `file`: the name of its file, if it is known."""
+
+    change: Change
+    a: MeasuredOnce
+    b: MeasuredOnce
+    file: str | None
+
+
+class Comparison(Reply):
+    """Two places, and what changed between them, the clearest change first."""
+
+    a: ComparedPlace
+    b: ComparedPlace
+    splits: dict[Split, SplitChange]
+    examples: list[ComparedExample]
