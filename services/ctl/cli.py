@@ -15,19 +15,20 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from dotenv import dotenv_values
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from services.ctl.errors import ServiceUnavailable
 from services.ctl.settings import CtlSettings
 from services.ctl.views import columns
 from shared import log, reach
+from shared.answers import Reply
 from shared.bus.client import Bus
 from shared.errors import START, DuramenError, NotFound, UsageError
 from shared.protocol.names import LEVELS, Level
@@ -46,6 +47,7 @@ HELP = (
     "5 changed by somebody else; 6 bus, store or service unavailable; 7 the bus has lost records; "
     "8 damaged bytes; 130 interrupted."
 )
+T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The lineage, by its name.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="high, normal or low.")]
@@ -136,9 +138,17 @@ def backup(config: CtlSettings) -> "Store":
 
 
 def ask(
-    url: str, token: SecretStr | None, path: str, method: str = "GET", seconds: float = 30.0
-) -> Any:
-    """Return the JSON that a service answers. Raises NotFound, ServiceUnavailable, DuramenError."""
+    kind: type[T],
+    url: str,
+    token: SecretStr | None,
+    path: str,
+    method: str = "GET",
+    seconds: float = 30.0,
+) -> T:
+    """Return what a service answers, as `kind`.
+
+    Raises NotFound, ServiceUnavailable, DuramenError.
+    """
     import httpx
 
     headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
@@ -153,7 +163,18 @@ def ask(
     if reply.status_code >= 400:
         body = reply.json()
         raise DuramenError(str(body.get("error") or body.get("detail") or body))
-    return reply.json()
+    return understood(kind, url, reply.content)
+
+
+def understood(kind: type[T], url: str, body: bytes) -> T:
+    """Return the answer of a service. Raises DuramenError for one of a form not known here."""
+    try:
+        return TypeAdapter(kind).validate_json(body)
+    except ValidationError as error:
+        raise DuramenError(
+            f"{url} answers in a form that this program does not know.",
+            next_step="upgrade this program, or the service, to the other's version",
+        ) from error
 
 
 def away(url: str, error: Exception) -> ServiceUnavailable:
@@ -163,14 +184,20 @@ def away(url: str, error: Exception) -> ServiceUnavailable:
 
 
 def emit(
-    value: BaseModel | dict[str, Any] | list[Any], json_: bool, human: Callable[[], None]
+    value: BaseModel | Mapping[str, Any] | Sequence[Any], json_: bool, human: Callable[[], None]
 ) -> None:
     """JSON for programs, or what `human` prints."""
     if not json_:
         human()
         return
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    sys.stdout.write(json.dumps(plain, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=plain) + "\n")
+
+
+def plain(value: object) -> object:
+    """Return what JSON can say of a value; of an answer, what the service said and no more."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=isinstance(value, Reply))
+    return str(value)
 
 
 def table(

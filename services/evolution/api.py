@@ -34,29 +34,29 @@ def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:
     )
 
     def route(path: str) -> Callable[[Route], Route]:
-        return app.get(f"/api/evolution/{path}", response_model_exclude_unset=True)
+        return app.get("/api/evolution" + path, response_model_exclude_unset=True)
 
-    @route("datasets")
+    @route("/datasets")
     async def datasets() -> Datasets:
         return await told(Datasets, (await watch.answers()).datasets)
 
-    @route("snapshots/{dataset}")
+    @route("/snapshots/{dataset}")
     async def snapshots(dataset: str, lineage: str | None = None, run: int | None = None) -> Curves:
         return await told(Curves, (await watch.answers()).snapshots, dataset, lineage, run)
 
-    @route("snapshot/{dataset}/{step}")
+    @route("/snapshot/{dataset}/{step}")
     async def snapshot(dataset: str, step: int, lineage: str | None = None) -> SnapshotShown:
         return await told(SnapshotShown, (await watch.answers()).snapshot, dataset, step, lineage)
 
-    @route("example/{probe}")
+    @route("/example/{probe}")
     async def example(probe: str, lineage: str | None = None) -> ExampleHistory:
         return await told(ExampleHistory, (await watch.answers()).example, probe, lineage)
 
-    @route("summary/{dataset}")
+    @route("/summary/{dataset}")
     async def summary(dataset: str, lineage: str | None = None, run: int | None = None) -> Summary:
         return await told(Summary, (await watch.answers()).summary, dataset, lineage, run)
 
-    @route("compare")
+    @route("/compare")
     async def compare(a: str, b: str) -> Comparison:
         """`a`, `b`: `JOB`, `JOB@STEP`, `JOB@first` or `v003`; `LINEAGE/v003`, too."""
         return await told(Comparison, comparison, await watch.answers(), a, b)

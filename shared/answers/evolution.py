@@ -7,8 +7,8 @@ None where it was not a number.
 from typing import Literal
 
 from shared.answers import Reply
-from shared.protocol.events import SnapshotDecision, Split
-from shared.protocol.names import JobState
+from shared.protocol.events import SnapshotDecision
+from shared.protocol.names import JobState, Split
 
 State = Literal["new", "learning", "learned", "struggling", "not learned", "forgotten", "unstable"]
 Change = Literal["better", "worse", "same"]

@@ -9,6 +9,7 @@ import pytest
 
 from services.ctl.commands.evolution import most_shown
 from services.evolution.cache import Cache
+from shared.answers.evolution import LearningSpeed, ProbeSummary
 from shared.bus.client import Bus
 from shared.ledger.control import observed
 from shared.ledger.jobs import Table
@@ -324,7 +325,18 @@ async def test_the_commands_fit_the_terminal(stack: Stack, lineage: str, tmp_pat
 
 def test_the_example_with_most_to_see_was_learned_and_most_often_asked() -> None:
     lives = [("learning", 8), ("learned", 2), ("learned", 8), ("learned", 8)]
-    probes = [{"number": n, "state": s, "asked": a} for n, (s, a) in enumerate(lives, 1)]
+    fields = {
+        **dict.fromkeys(("step", "job", "during", "loss_first", "loss_last")),
+        **dict.fromkeys(("probe", "dataset", "prompt", "expected"), "one"),
+        "speed": dict.fromkeys(LearningSpeed.model_fields),
+    }
+    probes = [
+        ProbeSummary.model_validate(
+            {**fields, "split": "trained", "row": n, "is_right": True, "number": n}
+            | {"state": state, "asked": asked}
+        )
+        for n, (state, asked) in enumerate(lives, 1)
+    ]
     assert most_shown(probes) == 3
     assert most_shown(probes[:1]) == 1
     assert most_shown([]) == 1

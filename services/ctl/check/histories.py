@@ -1,6 +1,7 @@
 """What must hold of the histories of examples."""
 
 from services.ctl.check.world import Finding, NotChecked, World
+from shared.answers.evolution import Curves, Datasets
 from shared.errors import DuramenError
 
 
@@ -9,20 +10,20 @@ def histories_use_only_kept_snapshots(world: World) -> list[Finding]:
     if world.evolution is None:
         raise NotChecked("the address of the evolution service is not set")
     try:
-        datasets = world.evolution("/datasets")["datasets"]
         curves = [
-            world.evolution(f"/snapshots/{d['dataset']}?lineage={d['lineage']}") for d in datasets
+            world.evolution(Curves, f"/snapshots/{d.dataset}?lineage={d.lineage}")
+            for d in world.evolution(Datasets, "/datasets").datasets
         ]
     except DuramenError as error:
         raise NotChecked(str(error), is_outage=True) from error
     found = []
     for curve in curves:
-        living = world.table.lines[curve["lineage"]].living()
-        for snapshot in curve["snapshots"]:
-            segment = living.get(snapshot["segment"])
-            step, fence = snapshot["global_step"], snapshot["fence"]
+        living = world.table.lines[curve.lineage].living()
+        for snapshot in curve.snapshots:
+            segment = living.get(snapshot.segment)
+            step, fence = snapshot.global_step, snapshot.fence
             if segment is None or not segment.holds(fence, step):
-                where = f"dataset {curve['dataset'][:12]}, step {step}"
+                where = f"dataset {curve.dataset[:12]}, step {step}"
                 found.append(
                     Finding(
                         where,

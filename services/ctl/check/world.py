@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from shared.errors import ObjectMissing, StoreUnavailable, UsageError
 from shared.formats.plan import Plan
@@ -21,6 +21,7 @@ from shared.store import layout
 from shared.store.place import PRECIOUS, ReadPlace
 from shared.store.s3 import Store
 
+T = TypeVar("T")
 Commits = dict[str, bytes]
 
 
@@ -40,6 +41,12 @@ class NotChecked(Exception):
         self.is_outage = is_outage
 
 
+class Ask(Protocol):
+    """Asks the evolution service: the answer at a path, as `kind`."""
+
+    def __call__(self, kind: type[T], path: str) -> T: ...
+
+
 @dataclass
 class World:
     """The running system as it was read: streams folded, stores and folders to be read."""
@@ -52,7 +59,7 @@ class World:
     backup: Store
     archive: ReadPlace | None = None
     inbox: Path | None = None
-    evolution: Any = None  # path -> JSON of the evolution service
+    evolution: Ask | None = None
     answers_since: datetime | None = None  # answers from before it may have left the bus
     pending: list[str] = field(default_factory=list)
     hashes: dict[tuple[str, str, str | None], str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.check import commands, copies, histories, inbox, ledgers, training
-from services.ctl.check.world import Finding, NotChecked, World
+from services.ctl.check.world import Ask, Finding, NotChecked, World
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of
 from shared.bus.client import Bus
@@ -25,6 +25,7 @@ from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
 from shared.store.folder import Folder
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 SETTLE_SECONDS = 5.0  # a record follows its ledger within this
@@ -135,10 +136,10 @@ async def settled(bus: Bus) -> Table:
         await asyncio.sleep(0.25)
 
 
-def asking(config: CtlSettings) -> Callable[[str], Any]:
-    def ask(path: str) -> Any:
+def asking(config: CtlSettings) -> Ask:
+    def ask(kind: type[T], path: str) -> T:
         url, token = config.evolution_url, config.evolution_token
-        return cli.ask(url, token, f"/api/evolution{path}")
+        return cli.ask(kind, url, token, f"/api/evolution{path}")
 
     return ask
 

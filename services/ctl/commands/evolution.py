@@ -1,6 +1,6 @@
 """`duramen evolution`: what the model learned, in plots and tables, and what it answered when."""
 
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -10,9 +10,24 @@ from rich.text import Text
 from services.ctl import cli
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, loss_of, number, text
 from services.ctl.views.comparison import SPLIT_NAMES, print_comparison, share
+from shared.answers.evolution import (
+    Comparison,
+    CurvePoint,
+    Curves,
+    Datasets,
+    ExampleHistory,
+    LearningSpeed,
+    Piece,
+    PointShown,
+    ProbeSummary,
+    State,
+    Summary,
+    WatchedDataset,
+)
 from shared.errors import NotFound, UsageError
 from shared.protocol.names import Split
 
+T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True, help="Example histories: what the model learned from each file."
 )
@@ -24,7 +39,7 @@ DRAWN: dict[Split, tuple[str, str]] = {
     "eval": ("x", "magenta"),
     "earlier": ("·", "red"),
 }
-STATE_STYLES = {
+STATE_STYLES: dict[State, str] = {
     "learned": "green",
     "learning": "cyan",
     "struggling": "yellow",
@@ -33,7 +48,6 @@ STATE_STYLES = {
     "unstable": "magenta",
     "new": "dim",
 }
-FALL = "loss_fall_per_1000_tokens"
 LIKELY, UNLIKELY = 0.5, 0.1  # probabilities of a token
 PLOT_LINES = 13
 WIDEST = 120  # columns: wider plots of a dozen points are no clearer
@@ -48,30 +62,30 @@ Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or the id
 # ---- asking ------------------------------------------------------------------------------------
 
 
-def ask(path: str, **query: object) -> Any:
+def ask(kind: type[T], path: str, **query: object) -> T:
     """One question to the evolution service."""
     config = cli.settings()
     given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
     address = API + path + (f"?{given}" if given else "")
-    return cli.ask(config.evolution_url, config.evolution_token, address)
+    return cli.ask(kind, config.evolution_url, config.evolution_token, address)
 
 
-def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None]:
+def resolve(shown: str, lineage: str | None) -> tuple[WatchedDataset, int | None]:
     """(dataset, run) that `3f9a1c2b7d10.1`, any prefix of it, a path or a file name means."""
     prefix, _, run = shown.partition(".")
     if shown.count("/") == 2:  # a whole path: lineage/dataset/run
         lineage, prefix, run = shown.split("/")
-    mine = [d for d in ask("/datasets")["datasets"] if lineage in (None, d["lineage"])]
-    known = [dataset for dataset in mine if dataset["name"] == shown]  # `a.jsonl` is no hash
-    known = known or [dataset for dataset in mine if dataset["dataset"].startswith(prefix)]
+    mine = [d for d in ask(Datasets, "/datasets").datasets if lineage in (None, d.lineage)]
+    known = [dataset for dataset in mine if dataset.name == shown]  # `a.jsonl` is no hash
+    known = known or [dataset for dataset in mine if dataset.dataset.startswith(prefix)]
     if not known:
         raise NotFound(f"No snapshots of {shown!r} yet.", next_step="duramen evolution list")
     if len(known) > 1:
-        names = ", ".join(f"{d['lineage']}/{d['dataset'][:12]}" for d in known)
+        names = ", ".join(f"{d.lineage}/{d.dataset[:12]}" for d in known)
         raise UsageError(
             f"{shown!r} may be any of {names}; use a longer prefix or name the --lineage."
         )
-    named = known[0]["name"] == shown
+    named = known[0].name == shown
     return known[0], int(run) if run.isdigit() and not named else None
 
 
@@ -81,10 +95,10 @@ def resolve(shown: str, lineage: str | None) -> tuple[dict[str, Any], int | None
 @app.command("list")
 def list_datasets(json: cli.Json = False) -> None:
     """The files whose training was watched."""
-    found = ask("/datasets")
+    found = ask(Datasets, "/datasets")
 
     def human() -> None:
-        if not found["datasets"]:
+        if not found.datasets:
             cli.console.print(
                 "There are no snapshots yet: the first is taken when training begins."
             )
@@ -92,15 +106,15 @@ def list_datasets(json: cli.Json = False) -> None:
         heads: Heads = ["job", "lineage", number("steps"), number("snapshots"), number("trained")]
         drawn = [
             [
-                ", ".join(job["shown"] for job in dataset["jobs"]),
-                dataset["lineage"],
-                f"{dataset['first_step']}–{dataset['last_step']}",
-                str(dataset["snapshots"]),
-                str(dataset["probes"].get("trained", 0)),
-                str(dataset["probes"].get("heldout", 0)),
-                dataset["name"],
+                ", ".join(job.shown for job in dataset.jobs),
+                dataset.lineage,
+                f"{dataset.first_step}–{dataset.last_step}",
+                str(dataset.snapshots),
+                str(dataset.probes.get("trained", 0)),
+                str(dataset.probes.get("heldout", 0)),
+                dataset.name,
             ]
-            for dataset in found["datasets"]
+            for dataset in found.datasets
         ]
         cli.table([*heads, number("held out"), text("file")], drawn)
 
@@ -111,22 +125,22 @@ def list_datasets(json: cli.Json = False) -> None:
 def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
     """Loss and exact match by step, and the state of every watched example."""
     dataset, run = resolve(job, lineage)
-    named = {"lineage": dataset["lineage"], "run": run}
-    curves = ask(f"/snapshots/{dataset['dataset']}", **named)
-    summary = ask(f"/summary/{dataset['dataset']}", **named)
+    named = {"lineage": dataset.lineage, "run": run}
+    curves = ask(Curves, f"/snapshots/{dataset.dataset}", **named)
+    summary = ask(Summary, f"/summary/{dataset.dataset}", **named)
 
     def human() -> None:
         cli.console.print(
-            f"[bold]{dataset['name']}[/bold]  {dataset['dataset'][:12]}  "
-            f"steps {summary['first_step']}–{summary['last_step']} of {dataset['lineage']}, "
-            f"{summary['snapshots']} snapshots"
+            f"[bold]{dataset.name}[/bold]  {dataset.dataset[:12]}  "
+            f"steps {summary.first_step}–{summary.last_step} of {dataset.lineage}, "
+            f"{summary.snapshots} snapshots"
         )
-        plot(curves["snapshots"], "loss", "loss (mean over the answer's tokens, nats)")
-        plot(curves["snapshots"], "exact_match", "exact match (share of the answers asked for)")
+        plot(curves.snapshots, "loss", "loss (mean over the answer's tokens, nats)")
+        plot(curves.snapshots, "exact_match", "exact match (share of the answers asked for)")
         print_splits(summary)
         cli.console.print()
         print_probes(summary)
-        command = f"duramen evolution example {job} {most_shown(summary['probes'])}"
+        command = f"duramen evolution example {job} {most_shown(summary.probes)}"
         cli.console.print(f"One example in full: {command}", style="dim")
 
     cli.emit({"curves": curves, "summary": summary}, json, human)
@@ -146,36 +160,34 @@ def example(
 ) -> None:
     """One example: the question, the right answer, and what the model said at each step."""
     dataset, run = resolve(job, lineage)
-    named = {"lineage": dataset["lineage"], "run": run}
-    probes = ask(f"/summary/{dataset['dataset']}", **named)["probes"]
+    named = {"lineage": dataset.lineage, "run": run}
+    probes = ask(Summary, f"/summary/{dataset.dataset}", **named).probes
     number = most_shown(probes) if number is None else number
     if not 1 <= number <= len(probes):
         raise NotFound(
-            f"{dataset['name']} has examples 1 to {len(probes)}.",
+            f"{dataset.name} has examples 1 to {len(probes)}.",
             next_step=f"duramen evolution show {job}",
         )
     probe = probes[number - 1]
-    found = ask(f"/example/{probe['probe']}", lineage=dataset["lineage"])
+    found = ask(ExampleHistory, f"/example/{probe.probe}", lineage=dataset.lineage)
 
     def human() -> None:
-        role = SPLIT_NAMES[probe["split"]]
-        cli.console.print(f"[bold]Example {number}[/bold] ({role}, row {found['row'] + 1})")
+        role = SPLIT_NAMES[probe.split]
+        cli.console.print(f"[bold]Example {number}[/bold] ({role}, row {found.row + 1})")
         cli.console.print(texts(found))
-        cli.console.print(
-            Text.assemble("State: ", *state_words(found), speed_words(found["speed"]))
-        )
-        if found["tokens"]:
-            cli.console.print(heat(found["tokens"]))
+        cli.console.print(Text.assemble("State: ", *state_words(found), speed_words(found.speed)))
+        if found.tokens:
+            cli.console.print(heat(found.tokens))
         cli.console.print()
-        cli.console.print(history_table(found["points"]))
+        cli.console.print(history_table(found.points))
 
     cli.emit(found, json, human)
 
 
-def most_shown(probes: list[dict[str, Any]]) -> int:
+def most_shown(probes: list[ProbeSummary]) -> int:
     """The number of the example with most to see: learned if one was, then most often answered."""
-    order = sorted(probes, key=lambda p: (p["state"] != "learned", -p["asked"]))
-    return int(order[0]["number"]) if order else 1
+    order = sorted(probes, key=lambda p: (p.state != "learned", -p.asked))
+    return order[0].number if order else 1
 
 
 @app.command()
@@ -188,7 +200,7 @@ def compare(
     json: cli.Json = False,
 ) -> None:
     """Two snapshots, jobs or versions: what got better or worse, with both answers."""
-    found = ask("/compare", a=quote(a), b=quote(b))
+    found = ask(Comparison, "/compare", a=quote(a), b=quote(b))
     cli.emit(found, json, lambda: print_comparison(found, everything=every))
 
 
@@ -199,7 +211,7 @@ def width() -> int:
     return min(cli.console.width, WIDEST)
 
 
-def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
+def plot(snapshots: list[CurvePoint], value: str, title: str) -> None:
     """A line for each split, drawn with a sign of its own. On the axis are the snapshots, evenly
     spaced: they come at steps 1, 2, 4, 8, …, which would crowd at the left of a true scale."""
     import plotext  # takes a tenth of a second, and only the curves need it
@@ -220,7 +232,7 @@ def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
             legend.append(
                 (f" {'⠒⠒' if sign == 'braille' else sign * 2} {SPLIT_NAMES[split]}", colour)
             )
-    steps = [snapshot["global_step"] for snapshot in snapshots]
+    steps = [snapshot.global_step for snapshot in snapshots]
     labels = min(len(steps), width() // 10)
     last = len(steps) - 1
     shown = sorted({round(n * last / max(labels - 1, 1)) for n in range(labels)})
@@ -231,38 +243,39 @@ def plot(snapshots: list[dict[str, Any]], value: str, title: str) -> None:
     cli.console.print(Text.from_ansi(figure.build().string()))
 
 
-def curve(snapshots: list[dict[str, Any]], split: str, value: str) -> list[tuple[int, float]]:
+def curve(snapshots: list[CurvePoint], split: Split, value: str) -> list[tuple[int, float]]:
     """(place on the axis, value) of the snapshots that know one."""
     found = []
     for place, snapshot in enumerate(snapshots):
-        known = snapshot["splits"].get(split, {}).get("known", {}).get(value)
+        at = snapshot.splits.get(split)
+        known = getattr(at.known, value) if at else None
         if known is not None:
             found.append((place, float(known)))
     return found
 
 
-def print_splits(summary: dict[str, Any]) -> None:
+def print_splits(summary: Summary) -> None:
     """How well each kind of example is answered, how many are in which state, and how fast they
     were learned: three tables, for one would be wider than a terminal."""
-    splits = summary["splits"].items()
+    splits = summary.splits.items()
     titles = ("n", "loss", "exact match", "loose match", "similar")
     heads: Heads = ["examples", *(number(title) for title in titles)]
     drawn = [
         [
             SPLIT_NAMES[split],
-            str(numbers["count"]),
-            f"{loss_of(numbers['loss_first'])} → {loss_of(numbers['loss_last'])}",
-            f"{share(numbers['exact_match_first'])} → {share(numbers['exact_match_last'])}",
-            share(numbers["normalized_match_last"]),
-            share(numbers["similarity_last"]),
+            str(numbers.count),
+            f"{loss_of(numbers.loss_first)} → {loss_of(numbers.loss_last)}",
+            f"{share(numbers.exact_match_first)} → {share(numbers.exact_match_last)}",
+            share(numbers.normalized_match_last),
+            share(numbers.similarity_last),
         ]
         for split, numbers in splits
     ]
     cli.table(heads, drawn)
     cli.console.print()
-    states = [s for s in STATE_STYLES if any(numbers["states"][s] for _, numbers in splits)]
+    states = [s for s in STATE_STYLES if any(numbers.states[s] for _, numbers in splits)]
     counts = [
-        [SPLIT_NAMES[split], *(str(numbers["states"][state] or "") for state in states)]
+        [SPLIT_NAMES[split], *(str(numbers.states[state] or "") for state in states)]
         for split, numbers in splits
     ]
     cli.table(["state now", *(number(state) for state in states)], counts)
@@ -270,12 +283,13 @@ def print_splits(summary: dict[str, Any]) -> None:
     speeds = ("steps to learned", "tokens to learned", "loss fall / 1000 tokens")
     cli.table(
         ["speed", *(number(title) for title in speeds)],
-        [[SPLIT_NAMES[split], *speed_cells(numbers["speed"])] for split, numbers in splits],
+        [[SPLIT_NAMES[split], *speed_cells(numbers.speed)] for split, numbers in splits],
     )
 
 
-def speed_cells(speed: dict[str, float | None]) -> list[str]:
-    steps, tokens, fall = (speed[name] for name in ("steps_to_learned", "tokens_to_learned", FALL))
+def speed_cells(speed: LearningSpeed) -> list[str]:
+    steps, tokens = speed.steps_to_learned, speed.tokens_to_learned
+    fall = speed.loss_fall_per_1000_tokens
     return [
         "–" if steps is None else f"{steps:g}",
         "–" if tokens is None else count_of(tokens),
@@ -283,51 +297,51 @@ def speed_cells(speed: dict[str, float | None]) -> list[str]:
     ]
 
 
-def speed_words(speed: dict[str, float | None]) -> str:
-    steps, tokens = speed["steps_to_learned"], speed["tokens_to_learned"]
+def speed_words(speed: LearningSpeed) -> str:
+    steps, tokens = speed.steps_to_learned, speed.tokens_to_learned
     if steps is None:
         return ""
     after = f", after {steps:g} steps" if steps else ", known from the first snapshot"
     return after + (f" and {count_of(tokens)} tokens of the job" if steps and tokens else "")
 
 
-def heat(tokens: list[dict[str, Any]]) -> Text:
+def heat(tokens: list[Piece]) -> Text:
     """The expected answer as the model now finds it: the words that it does not expect stand out.
     Without colours, these are in brackets."""
     shown = Text("Its tokens: ", style="bold")
     for token in tokens:
-        surprising = token["probability"] < UNLIKELY
-        piece = token["piece"] or ("⏎" if token is tokens[-1] else "")
+        surprising = token.probability < UNLIKELY
+        piece = token.piece or ("⏎" if token is tokens[-1] else "")
         if surprising and piece:
             shown.append(f"[{piece}]", style="red")
         else:
-            shown.append(piece, style="" if token["probability"] >= LIKELY else "yellow")
+            shown.append(piece, style="" if token.probability >= LIKELY else "yellow")
     shown.append(f"  ([ ]: under {share(UNLIKELY)} likely)", style="dim")
     return shown
 
 
-def print_probes(summary: dict[str, Any]) -> None:
+def print_probes(summary: Summary) -> None:
     """Every example by its number."""
     heads: Heads = [number("N"), "kind", "state", number("loss"), text("question or text")]
     drawn: Rows = [
         [
-            str(probe["number"]),
-            SPLIT_NAMES[probe["split"]],
+            str(probe.number),
+            SPLIT_NAMES[probe.split],
             state_cell(probe),
-            f"{loss_of(probe['loss_first'])} → {loss_of(probe['loss_last'])}",
-            one_line(probe["prompt"] or probe["expected"]),
+            f"{loss_of(probe.loss_first)} → {loss_of(probe.loss_last)}",
+            one_line(probe.prompt or probe.expected),
         ]
-        for probe in summary["probes"]
+        for probe in summary.probes
     ]
     cli.table(heads, drawn)
 
 
-def state_cell(probe: dict[str, Any]) -> Cell:
-    since = "" if probe["step"] is None else f" @{probe['step']}"
-    return Cell(probe["state"] + since, STATE_STYLES[probe["state"]])
+def state_cell(probe: ProbeSummary) -> Cell:
+    since = "" if probe.step is None else f" @{probe.step}"
+    return Cell(probe.state + since, STATE_STYLES[probe.state])
 
 
-def history_table(points: list[dict[str, Any]]) -> Table:
+def history_table(points: list[PointShown]) -> Table:
     """What the model said at each step."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("step", justify="right", no_wrap=True)
@@ -338,38 +352,38 @@ def history_table(points: list[dict[str, Any]]) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("the model's answer", overflow="fold", ratio=1)
     for point in points:
-        asked = point["answer"] is not None
-        answer = (point["answer"] or "") + ("…" if point["is_cut"] else "")
-        style = "green" if point["is_right"] else ""
+        asked = point.answer is not None
+        answer = (point.answer or "") + ("…" if point.is_cut else "")
+        style = "green" if point.is_right else ""
         table.add_row(
-            str(point["global_step"]),
-            point["name"],
-            loss_of(point["loss"], 3),
-            share(point["token_accuracy"]),
-            share(point["confidence"]),
-            "✓" if point["is_right"] else "",
+            str(point.global_step),
+            point.name,
+            loss_of(point.loss, 3),
+            share(point.token_accuracy),
+            share(point.confidence),
+            "✓" if point.is_right else "",
             Text(answer if asked else "(not asked)", style=style if asked else "dim"),
         )
     return table
 
 
-def texts(found: dict[str, Any]) -> Table:
+def texts(found: ExampleHistory) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    if found["prompt"]:
-        table.add_row("Question", Text(found["prompt"]))
-    table.add_row("Expected" if found["prompt"] else "Text", Text(found["expected"]))
+    if found.prompt:
+        table.add_row("Question", Text(found.prompt))
+    table.add_row("Expected" if found.prompt else "Text", Text(found.expected))
     return table
 
 
-def state_words(found: dict[str, Any]) -> list[tuple[str, str] | str]:
+def state_words(found: ExampleHistory) -> list[tuple[str, str] | str]:
     """The state in its colour, and since when."""
-    words: list[tuple[str, str] | str] = [(found["state"], STATE_STYLES[found["state"]])]
-    if found["step"] is not None:
-        words.append(f" at step {found['step']}")
-        if found["during"]:
-            words.append(f", while {found['during']} was trained")
+    words: list[tuple[str, str] | str] = [(found.state, STATE_STYLES[found.state])]
+    if found.step is not None:
+        words.append(f" at step {found.step}")
+        if found.during:
+            words.append(f", while {found.during} was trained")
     return words
 
 

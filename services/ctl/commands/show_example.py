@@ -1,11 +1,12 @@
 """duramen show-example: a row as the model sees it, token by token, and what of it is trained."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.ctl import cli
 from services.ctl.views.columns import count_of
+from shared.answers.trainer import RowShown, Token
 from shared.errors import NotFound, UsageError
 from shared.store import layout
 
@@ -30,11 +31,10 @@ def show_example(
     config = cli.settings()
     sha256 = find_dataset(cli.store(config), dataset)
     path = f"/api/example/{lineage}/{sha256}/{number}"
-    found: dict[str, Any] = cli.ask(
-        config.trainer_url, config.trainer_token, path, seconds=max(config.wait_seconds, 90.0)
-    )
+    wait = max(config.wait_seconds, 90.0)
+    found = cli.ask(RowShown, config.trainer_url, config.trainer_token, path, seconds=wait)
     cli.emit(found, json, lambda: show(found))
-    if "failed" in found:
+    if found.failed:
         raise typer.Exit(1)
 
 
@@ -54,36 +54,36 @@ def find_dataset(store: "Store", shown: str) -> str:
     return found[0]
 
 
-def show(found: dict[str, Any]) -> None:
-    if "failed" in found:
-        cli.console.print(found["failed"]["message"], style="red", markup=False)
-        if found["failed"]["example"]:
-            cli.console.print(found["failed"]["example"], markup=False)
+def show(found: RowShown) -> None:
+    if found.failed:
+        cli.console.print(found.failed.message, style="red", markup=False)
+        if found.failed.example:
+            cli.console.print(found.failed.example, markup=False)
         return
-    where = f"row {found['row']} of {found['dataset'][:12]}"
-    if found["left_out"]:
-        cli.console.print(f"{where} is left out of training: {found['left_out']}", markup=False)
+    where = f"row {found.row} of {found.dataset[:12]}"
+    if found.left_out:
+        cli.console.print(f"{where} is left out of training: {found.left_out}", markup=False)
         return
-    sequences = found["sequences"]
+    sequences = found.sequences
     if len(sequences) > 1:
         cli.console.print(
             f"{where} becomes {len(sequences)} sequences: the chat template shows an answer "
             "differently once another turn follows, and each is trained as it is first given."
         )
     for tokens in sequences:
-        trained = sum(t["trained"] for t in tokens)
+        trained = sum(t.trained for t in tokens)
         shown = f"{where}: {count_of(len(tokens), 'token')}, {trained} trained"
         cli.console.print(shown, style="bold")
         cli.console.print(drawn(tokens, colours=cli.has_colours()))
 
 
-def drawn(tokens: list[dict[str, Any]], *, colours: bool) -> "Text":
+def drawn(tokens: list[Token], *, colours: bool) -> "Text":
     """Each token in a tone of its own; without colours, cut by · and trained ones in ⟦ ⟧."""
     from rich.text import Text
 
     text, before = Text(), False
     for n, token in enumerate(tokens):
-        words, trained = token["text"], token["trained"]
+        words, trained = token.text, token.trained
         if colours:
             text.append(words.replace("\n", "⏎\n"), style=TONES[trained][n % 2])
             continue

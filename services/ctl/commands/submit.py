@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from services.ctl import cli
 from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of
 from shared import reach
+from shared.answers.ingest import Working
 from shared.errors import DuramenError, UsageError
+from shared.formats.report import Contents, Problem, Report
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
@@ -64,8 +67,8 @@ def submit(
         query["sidecar"] = sidecar_text(beside)
     with Ingest(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
         report = ingest.send(file, query, settings or [])
-        while wait and report["outcome"] == "working":
-            report = ingest.look(report["taken"])
+        while wait and isinstance(report, Working):
+            report = ingest.look(report.taken)
     told(report, json, wait=wait)
 
 
@@ -114,8 +117,8 @@ class Ingest:
     def __exit__(self, *error: object) -> None:
         self._http.close()
 
-    def send(self, file: Path, query: dict[str, str], settings: list[str]) -> dict[str, Any]:
-        """Upload a file, streamed from disk; what ingest says of it."""
+    def send(self, file: Path, query: dict[str, str], settings: list[str]) -> Report | Working:
+        """Upload a file, streamed from disk, and return what ingest says of it."""
         with file.open("rb") as body:
             size = str(file.stat().st_size)
             params = [*query.items(), *(("set", each) for each in settings)]
@@ -123,59 +126,57 @@ class Ingest:
                 "POST", "/datasets", params=params, content=body, headers={"Content-Length": size}
             )
 
-    def look(self, taken: str) -> dict[str, Any]:
+    def look(self, taken: str) -> Report | Working:
         return self._ask("GET", f"/datasets/{taken}", params={"wait": POLL_SECONDS})
 
-    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, **options: Any) -> Report | Working:
         try:
             reply = self._http.request(method, path, **options)
         except self._errors as error:
             raise cli.away(self._url, error) from error
-        body: dict[str, Any] = reply.json()
-        if "outcome" not in body:
+        try:
+            return TypeAdapter[Report | Working](Report | Working).validate_json(reply.content)
+        except ValidationError as error:
+            body: dict[str, Any] = reply.json()
             message = str(body.get("error") or body.get("detail") or body)
-            raise (UsageError if reply.status_code in (400, 422) else DuramenError)(message)
-        return body
+            kind = UsageError if reply.status_code in (400, 422) else DuramenError
+            raise kind(message) from error
 
 
-def told(report: dict[str, Any], json: bool, *, wait: bool) -> None:
+def told(report: Report | Working, json: bool, *, wait: bool) -> None:
     """Print what became of the file. Raises Refused, NotObserved."""
-    outcome = report["outcome"]
-    if outcome == "working":
-        why = f" ({report['why']})" if report.get("why") else ""
-        raise NotObserved(
-            f"The file has arrived as {report['taken']} and is still being read{why}."
-        )
+    if isinstance(report, Working):
+        why = f" ({report.why})" if report.why else ""
+        raise NotObserved(f"The file has arrived as {report.taken} and is still being read{why}.")
+    outcome = report.outcome
 
     def human() -> None:
         if outcome != "refused":
-            cli.console.print(f"{outcome}: {report['why']}", markup=False, soft_wrap=True)
-        if wait and report.get("contents"):
-            for line in summary(report["contents"]):
+            cli.console.print(f"{outcome}: {report.why}", markup=False, soft_wrap=True)
+        if wait and report.contents:
+            for line in summary(report.contents):
                 cli.console.print(line, markup=False, soft_wrap=True)
-        for problem in report.get("problems", []) if outcome == "refused" or wait else []:
+        for problem in report.problems if outcome == "refused" or wait else []:
             cli.console.print(problem_line(problem), markup=False, soft_wrap=True)
-        if report.get("next_step") and outcome != "refused":
-            cli.console.print(f"Next: {report['next_step']}", markup=False, soft_wrap=True)
+        if report.next_step and outcome != "refused":
+            cli.console.print(f"Next: {report.next_step}", markup=False, soft_wrap=True)
 
-    cli.emit(report, json, human)
+    cli.emit(report.model_dump(mode="json", exclude_unset=True), json, human)
     if outcome == "refused":
-        raise Refused(
-            f"{report['name']} was refused: {report['why']}", next_step=report["next_step"]
-        )
+        raise Refused(f"{report.name} was refused: {report.why}", next_step=report.next_step)
 
 
-def summary(contents: dict[str, Any]) -> list[str]:
+def summary(contents: Contents) -> list[str]:
     """What the file holds, in a few lines."""
-    found = [f"{count_of(contents['rows'], 'row')}, {count_of(contents['original_bytes'], 'byte')}"]
-    found += [f"  layout {name}: {count}" for name, count in contents["layouts"].items()]
-    if contents["duplicate_rows"]:
-        found.append(f"  {count_of(contents['duplicate_rows'], 'repeated row')} left out")
-    if contents["ignored_fields"]:
-        found.append(f"  ignored fields: {', '.join(contents['ignored_fields'])}")
+    found = [f"{count_of(contents.rows, 'row')}, {count_of(contents.original_bytes, 'byte')}"]
+    found += [f"  layout {name}: {count}" for name, count in contents.layouts.items()]
+    if contents.duplicate_rows:
+        found.append(f"  {count_of(contents.duplicate_rows, 'repeated row')} left out")
+    if contents.ignored_fields:
+        found.append(f"  ignored fields: {', '.join(contents.ignored_fields)}")
     return found
 
 
-def problem_line(problem: dict[str, Any]) -> str:
-    place = f"line {problem['line']}, " if problem.get("line") else ""
-    return f"  {place}{problem['field']}: {problem['message']} ({problem['rule']})"
+def problem_line(problem: Problem) -> str:
+    place = f"line {problem.line}, " if problem.line else ""
+    return f"  {place}{problem.field}: {problem.message} ({problem.rule})"

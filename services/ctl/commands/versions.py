@@ -1,13 +1,15 @@
 """duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 import typer
 
 from services.ctl import cli
 from services.ctl.commands import control
-from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, size_of, text
+from services.ctl.views.columns import Cell, Heads, Rows, count_of, moment_of, number, size_of, text
 from services.ctl.views.naming import parse_version
+from shared.answers.vault import CheckedCopy, Verified, VersionRow, VersionShown
 from shared.bus.client import Bus
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import version_name
@@ -16,6 +18,7 @@ from shared.ledger.jobs import Table
 from shared.protocol.control import Once
 from shared.protocol.events import Answered
 
+T = TypeVar("T")
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
 Newest = Annotated[
@@ -30,17 +33,17 @@ def default(context: typer.Context, json: cli.Json = False) -> None:
         list_versions(json=json)
 
 
-def ask(path: str, method: str = "GET", seconds: float = 60.0) -> Any:
+def ask(kind: type[T], path: str, method: str = "GET", seconds: float = 60.0) -> T:
     config = cli.settings()
-    return cli.ask(config.vault_url, config.vault_token, path, method, seconds)
+    return cli.ask(kind, config.vault_url, config.vault_token, path, method, seconds)
 
 
 def chosen(version: str | None, lineage: str) -> int:
     """The number of `version`, else of the newest published one. Raises UsageError, NotFound."""
     if version is not None:
         return parse_version(version)
-    rows = ask(f"/api/versions?lineage={lineage}")
-    numbers = [int(row["version"]) for row in rows if row["state"] == "published"]
+    rows = ask(list[VersionRow], f"/api/versions?lineage={lineage}")
+    numbers = [row.version for row in rows if row.state == "published"]
     if not numbers:
         raise NotFound(
             f"{lineage} has no published version yet.", next_step="duramen versions list"
@@ -59,15 +62,15 @@ def list_versions(
     json: cli.Json = False,
 ) -> None:
     """List all versions: the published ones with their copies, others with the reason."""
-    rows = ask("/api/versions" + (f"?lineage={lineage}" if lineage else ""))
+    rows = ask(list[VersionRow], "/api/versions" + (f"?lineage={lineage}" if lineage else ""))
     cli.emit(rows, json, lambda: print_rows(rows))
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: Sequence[VersionRow]) -> None:
     if not rows:
         cli.console.print("No version has been published yet.  Next: duramen queue list")
         return
-    many = len({row["lineage"] for row in rows}) > 1
+    many = len({row.lineage for row in rows}) > 1
     heads: Heads = [
         "version",
         "job",
@@ -77,56 +80,56 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         "published (UTC)",
         "",
     ]
-    drawn = [
+    drawn: Rows = [
         [
-            *([row["lineage"]] if many else []),
-            row["name"],
-            row["job"],
-            str(row["steps"]),
-            size_of(row["size"]),
+            *([row.lineage] if many else []),
+            row.name,
+            row.job,
+            str(row.steps),
+            size_of(row.size),
             copies_of(row),
-            moment_of(row["published_at"]),
+            moment_of(row.published_at),
             mark(row),
-            row["file"],
+            row.file,
         ]
         for row in rows
     ]
     cli.table([*(["lineage"] if many else []), *heads, text("file")], drawn)
     for row in rows:
-        if row["reason"]:
-            why = f"{row['name']} is not published: {row['reason']}"
+        if row.reason:
+            why = f"{row.name} is not published: {row.reason}"
             cli.console.print(why, style="red", markup=False, soft_wrap=True)
 
 
-def copies_of(row: dict[str, Any]) -> Cell:
+def copies_of(row: VersionRow) -> Cell:
     """`3 copies, 1 disk` is no redundancy, and red."""
-    if row["state"] == "pending":
+    if row.state == "pending":
         return Cell("pending", "yellow")
-    shown = f"{row['copies']} on {count_of(row['domains'], 'disk')}"
-    return Cell(shown, "" if row["domains"] >= 2 and row["copies"] >= 3 else "red")
+    shown = f"{row.copies} on {count_of(row.domains, 'disk')}"
+    return Cell(shown, "" if row.domains >= 2 and row.copies >= 3 else "red")
 
 
-def mark(row: dict[str, Any]) -> Cell:
-    if row["state"] == "aborted":
+def mark(row: VersionRow) -> Cell:
+    if row.state == "aborted":
         return Cell("aborted", "red")
-    if row["latest"]:
+    if row.latest:
         return Cell("latest", "green")
-    return Cell("", "") if row["in_ancestry"] else Cell("rolled back", "dim")
+    return Cell("", "") if row.in_ancestry else Cell("rolled back", "dim")
 
 
 @app.command("show")
 def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
     """Show one version: its files, their hashes and its copies."""
-    value = ask(f"/api/versions/{lineage}/{chosen(version, lineage)}")
+    value = ask(VersionShown, f"/api/versions/{lineage}/{chosen(version, lineage)}")
 
     def tell() -> None:
         print_rows([value])
-        about = f"base    {value['base_root']}\ndataset {value['dataset']}"
+        about = f"base    {value.base_root}\ndataset {value.dataset}"
         cli.console.print(about, soft_wrap=True)
-        for file in (value["commit"] or {}).get("files", []):
-            listed = f"{file['sha256']}  {size_of(file['size']):>9}  {file['path']}"
+        for file in value.commit.files if value.commit else []:
+            listed = f"{file.sha256}  {size_of(file.size):>9}  {file.path}"
             cli.console.print(listed, markup=False, soft_wrap=True)
-        print_checked(value["checked"])
+        print_checked(value.checked)
 
     cli.emit(value, json, tell)
 
@@ -142,14 +145,14 @@ def verify(
 ) -> None:
     """Read every copy in full now and name what is damaged."""
     path = f"/api/versions/{lineage}/{chosen(version, lineage)}/verify"
-    value = ask(path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
-    cli.emit(value, json, lambda: print_checked(value["copies"]))
-    if not value["ok"]:
-        bad = [copy["place"] for copy in value["copies"] if not copy["ok"]]
+    value = ask(Verified, path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
+    cli.emit(value, json, lambda: print_checked(value.copies))
+    if not value.ok:
+        bad = [copy.place for copy in value.copies if not copy.ok]
         raise Damaged(
-            f"{version_name(value['version'])}: the copy in {', '.join(bad)} is damaged or "
+            f"{version_name(value.version)}: the copy in {', '.join(bad)} is damaged or "
             "incomplete.",
-            next_step=f"duramen restore {version_name(value['version'])} -l {lineage} --to DIR",
+            next_step=f"duramen restore {version_name(value.version)} -l {lineage} --to DIR",
         )
 
 
@@ -159,16 +162,16 @@ class Damaged(DuramenError):
     exit_code = 8
 
 
-def print_checked(copies: list[dict[str, Any]]) -> None:
+def print_checked(copies: list[CheckedCopy]) -> None:
     for copy in copies:
-        colour = "green" if copy["ok"] else "red"
-        word = "whole" if copy["ok"] else "DAMAGED"
+        colour = "green" if copy.ok else "red"
+        word = "whole" if copy.ok else "DAMAGED"
         cli.console.print(
-            f"{copy['place']:8} [{colour}]{word}[/{colour}]  "
-            f"{count_of(copy['files'], 'file')}, {size_of(copy['bytes'])} read and hashed",
+            f"{copy.place:8} [{colour}]{word}[/{colour}]  "
+            f"{count_of(copy.files, 'file')}, {size_of(copy.bytes)} read and hashed",
             soft_wrap=True,
         )
-        for problem in copy["problems"]:
+        for problem in copy.problems:
             cli.console.print(f"         {problem}", style="red", markup=False, soft_wrap=True)
 
 

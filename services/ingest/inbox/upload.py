@@ -31,6 +31,12 @@ RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be writte
 SYNC_BYTES = 64 << 20
 
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS)]
+OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"model": Working},
+    404: {"model": UploadFailed},
+    413: {"model": UploadFailed},
+    422: {"model": Report},
+}
 
 
 class TooLarge(Exception):
@@ -44,16 +50,7 @@ class TooLarge(Exception):
 def add(app: FastAPI, intake: Intake) -> None:
     """The routes for uploads."""
 
-    answers: dict[int | str, dict[str, Any]] = {
-        202: {"model": Working},
-        404: {"model": UploadFailed},
-        413: {"model": UploadFailed},
-        422: {"model": Report},
-    }
-
-    @app.post(
-        "/datasets", response_model=Report, responses={**answers, 413: {"model": UploadFailed}}
-    )
+    @app.post("/datasets", response_model=Report, responses=OTHER_ANSWERS)
     async def upload(
         request: Request,
         *,
@@ -84,7 +81,7 @@ def add(app: FastAPI, intake: Intake) -> None:
         intake.wake.set()
         return await answer(intake, origin.id, wait)
 
-    @app.get("/datasets/{taken}", response_model=Report, responses=answers)
+    @app.get("/datasets/{taken}", response_model=Report, responses=OTHER_ANSWERS)
     async def dataset(
         taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
     ) -> JSONResponse:
