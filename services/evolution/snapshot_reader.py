@@ -15,7 +15,7 @@ from services.evolution.cache import Cache, Found, Row
 from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
-from shared.formats.result import SegmentResult
+from shared.formats.result import SNAPSHOT_FOLDER, SegmentResult
 from shared.formats.snapshot import PER_FILE
 from shared.formats.snapshot_parquet import decode_snapshot
 from shared.formats.version import CommitRecord
@@ -106,7 +106,7 @@ class Reader:
                     continue
                 for file in commit.files:
                     name = file.path.rpartition("/")[2]
-                    if file.path.startswith("evolution/") and layout.parse_snapshot_name(name):
+                    if file.path.startswith(SNAPSHOT_FOLDER) and layout.parse_snapshot_name(name):
                         path = f"{commit.prefix.rstrip('/')}/{file.path}"
                         etag = file.store_version_id
                         wanted = Wanted("version", PRECIOUS, path, etag, commit.lineage, etag)

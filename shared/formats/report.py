@@ -6,6 +6,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.protocol.names import Level, now
 
+# What ingest writes beside a file that it moved, as `<file>.<name>`: its report for programs and
+# for people, its sidecar, bad rows, rows that were too long, and what its job's plan made of it.
+BESIDE = ("report.json", "report.txt", "yaml", "bad.jsonl", "long.jsonl", "plan.json")
+
 Kind = Literal["train", "eval", "settings"]
 Outcome = Literal["queued", "duplicate", "measured", "applied", "refused"]
 

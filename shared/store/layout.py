@@ -9,6 +9,7 @@ where it is not a key of that kind.
 import re
 from typing import NamedTuple
 
+from shared.formats.dataset import DATA, REPORT, SOURCE
 from shared.formats.version import version_name
 
 # ---- bucket `duramen`, and the archive -----------------------------------------------------------
@@ -33,15 +34,15 @@ def dataset_files(sha256: str) -> str:
 
 
 def dataset_data(sha256: str) -> str:
-    return dataset_files(sha256) + "data.jsonl"
+    return dataset_files(sha256) + DATA
 
 
 def dataset_source(sha256: str) -> str:
-    return dataset_files(sha256) + "source.jsonl"
+    return dataset_files(sha256) + SOURCE
 
 
 def dataset_report(sha256: str) -> str:
-    return dataset_files(sha256) + "report.json"
+    return dataset_files(sha256) + REPORT
 
 
 def dataset_original(sha256: str, original_sha256: str, kind: str) -> str:

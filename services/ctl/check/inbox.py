@@ -6,13 +6,13 @@ from pathlib import Path
 from services.ctl.check.world import Finding, NotChecked, World
 from services.ctl.views.columns import count_of
 from shared.files import sha256_file
-from shared.formats.report import taking_of
+from shared.formats.report import BESIDE, taking_of
 from shared.store import layout
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
 
 # What ingest puts beside a file in done/ or rejected/.
-REPORTS = (".report.json", ".report.txt", ".plan.json", ".long.jsonl", ".bad.jsonl", ".yaml")
+REPORTS = tuple(f".{name}" for name in BESIDE)
 
 
 def every_file_in_done_is_stored_and_queued(world: World) -> list[Finding]:

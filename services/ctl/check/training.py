@@ -128,7 +128,7 @@ def metrics(world: World, line: Line, segment: Segment) -> bytes:
             pass
     version = line.version_with(segment)
     if version is not None:
-        key = layout.version_file(line.lineage, version, "metrics.jsonl")
+        key = layout.version_file(line.lineage, version, METRICS)
         return world.store.read(PRECIOUS, key)
     raise ObjectMissing("store", "work", f"metrics.jsonl of segment {segment.id}")
 

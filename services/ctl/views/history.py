@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, number, text
 from services.ctl.views.naming import OUTCOMES
 from shared.errors import NotFound, ObjectMissing
+from shared.formats.result import JOB_LOG
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Segment
@@ -61,9 +62,9 @@ def owner_of(table: Table, job: Job) -> str:
 def log_key(segment: Segment) -> str:
     """Where the job's log is: with the results of its last segment, or with its progress."""
     if segment.closed is None:
-        return layout.progress_file(segment.job.lineage, segment.id, "job.log")
+        return layout.progress_file(segment.job.lineage, segment.id, JOB_LOG)
     fence = segment.closed.fence
-    return layout.result_file(segment.job.lineage, segment.id, fence, "job.log")
+    return layout.result_file(segment.job.lineage, segment.id, fence, JOB_LOG)
 
 
 def log_text(store: "Store", table: Table, job: Job) -> str:
@@ -76,7 +77,7 @@ def log_text(store: "Store", table: Table, job: Job) -> str:
     places: list[tuple[Bucket, str]] = [("work", log_key(last))]
     version = table.lines[job.id.lineage].version_with(last)
     if version is not None:  # what a version holds is cleaned from `work`
-        places.append(("duramen", layout.version_file(job.id.lineage, version, "job.log")))
+        places.append(("duramen", layout.version_file(job.id.lineage, version, JOB_LOG)))
     for bucket, key in places:
         try:
             data: bytes = store.read(bucket, key)

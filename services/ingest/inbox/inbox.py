@@ -23,14 +23,13 @@ from services.ingest.outcome.report import text
 from shared.answers.ingest import RefusedFile
 from shared.errors import UsageError
 from shared.files import copy_synced, sync_folder, write_synced
-from shared.formats.report import Kind, Report, taking_of
+from shared.formats.report import BESIDE, Kind, Report, taking_of
 from shared.protocol.names import LEVEL_RANK, Level
 
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
 FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
 UPLOADS = ".uploads"
 # What may lie beside a finished file: reports, its sidecar, the rows that were left out.
-BESIDE = ("report.json", "report.txt", "yaml", "bad.jsonl", "long.jsonl", "plan.json")
 FOLDERS: dict[str, tuple[Level, Kind]] = {
     "": ("normal", "train"),
     "priority": ("high", "train"),

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import stat
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling, Signature, open_plainly, signature
 from services.ingest.outcome import admit, job_settings, late_sidecar
 from services.ingest.outcome.job_settings import Asked, SettingsRefused
-from services.ingest.outcome.refusal import Refused
+from services.ingest.outcome.refusal import Refused, refuse_other_kinds
 from services.ingest.outcome.report import why_refused
 from services.ingest.reading import dataset, special_tokens
 from services.ingest.reading.containers import TAKEN, container_of
@@ -51,13 +50,6 @@ MOST_DEATHS = 2
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 REMEMBERED = 1000
 PUT_AGAIN = "fix the file, then put it into the inbox again."
-KINDS = {
-    stat.S_IFLNK: ("symlink", "It is a symbolic link. Put the file itself here, not a link to it."),
-    stat.S_IFIFO: ("fifo", "It is a pipe, not a file."),
-    stat.S_IFSOCK: ("socket", "It is a socket, not a file."),
-    stat.S_IFBLK: ("device", "It is a device, not a file."),
-    stat.S_IFCHR: ("device", "It is a device, not a file."),
-}
 
 
 class Changed(Exception):
@@ -115,7 +107,7 @@ class Finisher:
     async def advance(self, taken: Taken, held: Held) -> str | None:
         """As `finish`. Raises Refused too."""
         status, name = taken.path.lstat(), taken.origin.name
-        refuse_kind(status)
+        refuse_other_kinds(status)
         if taken.origin.kind == "settings":
             await self.apply_late(taken, held)
             return None
@@ -173,7 +165,7 @@ class Finisher:
 
     async def sidecar_values(self, path: Path, held: Held) -> dict[str, Any]:
         """Names and values of a sidecar. Raises Refused."""
-        refuse_kind(path.lstat())
+        refuse_other_kinds(path.lstat())
         try:
             values: dict[str, Any] = await self.in_parser(held, self.parser.settings, path)
             return values
@@ -354,10 +346,9 @@ class Finisher:
     async def end(self, taken: Taken, held: Held, report: Report) -> None:
         """The last step: the file leaves .taken."""
         folder = self.work_dir / taken.origin.id
-        bad = folder / BAD
         contents = report.contents
         left = contents is not None and contents.dataset and contents.bad_rows
-        products = {"bad.jsonl": bad} if left else {}
+        products = {BAD: folder / BAD} if left else {}
         target = await asyncio.to_thread(self.inbox.finish, taken, report, products)
         held.done = True
         self.ended[taken.origin.id] = report
@@ -387,10 +378,3 @@ class Finisher:
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def refuse_kind(status: os.stat_result) -> None:
-    """Raises Refused for what is no plain file."""
-    if not stat.S_ISREG(status.st_mode):
-        rule, message = KINDS.get(stat.S_IFMT(status.st_mode), ("kind", "It is not a file."))
-        raise Refused.of(rule, message)

@@ -1,10 +1,19 @@
 """A file that is refused as a whole, and what its sender can do about it."""
 
+import os
+import stat
 from collections.abc import Sequence
 
 from shared.formats.report import Problem
 
 PUT_INSTEAD = "put a plain .jsonl file into the inbox instead."
+KINDS = {
+    stat.S_IFLNK: ("symlink", "It is a symbolic link. Put the file itself here, not a link to it."),
+    stat.S_IFIFO: ("fifo", "It is a pipe, not a file."),
+    stat.S_IFSOCK: ("socket", "It is a socket, not a file."),
+    stat.S_IFBLK: ("device", "It is a device, not a file."),
+    stat.S_IFCHR: ("device", "It is a device, not a file."),
+}
 
 
 class Refused(Exception):
@@ -17,3 +26,10 @@ class Refused(Exception):
     @classmethod
     def of(cls, rule: str, message: str, next_step: str = PUT_INSTEAD) -> "Refused":
         return cls([Problem(field="file", rule=rule, message=message)], next_step)
+
+
+def refuse_other_kinds(status: os.stat_result) -> None:
+    """Raise Refused for what is not a plain file."""
+    if not stat.S_ISREG(status.st_mode):
+        rule, message = KINDS.get(stat.S_IFMT(status.st_mode), ("kind", "It is not a file."))
+        raise Refused.of(rule, message)

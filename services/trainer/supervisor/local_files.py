@@ -11,6 +11,7 @@ from pathlib import Path
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
+from shared.formats.result import JOB_LOG, METRICS
 from shared.formats.version import parse_sums, root_hash
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Shape, shape_of_folder
@@ -37,11 +38,11 @@ class SegmentFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def job_log(self) -> Path:
-        return self.path / "job.log"
+        return self.path / JOB_LOG
 
     @property
     def checkpoints(self) -> Path:
