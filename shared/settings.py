@@ -45,11 +45,6 @@ class Settings(BaseSettings):
     )
     http_port: int = Field(description="The port on which the service answers HTTP.")
     http_token: SecretStr = Field(description="The token that a request to the service must bear.")
-    lease_seconds: float = Field(
-        default=60.0,
-        gt=0,
-        description="A trainer that has been silent for this long is presumed dead.",
-    )
     log_level: str = Field(
         default="info", description="The least severe messages that are logged: `debug` is most."
     )
@@ -81,3 +76,13 @@ class StoreSettings(Settings):
     store_url: str = Field(description="The address of the first store.")
     store_access_key: SecretStr = Field(description="The service's access key for the store.")
     store_secret_key: SecretStr = Field(description="The service's secret key for the store.")
+
+
+class LeaseSettings(StoreSettings):
+    """A service that has to know whether a trainer is still alive."""
+
+    lease_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A trainer that has been silent for this long is presumed dead.",
+    )

@@ -40,7 +40,7 @@ OTHER_UNITS = {"memory_limit": "bytes", "max_length": "tokens", "num_train_epoch
 OF_THE_BACKUP = ("backup_retention_days", "backup_lock")
 # What both installations work out by themselves: addresses, keys, places inside containers.
 WORKED_OUT = {
-    *Settings.model_fields.keys() - {"lease_seconds", "log_level"},
+    *Settings.model_fields.keys() - {"log_level"},
     *StoreSettings.model_fields.keys() - Settings.model_fields.keys(),
     *BootstrapSettings.model_fields.keys() - set(OF_THE_BACKUP),
     *(CtlSettings.model_fields.keys() - {"wait_seconds", "hub_token_file"}),

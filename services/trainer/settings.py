@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from shared.formats.plan import TrainingSettings
 from shared.protocol.names import SCHEDULES, OnLong, Schedule
-from shared.settings import StoreSettings
+from shared.settings import LeaseSettings
 
 # The settings of a job, as a user names them -> as records, plans and headers store them.
 OF_A_JOB = {
@@ -23,7 +23,7 @@ OF_A_JOB = {
 JOB_DEFAULTS = TrainingSettings()  # whose defaults are those of a job
 
 
-class TrainerSettings(StoreSettings):
+class TrainerSettings(LeaseSettings):
     """trainer: one GPU, one folder of checkpoints. Training settings are a job's defaults."""
 
     service = "trainer"

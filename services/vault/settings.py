@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from shared.settings import StoreSettings
+from shared.settings import LeaseSettings
 
 
-class VaultSettings(StoreSettings):
+class VaultSettings(LeaseSettings):
     """vault: the only one with credentials for the backup, and the archive folder."""
 
     service = "vault"
