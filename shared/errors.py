@@ -4,7 +4,7 @@ The class docstring is the default message; typed fields come first and the mess
 them. `next_step` is the command that a user would type next, and ends the message.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 START = "make local, or make up"  # what to type where nothing runs
 
@@ -17,6 +17,7 @@ class DuramenError(Exception):
 
     def __init__(self, message: str = "", *, next_step: str = "") -> None:
         text = message or (type(self).__doc__ or "").splitlines()[0]
+        self.said = text  # without the next step
         self.next_step = next_step or self.next_step
         super().__init__(text + (f"  Next: {self.next_step}" if self.next_step else ""))
 
@@ -110,28 +111,46 @@ class StoreUnavailable(DuramenError):
     next_step = "duramen doctor"
 
 
+class Location(NamedTuple):
+    """Where an object lies. A file outside all stores has neither place nor bucket."""
+
+    place: str  # store, backup or archive
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        path = f"{self.bucket}/{self.key}" if self.bucket else self.key
+        return f"{self.place}: {path}" if self.place else path
+
+
 class ObjectMissing(NotFound):
     """An object is not in the store."""
 
     def __init__(self, store: str, bucket: str, key: str) -> None:
-        self.store, self.bucket, self.key = store, bucket, key
-        super().__init__(f"{store}: {bucket}/{key} does not exist.")
+        self.where = Location(store, bucket, key)
+        super().__init__(f"{self.where} does not exist.")
 
 
 class ObjectDamaged(DuramenError):
-    """The bytes of an object are not the ones that were written."""
+    """The bytes of an object are not the ones that were written.
+
+    `as_sent`: they were wrong already on their way there, so the copy there is not to blame.
+    """
 
     exit_code = 8
 
-    def __init__(self, where: str, expected: str, found: str) -> None:
-        self.where, self.expected, self.found = where, expected, found
-        super().__init__(f"{where}: SHA-256 is {found[:16]}…, expected {expected[:16]}….")
+    def __init__(
+        self, where: Location, expected: str, found: str, *, as_sent: bool = False
+    ) -> None:
+        self.where, self.expected, self.found, self.as_sent = where, expected, found, as_sent
+        how = " (as sent)" if as_sent else ""
+        super().__init__(f"{where}{how}: SHA-256 is {found[:16]}…, expected {expected[:16]}….")
 
 
 class AlreadyExists(DuramenError):
     """The name is already taken by different bytes."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: Location) -> None:
         self.where = where
         super().__init__(f"{where} already exists with different bytes.")
 

@@ -2,7 +2,7 @@
 
 from services.vault.copies import Copies, Origin
 from services.vault.edition import NotPublishable, Wanted
-from shared.errors import NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import Location, NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.formats.canonical import canonical_json
 from shared.formats.version import (
     CommitRecord,
@@ -82,7 +82,7 @@ def read_any(origins: list[Origin], sha256: str) -> bytes:
     for origin in origins:
         try:
             data = origin.place.read(origin.bucket, origin.key)
-            return check_bytes(f"{origin.place.name}: {origin.key}", data, sha256)
+            return check_bytes(Location(origin.place.name, "", origin.key), data, sha256)
         except (ObjectMissing, ObjectDamaged) as error:
             failure = failure or error
     assert failure is not None

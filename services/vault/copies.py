@@ -18,6 +18,7 @@ from services.vault.archive import Archive
 from shared.errors import (
     AlreadyExists,
     DuramenError,
+    Location,
     ObjectDamaged,
     ObjectMissing,
     StoreUnavailable,
@@ -72,7 +73,7 @@ class Source:
                 continue
             if found == self.sha256 and size == self.size:
                 return origin
-            where = f"{origin.place.name}: {origin.bucket}/{origin.key}"
+            where = Location(origin.place.name, origin.bucket, origin.key)
             failure = failure or ObjectDamaged(where, self.sha256, found)
         raise failure or ObjectMissing("nowhere", PRECIOUS, self.sha256)
 
@@ -103,9 +104,13 @@ class SourceReader:
 
 
 def is_own_fault(place: str, error: BaseException) -> bool:
-    """Whether a copy at `place` is missing or damaged: not away, nor fed from a damaged source."""
-    told = str(error)
-    return isinstance(error, FAULTS) and told.startswith(f"{place}: ") and "(as sent)" not in told
+    """Return whether a copy at `place` is missing or damaged.
+
+    It is not where the place is away, nor where it was fed from a damaged source.
+    """
+    if isinstance(error, ObjectDamaged) and error.as_sent:
+        return False
+    return isinstance(error, FAULTS) and error.where.place == place
 
 
 @contextmanager

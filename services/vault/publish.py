@@ -14,6 +14,7 @@ from services.vault.copies import Copies, Source
 from services.vault.edition import NotPublishable, Wanted
 from shared.errors import (
     AlreadyExists,
+    Location,
     ObjectDamaged,
     ObjectMissing,
 )
@@ -118,11 +119,11 @@ def ensure_inputs(copies: Copies, version: Wanted) -> None:
     for key in keys:
         found = copies.keep(key)["store"]
         if key == rows and found.sha256 != version.job.sha256:
-            raise ObjectDamaged(f"store: {key}", version.job.sha256, found.sha256)
+            raise ObjectDamaged(Location("store", "", key), version.job.sha256, found.sha256)
     for plan in {entry.plan for entry in version.segments if entry.plan}:
         found = copies.keep(layout.plan(plan))["store"]
         if found.sha256 != plan:
-            raise ObjectDamaged(f"store: {found.key}", plan, found.sha256)
+            raise ObjectDamaged(Location("store", "", found.key), plan, found.sha256)
 
 
 def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, Stored]]]:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from pydantic import AwareDatetime
 
-from shared.errors import ObjectDamaged, UsageError
+from shared.errors import Location, ObjectDamaged, UsageError
 from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
 from shared.formats.checkpoint import HEADER, IN_A_VERSION
@@ -197,7 +197,7 @@ def root_hash(files: Iterable[tuple[str, str]]) -> str:
     return sha256_bytes(sums(files))
 
 
-def check_bytes(where: str, data: bytes, expected: str) -> bytes:
+def check_bytes(where: Location, data: bytes, expected: str) -> bytes:
     """The data, if it hashes to `expected`. Raises ObjectDamaged."""
     found = sha256_bytes(data)
     if found != expected:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shared.errors import AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import AlreadyExists, Location, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.files import BLOCK_BYTES, sha256_bytes, sync_folder, whole_file, write_synced
 from shared.formats.version import check_bytes, safe_path
 from shared.progress import beat
@@ -72,7 +72,7 @@ class Folder:
         """A small file whole. Raises ObjectMissing, ObjectDamaged if `sha256` is another."""
         with self.open(bucket, key, version_id) as file, self._errors(key):
             data = file.read()
-        return check_bytes(f"{self.name}: {key}", data, sha256) if sha256 else data
+        return check_bytes(Location(self.name, "", key), data, sha256) if sha256 else data
 
     def read_hash(self, bucket: Bucket, key: str, version_id: str | None = None) -> tuple[str, int]:
         """(SHA-256, size) of a file, read in full now. Raises ObjectMissing."""
@@ -143,7 +143,7 @@ class Folder:
         except ObjectMissing:
             return False
         if found != sha256:
-            raise AlreadyExists(f"{self.name}: {key}")
+            raise AlreadyExists(Location(self.name, "", key))
         return True
 
     def _write(self, path: Path, source: Any, key: str, size: int, sha256: str) -> None:
@@ -157,7 +157,9 @@ class Folder:
             while block := reader.read(BLOCK_BYTES):
                 file.write(block)
             if reader.hexdigest() != sha256 or reader.size != size:
-                raise ObjectDamaged(f"{self.name}: {key} (as sent)", sha256, reader.hexdigest())
+                raise ObjectDamaged(
+                    Location(self.name, "", key), sha256, reader.hexdigest(), as_sent=True
+                )
 
     def _sync_up(self, folder: Path) -> None:
         """Sync a folder and those above it: also their names must survive a power cut."""

@@ -4,8 +4,10 @@ import hashlib
 import io
 from typing import Any, BinaryIO
 
-from shared.errors import ObjectDamaged
+from shared.errors import Location, ObjectDamaged
 from shared.progress import beat
+
+NOWHERE = Location("", "", "")
 
 
 class HashingReader(io.RawIOBase):
@@ -16,7 +18,10 @@ class HashingReader(io.RawIOBase):
     """
 
     def __init__(
-        self, source: BinaryIO | Any, expected: tuple[int, str] | None = None, where: str = ""
+        self,
+        source: BinaryIO | Any,
+        expected: tuple[int, str] | None = None,
+        where: Location = NOWHERE,
     ) -> None:
         self._source, self._digest, self.size = source, hashlib.sha256(), 0
         self._expected, self._where = expected, where
@@ -32,7 +37,7 @@ class HashingReader(io.RawIOBase):
 
     def _check(self, size: int, sha256: str) -> None:
         if self.size >= size and self.hexdigest() != sha256:
-            raise ObjectDamaged(self._where, sha256, self.hexdigest())
+            raise ObjectDamaged(self._where, sha256, self.hexdigest(), as_sent=True)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()

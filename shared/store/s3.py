@@ -22,7 +22,14 @@ from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from shared import reach
-from shared.errors import START, AlreadyExists, ObjectDamaged, ObjectMissing, StoreUnavailable
+from shared.errors import (
+    START,
+    AlreadyExists,
+    Location,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreUnavailable,
+)
 from shared.files import BLOCK_BYTES, sha256_bytes, sha256_file, whole_file
 from shared.formats.version import check_bytes
 from shared.progress import beat
@@ -168,12 +175,15 @@ class Store:
             response.close()
             response.release_conn()
 
+    def _where(self, bucket: Bucket, key: str) -> Location:
+        return Location(self.name, bucket, key)
+
     def read(
         self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
     ) -> bytes:
         """A small object whole. Raises ObjectMissing, ObjectDamaged if `sha256` is another."""
         data = b"".join(self.blocks(bucket, key, version_id))
-        return check_bytes(f"{self.name}: {bucket}/{key}", data, sha256) if sha256 else data
+        return check_bytes(self._where(bucket, key), data, sha256) if sha256 else data
 
     def read_hash(self, bucket: Bucket, key: str, version_id: str | None = None) -> tuple[str, int]:
         """(SHA-256, size) of an object, read in full now."""
@@ -188,7 +198,7 @@ class Store:
         """Read an object in full. Raises ObjectMissing, ObjectDamaged."""
         found, _ = self.read_hash(ref.bucket, ref.key, version_id)
         if found != ref.sha256:
-            raise ObjectDamaged(f"{self.name}: {ref.bucket}/{ref.key}", ref.sha256, found)
+            raise ObjectDamaged(self._where(ref.bucket, ref.key), ref.sha256, found)
 
     def fetch(self, ref: ObjectRef, target: Path, version_id: str | None = None) -> Path:
         """Download to a file, hashed on the way; the name appears only when all is right."""
@@ -199,7 +209,7 @@ class Store:
                 beat()
                 file.write(block)
             if digest.hexdigest() != ref.sha256:
-                where = f"{self.name}: {ref.bucket}/{ref.key}"
+                where = self._where(ref.bucket, ref.key)
                 raise ObjectDamaged(where, ref.sha256, digest.hexdigest())
         return target
 
@@ -265,8 +275,8 @@ class Store:
         existing = self._existing(bucket, key, sha256)
         if existing is not None:
             return existing
-        where = f"{self.name}: {bucket}/{key}"
-        reader = HashingReader(source, (size, sha256), f"{where} (as sent)")
+        where = self._where(bucket, key)
+        reader = HashingReader(source, (size, sha256), where)
         self._call(
             bucket,
             key,
@@ -281,7 +291,7 @@ class Store:
             ),
         )
         if reader.hexdigest() != sha256:
-            raise ObjectDamaged(f"{where} (as sent)", sha256, reader.hexdigest())
+            raise ObjectDamaged(where, sha256, reader.hexdigest(), as_sent=True)
         version_id = self._version_id(bucket, key)
         found, found_size = self.read_hash(bucket, key, version_id)
         if found != sha256:
@@ -297,7 +307,7 @@ class Store:
         if found == sha256:
             return Stored(bucket, key, sha256, size, version_id)
         if bucket == PRECIOUS:
-            raise AlreadyExists(f"{self.name}: {bucket}/{key}")
+            raise AlreadyExists(self._where(bucket, key))
         return None  # `work` may be written again: an upload that was cut off
 
     def create(self, bucket: Bucket, key: str, data: bytes) -> Stored:
@@ -309,7 +319,7 @@ class Store:
         version_id = self._version_id(bucket, key)
         found = self.read(bucket, key, version_id)
         if found != data:
-            raise AlreadyExists(f"{self.name}: {bucket}/{key}")
+            raise AlreadyExists(self._where(bucket, key))
         return Stored(bucket, key, sha256_bytes(data), len(data), version_id)
 
     def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool:

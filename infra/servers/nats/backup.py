@@ -19,7 +19,7 @@ from pathlib import Path
 from infra.secrets.secrets import Secrets
 from infra.servers.bootstrap import BootstrapSettings
 from shared.bus.client import Bus
-from shared.errors import BusWentBack, DuramenError, ObjectDamaged
+from shared.errors import BusWentBack, DuramenError, Location, ObjectDamaged
 from shared.files import sha256_file, whole_file, write_synced
 
 INCOMING = ".incoming"
@@ -40,7 +40,7 @@ def unpack(archive: Path, data: Path) -> None:
     wanted = sum_of(archive).read_text().split()[0]
     found = sha256_file(archive)
     if found != wanted:
-        raise ObjectDamaged(str(archive), wanted, found)
+        raise ObjectDamaged(Location("", "", str(archive)), wanted, found)
     incoming = data / INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir()

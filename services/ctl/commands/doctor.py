@@ -38,10 +38,13 @@ class Look:
 
 
 def look(what: str, call: Callable[[], str]) -> Look:
+    """Look at one thing; what it raises is what was found."""
     try:
         return Look(what, True, call())
     except (DuramenError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
-        found = str(error).removesuffix("  Next: duramen doctor")  # which is this
+        found = str(error)
+        if isinstance(error, DuramenError) and error.next_step == "duramen doctor":  # this it is
+            found = error.said
         return Look(what, False, found or type(error).__name__)
 
 

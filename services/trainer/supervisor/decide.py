@@ -187,7 +187,7 @@ def not_started(error: ObjectMissing | ObjectDamaged | OSError, segment: Segment
             raise error
         return failure("disk", str(error), segment.job)
     # Where its base is damaged a whole lineage waits; a dataset or plan is this job's own.
-    kind = "base" if layout.BASES in str(error) else "data"
+    kind = "base" if error.where.key.startswith(layout.BASES) else "data"
     return Failure(kind=kind, message=str(error), next_step="duramen check")
 
 

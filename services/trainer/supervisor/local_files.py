@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import ObjectDamaged, ObjectMissing
+from shared.errors import Location, ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.result import JOB_LOG, METRICS
@@ -78,7 +78,8 @@ class Local:
             return folder
         found = parse_sums(self.store.read(PRECIOUS, layout.base_commit(root)))
         if root_hash(found.items()) != root:
-            raise ObjectDamaged(layout.base_commit(root), root, root_hash(found.items()))
+            where = Location(self.store.name, PRECIOUS, layout.base_commit(root))
+            raise ObjectDamaged(where, root, root_hash(found.items()))
         with whole_folder(folder) as temporary:
             for path, sha256 in found.items():
                 key = layout.base_file(root, path)
@@ -143,7 +144,8 @@ class Local:
         header_key = f"{prefix}/{names.get(HEADER, HEADER)}"
         header = self.store.read(bucket, header_key)
         if sha256_bytes(header) != ref.id:
-            raise ObjectDamaged(f"{bucket}/{header_key}", ref.id, sha256_bytes(header))
+            where = Location(self.store.name, bucket, header_key)
+            raise ObjectDamaged(where, ref.id, sha256_bytes(header))
         with whole_folder(target) as temporary:
             for name, file in listed_files(header).items():
                 key = f"{prefix}/{names.get(name, name)}"
