@@ -23,14 +23,14 @@ def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
     What a plan leaves out is known once there is one. Blocking. Raises StoreUnavailable.
     """
     found = []
-    if (report := stored(store, layout.dataset_report(job.id.sha256))) is not None:
+    if (report := object_or_none(store, layout.dataset_report(job.id.sha256))) is not None:
         counted = Contents.model_validate_json(report)
         found = [
             entry(REPEATED, counted.duplicate_rows, counted.duplicate_lines),
             entry(BAD, counted.bad_rows, [problem.line for problem in counted.problems]),
         ]
     ref = job.record.plan
-    if ref is not None and (data := stored(store, ref.key)) is not None:
+    if ref is not None and (data := object_or_none(store, ref.key)) is not None:
         plan = Plan.from_bytes(data)
         rows: dict[str, list[int]] = {HELD_OUT: list(plan.heldout_rows)}
         for number, left in plan.left_out_of(job.id.sha256).items():
@@ -49,7 +49,7 @@ def entry(reason: str, rows: int, lines: Sequence[int | None]) -> dict[str, Any]
     return {"reason": reason, "rows": rows, "lines": known[:LINES_SHOWN]}
 
 
-def stored(store: "Store", key: str) -> bytes | None:
+def object_or_none(store: "Store", key: str) -> bytes | None:
     """Return what is stored under a key, or None where nothing is."""
     try:
         return store.read("duramen", key)
