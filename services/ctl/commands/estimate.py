@@ -1,4 +1,4 @@
-"""duramen estimate: what training a base takes of a card, before anything is loaded."""
+"""duramen estimate: what training a base takes of a GPU's memory, before anything is loaded."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,9 @@ POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 def estimate(
     base: Annotated[str, typer.Argument(help="A model directory or a stored base.")],
-    card: Annotated[str, typer.Option("--card", help="Memory of the GPU, or `cpu:64GB`.")] = "24GB",
+    gpu_memory: Annotated[
+        str, typer.Option("--gpu-memory", help="Memory of the GPU, or `cpu:64GB`.")
+    ] = "24GB",
     *,
     rank: Annotated[int, typer.Option("--rank", min=1)] = 16,
     tokens: Annotated[
@@ -28,8 +30,8 @@ def estimate(
     json: cli.Json = False,
 ) -> None:
     """Estimate how a base would be trained on a GPU: number format, memory by part."""
-    on_cpu = card.startswith("cpu:")
-    size = size_in_bytes(card.removeprefix("cpu:"))
+    on_cpu = gpu_memory.startswith("cpu:")
+    size = size_in_bytes(gpu_memory.removeprefix("cpu:"))
     folder = Path(base)
     shape = memory_estimate.shape_of_folder(folder) if folder.is_dir() else stored(base)
     wish = Choice("float32" if on_cpu else "bfloat16", tokens)
