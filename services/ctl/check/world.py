@@ -21,7 +21,7 @@ from shared.store import layout
 from shared.store.place import PRECIOUS, ReadPlace
 from shared.store.s3 import Store
 
-T = TypeVar("T")
+AnswerKind = TypeVar("AnswerKind")
 Commits = dict[str, bytes]
 
 
@@ -44,7 +44,7 @@ class NotChecked(Exception):
 class Ask(Protocol):
     """Asks the evolution service: the answer at a path, as `kind`."""
 
-    def __call__(self, kind: type[T], path: str) -> T: ...
+    def __call__(self, kind: type[AnswerKind], path: str) -> AnswerKind: ...
 
 
 @dataclass

@@ -25,7 +25,6 @@ from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
 from shared.store.folder import Folder
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 SETTLE_SECONDS = 5.0  # a record follows its ledger within this
@@ -137,7 +136,7 @@ async def settled(bus: Bus) -> Table:
 
 
 def asking(config: CtlSettings) -> Ask:
-    def ask(kind: type[T], path: str) -> T:
+    def ask(kind: type[cli.T], path: str) -> cli.T:
         url, token = config.evolution_url, config.evolution_token
         return cli.ask(kind, url, token, f"/api/evolution{path}")
 

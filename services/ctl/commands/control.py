@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -23,7 +23,6 @@ from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
 from shared.protocol.observed import Observed
 
-T = TypeVar("T")
 Reason = Annotated[
     str, typer.Option("--reason", help="Why you do this. It is recorded with the command.")
 ]
@@ -36,7 +35,7 @@ UNDO = {"paused": "duramen resume", "stopped": "duramen start", "running": "dura
 SERVICES = ("ingest", "trainer", "vault", "evolution")
 
 
-async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[T | None]]) -> T:
+async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[cli.T | None]]) -> cli.T:
     """Look at each observation and event, and each half second, until `look` finds something."""
     wake = asyncio.Event()
     await bus.subscribe("ctl.observed.>", wake.set)

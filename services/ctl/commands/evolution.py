@@ -1,6 +1,6 @@
 """`duramen evolution`: what the model learned, in plots and tables, and what it answered when."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
@@ -27,7 +27,6 @@ from shared.answers.evolution import (
 from shared.errors import NotFound, UsageError
 from shared.protocol.names import Split
 
-T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True, help="Example histories: what the model learned from each file."
 )
@@ -62,7 +61,7 @@ Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or the id
 # ---- asking ------------------------------------------------------------------------------------
 
 
-def ask(kind: type[T], path: str, **query: object) -> T:
+def ask(kind: type[cli.T], path: str, **query: object) -> cli.T:
     """One question to the evolution service."""
     config = cli.settings()
     given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)

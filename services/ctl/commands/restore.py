@@ -35,7 +35,6 @@ from shared.store.s3 import Store
 LatestOr = Annotated[
     str | None, typer.Argument(help="A version, such as v003. Without it, the latest.")
 ]
-T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 ROLLBACK_TEXT = (
     "`restore` copies a version out of the store, into an empty folder of your choice: nothing in "
@@ -164,7 +163,7 @@ class Restore:
                 "SHA256SUMS and the commit record do not name the same files and hashes."
             )
 
-    def _first(self, key: str, attempt: Callable[[Store], T]) -> T | None:
+    def _first(self, key: str, attempt: Callable[[Store], cli.T]) -> cli.T | None:
         """What the first store gives; None where all say that there is no such object."""
         failure: DuramenError | None = None
         for store in self.stores:

@@ -1,7 +1,7 @@
 """duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,6 @@ from shared.ledger.jobs import Table
 from shared.protocol.control import Once
 from shared.protocol.events import Answered
 
-T = TypeVar("T")
 app = typer.Typer(no_args_is_help=False, help="Versions: list, show, verify.")
 Version = Annotated[str, typer.Argument(help="A version, such as v003.")]
 Newest = Annotated[
@@ -33,7 +32,7 @@ def default(context: typer.Context, json: cli.Json = False) -> None:
         list_versions(json=json)
 
 
-def ask(kind: type[T], path: str, method: str = "GET", seconds: float = 60.0) -> T:
+def ask(kind: type[cli.T], path: str, method: str = "GET", seconds: float = 60.0) -> cli.T:
     config = cli.settings()
     return cli.ask(kind, config.vault_url, config.vault_token, path, method, seconds)
 
