@@ -169,20 +169,17 @@ class Commands:
         segment = line.open_segment
         if segment is not None:
             if not command.force:
-                why = (
-                    f"segment {segment.id} of job {segment.job} is open. Close it with `duramen "
-                    "stop`"
-                )
-                return Answer("void", f"{why}; if its owner no longer runs, use --force")
+                why = f"job {segment.job} is being trained. End its run with `duramen stop`"
+                return Answer("void", f"{why}, or use --force if its trainer no longer runs")
             sign = self.signs.get(line.lineage, "unknown")
             if sign == "unknown":
                 raise NotYet(
-                    f"{line.lineage}: rollback to {name} waits until the owner of segment "
-                    f"{segment.id} has renewed its lease, or has not for "
-                    f"{self.watch.seconds:.0f} s"
+                    f"{line.lineage}: the rollback to {name} waits up to {self.watch.seconds:.0f} "
+                    "s "
+                    f"to see whether the trainer of job {segment.job} still runs"
                 )
             if sign == "alive":
-                why = f"the owner of segment {segment.id} is alive. Close it with `duramen stop`"
+                why = f"the trainer of job {segment.job} is running. Type `duramen stop` first"
                 return Answer("void", why)
         return await self.unsound(line, version)
 

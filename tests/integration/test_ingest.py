@@ -82,7 +82,7 @@ async def test_one_bad_row_refuses_the_file_and_the_report_says_which(box: Box) 
         ]
         text = box.refusal("mixed.jsonl")
         for words in (
-            "2 rows are bad of 4",
+            "2 of 4 rows are bad",
             "line 2, field messages[1].content, rule empty_answer",
             '{"role":"assistant","content":""}',
             "line 4, column 12",

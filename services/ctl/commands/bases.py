@@ -142,7 +142,7 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
     value = {"base_root": root, **stored, "lineage_created": made}
 
     def tell() -> None:
-        cli.console.print(f"base {root[:12]}: {answer.why}")
+        cli.console.print(answer.why[:1].upper() + answer.why[1:] + ".")
         if made:
             cli.console.print(f"Lineage {made} was created on it.")
 

@@ -132,7 +132,7 @@ def print_receipts(table: Table, found: dict[str, Observed], state: str) -> None
 
 def print_receipt(table: Table, seen: Observed) -> None:
     job = job_at(table, seen.job)
-    cli.console.print(f"[bold]{seen.state}[/bold]")
+    cli.console.print(f"The trainer is [bold]{seen.state}[/bold].")
     if job and seen.checkpoint:
         at = seen.checkpoint
         steps = f"step {at.position} (step {at.global_step} of {seen.lineage or 'its lineage'})"
@@ -210,7 +210,14 @@ async def _skip(keep: bool, json: bool) -> None:
         )
         answer = await once(bus, control, command, config.wait_seconds)
         shown = name_of(table, segment.job)
-        cli.emit(answer.told(), json, lambda: print_answer("skip", shown, answer))
+
+        def tell() -> None:
+            print_answer("skip", shown, answer)
+            if answer.outcome == "done":
+                again = f"Next: duramen queue retry {segment.job} queues it again"
+                cli.console.print(again, style="dim")
+
+        cli.emit(answer.told(), json, tell)
 
 
 async def once(bus: Bus, control: Control, command: Once, seconds: float) -> Answered:

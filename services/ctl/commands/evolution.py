@@ -134,7 +134,7 @@ def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
             f"steps {summary.first_step}–{summary.last_step} of {dataset.lineage}, "
             f"{summary.snapshots} snapshots"
         )
-        plot(curves.snapshots, "loss", "loss (mean over the answer's tokens, nats)")
+        plot(curves.snapshots, "loss", "loss (mean over the tokens of the answers)")
         plot(curves.snapshots, "exact_match", "exact match (share of the answers asked for)")
         print_splits(summary)
         cli.console.print()

@@ -152,7 +152,7 @@ def told(report: Report | Working, json: bool, *, wait: bool) -> None:
 
     def human() -> None:
         if outcome != "refused":
-            cli.console.print(f"{outcome}: {report.why}", markup=False, soft_wrap=True)
+            cli.console.print(f"{report.name}: {report.why}", markup=False, soft_wrap=True)
         if wait and report.contents:
             for line in summary(report.contents):
                 cli.console.print(line, markup=False, soft_wrap=True)

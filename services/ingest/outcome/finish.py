@@ -288,7 +288,7 @@ class Finisher:
         job, contents = decision.job, built.contents
         if decision.known is None:
             rows = counted(contents.rows, "row")
-            why = f"queued as job {job}, {rows}, priority {taken.origin.level}."
+            why = f"queued as job {job}, {rows}, {taken.origin.level} priority."
             if contents.bad_rows:
                 bad = counted(contents.bad_rows, "bad row")
                 why += f" Left out: {bad}, listed in the .bad.jsonl file beside it."
@@ -310,9 +310,9 @@ class Finisher:
     async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""
         contents = built.contents
-        next_step = "fix or delete these lines, then " + PUT_AGAIN
+        next_step = "fix or delete these lines, then put the file into the inbox again."
         if contents.bad_rows == 0 or contents.problems[0].field == "file":
-            next_step = "fix the file, then " + PUT_AGAIN
+            next_step = PUT_AGAIN
         report = self.report(taken, "refused", why_refused(contents), built)
         report = report.model_copy(update={"next_step": next_step, "problems": contents.problems})
         await self.end_refused(taken, held, report, contents.rules)

@@ -50,6 +50,7 @@ def why_refused(contents: Contents) -> str:
         return first.message
     place = "row" if contents.container == "parquet" else "line"
     found = contents.rows + contents.duplicate_rows + contents.bad_rows
-    count = "1 row is" if contents.bad_rows == 1 else f"{contents.bad_rows} rows are"
     most = f" (more than allow_bad: {contents.allow_bad})" if contents.allow_bad else ""
-    return f"{count} bad of {found}{most}; the first is {place} {first.line}: {first.message}"
+    verb = "is" if contents.bad_rows == 1 else "are"
+    count = f"{contents.bad_rows} of {found} {'row' if found == 1 else 'rows'} {verb} bad{most}"
+    return f"{count}; the first is {place} {first.line}: {first.message}"
