@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.errors import UsageError
+from shared.formats.adapter import AdapterShape
 from shared.formats.model_files import index_in, read_header, weights_of
 
 Dtype = Literal["float32", "bfloat16"]
@@ -67,15 +68,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """The shape of an adapter; `targets` as in the settings of a lineage."""
-
-    rank: int = 16
-    targets: str | tuple[str, ...] = "all-linear"
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
 class Choice:
     """How to train. `tokens`: at once through the model, at least those of the longest row."""
 
@@ -106,7 +98,7 @@ class Estimate:
         return f"{gib(self.total)} ({parts}) with {self.choice}"
 
 
-def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Estimate:
+def estimate(shape: Shape, choice: Choice, adapter: AdapterShape, device: str) -> Estimate:
     """The peak of training and of a snapshot, whichever is more."""
     width = WIDTHS[choice.dtype]
     tuned = shape.linears
@@ -140,7 +132,9 @@ def estimate(shape: Shape, choice: Choice, adapter: Adapter, device: str) -> Est
     return Estimate(choice, {name: int(size) for name, size in parts.items()})
 
 
-def activations(shape: Shape, tuned: tuple[Linear, ...], adapter: Adapter, width: int) -> float:
+def activations(
+    shape: Shape, tuned: tuple[Linear, ...], adapter: AdapterShape, width: int
+) -> float:
     """Bytes of a token that all layers keep for the way back.
 
     What each matrix gives and, once, what those that read the same are given; two more states for
@@ -159,7 +153,7 @@ def choose(
     shape: Shape,
     free: int,
     choice: Choice,
-    adapter: Adapter,
+    adapter: AdapterShape,
     device: str,
 ) -> Estimate:
     """The first way that fits in `free` bytes, the nearest to `choice`; else the smallest one.

@@ -14,9 +14,9 @@ import pynvml
 from services.trainer import device
 from services.trainer.nvml import first, plain
 from services.trainer.settings import TrainerSettings
+from shared.formats.adapter import AdapterShape
 from shared.host import machine_memory
 from shared.memory_estimate import (
-    Adapter,
     Choice,
     Dtype,
     Estimate,
@@ -130,7 +130,7 @@ def need(
     lora = line.lora
     targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
     shape = base if isinstance(base, Shape) else shape_of_folder(base)
-    adapter = Adapter(lora.rank, targets, lora.dropout)
+    adapter = AdapterShape(rank=lora.rank, targets=targets, dropout=lora.dropout)
     return estimate(shape, choice, adapter, measured(settings).device)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from services.trainer.memory import of_gpu, on_gpu
+from shared.formats.adapter import AdapterShape
 from shared.memory_estimate import (
     GIB,
-    Adapter,
     Choice,
     Dtype,
     Estimate,
@@ -116,7 +116,7 @@ class Trial:
         """Return what is told of the memory that it needs, before it starts."""
         setup = self.setup
         choice = Choice(setup.dtype, tokens, setup.quantize, setup.recompute)
-        return estimate(shape_of_folder(self.base), choice, Adapter(RANK), "cuda")
+        return estimate(shape_of_folder(self.base), choice, AdapterShape(rank=RANK), "cuda")
 
 
 class Trials:

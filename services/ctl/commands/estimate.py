@@ -10,7 +10,8 @@ from services.ctl import cli
 from services.ctl.views.stored_bases import find_root
 from shared import memory_estimate
 from shared.errors import UsageError
-from shared.memory_estimate import Adapter, Choice, Estimate, Shape, gib
+from shared.formats.adapter import AdapterShape
+from shared.memory_estimate import Choice, Estimate, Shape, gib
 from shared.store.base_shape import shape_in_store
 
 SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?(K|M|G|T)?I?B?$", re.IGNORECASE)
@@ -36,7 +37,7 @@ def estimate(
     shape = memory_estimate.shape_of_folder(folder) if folder.is_dir() else stored(base)
     wish = Choice("float32" if on_cpu else "bfloat16", tokens)
     device = "cpu" if on_cpu else "cuda"
-    chosen = memory_estimate.choose(shape, size, wish, Adapter(rank=rank), device)
+    chosen = memory_estimate.choose(shape, size, wish, AdapterShape(rank=rank), device)
     value = {
         "numbers": shape.numbers,
         "card_bytes": size,
