@@ -169,7 +169,7 @@ FailureKind = Literal[
 
 
 class CannotTrain(Exception):
-    """The job cannot go on. `suspect`: what was trained so far may be spoilt. `final`: a smaller
+    """The job cannot go on. `suspect`: what was trained so far may be unusable. `final`: a smaller
     micro-batch would not help."""
 
     def __init__(

@@ -40,7 +40,6 @@ async def close_segment(
     """
     segment = trainer.held.open
     line, job = trainer.table.lines[segment.job.lineage], trainer.table.jobs[segment.job]
-    assert line.head is not None
     keeps = outcome in KEPT_OUTCOMES or keep or (outcome == "failed" and not suspect)
     head, place = await store_head(trainer, line, segment, keeps=keeps)
     result = await store_result(trainer, line, segment, job)

@@ -5,7 +5,7 @@
                         contains it or a rollback left it behind
     progress            of the open segment
     results, snapshots  until a committed version of their job holds them; of segments that led to
-                        nothing (void, skipped, spoilt, rolled back), the newest of the lineage
+                        nothing (void, skipped, unusable, rolled back), the newest of the lineage
 
 So what stays grows only with jobs that were trained in part and never finished.
 """

@@ -18,7 +18,7 @@ from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Estimate, gib
 from shared.protocol.message import ObjectRef
-from shared.protocol.records import CheckpointRef
+from shared.protocol.records import CheckpointRef, LineageSettings
 from shared.store import layout
 
 
@@ -42,19 +42,17 @@ class Preparation:
 
     def spec(self) -> Spec:
         """Fetch all that the worker needs to this disk. Blocking."""
-        settings, record, local = self.line.settings, self.segment.record, self.local
-        assert settings is not None
+        settings, record, plan = self.fixed, self.segment.record, self.job.record.plan
         self.bring_progress()
-        plan = self.job.record.plan
         return Spec(
             lineage=self.line.lineage,
             segment=self.segment.id,
             fence=self.segment.fence,
             job=self.job.id.path,
-            base_dir=local.base(settings.base_root),
+            base_dir=self.local.base(settings.base_root),
             base_root=settings.base_root,
             chat_template=settings.chat_template,
-            dataset=local.object("datasets", self.job.record.dataset, ".jsonl"),
+            dataset=self.local.object("datasets", self.job.record.dataset, ".jsonl"),
             dataset_sha256=self.job.id.sha256,
             eval_datasets=() if plan else tuple(self.eval_datasets()),
             earlier_plans=() if plan else tuple(self.earlier_plans()),
@@ -67,7 +65,7 @@ class Preparation:
             memory_limit=self.settings.memory_limit,
             dtype=record.dtype,
             quantize=settings.quantize,
-            gradient_checkpointing=self.recomputes(local.base(settings.base_root)),
+            gradient_checkpointing=self.recomputes(self.local.base(settings.base_root)),
             settings=self.training_settings(),
             clock=self.job.record.queued_at.isoformat(),
             checkpoint=self.checkpoint(record.checkpoint) if record.checkpoint else None,
@@ -82,6 +80,12 @@ class Preparation:
             proofs=self.settings.state_dir / "attention.json",
             threads=self.settings.threads,
         )
+
+    @property
+    def fixed(self) -> LineageSettings:
+        """The lineage's settings, which no job changes."""
+        assert self.line.settings is not None
+        return self.line.settings
 
     def bring_progress(self) -> None:
         """Bring log and metrics; this segment's own come first: what is there is not replaced."""
