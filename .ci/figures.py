@@ -14,9 +14,9 @@ from typing import TypeGuard
 
 # The limits only fall: who brings a figure down writes the new value here. The targets are beside.
 LIMITS = {
-    "functions and classes defined in several modules": 111,  # at most 40
+    "functions and classes defined in several modules": 107,  # at most 40
     "constants defined in several modules": 60,
-    "names defined twice in one package": 54,  # 0
+    "names defined twice in one package": 53,  # 0
     "store keys typed outside the layout": 0,  # 0
     "raw parses of stored formats": 0,
     "circles among files": 0,
