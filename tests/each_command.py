@@ -36,9 +36,9 @@ ARGUMENTS = {
     "base": "3f9a1c2b7d10",
     "source": "{folder}/model",
     "to": "{folder}/restored",
-    "level": "high",
+    "priority": "high",
 }
-OPTIONS = {"restore": ["to"]}  # left out, it only explains itself
+OPTIONS = {"restore": ["to"], "move": ["priority"]}  # left out, they only explain themselves
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
