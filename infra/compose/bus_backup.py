@@ -13,9 +13,10 @@ from pathlib import Path
 
 from infra.compose.engine import Compose, docker
 from infra.compose.host import Host, HostRefused
+from shared.service_names import SERVICES
 
 RECORDS = ("JOBS", "CTL", "EVT")
-WRITERS = ("ingest", "trainer", "vault", "evolution", "herald")
+WRITERS = (*SERVICES, "herald")
 # What the container that packs and unpacks may do: read and write files of the bus' user.
 CAPABILITIES = ("DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER")
 

@@ -12,8 +12,9 @@ from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
+from shared.service_names import SERVICES
 
-IMAGES = ("bootstrap", "ingest", "trainer", "vault", "evolution", "herald", "ctl")
+IMAGES = ("bootstrap", *SERVICES, "herald", "ctl")
 UP = ("up", "--detach", "--wait", "--wait-timeout", "300", "--remove-orphans")
 SECRETS_SEEN_AS = "/home/duramen"
 COPYING = ".duramen-copying"  # what was copied so far

@@ -20,11 +20,12 @@ from pathlib import Path
 from infra.compose.host import CHOSEN
 from infra.compose.ports import PUBLISHED
 from infra.secrets.inner import security_toml
-from infra.secrets.secrets import IDENTITIES, SERVICES, Secrets, write_secret
+from infra.secrets.secrets import IDENTITIES, Secrets, write_secret
 from infra.servers.identities import s3_json
 from infra.servers.nats.conf import NatsConf
 from infra.servers.seaweed import FSYNC, WeedServer
 from shared.files import write_synced
+from shared.service_names import SERVICES
 
 READABLE = 0o444
 CONFIG_DIR = Path("/etc/weed")

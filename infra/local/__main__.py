@@ -9,7 +9,7 @@ from infra.local.home import Home
 from infra.local.lifecycle import NotStarted, down, status, up
 from infra.local.ports import Ports, PortTaken
 from infra.local.servers import ServerMissing
-from infra.secrets.secrets import SERVICES
+from shared.service_names import SERVICES
 
 
 def main() -> int:

@@ -19,10 +19,11 @@ from infra.local.lifecycle import NotStarted, down, up
 from infra.local.ports import Ports, PortTaken
 from infra.local.programs import ROOT
 from infra.local.servers import ServerMissing
-from infra.secrets.secrets import SERVICES, Secrets
+from infra.secrets.secrets import Secrets
 from shared.bus.client import Bus
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table
+from shared.service_names import SERVICES
 
 HOME = Path("data/demo")
 # Small steps: the sample's rows are short, and two cores are to be enough.

@@ -12,8 +12,9 @@ from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.ports import HOST
 from infra.ports import PREFIX as PORT_PREFIX
-from infra.secrets.secrets import SERVICES, Secrets
+from infra.secrets.secrets import Secrets
 from shared.files import write_synced
+from shared.service_names import SERVICES
 from shared.setting_names import RETIRED
 
 PREFIX = "DURAMEN_"

@@ -24,9 +24,10 @@ from infra.local.programs import ROOT
 from infra.local.servers import PACKAGES, binary
 from infra.local.supervisor import last_line
 from infra.ports import PREFIX as PORT_PREFIX
-from infra.secrets.secrets import SERVICES, Secrets
+from infra.secrets.secrets import Secrets
 from shared import setting_names
 from shared.errors import UnknownSettings
+from shared.service_names import SERVICES
 
 START_SECONDS = 300
 STOP_SECONDS = 90

@@ -22,8 +22,9 @@ from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.programs import ROOT, Program
 from infra.local.servers import Server, answers, servers
-from infra.secrets.secrets import SERVICES, Secrets
+from infra.secrets.secrets import Secrets
 from shared.files import write_synced
+from shared.service_names import SERVICES
 
 SERVER_SECONDS = 60
 SERVICE_SECONDS = 120

@@ -22,12 +22,11 @@ import nkeys
 from infra.secrets.certificates import certificate, keep_certificate
 from infra.secrets.inner import write_inner
 from shared.files import write_synced
+from shared.service_names import SERVICES
 
-SERVICES = ("ingest", "trainer", "vault", "evolution")
-# herald runs beside them in containers; an embedded run has none.
 NATS_USERS = (*SERVICES, "herald", "ctl", "admin")
 IDENTITIES = {
-    "store": ("admin", "ingest", "trainer", "vault", "evolution", "ctl", "reader"),
+    "store": ("admin", *SERVICES, "ctl", "reader"),
     "backup": ("admin", "vault", "reader"),
 }
 

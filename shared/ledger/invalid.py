@@ -11,7 +11,7 @@ from shared.bus.client import Bus
 from shared.files import write_synced
 from shared.ledger.jobs import Void
 from shared.protocol.events import Alarm, Event
-from shared.protocol.names import Service
+from shared.service_names import Service
 
 VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream"])
 

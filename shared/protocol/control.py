@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from shared.protocol.names import DesiredState, LineageName, SegmentId, Service, Sha256
+from shared.protocol.names import DesiredState, LineageName, SegmentId, Sha256
 from shared.protocol.records import Record
+from shared.service_names import Service
 
 
 class Desired(Record):

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from shared.protocol.message import Message, ObjectRef
-from shared.protocol.names import Level, Outcome, SegmentId, Service, Sha256, Split, new_nonce, now
+from shared.protocol.names import Level, Outcome, SegmentId, Sha256, Split, new_nonce, now
+from shared.service_names import Service
 
 
 class EventData(Message):

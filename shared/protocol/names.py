@@ -9,7 +9,6 @@ from pydantic import StringConstraints
 
 SCHEMA = 1
 
-Service = Literal["ingest", "trainer", "vault", "evolution", "herald", "ctl"]
 Level = Literal["high", "normal", "low"]
 LEVELS: tuple[Level, ...] = ("high", "normal", "low")
 LEVEL_RANK = {level: rank for rank, level in enumerate(LEVELS)}

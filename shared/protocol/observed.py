@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, field_validator
 
 from shared.protocol.message import Message
-from shared.protocol.names import SegmentId, Service, new_nonce, now
+from shared.protocol.names import SegmentId, new_nonce, now
 from shared.protocol.records import CheckpointRef
+from shared.service_names import Service
 
 ObservedState = Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
 

@@ -25,10 +25,11 @@ from infra.local.lifecycle import down, status, supervisor_pid, up
 from infra.local.ports import PortTaken, free_ports
 from infra.local.programs import ROOT, spawn
 from infra.local.servers import answers, binary
-from infra.secrets.secrets import NATS_USERS, SERVICES, Secrets
+from infra.secrets.secrets import NATS_USERS, Secrets
 from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
 from infra.servers.streams import MAX_MSG_BYTES, STREAMS
+from shared.service_names import SERVICES
 from tests.servers import Stack, wait_until
 
 

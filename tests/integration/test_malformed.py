@@ -10,6 +10,7 @@ import pytest
 from shared.bus.client import Bus
 from shared.formats.canonical import canonical_json
 from shared.ledger.control import observed
+from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
 from shared.store.place import PRECIOUS
 from tests.house import until
@@ -134,7 +135,7 @@ async def test_pointer_notes_and_what_it_said_of_itself_may_be_garbage(
             client = own_stack.minio("vault", server)
             client.put_object("duramen", key, io.BytesIO(b"[]"), 2)
         connection = await own_stack.connect("vault")
-        await connection.jetstream().publish("ctl.observed.vault", b"\xff[")
+        await connection.jetstream().publish(observed_subject("vault", "vault"), b"\xff[")
         await connection.close()
         vault.start()
         vault.until_state("main", 2, "published")

@@ -15,8 +15,9 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import Answered
 from shared.protocol.message import ObjectRef
-from shared.protocol.names import JobId, Service
+from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
+from shared.service_names import Service
 from shared.store import layout
 from shared.store.place import PRECIOUS, ReadPlace
 from shared.store.s3 import Store

@@ -23,10 +23,10 @@ from shared.protocol.events import Answered, Event, parse_event
 from shared.protocol.message import Message
 from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
+from shared.service_names import SERVICES
 from shared.store.folder import Folder
 
 M = TypeVar("M", bound=Message)
-SERVICES = ("ingest", "trainer", "vault", "evolution")
 SETTLE_SECONDS = 5.0  # a record follows its ledger within this
 
 

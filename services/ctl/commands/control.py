@@ -22,6 +22,7 @@ from shared.protocol.control import Once
 from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
 from shared.protocol.observed import Observed
+from shared.service_names import SERVICES
 
 Reason = Annotated[
     str, typer.Option("--reason", help="Why you do this. It is recorded with the command.")
@@ -32,7 +33,6 @@ SEEN_AS = {
     "stopped": {"stopped"},
 }
 UNDO = {"paused": "duramen resume", "stopped": "duramen start", "running": "duramen pause"}
-SERVICES = ("ingest", "trainer", "vault", "evolution")
 
 
 async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[cli.T | None]]) -> cli.T:

@@ -21,6 +21,7 @@ from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of
 from shared import reach
 from shared.errors import BusUnavailable, DuramenError
+from shared.service_names import SERVICES
 from shared.store.s3 import Store
 
 LOW_DISK_BYTES = 5 << 30
@@ -121,7 +122,7 @@ def look_all(config: CtlSettings) -> list[Look]:
         calls["bus durability"] = lambda: look_sync(config)
     calls["store"] = lambda: look_store(cli.store(config))
     calls["backup"] = lambda: look_store(cli.backup(config))
-    for name in ("ingest", "trainer", "vault", "evolution"):
+    for name in SERVICES:
         calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
     if config.state_dir is not None:  # in a container there is none of its own
         calls["disk"] = lambda: look_disk(config)

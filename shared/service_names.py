@@ -1,0 +1,7 @@
+"""The names of the services. Standard library alone: before `make up` a host has nothing else."""
+
+from typing import Literal
+
+Service = Literal["ingest", "trainer", "vault", "evolution", "herald", "ctl"]
+# Those that every installation runs; herald runs beside them in containers alone.
+SERVICES: tuple[str, ...] = ("ingest", "trainer", "vault", "evolution")
