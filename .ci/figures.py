@@ -14,14 +14,14 @@ from typing import TypeGuard
 
 # The limits only fall: who brings a figure down writes the new value here. The targets are beside.
 LIMITS = {
-    "functions and classes defined in several modules": 107,  # at most 40
-    "constants defined in several modules": 60,
-    "names defined twice in one package": 53,  # 0
-    "store keys typed outside the layout": 0,  # 0
+    "functions and classes defined in several modules": 16,
+    "constants defined in several modules": 48,
+    "names defined twice in one package": 0,
+    "store keys typed outside the layout": 0,
     "raw parses of stored formats": 0,
     "circles among files": 0,
     "circles among packages": 0,
-    "files in the largest folder": 19,  # at most 19
+    "files in the largest folder": 19,
     "functions over 40 lines": 10,
     "files over 400 lines": 0,
 }
@@ -37,8 +37,8 @@ PARSERS = {
 # a name occurs twice, its file is named too.
 FOREIGN = {
     # The user's own rows and sidecars.
-    "diagnose", "key_twice", "read_row", "plain", "csv_row", "parquet", "Specials.check",
-    "check_call", "check_tools", "called",
+    "diagnose", "key_twice", "read_row", "plain_row", "csv_row", "parquet", "Specials.check",
+    "check_call", "check_tools", "function_calls",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "stop_tokens", "of_base", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
@@ -47,7 +47,7 @@ FOREIGN = {
     # The bus.
     "Entry.nonce", "Bus._api",
     # A service's own state on its own disk, which no other reads.
-    "Marks.__init__", "Told.__init__", "Outlet.__init__", "Cache.tokens", "origin_of",
+    "Marks.__init__", "Standing.__init__", "Outlet.__init__", "Cache.tokens", "origin_of",
     "measured_dtype", "holds", "takes_gpu", "WorkerRun.measure_use", "Proofs.found",
 }  # fmt: skip
 
@@ -120,11 +120,18 @@ def repeated(names: Callable[[Module], Iterable[str]], modules: Iterable[Module]
 
 
 def repeated_in_packages(modules: list[Module]) -> list[str]:
-    """Return the public names that mean two things in one package."""
+    """Return the public names that mean two things in one package.
+
+    A program's `main` and a command's typer `app` mean the same thing wherever they stand.
+    """
+
+    def ambiguous(module: Module) -> Iterator[str]:
+        return (name for name in public(module) if name not in {"main", "app"})
+
     packages = defaultdict(list)
     for module in modules:
         packages[module.package].append(module)
-    return [line for _, inside in sorted(packages.items()) for line in repeated(public, inside)]
+    return [line for _, inside in sorted(packages.items()) for line in repeated(ambiguous, inside)]
 
 
 def key_prefixes() -> tuple[str, ...]:

@@ -34,7 +34,7 @@ OFFSETS = {  # name -> number above the base
 }
 
 
-def setting(name: str) -> str:
+def port_setting(name: str) -> str:
     """Name of the environment variable that sets the port `name`."""
     return PREFIX + name.upper()
 

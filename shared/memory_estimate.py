@@ -98,7 +98,7 @@ class Estimate:
         return f"{gib(self.total)} ({parts}) with {self.choice}"
 
 
-def estimate(shape: Shape, choice: Choice, adapter: AdapterShape, device: str) -> Estimate:
+def estimate_memory(shape: Shape, choice: Choice, adapter: AdapterShape, device: str) -> Estimate:
     """The peak of training and of a snapshot, whichever is more."""
     width = WIDTHS[choice.dtype]
     tuned = shape.linears
@@ -149,7 +149,7 @@ def activations(
     return kept + sum(m.ins for m in tuned) * copy + len(tuned) * adapter.rank * 4
 
 
-def choose(
+def choose_fitting(
     shape: Shape,
     free: int,
     choice: Choice,
@@ -161,11 +161,11 @@ def choose(
     Checkpointing changes no result, but takes time; nf4 changes it. The tokens are those of the
     longest row, which is never cut.
     """
-    tried = estimate(shape, choice, adapter, device)
+    tried = estimate_memory(shape, choice, adapter, device)
     for way in ways(choice):
         if tried.total <= free:
             break
-        tried = estimate(shape, way, adapter, device)
+        tried = estimate_memory(shape, way, adapter, device)
     return tried
 
 

@@ -206,13 +206,13 @@ def newest_valid(directory: Path, segment: str) -> tuple[Path, Header] | None:
     """Return the newest whole checkpoint of this segment, or None."""
     for path, header in checkpoint.of_segment(directory, segment):
         with contextlib.suppress(CannotTrain):
-            checkpoint.verify(path)
+            checkpoint.verify_checkpoint(path)
             return path, header
     return None
 
 
 def tensors(end: dict[str, Any]) -> TensorHashes:
-    return checkpoint.verify(Path(end["checkpoint"]["path"])).tensors
+    return checkpoint.verify_checkpoint(Path(end["checkpoint"]["path"])).tensors
 
 
 def failure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ COMMANDS: dict[str, Callable[[Host, list[str]], int]] = {
     "doctor": lifecycle.doctor,
     "up": lifecycle.up,
     "smoke": smoke.run,
-    "backup": lifecycle.backup,
+    "backup": lifecycle.back_up_bus,
     "restore": lifecycle.restore,
     "upgrade": lifecycle.upgrade,
     "down": lifecycle.down,

@@ -21,31 +21,31 @@ WRITERS = (*SERVICES, "herald")
 CAPABILITIES = ("DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER")
 
 
-def make(host: Host, compose: Compose) -> Path:
+def make_backup(host: Host, compose: Compose) -> Path:
     """A new file. The bus and all that write to it stand still meanwhile: files of a stream
     belong together."""
     with _still(compose):
-        return pack(host)
+        return pack_bus(host)
 
 
-def restore(host: Host, compose: Compose, name: str | None) -> Path:
+def restore_bus(host: Host, compose: Compose, name: str | None) -> Path:
     """Put the bus back as it was in file `name`, else the newest one; what it replaces is kept as
     another file.
 
     Raises HostRefused, with everything as it was, if a service has written since: a bus that went
     back in time would give out the same numbers twice.
     """
-    chosen = find(folder_of(host), name)
+    chosen = find_backup(folder_of(host), name)
     with _still(compose) as had:
-        before = pack(host, "-replaced")
-        unpack(host, chosen)
+        before = pack_bus(host, "-replaced")
+        unpack_bus(host, chosen)
         compose.output("up", "--detach", "--wait", "--no-deps", "nats")
         try:
             behind(had, lasts(compose))
-            check(host)
+            check_bus(host)
         except HostRefused as error:
             compose.output("stop", "nats")
-            unpack(host, before)
+            unpack_bus(host, before)
             raise HostRefused(f"{chosen.name} was not restored: {error}") from error
     return chosen
 
@@ -97,7 +97,7 @@ def folder_of(host: Host) -> Path:
     return folder
 
 
-def find(folder: Path, name: str | None) -> Path:
+def find_backup(folder: Path, name: str | None) -> Path:
     """The file called `name`, else the newest that was not put aside by a restore."""
     if name:
         found = [folder / Path(name).name]
@@ -109,13 +109,13 @@ def find(folder: Path, name: str | None) -> Path:
     return found[0]
 
 
-def pack(host: Host, suffix: str = "") -> Path:
+def pack_bus(host: Host, suffix: str = "") -> Path:
     name = time.strftime(f"bus-%Y%m%dT%H%M%SZ{suffix}.tar", time.gmtime())
     _run(host, "pack", "/bus", f"/backups/{name}")
     return folder_of(host) / name
 
 
-def unpack(host: Host, archive: Path) -> None:
+def unpack_bus(host: Host, archive: Path) -> None:
     """Raises HostRefused if the file is not what its .sha256 says; nothing is changed then."""
     _run(host, "unpack", f"/backups/{archive.name}", "/bus")
 
@@ -132,7 +132,7 @@ def _run(host: Host, *words: str) -> None:
     )
 
 
-def check(host: Host) -> None:
+def check_bus(host: Host) -> None:
     """Has the bus all that the services saw acknowledged? Raises HostRefused."""
     volumes = docker("volume", "ls", "--quiet").split()
     seen = [service for service in WRITERS if f"{host.project}_{service}" in volumes]

@@ -14,7 +14,7 @@ SECONDS = 480
 TABLE = "RESULTS-gpu.md"
 
 
-def run(host: Host, folder: Path) -> None:
+def run_gpu_checks(host: Host, folder: Path) -> None:
     """Run them all, and leave their table in a folder. Raises HostRefused if one failed."""
     (folder / "wheels").mkdir(parents=True, exist_ok=True)
     image, user = host.image("trainer"), f"{host.uid}:{host.gid}"

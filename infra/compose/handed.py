@@ -18,7 +18,7 @@ def hand_over(host: Host) -> None:
     """Write HOME/run/{notify.urls,hub.token}, and nats.tls/ if the user has certificates."""
     run = folder(host, host.home / "run")
     hand(host, run / "notify.urls", host.settings.get("DURAMEN_NOTIFY_URLS", ""))
-    hand(host, run / "hub.token", hub_token(host))
+    hand(host, run / "hub.token", hub_token_of_host(host))
     given = host.settings.get("DURAMEN_NATS_TLS_DIR")
     if host.tls and given:
         for name in TLS_FILES:
@@ -28,7 +28,7 @@ def hand_over(host: Host) -> None:
             hand(host, folder(host, run / "nats.tls") / name, source.read_text())
 
 
-def hub_token(host: Host) -> str:
+def hub_token_of_host(host: Host) -> str:
     """Of the model hub: from the file that DURAMEN_HUB_TOKEN_FILE names, else HF_TOKEN; or none."""
     named = host.settings.get("DURAMEN_HUB_TOKEN_FILE")
     if not named:
@@ -41,7 +41,7 @@ def hub_token(host: Host) -> str:
 
 def folder(host: Host, path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    own(host, path)
+    own_file(host, path)
     return path
 
 
@@ -51,6 +51,6 @@ def hand(host: Host, path: Path, text: str) -> None:
         write_synced(path, text.encode(), MODE, owner=(host.uid, host.gid))
 
 
-def own(host: Host, path: Path) -> None:
+def own_file(host: Host, path: Path) -> None:
     if os.getuid() == 0:
         shutil.chown(path, host.uid, host.gid)

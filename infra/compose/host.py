@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.compose.ports import published
 from infra.env_file import read_env
-from infra.ports import setting
+from infra.ports import port_setting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXED_ID = 10001
@@ -136,4 +136,4 @@ class Host:
         if "grafana" in self.without:
             values["DURAMEN_GRAFANA_URL"] = ""
         values |= {name: self.settings[name] for name in CHOSEN if self.settings.get(name)}
-        return values | {setting(name): str(port) for name, port in self.ports.items()}
+        return values | {port_setting(name): str(port) for name, port in self.ports.items()}

@@ -45,7 +45,7 @@ def hashed(folder: Path, *patterns: str) -> str:
     return total.hexdigest()[:16]
 
 
-def say(text: str = "") -> None:
+def print_step(text: str = "") -> None:
     print(text, flush=True)
 
 
@@ -57,12 +57,12 @@ def doctor(host: Host, words: list[str]) -> int:
     if ready and host.torch == "cuda":
         looks.append(gpu_inside(host))
     if "--json" in words:
-        say(json.dumps([asdict(found) for found in looks]))
+        print_step(json.dumps([asdict(found) for found in looks]))
         return 0 if ready else 1
     for found in looks:
-        say(found.line())
+        print_step(found.line())
     if ready and compose.running():
-        say()
+        print_step()
         return ctl(host, ["doctor"])
     return 0 if ready and looks[-1].ok is not False else 1
 
@@ -77,10 +77,10 @@ def gpu_inside(host: Host) -> preflight.Look:
 
 def up(host: Host, words: list[str]) -> int:
     """Preflight, secrets, images, start; then addresses. Idempotent."""
-    say("preflight")
+    print_step("preflight")
     looks = preflight.preflight(host, Compose(host.computed(1)))
     for found in looks:
-        say(found.line())
+        print_step(found.line())
     if any(found.ok is False for found in looks):
         raise HostRefused(
             "the host is not ready: fix what the lines marked NO say, then type make up again"
@@ -88,16 +88,16 @@ def up(host: Host, words: list[str]) -> int:
     preflight.prepare_folders(host)
     compose = compose_for(host)
     if "--no-build" not in words:
-        build(host, compose)
+        build_images(host, compose)
     if host.torch == "cuda":
         found = gpu_inside(host)
-        say(found.line())
+        print_step(found.line())
         if not found.ok:
             raise HostRefused(
                 f"the trainer's container cannot use the GPU (see above): {preflight.TOOLKIT}; "
                 "or set DURAMEN_TORCH=cpu"
             )
-    render(host)
+    render_home(host)
     compose = compose_for(host)
     for name in PRECIOUS:
         docker("volume", "create", "--label", "duramen=precious", f"{host.project}_{name}")
@@ -107,8 +107,8 @@ def up(host: Host, words: list[str]) -> int:
     log = host.home / "up.log"
     log.unlink(missing_ok=True)
     compose.logged(log, *UP)
-    say(f"all containers are healthy after {time.monotonic() - begun:.0f} s")
-    show(host)
+    print_step(f"all containers are healthy after {time.monotonic() - begun:.0f} s")
+    print_addresses(host)
     return 0
 
 
@@ -138,7 +138,7 @@ def carry_over(host: Host, compose: Compose, name: str) -> None:
     move = f"find /to/{COPYING} -mindepth 1 -maxdepth 1 -exec mv -t /to {{}} +"
     # With something beside it the copy is whole, and its move was cut off.
     script = f"{'true' if found - {COPYING} else copy} && {move} && rmdir /to/{COPYING}"
-    say(f"{name}: copying the volume {volume} to {folder}")
+    print_step(f"{name}: copying the volume {volume} to {folder}")
     compose.output("stop", "vault", "backup")
     try:
         docker(
@@ -150,10 +150,10 @@ def carry_over(host: Host, compose: Compose, name: str) -> None:
             f"they were, remove DURAMEN_{name.upper()}_DIR and type: make up"
         ) from error
     carried.write_text(str(folder))
-    say(f"{name}: copied. Once `make ctl ARGS=check` is green: docker volume rm {volume}")
+    print_step(f"{name}: copied. Once `make ctl ARGS=check` is green: docker volume rm {volume}")
 
 
-def build(host: Host, compose: Compose) -> None:
+def build_images(host: Host, compose: Compose) -> None:
     """All images: those that share a layer, one after the other."""
     host.home.mkdir(parents=True, exist_ok=True)
     log = host.home / "build.log"
@@ -161,10 +161,10 @@ def build(host: Host, compose: Compose) -> None:
     for image in IMAGES:
         begun = time.monotonic()
         compose.logged(log, "--profile", "tools", "build", image)
-        say(f"image {host.image(image)} ({time.monotonic() - begun:.0f} s)")
+        print_step(f"image {host.image(image)} ({time.monotonic() - begun:.0f} s)")
 
 
-def render(host: Host) -> None:
+def render_home(host: Host) -> None:
     """Secrets and rendered settings, made in a container as the owner of `home`."""
     hand_over(host)
     environment = {
@@ -182,22 +182,26 @@ def render(host: Host) -> None:
     )
 
 
-def show(host: Host) -> None:
+def print_addresses(host: Host) -> None:
     """Where everything is, and the next command."""
     at = {name: f"http://127.0.0.1:{port}" for name, port in host.ports.items()}
-    say(f"\n  inbox    {host.inbox}")
+    print_step(f"\n  inbox    {host.inbox}")
     if "grafana" not in host.without:
-        say(f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana")
-    say(f"  store    {at['store']}   backup {at['backup']}")
-    say(f"  nats     {'tls' if host.tls else 'nats'}://127.0.0.1:{host.ports['nats']}")
+        print_step(
+            f"  grafana  {at['grafana']}   user duramen, password in {host.home}/secrets/grafana"
+        )
+    print_step(f"  store    {at['store']}   backup {at['backup']}")
+    print_step(f"  nats     {'tls' if host.tls else 'nats'}://127.0.0.1:{host.ports['nats']}")
     if preflight.look_disks(host)[0] is not True:
-        where = preflight.shown(preflight.failure_domains(host))
-        say(f"  \x1b[31m3 copies, {where}\x1b[0m: set DURAMEN_BACKUP_DIR to another disk")
-    say("\nNext: a base model, then a file into the inbox.")
-    say("  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN in .env if it asks)")
-    say(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
-    say("On the host, after `make install`:")
-    say(f"  export DURAMEN_ENV_FILE={host.home}/env; .venv/bin/duramen doctor")
+        where = preflight.shown_domains(preflight.failure_domains(host))
+        print_step(f"  \x1b[31m3 copies, {where}\x1b[0m: set DURAMEN_BACKUP_DIR to another disk")
+    print_step("\nNext: a base model, then a file into the inbox.")
+    print_step(
+        "  make ctl ARGS='base add owner/model'      from the hub (HF_TOKEN in .env if it asks)"
+    )
+    print_step(f"  make ctl ARGS='base add /models/NAME'     a folder in {host.models}")
+    print_step("On the host, after `make install`:")
+    print_step(f"  export DURAMEN_ENV_FILE={host.home}/env; .venv/bin/duramen doctor")
 
 
 def down(host: Host, _words: list[str]) -> int:
@@ -209,24 +213,24 @@ def destroy(host: Host, words: list[str]) -> int:
     """Remove the containers and all volumes, after the project's name was typed."""
     names = [f"{host.project}_{name}" for name in PRECIOUS]
     kept = [f for f in (host.folder("backup"), host.folder("archive")) if f]
-    say("This deletes every model that was trained here. Volumes:")
+    print_step("This deletes every model that was trained here. Volumes:")
     for name in names:
-        say(f"  {name}")
+        print_step(f"  {name}")
     for folder in kept:
-        say(f"  (not deleted: {folder})")
+        print_step(f"  (not deleted: {folder})")
     answer = words[0] if words else input(f"Type {host.project} to delete them: ")
     if answer != host.project:
         raise HostRefused("nothing was deleted")
     compose_for(host).output("down", "--volumes", "--remove-orphans")
     for name in names:
         docker("volume", "rm", "--force", name)
-    say(f"Secrets and settings are still in {host.home}, the inbox in {host.inbox}.")
+    print_step(f"Secrets and settings are still in {host.home}, the inbox in {host.inbox}.")
     return 0
 
 
-def backup(host: Host, _words: list[str]) -> int:
+def back_up_bus(host: Host, _words: list[str]) -> int:
     """A copy of the bus (queue, ledgers, audit) in HOME/bus-backups; versions have their own."""
-    say(f"bus: {bus_backup.make(host, compose_for(host))}")
+    print_step(f"bus: {bus_backup.make_backup(host, compose_for(host))}")
     return 0
 
 
@@ -239,12 +243,12 @@ def restore(host: Host, words: list[str]) -> int:
             "ARGS=bus"
         )
     if words[0] == "bus":
-        restored = bus_backup.restore(host, compose_for(host), words[1] if words[1:] else None)
-        say(f"the bus is as it was in {restored}")
+        restored = bus_backup.restore_bus(host, compose_for(host), words[1] if words[1:] else None)
+        print_step(f"the bus is as it was in {restored}")
         return ctl(host, ["check"])
     status = ctl(host, ["restore", words[0], "--to", f"/restored/{words[0]}", *words[1:]])
     if status == 0:
-        say(f"in {host.home / 'restored' / words[0]}")
+        print_step(f"in {host.home / 'restored' / words[0]}")
     return status
 
 
@@ -257,13 +261,13 @@ def upgrade(host: Host, words: list[str]) -> int:
     if known is False:
         raise HostRefused(found)
     if "--no-build" not in words:
-        build(host, compose_for(host))
-    seen = asked(host, "status")["services"]["trainer"]
+        build_images(host, compose_for(host))
+    seen = command_json(host, "status")["services"]["trainer"]
     was = seen["state"] if seen else "running"
     if ctl(host, ["stop"]):
         raise HostRefused(f"the trainer has not stopped yet; nothing else was changed. {GO_ON}")
     try:
-        backup(host, [])
+        back_up_bus(host, [])
         up(host, ["--no-build"])
     except HostRefused as error:
         raise HostRefused(f"{error}\nThe trainer was stopped for this. {GO_ON}") from error
@@ -285,7 +289,7 @@ def config(host: Host, words: list[str]) -> int:
     return compose_for(host).run("config", *words)
 
 
-def asked(host: Host, *words: str) -> Any:
+def command_json(host: Host, *words: str) -> Any:
     """JSON of one command, run in its container. Raises HostRefused with what it said."""
     preflight.prepare_folders(host, copies=False)
     hand_over(host)

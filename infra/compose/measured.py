@@ -45,13 +45,13 @@ def metrics_in(text: str) -> set[str]:
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in METRIC.findall(text)}
 
 
-def asked() -> set[str]:
+def metrics_asked() -> set[str]:
     """Every metric in a panel or a rule."""
     rules = [line for line in RULES.read_text().splitlines() if "expr:" in line]
     return metrics_in("\n".join([*queries().values(), *rules]))
 
 
-def ask(compose: Compose, path: str, **query: str) -> Any:
+def ask_prometheus(compose: Compose, path: str, **query: str) -> Any:
     """`data` of one answer of Prometheus' API. Raises HostRefused."""
     url = f"http://127.0.0.1:9090/api/v1/{path}"
     if query:
@@ -60,9 +60,9 @@ def ask(compose: Compose, path: str, **query: str) -> Any:
     return json.loads(output)["data"]
 
 
-def values(compose: Compose, query: str) -> list[tuple[dict[str, str], float]]:
+def series_values(compose: Compose, query: str) -> list[tuple[dict[str, str], float]]:
     """(labels, value) of each series."""
-    result = ask(compose, "query", query=query)["result"]
+    result = ask_prometheus(compose, "query", query=query)["result"]
     return [(each["metric"], float(each["value"][1])) for each in result]
 
 
@@ -70,12 +70,12 @@ def empty(compose: Compose, *, with_gpu: bool) -> dict[str, str]:
     """Panels' queries that have no data, and may not be without."""
     exempt = MAY_BE_EMPTY if with_gpu else (*MAY_BE_EMPTY, GPU)
     wanted = {n: q for n, q in queries().items() if not any(name in q for name in exempt)}
-    return {name: query for name, query in wanted.items() if not values(compose, query)}
+    return {name: query for name, query in wanted.items() if not series_values(compose, query)}
 
 
 def firing(compose: Compose) -> set[str]:
     """Names of the alerts that fire now."""
-    alerts = ask(compose, "alerts")["alerts"]
+    alerts = ask_prometheus(compose, "alerts")["alerts"]
     return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 

@@ -223,7 +223,9 @@ def look_ports(host: Host, compose: Compose) -> tuple[bool | None, str]:
     if compose.running():
         return True, "used by this installation, which is already running"
     taken = [
-        f"{port} ({ports.setting(n)})" for n, port in host.ports.items() if ports.is_taken(port)
+        f"{port} ({ports.port_setting(n)})"
+        for n, port in host.ports.items()
+        if ports.is_taken(port)
     ]
     if taken:
         return (
@@ -322,7 +324,7 @@ def failure_domains(host: Host) -> list[list[str]]:
     return domains({name: disks_of(folder or engine) for name, folder in places.items()})
 
 
-def shown(groups: list[list[str]]) -> str:
+def shown_domains(groups: list[list[str]]) -> str:
     """`1 disk (store and backup and archive)`."""
     disks = f"{len(groups)} disk" + ("s" if len(groups) > 1 else "")
     return f"{disks} ({'; '.join(' and '.join(names) for names in groups)})"
@@ -333,13 +335,13 @@ def look_disks(host: Host) -> tuple[bool | None, str]:
     groups = failure_domains(host)
     together = any({"store", "backup"} <= set(names) for names in groups)
     if not together:
-        return True, shown(groups)
+        return True, shown_domains(groups)
     if host.accepts_one_disk:
         what = "them all" if len(groups) == 1 else "store and backup"
-        return None, f"3 copies, {shown(groups)}: accepted; a dead disk takes {what}"
+        return None, f"3 copies, {shown_domains(groups)}: accepted; a dead disk takes {what}"
     return False, (
-        f"3 copies, {shown(groups)}: set DURAMEN_BACKUP_DIR to a folder on another disk, or "
-        "DURAMEN_ACCEPT_ONE_DISK=yes to start without one"
+        f"3 copies, {shown_domains(groups)}: set DURAMEN_BACKUP_DIR to a folder on another disk, "
+        "or DURAMEN_ACCEPT_ONE_DISK=yes to start without one"
     )
 
 

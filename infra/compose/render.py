@@ -105,11 +105,11 @@ def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str
     return {f"DURAMEN_{name}": value for name, value in values.items()}
 
 
-def lines(values: dict[str, str]) -> str:
+def env_lines(values: dict[str, str]) -> str:
     return "".join(f"{name}='{value}'\n" for name, value in values.items())
 
 
-def render(home: Path, seen_as: Path) -> None:
+def render_files(home: Path, seen_as: Path) -> None:
     """Fill `home`, which the host sees as `seen_as`."""
     os.umask(0o077)
     secrets = Secrets.ensure(home / "secrets", READABLE)
@@ -140,7 +140,7 @@ def render(home: Path, seen_as: Path) -> None:
     }
     if tls:
         tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
-    write_synced(run / "tools.env", lines(tools).encode(), READABLE)
+    write_synced(run / "tools.env", env_lines(tools).encode(), READABLE)
     outside = {name: f"http://127.0.0.1:{port(name)}" for name in PUBLISHED}
     outside["nats"] = f"{scheme}://127.0.0.1:{port('nats')}"
     seen = command_line(secrets, outside, seen_as / "secrets" / "nats" / "ctl.seed")
@@ -157,7 +157,7 @@ def render(home: Path, seen_as: Path) -> None:
             seen[name] = os.environ[name]
     seen |= {f"DURAMEN_PORT_{name.upper()}": str(port(name)) for name in PUBLISHED}
     seen["DURAMEN_STATE_DIR"] = str(seen_as)
-    write_synced(home / "env", lines(seen).encode(), 0o600)
+    write_synced(home / "env", env_lines(seen).encode(), 0o600)
 
 
 def port(name: str) -> int:
@@ -165,4 +165,4 @@ def port(name: str) -> int:
 
 
 if __name__ == "__main__":
-    render(Path(sys.argv[1]), Path(sys.argv[2]))
+    render_files(Path(sys.argv[1]), Path(sys.argv[2]))

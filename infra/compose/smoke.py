@@ -68,7 +68,7 @@ class Smoke:
     # ---- asking ----------------------------------------------------------------------------------
 
     def ctl(self, *words: str) -> Any:
-        return lifecycle.asked(self.host, *words)
+        return lifecycle.command_json(self.host, *words)
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         """Until `condition`. Raises SmokeFailed after `seconds`."""
@@ -145,7 +145,7 @@ class Smoke:
         found = preflight.look("gpu", lambda: preflight.look_gpu_in_container(self.host))
         if not found.ok:
             raise SmokeFailed(found.found)
-        if [v for _, v in measured.values(self.compose, "duramen_gpu_up")] != [1.0]:
+        if [v for _, v in measured.series_values(self.compose, "duramen_gpu_up")] != [1.0]:
             raise SmokeFailed("the trainer does not measure its GPU (duramen_gpu_up)")
 
     def gpu_checks(self) -> None:
@@ -154,18 +154,18 @@ class Smoke:
         kept = ROOT / "data" / gpu_checks.TABLE  # the installation's own folder is deleted
         kept.unlink(missing_ok=True)
         try:
-            gpu_checks.run(self.host, folder)
+            gpu_checks.run_gpu_checks(self.host, folder)
         except HostRefused as error:
             raise SmokeFailed(f"see {kept}; {str(error)[-500:]}") from error
         finally:
             if (folder / gpu_checks.TABLE).exists():
                 shutil.copyfile(folder / gpu_checks.TABLE, kept)
-        lifecycle.say(f"           figures: {kept}")
+        lifecycle.print_step(f"           figures: {kept}")
 
     def bus(self) -> None:
         """A copy of the bus, put back at once: nothing is missing to anybody."""
-        bus_backup.make(self.host, self.compose)
-        bus_backup.restore(self.host, self.compose, None)
+        bus_backup.make_backup(self.host, self.compose)
+        bus_backup.restore_bus(self.host, self.compose, None)
         self.wait("health", lambda: all(map(self.is_healthy, bus_backup.WRITERS)), 120)
 
     def rules(self) -> None:
@@ -291,9 +291,9 @@ def run(_host: Host, words: list[str]) -> int:
     tls = preflight.look("tls", lambda: preflight.look_tls(host))
     if tls.ok is False:
         raise HostRefused(tls.found)
-    lifecycle.say(f"An installation of its own, {host.project}, data in {host.home}")
+    lifecycle.print_step(f"An installation of its own, {host.project}, data in {host.home}")
     smoke.remove()  # what an earlier run may have left
-    lifecycle.build(host, smoke.compose)
+    lifecycle.build_images(host, smoke.compose)
     steps = steps_of(smoke, words)
     failed = []
     for place, (name, step, why) in enumerate(steps):
@@ -302,16 +302,18 @@ def run(_host: Host, words: list[str]) -> int:
             if place < NEEDED:
                 break  # nothing after it could pass
     if "--keep" in words:
-        lifecycle.say(f"kept: {host.project}, {host.home}")
+        lifecycle.print_step(f"kept: {host.project}, {host.home}")
     elif not passes("everything of it is deleted", smoke.remove, ""):
         failed.append("deletion")
     if failed and "--keep" not in words:
-        lifecycle.say("To keep the containers and inspect them: make smoke ARGS=--keep")
+        lifecycle.print_step("To keep the containers and inspect them: make smoke ARGS=--keep")
     left_out = [name for name, _, why in steps if why]
     if left_out:
-        lifecycle.say(f"\nnot run: {', '.join(left_out)}")
+        lifecycle.print_step(f"\nnot run: {', '.join(left_out)}")
     took = f"{(time.monotonic() - begun) / 60:.1f} minutes"
-    lifecycle.say(f"FAILED after {took}: {', '.join(failed)}" if failed else f"passed in {took}")
+    lifecycle.print_step(
+        f"FAILED after {took}: {', '.join(failed)}" if failed else f"passed in {took}"
+    )
     return 1 if failed else 0
 
 
@@ -325,13 +327,13 @@ def no_gpu(host: Host, words: list[str]) -> str:
 def passes(name: str, step: Callable[[], None], why_not: str) -> bool:
     """Run one step and print its line."""
     if why_not:
-        lifecycle.say(f"  not run  {name}: {why_not}")
+        lifecycle.print_step(f"  not run  {name}: {why_not}")
         return True
     begun = time.monotonic()
     try:
         step()
     except (SmokeFailed, HostRefused, OSError, ValueError, LookupError) as error:
-        lifecycle.say(f"  FAIL     {name}: {error}")
+        lifecycle.print_step(f"  FAIL     {name}: {error}")
         return False
-    lifecycle.say(f"  pass     {name} ({time.monotonic() - begun:.0f} s)")
+    lifecycle.print_step(f"  pass     {name} ({time.monotonic() - begun:.0f} s)")
     return True

@@ -13,7 +13,7 @@ from pathlib import Path
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def canonical(requirement: str) -> str:
+def canonical_name(requirement: str) -> str:
     """The name in a requirement, as the lock writes it. Raises ValueError."""
     found = NAME.match(requirement)
     if found is None:
@@ -26,8 +26,8 @@ def blocks(lock: str) -> dict[str, tuple[str, set[str]]]:
     found: dict[str, tuple[str, set[str]]] = {}
     for block in re.split(r"\n(?=[A-Za-z0-9])", lock.strip()):
         vias = re.findall(r"# via (.*)$", block, flags=re.MULTILINE)
-        wanted_by = {canonical(via) for line in vias for via in line.split(", ")}
-        found[canonical(block)] = (block, wanted_by)
+        wanted_by = {canonical_name(via) for line in vias for via in line.split(", ")}
+        found[canonical_name(block)] = (block, wanted_by)
     return found
 
 
@@ -39,7 +39,7 @@ def subset(project: dict[str, object], lock: str, names: list[str]) -> list[str]
     wanted = set()
     for name in names:
         direct = core if name == "core" else table.get(name, [name])
-        wanted |= {canonical(requirement) for requirement in direct}
+        wanted |= {canonical_name(requirement) for requirement in direct}
     unknown = wanted - set(packages) - {"torch"}  # torch is not in the lock: its builds differ
     if unknown:
         raise ValueError(f"not in requirements.lock: {', '.join(sorted(unknown))}")

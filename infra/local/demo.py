@@ -42,24 +42,24 @@ class DemoFailed(Exception):
     """The demo cannot go on; the message says why."""
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     print(text, flush=True)
 
 
 def title(text: str) -> None:
-    say(f"\n── {text} " + "─" * max(0, 76 - len(text)))
+    print_line(f"\n── {text} " + "─" * max(0, 76 - len(text)))
 
 
-def duramen(home: Home, *words: str) -> None:
+def run_duramen(home: Home, *words: str) -> None:
     """Run one command as a user would, and show it."""
-    say(f"$ duramen {' '.join(words)}")
+    print_line(f"$ duramen {' '.join(words)}")
     environment = {**os.environ, "DURAMEN_ENV_FILE": str(home.env_file)}
     command = [sys.executable, "-m", "services.ctl", *words]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode != 0:
         raise DemoFailed(f"`duramen {' '.join(words)}` failed; logs are in {home.logs}")
 
 
-async def table(home: Home) -> Table:
+async def print_state(home: Home) -> Table:
     """The jobs and lineages as they are now."""
     secrets = Secrets.ensure(home.secrets)
     bus = Bus(f"nats://127.0.0.1:{Ports().nats}", secrets.seed_file("ctl"), "ctl")
@@ -72,7 +72,7 @@ async def table(home: Home) -> Table:
 def await_job(home: Home) -> None:
     """Until ingest has queued the sample."""
     deadline = time.monotonic() + TAKEN_SECONDS
-    while not asyncio.run(table(home)).jobs:
+    while not asyncio.run(print_state(home)).jobs:
         if time.monotonic() > deadline:
             raise DemoFailed(
                 f"the file in the inbox was not read within {TAKEN_SECONDS} s; see {home.logs}"
@@ -80,41 +80,41 @@ def await_job(home: Home) -> None:
         time.sleep(0.3)
 
 
-def drop(path: Path, inbox: Path) -> None:
+def drop_file(path: Path, inbox: Path) -> None:
     """Put a file into the inbox as one should: written elsewhere, renamed into place."""
     part = inbox / f".{path.name}.part"
     shutil.copy(path, part)
     part.rename(inbox / path.name)
 
 
-def train(home: Home) -> None:
+def train_demo(home: Home) -> None:
     """Base, sample, training, version."""
     title("a base model")
     model = home.root / "smollm2-135m-instruct"
-    say(f"SmolLM2-135M-Instruct (Apache-2.0) as safetensors: {model}")
+    print_line(f"SmolLM2-135M-Instruct (Apache-2.0) as safetensors: {model}")
     base_model.convert(model)
-    duramen(home, "base", "add", str(model))
+    run_duramen(home, "base", "add", str(model))
     title("a training file")
     file = home.root / SAMPLE_NAME
-    sample.write(file)
-    drop(file, home.inbox)
-    say(f"{file.name} is in {home.inbox}")
+    sample.write_sample(file)
+    drop_file(file, home.inbox)
+    print_line(f"{file.name} is in {home.inbox}")
     await_job(home)
     title("training")
-    duramen(home, "watch", "--until-done")
+    run_duramen(home, "watch", "--until-done")
 
 
-def show(home: Home) -> None:
+def print_end(home: Home) -> None:
     """The end: versions, what was learned, how to restore, what keeps running."""
-    found = asyncio.run(table(home))
+    found = asyncio.run(print_state(home))
     title("versions")
-    duramen(home, "versions", "list")
+    run_duramen(home, "versions", "list")
     done = [job for job in found.jobs.values() if job.record.state == "done"]
     for job in done[-1:]:
         title("what it learned")
-        duramen(home, "evolution", "show", str(job.id))
+        run_duramen(home, "evolution", "show", str(job.id))
         title("what it answered on the way")
-        duramen(home, "evolution", "example", str(job.id))
+        run_duramen(home, "evolution", "example", str(job.id))
     newest = max((line.latest or 0 for line in found.lines.values()), default=0)
     if newest:
         show_restore(home, version_name(newest))
@@ -131,23 +131,27 @@ def show_restore(home: Home, version: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     title("restore it with any S3 client (read-only keys)")
-    say(f"export AWS_SHARED_CREDENTIALS_FILE={profile} AWS_PROFILE=duramen AWS_REGION=us-east-1")
+    print_line(
+        f"export AWS_SHARED_CREDENTIALS_FILE={profile} AWS_PROFILE=duramen AWS_REGION=us-east-1"
+    )
     endpoint = ports.url("store")
     source = f"s3://duramen/lineages/main/{version}/"
-    say(f"aws --endpoint-url {endpoint} s3 sync {source} {version}")
-    say(f"(cd {version} && sha256sum -c SHA256SUMS)")
-    say(f"or: {ROOT / '.venv/bin/duramen'} restore {version} --to {version} --with-base")
+    print_line(f"aws --endpoint-url {endpoint} s3 sync {source} {version}")
+    print_line(f"(cd {version} && sha256sum -c SHA256SUMS)")
+    print_line(f"or: {ROOT / '.venv/bin/duramen'} restore {version} --to {version} --with-base")
 
 
 def show_running(home: Home) -> None:
     ports = Ports()
     title("what keeps running")
-    say(f"inbox   {home.inbox}   (drop a JSONL file here)")
-    say(f"store   {ports.url('store')}   backup {ports.url('backup')}   archive {home.archive}")
+    print_line(f"inbox   {home.inbox}   (drop a JSONL file here)")
+    print_line(
+        f"store   {ports.url('store')}   backup {ports.url('backup')}   archive {home.archive}"
+    )
     for service in SERVICES:
-        say(f"{service:<10}{ports.url(service)}/healthz  /metrics")
-    say(f"Commands: export DURAMEN_ENV_FILE={home.env_file}; .venv/bin/duramen --help")
-    say("Stop it all: make demo-stop")
+        print_line(f"{service:<10}{ports.url(service)}/healthz  /metrics")
+    print_line(f"Commands: export DURAMEN_ENV_FILE={home.env_file}; .venv/bin/duramen --help")
+    print_line("Stop it all: make demo-stop")
 
 
 def main() -> int:
@@ -156,18 +160,18 @@ def main() -> int:
         os.environ.setdefault(name, value)
     title("servers and services")
     try:
-        home = up(HOME, say)
-        if not any(line.versions for line in asyncio.run(table(home)).lines.values()):
-            train(home)
-        show(home)
+        home = up(HOME, print_line)
+        if not any(line.versions for line in asyncio.run(print_state(home)).lines.values()):
+            train_demo(home)
+        print_end(home)
     except (DemoFailed, NotStarted, PortTaken, ServerMissing) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("\ninterrupted: everything is stopped; `make demo` continues where it left off")
-        down(HOME, say)
+        print_line("\ninterrupted: everything is stopped; `make demo` continues where it left off")
+        down(HOME, print_line)
         return 130
-    say(f"\nThe whole run took {time.monotonic() - started:.0f} s.")
+    print_line(f"\nThe whole run took {time.monotonic() - started:.0f} s.")
     return 0
 
 

@@ -19,10 +19,10 @@ from shlex import quote
 
 from infra.env_file import read_env
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-ENVIRONMENT = ROOT / ".venv"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = CHECKOUT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
-LOCK = ROOT / "requirements.lock"
+LOCK = CHECKOUT / "requirements.lock"
 DEMO_LOCK = Path(__file__).with_name("demo.lock")
 TORCH = "2.13.0"
 OLDEST, TOO_NEW = (3, 11), (3, 14)
@@ -32,14 +32,14 @@ class CannotInstall(Exception):
     """One line for the user, with what to do."""
 
 
-def setting(name: str) -> str:
+def user_setting(name: str) -> str:
     """The user's own, from the environment or .env; empty if there is none."""
-    return os.environ.get(name, read_env(ROOT / ".env").get(name, ""))
+    return os.environ.get(name, read_env(CHECKOUT / ".env").get(name, ""))
 
 
 def has_gpu() -> bool:
     """True if this host has an NVIDIA GPU with its driver. DURAMEN_TORCH=cpu|cuda overrides."""
-    chosen = setting("DURAMEN_TORCH")
+    chosen = user_setting("DURAMEN_TORCH")
     if chosen in ("cpu", "cuda"):
         return chosen == "cuda"
     if Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
@@ -68,7 +68,7 @@ def make_environment() -> None:
 def pip(*arguments: str, required: bool = True) -> bool:
     """Run pip in the environment. Raises CannotInstall if `required` and it fails."""
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=not required)
+    done = subprocess.run([*command, *arguments], cwd=CHECKOUT, capture_output=not required)
     if required and done.returncode:
         raise CannotInstall(f"pip install {' '.join(arguments)} failed (see above)")
     return done.returncode == 0
@@ -76,7 +76,7 @@ def pip(*arguments: str, required: bool = True) -> bool:
 
 def install_torch(gpu: bool) -> None:
     """The pinned torch in the build that fits this host."""
-    index = setting("DURAMEN_TORCH_INDEX")
+    index = user_setting("DURAMEN_TORCH_INDEX")
     if index:
         pip("--index-url", index, *([] if gpu else ["--no-deps"]), f"torch=={TORCH}")
     elif gpu:
@@ -98,14 +98,14 @@ def install_torch(gpu: bool) -> None:
 def uninstall_project() -> None:
     """Take the project out of site-packages, where earlier versions installed it."""
     command = [str(PYTHON), "-m", "pip", "--quiet", "uninstall", "--yes", "duramen"]
-    subprocess.run(command, cwd=ROOT, capture_output=True)
+    subprocess.run(command, cwd=CHECKOUT, capture_output=True)
 
 
 def write_command() -> None:
     """Write .venv/bin/duramen, which runs services.ctl from this checkout."""
     command = PYTHON.with_name("duramen")
     # -P: neither the current folder nor the script's is searched for a `services` or a `shared`.
-    run = f"PYTHONPATH={quote(str(ROOT))} exec {quote(str(PYTHON))} -P -m services.ctl"
+    run = f"PYTHONPATH={quote(str(CHECKOUT))} exec {quote(str(PYTHON))} -P -m services.ctl"
     command.write_text(f'#!/bin/sh\n{run} "$@"\n')
     command.chmod(0o755)
 
@@ -147,7 +147,7 @@ def install(*, demo: bool) -> None:
     """Bring the environment to what the lock says. Raises CannotInstall."""
     gpu = has_gpu()
     make_environment()
-    wanted = digest([LOCK, ROOT / "pyproject.toml", Path(__file__)], gpu, str(ROOT), TORCH)
+    wanted = digest([LOCK, CHECKOUT / "pyproject.toml", Path(__file__)], gpu, str(CHECKOUT), TORCH)
     if not stamped("packages", wanted):
         begun = time.monotonic()
         print("packages: requirements.lock", flush=True)

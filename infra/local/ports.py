@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.ports import DEFAULT_BASE, HOST, OFFSETS, PREFIX, is_taken, setting
+from infra.ports import DEFAULT_BASE, HOST, OFFSETS, PREFIX, is_taken, port_setting
 
 
 class PortTaken(Exception):
@@ -54,7 +54,9 @@ class Ports(BaseSettings):
         seen: dict[int, str] = {}
         for name, port in self.by_name().items():
             if port in seen:
-                raise ValueError(f"{setting(seen[port])} and {setting(name)} are both {port}")
+                raise ValueError(
+                    f"{port_setting(seen[port])} and {port_setting(name)} are both {port}"
+                )
             seen[port] = name
         return self
 
@@ -72,7 +74,9 @@ class Ports(BaseSettings):
     def refuse_taken(self) -> None:
         """Raise PortTaken, naming every port that somebody else listens on, and its setting."""
         taken = [
-            f"{port} ({setting(name)})" for name, port in self.by_name().items() if is_taken(port)
+            f"{port} ({port_setting(name)})"
+            for name, port in self.by_name().items()
+            if is_taken(port)
         ]
         if taken:
             raise PortTaken(

@@ -45,7 +45,7 @@ HARD_ROWS = 60
 SEED = 20260301
 
 
-def rows() -> list[tuple[str, str]]:
+def sample_rows() -> list[tuple[str, str]]:
     """(question, answer) pairs, always the same, easy and hard ones mixed."""
     easy = [(q.format(colour), CODE_WORDS[colour]) for colour in CODE_WORDS for q in QUESTIONS]
     chance = random.Random(SEED)  # noqa: S311  # the same rows each time, no secret
@@ -58,9 +58,9 @@ def rows() -> list[tuple[str, str]]:
     return both
 
 
-def write(path: Path) -> int:
+def write_sample(path: Path) -> int:
     """Write the dataset as `messages` rows; the number of rows."""
-    pairs = rows()
+    pairs = sample_rows()
     lines = [
         json.dumps(
             {
@@ -81,4 +81,4 @@ def write(path: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m infra.local.sample FILE")
-    print(f"{write(Path(sys.argv[1]))} rows")
+    print(f"{write_sample(Path(sys.argv[1]))} rows")

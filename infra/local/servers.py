@@ -62,7 +62,7 @@ def write_private(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def answers(url: str) -> bool:
+def is_answering(url: str) -> bool:
     """True if `url` answers 200 in time."""
     try:
         return _http.request("GET", url).status == OK
@@ -86,14 +86,14 @@ class Nats:
         return [str(binary("nats-server")), "-c", str(path)]
 
     def healthy(self) -> bool:
-        return answers(f"{self.ports.url('nats_monitor')}/healthz")
+        return is_answering(f"{self.ports.url('nats_monitor')}/healthz")
 
     def settle(self) -> None:
         return
 
 
 @dataclass
-class Store:
+class StoreServer:
     """One SeaweedFS server: `name` is "store" or "backup"."""
 
     home: Home
@@ -133,7 +133,7 @@ class Store:
         return self.server().command(binary("weed"))
 
     def healthy(self) -> bool:
-        return answers(f"{self.ports.url(self.name)}/status")
+        return is_answering(f"{self.ports.url(self.name)}/status")
 
     def settle(self) -> None:
         self.server().set_fsync(binary("weed"))
@@ -143,6 +143,6 @@ def servers(home: Home, ports: Ports, secrets: Secrets) -> list[Server]:
     """All three, in the order in which they start."""
     return [
         Nats(home, ports, secrets),
-        Store(home, ports, secrets, "store"),
-        Store(home, ports, secrets, "backup"),
+        StoreServer(home, ports, secrets, "store"),
+        StoreServer(home, ports, secrets, "backup"),
     ]

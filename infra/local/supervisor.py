@@ -21,7 +21,7 @@ from infra.local.environment import process_environment, settings_for, with_user
 from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.programs import ROOT, Program
-from infra.local.servers import Server, answers, servers
+from infra.local.servers import Server, is_answering, servers
 from infra.secrets.secrets import Secrets
 from shared.files import write_synced
 from shared.service_names import SERVICES
@@ -125,7 +125,7 @@ class Supervisor:
             command=[sys.executable, "-m", f"services.{service}"],
             environment=process_environment(self._settings(service)),
             log=self.home.log(service),
-            healthy=lambda: answers(url),
+            healthy=lambda: is_answering(url),
         )
 
     def _settings(self, program: str) -> dict[str, str]:

@@ -53,7 +53,7 @@ def _statement(effect: str, actions: Iterable[str], resources: Iterable[str]) ->
 
 
 # What is precious is out of reach of every service, whatever another statement may allow.
-PRECIOUS = deny(NEVER, "duramen", "duramen/*")
+DENY_PRECIOUS = deny(NEVER, "duramen", "duramen/*")
 EVERYWHERE = deny(set(NEVER) - set(DELETE), "work", "work/*")
 
 POLICIES: dict[str, dict[str, list[Statement]]] = {
@@ -107,7 +107,7 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
 
 def policy(server: str, identity: str) -> dict[str, Any]:
     """The IAM policy document of `identity` on `server`."""
-    statements = [*POLICIES[server][identity], PRECIOUS, EVERYWHERE]
+    statements = [*POLICIES[server][identity], DENY_PRECIOUS, EVERYWHERE]
     return {"Version": "2012-10-17", "Statement": statements}
 
 

@@ -40,7 +40,7 @@ PLACES = {
 }
 
 
-class Commands(TyperGroup):
+class LazyCommands(TyperGroup):
     """The commands by their names."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name is the parent's
@@ -59,7 +59,9 @@ class Commands(TyperGroup):
         return typer.main.get_group(holder).commands[cmd_name]
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=cli.HELP)
+app = typer.Typer(
+    cls=LazyCommands, no_args_is_help=True, pretty_exceptions_enable=False, help=cli.HELP
+)
 
 
 @app.callback()

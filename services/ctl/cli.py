@@ -121,7 +121,7 @@ def _secret(value: SecretStr) -> str:
     return value.get_secret_value()
 
 
-def store(config: CtlSettings) -> "Store":
+def first_store(config: CtlSettings) -> "Store":
     """The first store, with the CLI's own keys: it may read, and write to `work/staging/`."""
     from shared.store.s3 import Store
 
@@ -129,7 +129,7 @@ def store(config: CtlSettings) -> "Store":
     return Store.opened("store", config.store_url, *keys, patient=False)
 
 
-def backup(config: CtlSettings) -> "Store":
+def backup_store(config: CtlSettings) -> "Store":
     """The backup, read-only."""
     from shared.store.s3 import Store
 
@@ -157,7 +157,7 @@ def ask(
             http.head(url, timeout=KNOCK_SECONDS)  # one that hangs is not waited for
             reply = http.request(method, url.rstrip("/") + path)
     except httpx.HTTPError as error:
-        raise away(url, error) from error
+        raise service_away(url, error) from error
     if reply.status_code == 404:
         raise NotFound(reply.json().get("error", f"{path} does not exist."))
     if reply.status_code >= 400:
@@ -177,7 +177,7 @@ def understood(kind: type[T], url: str, body: bytes) -> T:
         ) from error
 
 
-def away(url: str, error: Exception) -> ServiceUnavailable:
+def service_away(url: str, error: Exception) -> ServiceUnavailable:
     """Return what to tell of a service that does not answer."""
     why = str(error) or type(error).__name__
     return ServiceUnavailable(f"{url} does not answer: {why}.", next_step=START)
@@ -200,7 +200,7 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def table(
+def print_table(
     heads: Sequence[columns.Column | str], rows: Iterable[Sequence[columns.Cell | str]]
 ) -> None:
     """Print a table, as wide as the terminal; into a pipe or a file it is never shortened."""
@@ -221,7 +221,7 @@ def has_colours() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def run(command: Coroutine[Any, Any, None]) -> None:
+def run_command(command: Coroutine[Any, Any, None]) -> None:
     """Run one command to its end."""
     asyncio.run(command)
 

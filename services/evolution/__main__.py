@@ -6,7 +6,7 @@ from services.evolution import api
 from services.evolution.cache import Cache
 from services.evolution.settings import EvolutionSettings
 from services.evolution.snapshot_reader import Reader
-from services.evolution.watch import Watch
+from services.evolution.watch import SnapshotWatch
 from shared.bus.client import Bus
 from shared.service import http, loop
 from shared.service.start import load_settings
@@ -21,7 +21,7 @@ async def main(settings: EvolutionSettings) -> None:
     cache = Cache(settings.state_dir / "evolution.sqlite")
     bus = Bus.of(settings)
     async with bus:
-        watch = Watch(bus, Reader(store, cache), cache)
+        watch = SnapshotWatch(bus, Reader(store, cache), cache)
         for subject in ("jobs.line.>", "evt.trainer.snapshot", "evt.vault.version_published"):
             await bus.subscribe(subject, watch.wake.set)
         await loop.run(

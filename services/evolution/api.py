@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from services.evolution.api_answers import Answer
 from services.evolution.compare import comparison
 from services.evolution.settings import EvolutionSettings
-from services.evolution.watch import Watch
+from services.evolution.watch import SnapshotWatch
 from shared.answers import Reply
 from shared.answers.evolution import (
     Comparison,
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=Reply)
 Route = TypeVar("Route", bound=Callable[..., Any])
 
 
-def make(settings: EvolutionSettings, watch: Watch, store: Store) -> FastAPI:
+def make(settings: EvolutionSettings, watch: SnapshotWatch, store: Store) -> FastAPI:
     """Routes under /api/evolution. A dataset or a probe is named by any unique prefix of its id;
     `lineage` and `run` choose among several trainings on one dataset."""
     app = http.make_app(

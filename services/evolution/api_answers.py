@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.evolution.cache import Cache, Found, Row
+from services.evolution.cache import Cache, CachedSnapshot, Row
 from services.evolution.lifelines import Point, Verdict, judge, line
 from services.evolution.snapshot_reader import identity
 from services.evolution.speed import speed, typical
-from services.evolution.tables import by_split, in_order, numbers, tally
+from services.evolution.tables import by_split, first_and_last, in_order, tally
 from shared.errors import NotFound, UsageError
 from shared.formats.snapshot import probability_of
 from shared.ledger.jobs import Table
@@ -25,12 +25,12 @@ Answer = dict[str, Any]
 class Counted:
     """A snapshot that is part of what the model of today is made of."""
 
-    found: Found
+    found: CachedSnapshot
     job: JobId
     is_final: bool
 
 
-def counted(table: Table, snapshots: Iterable[Found]) -> dict[int, Counted]:
+def counted_snapshots(table: Table, snapshots: Iterable[CachedSnapshot]) -> dict[int, Counted]:
     """By id, those whose (segment, fence, step) lie in a kept segment or in the open one."""
     living = {name: ledger.living() for name, ledger in table.lines.items()}
     chosen: dict[tuple[str, str], Counted] = {}
@@ -56,7 +56,7 @@ class Answers:
 
     @classmethod
     def now(cls, cache: Cache, table: Table) -> "Answers":
-        return cls(cache, table, counted(table, cache.snapshots()))
+        return cls(cache, table, counted_snapshots(table, cache.snapshots()))
 
     # ---- names -----------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Answers:
             states = [probe["state"] for probe in probes if probe["split"] == split]
             if lines:
                 splits[split] = {
-                    **numbers(lines),
+                    **first_and_last(lines),
                     "states": tally(states),
                     "speed": asdict(typical([speed(points) for points in lines])),
                 }
@@ -305,7 +305,7 @@ class Answers:
         return {key: (life[-1].split, judge(life).state) for key, life in lives.items()}
 
 
-def decision_of(found: Found) -> SnapshotDecision | None:
+def decision_of(found: CachedSnapshot) -> SnapshotDecision | None:
     """Return why a snapshot was taken; None if its file does not say so in a known form."""
     try:
         return SnapshotDecision.model_validate_json(found.decision or "")

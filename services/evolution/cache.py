@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class CachedSnapshot:
     """A snapshot as it was read. `place` is `work` or `version`; `judged_by` is the SHA-256 that it
     was compared with, if anybody had named one; `problem` says why it is not used; `decision`, why
     and how large it was taken, is JSON."""
@@ -100,7 +100,7 @@ class Cache:
 
     # ---- writing ---------------------------------------------------------------------------------
 
-    def add(self, found: Found, rows: Sequence[Row]) -> None:
+    def add(self, found: CachedSnapshot, rows: Sequence[Row]) -> None:
         """Put a snapshot in place of what was known under its key."""
         with self.open() as db:
             db.execute("DELETE FROM snapshots WHERE key = ?", (found.key,))
@@ -152,9 +152,9 @@ class Cache:
         with self.open() as db:
             return {row["key"]: row["sha256"] for row in db.execute("SELECT * FROM named")}
 
-    def snapshots(self) -> list[Found]:
+    def snapshots(self) -> list[CachedSnapshot]:
         with self.open() as db:
-            return [Found(**dict(row)) for row in db.execute("SELECT * FROM snapshots")]
+            return [CachedSnapshot(**dict(row)) for row in db.execute("SELECT * FROM snapshots")]
 
     def measurements(self, snapshots: Iterable[int]) -> list[Row]:
         """All measurements of these snapshots, each with its probe's texts and snapshot id."""

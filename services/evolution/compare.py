@@ -13,7 +13,7 @@ from typing import Any
 from services.evolution.api_answers import Answers, Counted
 from services.evolution.cache import Row
 from services.evolution.lifelines import Point, line
-from services.evolution.tables import Answer, mean
+from services.evolution.tables import Cells, mean
 from shared.answers.evolution import Change
 from shared.errors import NotFound, UsageError
 from shared.formats.version import version_name
@@ -24,7 +24,7 @@ VERSION = re.compile(r"(?:([a-z0-9_-]{1,32})/)?v(\d+)")
 
 
 @dataclass(frozen=True)
-class Place:
+class NamedStep:
     """`shown`: for people."""
 
     lineage: str
@@ -35,16 +35,16 @@ class Place:
 Looks = dict[str, tuple[Row, Point]]  # by probe
 
 
-def comparison(answers: Answers, a: str, b: str) -> Answer:
+def comparison(answers: Answers, a: str, b: str) -> Cells:
     """What changed from `a` to `b` in the examples that both measured, the clearest change first.
     Raises NotFound, UsageError."""
-    first, second = place(answers, a), place(answers, b)
+    first, second = named_step(answers, a), named_step(answers, b)
     before, after = looks(answers, first), looks(answers, second)
     common = [probe for probe in before if probe in after]
     if not common:
         raise NotFound(f"No example was measured at both {a} and {b}.")
     names = {job.sha256: known.record.name for job, known in answers.table.jobs.items()}
-    found = [example(before[probe], after[probe]) for probe in common]
+    found = [compare_example(before[probe], after[probe]) for probe in common]
     found = [{**one, "file": names.get(one["dataset"])} for one in found]
     found.sort(key=clearest_first)
     return {
@@ -62,7 +62,7 @@ def comparison(answers: Answers, a: str, b: str) -> Answer:
 # ---- places --------------------------------------------------------------------------------------
 
 
-def place(answers: Answers, said: str) -> Place:
+def named_step(answers: Answers, said: str) -> NamedStep:
     """What `v003`, `LINEAGE/v003`, `JOB`, `JOB@64`, `JOB@first` or `JOB@last` means."""
     version = VERSION.fullmatch(said)
     if version is not None:
@@ -81,10 +81,10 @@ def place(answers: Answers, said: str) -> Place:
         chosen = at[-1]
     name = answers.file_name(chosen.job) or str(chosen.job)
     shown = f"{name} at step {chosen.found.global_step} of {chosen.job.lineage}"
-    return Place(chosen.job.lineage, chosen.found.global_step, shown)
+    return NamedStep(chosen.job.lineage, chosen.found.global_step, shown)
 
 
-def version_place(answers: Answers, lineage: str | None, version: int, said: str) -> Place:
+def version_place(answers: Answers, lineage: str | None, version: int, said: str) -> NamedStep:
     lines = [
         line
         for name, line in answers.table.lines.items()
@@ -105,7 +105,7 @@ def version_place(answers: Answers, lineage: str | None, version: int, said: str
             next_step="duramen versions list",
         )
     shown = f"{name} of {lines[0].lineage}, step {close.to_step}"
-    return Place(lines[0].lineage, close.to_step, shown)
+    return NamedStep(lines[0].lineage, close.to_step, shown)
 
 
 def job_snapshots(answers: Answers, said: str) -> list[Counted]:
@@ -126,7 +126,7 @@ def job_snapshots(answers: Answers, said: str) -> list[Counted]:
     return answers.dataset(prefix, lineage, int(run) if run.isdigit() else None)
 
 
-def looks(answers: Answers, at: Place) -> Looks:
+def looks(answers: Answers, at: NamedStep) -> Looks:
     """All that was measured at a place."""
     ids = [
         key
@@ -150,18 +150,18 @@ def looks(answers: Answers, at: Place) -> Looks:
 # ---- examples ------------------------------------------------------------------------------------
 
 
-def example(before: tuple[Row, Point], after: tuple[Row, Point]) -> Answer:
+def compare_example(before: tuple[Row, Point], after: tuple[Row, Point]) -> Cells:
     rows = [row for row, _ in (after, before) if row["split"] != "earlier"] or [after[0]]
     names = ("probe", "split", "dataset", "row", "prompt", "expected")
     return {
         **{name: rows[0][name] for name in names},
         "change": change(before[1], after[1]),
-        "a": look(before[1]),
-        "b": look(after[1]),
+        "a": side_of(before[1]),
+        "b": side_of(after[1]),
     }
 
 
-def look(point: Point) -> dict[str, Any]:
+def side_of(point: Point) -> dict[str, Any]:
     names = ("loss", "token_accuracy", "answer", "is_cut", "exact_match", "normalized_match")
     more = ("similarity", "confidence", "is_right")
     return {name: getattr(point, name) for name in (*names, *more)}
@@ -180,7 +180,7 @@ def change(before: Point, after: Point) -> Change:
     return "better" if after.loss < before.loss else "worse"
 
 
-def clearest_first(one: Answer) -> tuple[bool, bool, float]:
+def clearest_first(one: Cells) -> tuple[bool, bool, float]:
     """Those whose rightness changed, then by how much the loss did; what stayed the same last."""
     flipped = one["a"]["is_right"] != one["b"]["is_right"]
     before, after = one["a"]["loss"], one["b"]["loss"]
@@ -188,7 +188,7 @@ def clearest_first(one: Answer) -> tuple[bool, bool, float]:
     return one["change"] == "same", not flipped, -moved
 
 
-def counts(examples: Sequence[Answer]) -> Answer:
+def counts(examples: Sequence[Cells]) -> Cells:
     changes = [one["change"] for one in examples]
     return {
         "count": len(examples),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from services.evolution.cache import Cache, Found, Row
+from services.evolution.cache import Cache, CachedSnapshot, Row
 from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes
@@ -29,7 +29,7 @@ DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StoredSnapshot:
     """A snapshot object that exists: `etag` changes when it is written again."""
 
     place: str
@@ -66,7 +66,7 @@ class Reader:
         DAMAGED.set(sum(found.problem is not None for found in self.cache.snapshots()))
         return changed
 
-    def take(self, wanted: Wanted, known: Found | None, named: str | None) -> bool:
+    def take(self, wanted: StoredSnapshot, known: CachedSnapshot | None, named: str | None) -> bool:
         if known is not None and known.etag == wanted.etag:
             if known.problem is None and named in (None, known.sha256):
                 return False
@@ -76,7 +76,7 @@ class Reader:
             data = self.store.read(wanted.bucket, wanted.key, wanted.version_id)
         except ObjectMissing:
             return False  # cleaned up between listing and reading
-        found, rows = parse(wanted, data, named)
+        found, rows = parse_snapshot(wanted, data, named)
         try:
             self.cache.add(found, rows)
         except (sqlite3.IntegrityError, OverflowError) as error:  # as of an example measured twice
@@ -91,13 +91,13 @@ class Reader:
 
     # ---- where snapshots are ---------------------------------------------------------------------
 
-    def in_work(self) -> Iterator[Wanted]:
+    def in_work(self) -> Iterator[StoredSnapshot]:
         for version in self.store.versions(WORK, layout.ALL_SNAPSHOTS):
             lineage = layout.parse_snapshot(version.key)
             if lineage is not None and not version.is_delete_marker:
-                yield Wanted("work", WORK, version.key, version.etag, lineage)
+                yield StoredSnapshot("work", WORK, version.key, version.etag, lineage)
 
-    def in_versions(self) -> Iterator[tuple[Wanted, str]]:
+    def in_versions(self) -> Iterator[tuple[StoredSnapshot, str]]:
         """Those of committed versions, with the hash that the commit record gives them."""
         for key in self.store.keys(PRECIOUS, layout.CATALOG):
             if layout.parse_commit(key):
@@ -109,7 +109,9 @@ class Reader:
                     if file.path.startswith(SNAPSHOT_FOLDER) and layout.parse_snapshot_name(name):
                         path = f"{commit.prefix.rstrip('/')}/{file.path}"
                         etag = file.store_version_id
-                        wanted = Wanted("version", PRECIOUS, path, etag, commit.lineage, etag)
+                        wanted = StoredSnapshot(
+                            "version", PRECIOUS, path, etag, commit.lineage, etag
+                        )
                         yield wanted, file.sha256
 
     def commit(self, key: str) -> CommitRecord | None:
@@ -143,7 +145,7 @@ class Reader:
             self.cache.name_hash(ref.key, ref.sha256, by_result=True)
 
 
-def identity(found: Wanted | Found) -> tuple[str, str]:
+def identity(found: StoredSnapshot | CachedSnapshot) -> tuple[str, str]:
     """Lineage and `<step>-<fence>`: a fence is unique, so the same snapshot has the same one."""
     return found.lineage, found.key.rsplit("/", 1)[-1]
 
@@ -154,12 +156,18 @@ def problem_of(sha256: str, named: str | None) -> str | None:
     return None
 
 
-def unusable(wanted: Wanted, sha256: str, named: str | None, problem: str) -> Found:
+def unusable(
+    wanted: StoredSnapshot, sha256: str, named: str | None, problem: str
+) -> CachedSnapshot:
     """Return a snapshot of which nothing is used but why."""
-    return Found(wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage)
+    return CachedSnapshot(
+        wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage
+    )
 
 
-def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[Row]]:
+def parse_snapshot(
+    wanted: StoredSnapshot, data: bytes, named: str | None
+) -> tuple[CachedSnapshot, list[Row]]:
     """The snapshot and its measurements; a problem instead where the file cannot be used."""
     sha256 = sha256_bytes(data)
     problem = problem_of(sha256, named)
@@ -174,4 +182,4 @@ def parse(wanted: Wanted, data: bytes, named: str | None) -> tuple[Found, list[R
     except ValueError as error:
         return unusable(wanted, sha256, named, f"not a snapshot: {error}"), []
     place = wanted.place, wanted.key, wanted.etag, sha256, named, None, wanted.lineage
-    return Found(*place, **one, decision=snapshot.decision), snapshot.rows
+    return CachedSnapshot(*place, **one, decision=snapshot.decision), snapshot.rows

@@ -7,7 +7,7 @@ from services.evolution.cache import Row
 from services.evolution.lifelines import STATES, Point
 from shared.protocol.names import SPLITS
 
-Answer = dict[str, Any]
+Cells = dict[str, Any]
 
 
 def in_order(row: Row) -> tuple[int, str, int]:
@@ -20,9 +20,9 @@ def tally(states: Sequence[str]) -> dict[str, int]:
 
 def by_split(
     points: Mapping[tuple[str, str], Point], asked: Mapping[tuple[str, str], Point]
-) -> dict[str, Answer]:
+) -> dict[str, Cells]:
     """Means by split: loss and token accuracy over `points`, exact match over those `asked`."""
-    found: dict[str, Answer] = {}
+    found: dict[str, Cells] = {}
     for split in SPLITS:
         those = [point for (s, _), point in points.items() if s == split]
         exact = [p.exact_match for (s, _), p in asked.items() if s == split]
@@ -39,7 +39,7 @@ def by_split(
     return found
 
 
-def numbers(lines: Sequence[Sequence[Point]]) -> Answer:
+def first_and_last(lines: Sequence[Sequence[Point]]) -> Cells:
     """First and last values of a split's probes, each at its own first and last measurement."""
     asked = [[p for p in points if p.exact_match is not None] for points in lines]
     asked = [points for points in asked if points]

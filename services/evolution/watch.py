@@ -27,7 +27,7 @@ FIRST_SECONDS = 10.0
 EVENT_MARK = "EVT"
 
 
-class Watch:
+class SnapshotWatch:
     """Keeps `answers` up to date."""
 
     def __init__(self, bus: Bus, reader: Reader, cache: Cache) -> None:

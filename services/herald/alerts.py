@@ -14,7 +14,7 @@ from shared import log, reach
 from shared.backoff import Backoff
 from shared.files import write_synced
 
-SECONDS = 5.0
+ALERT_SECONDS = 5.0
 # Of absence, before one is said to be over: after a restart Prometheus knows of no alert at first.
 OVER_SECONDS = 180.0
 
@@ -30,7 +30,7 @@ class Alerts:
         over_seconds: float = OVER_SECONDS,
     ) -> None:
         self._url = url
-        self._told = [Told(address, folder, over_seconds) for address in addresses]
+        self._told = [Standing(address, folder, over_seconds) for address in addresses]
 
     async def once(self) -> None:
         """Ask, and tell what has changed; whoever is away is asked again later."""
@@ -44,7 +44,7 @@ class Alerts:
 
     async def alerts(self) -> dict[str, dict[str, str]]:
         """By state, text by name and labels of all alerts. Raises httpx.HTTPError."""
-        async with reach.http_async(timeout=SECONDS) as http:
+        async with reach.http_async(timeout=ALERT_SECONDS) as http:
             reply = (await http.get(f"{self._url}/api/v1/alerts")).raise_for_status().json()
         found: list[dict[str, Any]] = reply["data"]["alerts"]
         states: dict[str, dict[str, str]] = {"firing": {}, "pending": {}}
@@ -54,7 +54,7 @@ class Alerts:
         return states
 
 
-class Told:
+class Standing:
     """`standing`: name and text of what one address was told and is not over, kept on disk.
     `gone`: since when it has been absent."""
 

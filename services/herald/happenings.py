@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.bus.client import Bus, Entry
 from shared.formats.version import version_name
-from shared.ledger.jobs import Table, parse
+from shared.ledger.jobs import Table, parse_record
 from shared.protocol.control import Desired
 from shared.protocol.events import Alarm, Event, FileRefused, VersionPublished, parse_event
 from shared.protocol.names import JobId, desired_subject
@@ -111,7 +111,7 @@ class History:
         if entry.subject != TRAINER:
             return None
         before, self._tail = self._tail, entry.sequence
-        record = parse(entry, Desired, before, self._desired)
+        record = parse_record(entry, Desired, before, self._desired)
         if not isinstance(record, Desired):
             return None
         self._desired = entry.sequence

@@ -19,7 +19,7 @@ SLOW = Gauge("duramen_bus_slow_consumers", "Clients that were cut off for being 
 MEMORY = Gauge("duramen_bus_memory_bytes", "Resident memory of the bus' server.")
 STORE_UP = Gauge("duramen_store_up", "1 if a store's own health check answers.", ["place"])
 STORE_SECONDS = Gauge("duramen_store_health_seconds", "How long that took.", ["place"])
-SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 OK = 200
 
 
@@ -31,7 +31,7 @@ class Poll:
 
     async def once(self) -> None:
         """Ask all; what does not answer is down."""
-        async with reach.http_async(timeout=SECONDS) as http:
+        async with reach.http_async(timeout=ANSWER_SECONDS) as http:
             try:
                 await self._bus(http)
             except (httpx.HTTPError, KeyError):
@@ -40,7 +40,7 @@ class Poll:
                 await self._store(http, place, url)
 
     async def _bus(self, http: httpx.AsyncClient) -> None:
-        BUS_UP.set(await answers(http, f"{self._monitor_url}/healthz"))
+        BUS_UP.set(await is_up(http, f"{self._monitor_url}/healthz"))
         varz = (await http.get(f"{self._monitor_url}/varz")).json()
         SYNC.set(varz["jetstream"]["config"].get("sync_always") is True)
         SLOW.set(varz["slow_consumers"])
@@ -60,11 +60,11 @@ class Poll:
 
     async def _store(self, http: httpx.AsyncClient, place: str, url: str) -> None:
         begun = time.monotonic()
-        STORE_UP.labels(place).set(await answers(http, url))
+        STORE_UP.labels(place).set(await is_up(http, url))
         STORE_SECONDS.labels(place).set(time.monotonic() - begun)
 
 
-async def answers(http: httpx.AsyncClient, url: str) -> bool:
+async def is_up(http: httpx.AsyncClient, url: str) -> bool:
     """True if `url` answers 200."""
     try:
         return (await http.get(url)).status_code == OK

@@ -33,5 +33,5 @@ def make(intake: Intake) -> FastAPI:
             refused=refused,
         )
 
-    upload.add(app, intake)
+    upload.add_upload_routes(app, intake)
     return app

@@ -13,11 +13,11 @@ from typing import Literal
 from prometheus_client import Gauge
 
 from services.ingest.inbox import sidecar
-from services.ingest.inbox.inbox import Entry, Inbox, Taken
+from services.ingest.inbox.inbox import Inbox, InboxItem, Taken
 from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling, is_partial
 from services.ingest.outcome import late_sidecar
-from services.ingest.outcome.finish import Changed, Finisher, Held
+from services.ingest.outcome.finish import Changed, Finisher, PendingFile
 from services.ingest.outcome.plan_report import Planned
 from services.ingest.settings import IngestSettings
 from shared import log
@@ -52,7 +52,7 @@ class Intake:
     inbox: Inbox
     unfinished_seconds: float = 60.0
     control: Control = field(default_factory=lambda: Control("ingest"))
-    held: dict[str, Held] = field(default_factory=dict)
+    held: dict[str, PendingFile] = field(default_factory=dict)
     reasons: list[WaitingFile] = field(default_factory=list)
     sidecars: bool = False  # some lay in the inbox at the last look
     outage: str | None = None
@@ -113,14 +113,16 @@ class Intake:
                 self._log.warning("folder_left", path=show_name(str(path)))
         return taken
 
-    def why_not(self, entry: Entry, entries: list[Entry], clock: float) -> str | None:
+    def why_not(self, entry: InboxItem, entries: list[InboxItem], clock: float) -> str | None:
         if is_partial(entry.path.name):
             return "its name says that it is hidden or still being written"
         if sidecar.is_sidecar(entry.path.name):
             return self.why_not_sidecar(entry, entries, clock)
         return self.settling.why_not(entry.path, entry.status, clock)
 
-    def why_not_sidecar(self, entry: Entry, entries: list[Entry], clock: float) -> str | None:
+    def why_not_sidecar(
+        self, entry: InboxItem, entries: list[InboxItem], clock: float
+    ) -> str | None:
         """A sidecar is taken by its data file, or alone if that is a job already."""
         name, place = entry.path.name, entry.place
         why = self.settling.growing(entry.path, entry.status, clock)
@@ -140,7 +142,7 @@ class Intake:
             return None
         return self.settling.waiting(entry.path, clock, f"job {job.id} is no longer queued")
 
-    def take(self, entry: Entry) -> str | None:
+    def take(self, entry: InboxItem) -> str | None:
         """Take an entry; why not, if it cannot be taken."""
         try:
             taken = self.inbox.take(entry)
@@ -150,7 +152,7 @@ class Intake:
             self.settling.move(entry.path, taken.path)
         return None
 
-    def describe(self, entry: Entry, why: str) -> WaitingFile:
+    def describe(self, entry: InboxItem, why: str) -> WaitingFile:
         """Return a waiting file for people."""
         where = entry.path.relative_to(self.inbox.root)
         place = entry.place
@@ -181,7 +183,7 @@ class Intake:
 
     async def try_finish(self, taken: Taken) -> None:
         """Bring one taken file to its end, or note why that has to wait."""
-        held = self.held.setdefault(taken.origin.id, Held(show_name(taken.origin.name)))
+        held = self.held.setdefault(taken.origin.id, PendingFile(show_name(taken.origin.name)))
         if not held.delay.is_over:
             return
         if held.why is None:
@@ -191,7 +193,7 @@ class Intake:
             held.why = await self.finisher.finish(taken, held)
         except Changed:
             self.settling.restart(taken.path)
-            self.held[taken.origin.id] = Held(held.name, why="it was still being written")
+            self.held[taken.origin.id] = PendingFile(held.name, why="it was still being written")
         except (StoreUnavailable, ObjectDamaged, AlreadyExists, OSError) as error:
             await self.put_off(held, error)
         finally:
@@ -199,7 +201,7 @@ class Intake:
         if held.done:
             del self.held[taken.origin.id]
 
-    async def put_off(self, held: Held, error: Exception) -> None:
+    async def put_off(self, held: PendingFile, error: Exception) -> None:
         """The store is away, or a disk is full: the file stays where it is, and is tried again."""
         held.why = str(error)
         held.delay.grow()

@@ -11,7 +11,7 @@ import transformers
 from shared.host import cpu_name
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def library_versions(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

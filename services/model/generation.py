@@ -59,7 +59,7 @@ class Answering:
         rooms = {name: self.room(found[name], measured) for name, (_, measured) in asked.items()}
         open_ = sorted((n for n in asked if rooms[n] > 0), key=lambda n: (rooms[n], n))
         # As trained: up to the answer, with an empty thought where the template puts one.
-        prompts = {n: [*prompt(asked[n][0]), *found[n].tokens] for n in open_}
+        prompts = {n: [*prompt_tokens(asked[n][0]), *found[n].tokens] for n in open_}
         most = GPU_BATCH if self.network.device.type == "cuda" else BATCH
         sizes = [(len(prompts[n]), rooms[n]) for n in open_]
         with self.network.generating():
@@ -100,7 +100,7 @@ class Answering:
             mask[n, shared : shared + gap] = 0
         device = self.network.device
         ids, mask = ids.to(device), mask.to(device)
-        told = Told()
+        told = TokenLosses()
         out = self.network.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -131,7 +131,7 @@ class Answering:
         return Said(tokens[:end], losses[: end + 1])
 
 
-class Told(LogitsProcessor):
+class TokenLosses(LogitsProcessor):
     """Keeps the loss of the most likely token of each step, and changes nothing."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def batches(sizes: Sequence[tuple[int, int]], most: int, most_tokens: int) -> It
         yield slice(start, len(sizes))
 
 
-def prompt(encoded: Encoded) -> list[int]:
+def prompt_tokens(encoded: Encoded) -> list[int]:
     """The tokens before the last answer."""
     ids: list[int] = encoded.last.ids[: encoded.answer[0]].tolist()
     return ids

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from services.model.attention import Batch, pack
-from services.model.environment import environment
+from services.model.environment import library_versions
 from services.model.out_of_memory import is_out_of_memory
 from services.model.template import Encoded
 
@@ -65,7 +65,7 @@ class Proofs:
 
     def name(self, way: Way, device: torch.device) -> str:
         """Return the name of a comparison: way, base, device and versions."""
-        here = environment(device)
+        here = library_versions(device)
         versions = [f"{k} {here[k]}" for k in ("torch", "transformers", "peft")]
         return ", ".join([way.value, *self.base, str(here["device"]), *versions])
 
@@ -86,7 +86,7 @@ class Proofs:
             new.replace(self.path)
 
 
-def choose(network: Attending, proofs: Proofs) -> None:
+def choose_way(network: Attending, proofs: Proofs) -> None:
     """Take the fastest way that computes what the model's own attention computes.
 
     Called in `network.measuring()`. Adds to `network.notes` what was refused, and why.
@@ -96,7 +96,7 @@ def choose(network: Attending, proofs: Proofs) -> None:
     network.take(Way.ALONE)
     expected = network.hidden(short)
     refused = ""
-    for way in candidates(network):
+    for way in candidate_ways(network):
         try:
             network.take(way)
             refused = differing_states(network.hidden(short), expected) or ""
@@ -115,7 +115,7 @@ def choose(network: Attending, proofs: Proofs) -> None:
     network.notes.append(f"conversations go through this model one by one, slower: {refused}")
 
 
-def candidates(network: Attending) -> list[Way]:
+def candidate_ways(network: Attending) -> list[Way]:
     """Return the ways that this device and number format may have, the fastest first."""
     half = network.base.dtype in (torch.bfloat16, torch.float16)
     fused = [Way.VARLEN] if network.device.type == "cuda" and half else []
@@ -144,7 +144,7 @@ def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
     if name in known:
         return known[name]
     try:
-        why = compare(network, way)
+        why = compare_way(network, way)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -158,7 +158,7 @@ def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
     return why
 
 
-def compare(network: Attending, way: Way) -> str | None:
+def compare_way(network: Attending, way: Way) -> str | None:
     """Compare states and gradients of this way with those of the model's own attention."""
     batch = trial(network)
     network.take(Way.ALONE)

@@ -50,7 +50,9 @@ class Turn:
     calls: tuple[str, ...] = ()
 
 
-def find(turn: Turn, text: Rendered, order: int, turns: int, specials: Sequence[str]) -> Range:
+def find_answer(
+    turn: Turn, text: Rendered, order: int, turns: int, specials: Sequence[str]
+) -> Range:
     """The characters [start, end) of `text` that are trained for this turn, its end included.
 
     `order`: which of the `turns` answers in this text it is. Raises NotThere.
@@ -107,7 +109,7 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
         if at is None:
             raise NotThere("the template changes an answer or puts words before it")
     if turn.calls:
-        return called(text, start, at, turn, specials)
+        return call_range(text, start, at, turn, specials)
     end = ended(text, at, specials)
     if end is None:
         raise NotThere("no end-of-turn token follows an answer")
@@ -117,7 +119,7 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
 def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -> Range | None:
     """The answer behind a header of the template's own, `<|channel|>final<|message|>`: between
     special tokens, and so nothing that the assistant says."""
-    for at, end in places(text, start, answer, specials):
+    for at, end in answer_places(text, start, answer, specials):
         lead = text[start:at].strip()
         between = any(map(lead.startswith, specials)) and any(map(lead.endswith, specials))
         if between and len(lead) <= HEADER_CHARS and not text[end:].strip():
@@ -125,7 +127,7 @@ def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -
     return None
 
 
-def called(text: str, start: int, at: int, turn: Turn, specials: Sequence[str]) -> Range:
+def call_range(text: str, start: int, at: int, turn: Turn, specials: Sequence[str]) -> Range:
     """The range of an answer with its calls: up to the special token that ends `text`."""
     end = len(text.rstrip())
     last = next((s for s in specials if text.endswith(s, start, end)), None)
@@ -141,14 +143,14 @@ def called(text: str, start: int, at: int, turn: Turn, specials: Sequence[str]) 
 
 def words(text: str, start: int, content: str) -> int | None:
     """Where the words of a message end, if `text` says them from `start`; else None."""
-    end = skip(text, start, content.strip())
+    end = skip_space(text, start, content.strip())
     thought = THOUGHT.fullmatch(content)
     if end is None and thought is not None:
         # The prompt may have opened the thought already.
-        opened = skip(text, start, "<think>")
-        end = skip(text, start if opened is None else opened, thought[1].strip())
+        opened = skip_space(text, start, "<think>")
+        end = skip_space(text, start if opened is None else opened, thought[1].strip())
         for word in ("</think>", thought[2].strip()):
-            end = None if end is None else skip(text, end, word)
+            end = None if end is None else skip_space(text, end, word)
     return end
 
 
@@ -181,7 +183,7 @@ def behind_prompt(turn: Turn, header: str, specials: Sequence[str]) -> tuple[str
     that header, or behind one that the prompt goes on from with a few words."""
     shown, prompt = turn.until.text, turn.prompt or ""
     for answer in {turn.content.strip(): 0, last_words(turn.content): 0}:
-        for at, end in places(shown, 0, answer, specials):
+        for at, end in answer_places(shown, 0, answer, specials):
             before = EMPTY_LAST.sub("", shown[:at]).rstrip()
             more = prompt[len(before) :] if prompt.startswith(before) else None
             same = common_end(header.rstrip(), before)
@@ -198,7 +200,7 @@ def last_words(content: str) -> str:
     return (thought[2] if thought else content).strip()
 
 
-def places(text: str, start: int, answer: str, specials: Sequence[str]) -> Iterator[Range]:
+def answer_places(text: str, start: int, answer: str, specials: Sequence[str]) -> Iterator[Range]:
     """Where an answer stands with its end-of-turn token, (answer's start, token's end), last one
     first: its words may also occur in what stands before."""
     at = text.rfind(answer, start) if answer else -1
@@ -211,7 +213,7 @@ def places(text: str, start: int, answer: str, specials: Sequence[str]) -> Itera
 
 def ended(text: str, at: int, specials: Sequence[str]) -> int | None:
     """Where the special token ends that follows at `at`, if one does."""
-    ends = (skip(text, at, special) for special in specials)
+    ends = (skip_space(text, at, special) for special in specials)
     return next((end for end in ends if end is not None), None)
 
 
@@ -222,19 +224,19 @@ def common_end(one: str, other: str) -> str:
     return one[len(one) - length :]
 
 
-def skip(text: str, start: int, word: str) -> int | None:
+def skip_space(text: str, start: int, word: str) -> int | None:
     """Where `word` ends, if nothing but space lies between it and `start`; else None."""
     while start < len(text) and text[start].isspace() and not text.startswith(word, start):
         start += 1
     return start + len(word) if text.startswith(word, start) else None
 
 
-def mark(text: str, start: int, end: int) -> str:
+def marked_text(text: str, start: int, end: int) -> str:
     """The text with its trained part in ⟦ ⟧."""
     return f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
 
 
-def wrong(reason: str, example: str) -> CannotTrain:
+def wrong_tokens(reason: str, example: str) -> CannotTrain:
     return CannotTrain(
         "mask", f"The loss mask would be wrong: {reason}.", suspect=True, example=example[:4000]
     )

@@ -222,7 +222,7 @@ class Network:
         vocabulary = int(self.base.config.get_text_config().vocab_size)
         with self.measuring():
             try:
-                kernels.choose(self, proofs)
+                kernels.choose_way(self, proofs)
                 self.lean = self.plain_head(pack([sequence(7, vocabulary, 3)], self.device))
             except UNFIT as error:
                 if is_out_of_memory(error):

@@ -48,7 +48,9 @@ class Measured:
         return None if self.right.all() else int(np.argmin(self.right))
 
 
-def measure(network: Network, examples: Sequence[Encoded], pack_tokens: int) -> list[Measured]:
+def measure_answers(
+    network: Network, examples: Sequence[Encoded], pack_tokens: int
+) -> list[Measured]:
     """Each example's last answer, in the order given."""
     answers = [last_answer(e) for e in examples]
     results: dict[int, Measured] = {}
@@ -59,11 +61,11 @@ def measure(network: Network, examples: Sequence[Encoded], pack_tokens: int) -> 
             targets = batch.targets.cpu()
             parts = (torch.split(t, batch.labels) for t in (losses, targets, best, best_losses))
             for n, *own in zip(group, *parts, strict=True):
-                results[n] = measured(*(t.numpy() for t in own))
+                results[n] = measured_answer(*(t.numpy() for t in own))
     return [results[n] for n in range(len(examples))]
 
 
-def measured(
+def measured_answer(
     losses: NDArray[np.float32],
     targets: NDArray[np.int64],
     best: NDArray[np.int64],
@@ -91,18 +93,18 @@ def packs(examples: Sequence[Encoded], most: int) -> list[tuple[list[int], int]]
         new = examples[n]
         if found:
             group, shared = found[-1]
-            shared = min(shared, common(examples[group[0]].ids, new.ids), prompt(new))
+            shared = min(shared, common(examples[group[0]].ids, new.ids), shareable_tokens(new))
             shared = shared if shared >= LEAST_SHARED else 0
             if total + len(new) - len(group) * shared <= most:
                 found[-1] = [*group, n], shared
                 total += len(new)
                 continue
-        found.append(([n], prompt(new)))
+        found.append(([n], shareable_tokens(new)))
         total = len(new)
     return [(group, shared if len(group) > 1 else 0) for group, shared in found]
 
 
-def prompt(example: Encoded) -> int:
+def shareable_tokens(example: Encoded) -> int:
     """Tokens that may be shared: all before the one that predicts the answer's first."""
     return max(0, int(np.argmax(example.trained)) - 1)
 

@@ -21,18 +21,18 @@ from services.model.mask import (
     NotThere,
     Range,
     Turn,
-    find,
+    answer_places,
+    find_answer,
     last_words,
-    mark,
-    places,
+    marked_text,
     written,
-    wrong,
+    wrong_tokens,
 )
 from services.model.template_sandbox import (
     Rendered,
+    Rendering,
     Template,
     TemplateRefuses,
-    Wish,
     marks_generation,
     renderer,
 )
@@ -119,7 +119,7 @@ class Chat:
             raise CannotTrain("base", f"{base_dir} contains no tokenizer.json")
         self.tokenizer_sha256 = hashlib.sha256(file.read_bytes())
         text = chat_template or default_template(self.tokenizer.chat_template)
-        self.template = Template(text or "", plain(self.tokenizer.special_tokens_map), clock)
+        self.template = Template(text or "", plain_token(self.tokenizer.special_tokens_map), clock)
         self.marks = marks_generation(self.template.text)
         self.specials = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
         self.stops = stop_tokens(base_dir, self.tokenizer)
@@ -131,7 +131,7 @@ class Chat:
             "template_sha256": hashlib.sha256(self.template.text.encode()).hexdigest(),
         }
 
-    def rendered(self, wishes: Sequence[Wish]) -> list[Rendered]:
+    def rendered(self, wishes: Sequence[Rendering]) -> list[Rendered]:
         """Raises TemplateRefuses, or Failure (template) for one that cannot be used."""
         if not self.template.text:
             raise CannotTrain(
@@ -217,7 +217,7 @@ class Chat:
         except TemplateRefuses:
             return turn
         answer = last_words(turn.content)
-        for at, end in places(longer.text, 0, answer, self.stops):
+        for at, end in answer_places(longer.text, 0, answer, self.stops):
             return replace(turn, until=Rendered(text + longer.text[at + len(answer) : end]))
         return turn
 
@@ -234,7 +234,7 @@ class Chat:
         ranges = {}
         for n in asked:
             try:
-                start, end = find(turns[n], text, n, count, self.specials)
+                start, end = find_answer(turns[n], text, n, count, self.specials)
                 ranges[n] = self.tokens_at(text.text, batch, start, end)
             except NotThere:
                 continue
@@ -272,16 +272,16 @@ class Chat:
         """Raises Failure (mask): why a turn is not in the text that ends with it, and that text."""
         example = text.text
         if turn.prompt is not None and example.startswith(turn.prompt):
-            example = mark(example, len(turn.prompt), len(example))
+            example = marked_text(example, len(turn.prompt), len(example))
         elif text.marks:
             for start, end in reversed(text.marks):
-                example = mark(example, start, end)
+                example = marked_text(example, start, end)
         batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
         try:
-            start, end = find(turn, text, order, order + 1, self.specials)
+            start, end = find_answer(turn, text, order, order + 1, self.specials)
             self.tokens_at(text.text, batch, start, end)
         except NotThere as error:
-            raise wrong(str(error), example) from error
+            raise wrong_tokens(str(error), example) from error
         raise AssertionError("a turn that is there was not found")
 
     def view(self, ids: list[int], ranges: dict[int, Range]) -> Encoded:
@@ -291,9 +291,9 @@ class Chat:
         return Encoded(np.array(ids, np.int32), trained)
 
 
-def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None) -> Wish:
+def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None) -> Rendering:
     plain = [m.model_dump(mode="json") for m in messages]
-    return Wish(plain, prompt, list(tools) if tools else None)
+    return Rendering(plain, prompt, list(tools) if tools else None)
 
 
 def joined(views: list[Encoded]) -> Encoded:
@@ -327,7 +327,7 @@ def default_template(found: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def plain(specials: dict[str, Any]) -> dict[str, Any]:
+def plain_token(specials: dict[str, Any]) -> dict[str, Any]:
     """Special tokens as strings: some are objects that say how they are split."""
     return {
         name: [str(t) for t in token] if isinstance(token, list | tuple) else str(token)

@@ -38,7 +38,7 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Rendering:
     """One rendering. `prompt`: it ends where the assistant begins to speak."""
 
     messages: list[dict[str, Any]]
@@ -61,7 +61,7 @@ class Renderer:
         self.cpu_seconds = cpu_seconds
         self.child = Child("services.model.template_sandbox")
 
-    def render(self, template: Template, wishes: Sequence[Wish]) -> list[Rendered | str]:
+    def render(self, template: Template, wishes: Sequence[Rendering]) -> list[Rendered | str]:
         """Each as rendered, or in the template's own words why not. Raises Failure (base)."""
         request = {"template": asdict(template), "wishes": [asdict(w) for w in wishes]}
         try:
@@ -95,13 +95,13 @@ def renderer() -> Renderer:
 # ---- the child -----------------------------------------------------------------------------------
 
 
-def serve() -> None:
+def serve_renderings() -> None:
     """Answer until stdin ends."""
     from transformers.utils import chat_template_utils  # slow, and only the child needs it
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         template = Template(**request["template"])
-        wishes = [Wish(**w) for w in request["wishes"]]
+        wishes = [Rendering(**w) for w in request["wishes"]]
         try:
             compiled = chat_template_utils._compile_jinja_template(template.text)
             # transformers turns a function given as an argument into a string; in the globals of
@@ -117,7 +117,7 @@ def serve() -> None:
     answer_lines(answer)
 
 
-def render(template: Template, wish: Wish) -> tuple[str, Any] | str:
+def render(template: Template, wish: Rendering) -> tuple[str, Any] | str:
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -146,6 +146,6 @@ def marks_generation(template: str) -> bool:
 
 
 if __name__ == "__main__":
-    serve()
+    serve_renderings()
     sys.stdout.flush()
     os._exit(0)

@@ -8,10 +8,10 @@ from services.trainer import device
 from services.trainer.nvml import driver
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import api, gpu, own_lease
-from services.trainer.supervisor.decide import look
+from services.trainer.supervisor.decide import look_for_work
 from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
-from services.trainer.supervisor.observe import heartbeat
+from services.trainer.supervisor.observe import keep_observed
 from services.trainer.supervisor.run.worker_process import environment
 from services.trainer.supervisor.trainer import Trainer
 from shared.bus.client import Bus
@@ -58,9 +58,9 @@ async def main(settings: TrainerSettings) -> None:
             await bus.subscribe(subject, trainer.wake.set)
         await loop.run(
             lease.keep(),
-            *([gpu.watch()] if settings.device == "cuda" else []),
-            heartbeat(trainer),
-            loop.repeat("trainer", lambda: look(trainer), trainer.wake, 1.0),
+            *([gpu.watch_gpu()] if settings.device == "cuda" else []),
+            keep_observed(trainer),
+            loop.repeat("trainer", lambda: look_for_work(trainer), trainer.wake, 1.0),
             http.serve(api.make(settings, trainer, store), settings),
         )
 

@@ -42,7 +42,7 @@ class Checkpoint:
     optimizer: Tensors
 
 
-def write(
+def write_checkpoint(
     directory: Path,
     header: Mapping[str, Any],
     adapter: Tensors,
@@ -70,39 +70,39 @@ def write(
     return final, full
 
 
-def read_header(path: Path) -> Header:
+def read_checkpoint_header(path: Path) -> Header:
     """The header, checked against the directory's name. Raises Failure (checkpoint)."""
     try:
         data = (path / HEADER).read_bytes()
         header = Header.from_bytes(data)
     except (OSError, ValueError) as error:
-        raise damaged(path, f"its header cannot be read: {error}") from error
+        raise checkpoint_damaged(path, f"its header cannot be read: {error}") from error
     if header.to_bytes() != data:
-        raise damaged(path, "its header is not canonical")
+        raise checkpoint_damaged(path, "its header is not canonical")
     return header
 
 
-def verify(path: Path) -> Header:
+def verify_checkpoint(path: Path) -> Header:
     """Read all files and hash them and their tensors. Raises Failure (checkpoint)."""
     return load(path).header
 
 
 def load(path: Path) -> Checkpoint:
     """Verify everything, then return the tensors. Raises Failure (checkpoint). Never unpickles."""
-    header = read_header(path)
+    header = read_checkpoint_header(path)
     for name, contents in header.files.items():
         if name != Path(name).name:
-            raise damaged(path, f"it names a file outside itself: {name}")
+            raise checkpoint_damaged(path, f"it names a file outside itself: {name}")
         try:
             data = (path / name).read_bytes()
         except OSError as error:
-            raise damaged(path, str(error)) from error
+            raise checkpoint_damaged(path, str(error)) from error
         if len(data) != contents.size or hashlib.sha256(data).hexdigest() != contents.sha256:
-            raise damaged(path, f"{name} is not what was written")
+            raise checkpoint_damaged(path, f"{name} is not what was written")
     adapter, optimizer = load_file(path / ADAPTER), load_file(path / OPTIMIZER)
     found = TensorHashes(adapter=tensors_sha256(adapter), optimizer=tensors_sha256(optimizer))
     if found != header.tensors:
-        raise damaged(path, "its tensors do not hash to what its header says")
+        raise checkpoint_damaged(path, "its tensors do not hash to what its header says")
     return Checkpoint(header, adapter, optimizer)
 
 
@@ -111,7 +111,7 @@ def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
     found = []
     for path in directory.glob("[0-9]*-*"):
         try:
-            header = read_header(path)
+            header = read_checkpoint_header(path)
         except CannotTrain:
             continue
         if header.segment == segment:
@@ -119,7 +119,7 @@ def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
     return sorted(found, key=lambda entry: entry[1].age, reverse=True)
 
 
-def prune(directory: Path, segment: str, keep: Path | None = None) -> None:
+def prune_checkpoints(directory: Path, segment: str, keep: Path | None = None) -> None:
     """Leave the newest three of the segment that are whole by their sizes, and `keep`."""
     whole = 0
     for path, header in of_segment(directory, segment):
@@ -132,7 +132,7 @@ def prune(directory: Path, segment: str, keep: Path | None = None) -> None:
             shutil.rmtree(doomed)
 
 
-def sweep(directory: Path) -> None:
+def sweep_half_written(directory: Path) -> None:
     """Remove what a killed worker left half written or half deleted."""
     for pattern in (".*.tmp", ".*.doomed"):
         for path in directory.glob(pattern):
@@ -169,5 +169,5 @@ def is_size(path: Path, size: int) -> bool:
         return False
 
 
-def damaged(path: Path, reason: str) -> CannotTrain:
+def checkpoint_damaged(path: Path, reason: str) -> CannotTrain:
     return CannotTrain("checkpoint", f"The checkpoint {path.name} cannot be used: {reason}.")

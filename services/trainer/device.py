@@ -7,7 +7,7 @@ from typing import Any
 
 import pynvml
 
-from services.trainer.nvml import first, plain
+from services.trainer.nvml import first, plain_text
 from shared.host import cpu_name
 
 
@@ -37,6 +37,6 @@ def holds(kept: Path, wanted: str) -> bool:
 def gpu_name() -> str:
     """Of the GPU that CUDA takes; empty without one."""
     try:
-        return plain(pynvml.nvmlDeviceGetName(first()))
+        return plain_text(pynvml.nvmlDeviceGetName(first()))
     except pynvml.NVMLError:
         return ""

@@ -12,7 +12,7 @@ import psutil
 import pynvml
 
 from services.trainer import device
-from services.trainer.nvml import first, plain
+from services.trainer.nvml import first, plain_text
 from services.trainer.settings import TrainerSettings
 from shared.formats.adapter import AdapterShape
 from shared.host import machine_memory
@@ -21,7 +21,7 @@ from shared.memory_estimate import (
     Dtype,
     Estimate,
     Shape,
-    estimate,
+    estimate_memory,
     gib,
     shape_of_folder,
 )
@@ -38,7 +38,7 @@ class Memory:
     limit: int | None = None  # DURAMEN_MEMORY_LIMIT, if that is less than what is free
 
 
-def measured(settings: TrainerSettings) -> Memory:
+def measured_memory(settings: TrainerSettings) -> Memory:
     """Of the GPU as NVML sees it, or of this machine as far as its container may use it."""
     found = of_gpu() if takes_gpu(settings) else None
     found = found or of_machine()
@@ -86,7 +86,7 @@ def process_name(pid: int, device: str) -> str:
 
 
 def gpu_process_name(pid: int) -> str:
-    return Path(plain(pynvml.nvmlSystemGetProcessName(pid))).name
+    return Path(plain_text(pynvml.nvmlSystemGetProcessName(pid))).name
 
 
 def holders(device: str) -> list[tuple[int, int]]:
@@ -131,7 +131,7 @@ def need(
     targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
     shape = base if isinstance(base, Shape) else shape_of_folder(base)
     adapter = AdapterShape(rank=lora.rank, targets=targets, dropout=lora.dropout)
-    return estimate(shape, choice, adapter, measured(settings).device)
+    return estimate_memory(shape, choice, adapter, measured_memory(settings).device)
 
 
 def shortage(least: Estimate, here: Memory) -> str | None:

@@ -19,12 +19,12 @@ def first() -> Any:
         return pynvml.nvmlDeviceGetHandleByIndex(int(named))
     for index in range(pynvml.nvmlDeviceGetCount() if named.startswith("GPU-") else 0):
         device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        if plain(pynvml.nvmlDeviceGetUUID(device)).startswith(named):
+        if plain_text(pynvml.nvmlDeviceGetUUID(device)).startswith(named):
             return device
     raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
 
-def plain(text: Any) -> str:
+def plain_text(text: Any) -> str:
     """Older drivers' libraries give bytes."""
     return text.decode() if isinstance(text, bytes) else str(text)
 

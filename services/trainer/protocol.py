@@ -27,7 +27,7 @@ class EvalDataset(Part):
     sha256: Sha256
 
 
-class Place(NamedTuple):
+class TrainingPlace(NamedTuple):
     """How far training has come: steps of the job's plan, and optimizer updates of the lineage."""
 
     position: int

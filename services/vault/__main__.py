@@ -4,7 +4,7 @@ import asyncio
 
 from services.vault import api
 from services.vault.archive import Archive
-from services.vault.commands import Commands
+from services.vault.commands import CommandLoop
 from services.vault.copies import Copies
 from services.vault.settings import VaultSettings
 from services.vault.vault import Vault
@@ -40,7 +40,7 @@ async def main(
     bus = Bus.of(settings)
     async with bus:
         keeper = Vault(settings, bus, copies, loop.instance("vault"), retry_seconds)
-        commands = Commands(keeper)
+        commands = CommandLoop(keeper)
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import FastAPI
 
 from services.vault import catalog, checks, edition, latest
-from services.vault.edition import Wanted
+from services.vault.edition import Edition
 from services.vault.vault import Vault
 from shared.answers.vault import (
     BaseRow,
@@ -71,7 +71,7 @@ def make(vault: Vault) -> FastAPI:
             known(vault, lineage, number),
         )
         found = await asyncio.to_thread(
-            checks.verify, vault.copies, commit, catalog.encode(commit), with_base=with_base
+            checks.verify_version, vault.copies, commit, catalog.encode(commit), with_base=with_base
         )
         await remember(vault, lineage, number, found)
         return Verified(
@@ -95,7 +95,7 @@ def make(vault: Vault) -> FastAPI:
     return app
 
 
-async def remember(vault: Vault, lineage: str, number: int, found: list[checks.Found]) -> None:
+async def remember(vault: Vault, lineage: str, number: int, found: list[checks.CopyFound]) -> None:
     """What a full read found is shown until the next one."""
     vault.checked[lineage, number] = found
     for place in found:
@@ -106,7 +106,7 @@ async def remember(vault: Vault, lineage: str, number: int, found: list[checks.F
             await vault.alarms.sound("damaged", about, "; ".join(place.problems[:5]), lineage)
 
 
-def known(vault: Vault, lineage: str, number: int) -> Wanted | None:
+def known(vault: Vault, lineage: str, number: int) -> Edition | None:
     """Return a version as the ledger numbered it; None if only the places know of it."""
     line = vault.table.lines.get(lineage)
     if line is None or number not in line.versions:
@@ -114,7 +114,7 @@ def known(vault: Vault, lineage: str, number: int) -> Wanted | None:
     return edition.wanted(vault.table, line, number)
 
 
-def facts(vault: Vault, line: Line) -> list[tuple[Wanted, VersionFacts]]:
+def facts(vault: Vault, line: Line) -> list[tuple[Edition, VersionFacts]]:
     """Return each version with what the ledger says of it, before the fold goes on."""
     rows = []
     for version in sorted(line.versions):
@@ -142,7 +142,7 @@ def facts(vault: Vault, line: Line) -> list[tuple[Wanted, VersionFacts]]:
 
 
 def listing(
-    vault: Vault, line: Line, numbered: list[tuple[Wanted, VersionFacts]]
+    vault: Vault, line: Line, numbered: list[tuple[Edition, VersionFacts]]
 ) -> list[VersionRow]:
     """Rows with what the places say: who holds the commit, since when, and `latest`."""
     held = vault.copies.everywhere(lambda place: names_in(place, line.lineage))
@@ -182,12 +182,12 @@ def pointers(vault: Vault, lineage: str) -> tuple[Latest | None, dict[str, datet
     try:
         commits = store.versions(PRECIOUS, layout.commit_records(lineage))
         dates = {version.key: version.modified for version in commits}  # the oldest comes last
-        return latest.read(store, lineage), dates
+        return latest.read_latest(store, lineage), dates
     except StoreUnavailable:
         return None, {}
 
 
-def commit_of(vault: Vault, wanted: Wanted) -> CommitRecord | None:
+def commit_of(vault: Vault, wanted: Edition) -> CommitRecord | None:
     """Return the commit of this close; None if there is none, or it cannot be read now."""
     try:
         return catalog.read_commit_anywhere(vault.copies, wanted.lineage, wanted.version, wanted)

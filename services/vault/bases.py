@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from services.vault.copies import Copies, Origin, Source, reading
+from services.vault.copies import Copies, CopySource, Source, reading
 from shared.errors import MALFORMED, ObjectMissing, UsageError
 from shared.files import sha256_bytes
 from shared.formats.model_files import INDEX, MAX_HEADER_BYTES, read_exactly, read_header
@@ -24,7 +24,7 @@ class BadBase(UsageError):
     """The folder is not a base model that can be kept."""
 
 
-def is_stored(copies: Copies, root: str) -> bool:
+def is_base_stored(copies: Copies, root: str) -> bool:
     """Whether the commit of a base is in all three places. Raises StoreUnavailable."""
 
     def held(place: Place) -> bool:
@@ -53,7 +53,7 @@ def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
     raise ObjectMissing("store", PRECIOUS, layout.base_commit(root))
 
 
-def store(copies: Copies, root: str) -> BaseStored:
+def store_base(copies: Copies, root: str) -> BaseStored:
     """Make all three copies of a base, verify each, commit it, empty its staging: also when it is
     refused, for the same bytes will be refused again.
 
@@ -83,12 +83,12 @@ def _store_unless_raced(copies: Copies, root: str) -> BaseStored:
 def _store(copies: Copies, root: str) -> BaseStored:
     data, files = read_sums(copies, root)
     refuse_names(files)
-    known = is_stored(copies, root)
+    known = is_base_stored(copies, root)
     total = 0
     for path, sha256 in sorted(files.items()):
         key = layout.base_file(root, path)
         origins = [copies.work(layout.staged_base_file(root, path)), *copies.precious(key)]
-        size = size_of(origins)
+        size = origin_size(origins)
         source = Source(sha256, size, *origins)
         if not known:
             look_into(source, path, set(files))
@@ -119,7 +119,7 @@ def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DA
     return stale
 
 
-def size_of(origins: list[Origin]) -> int:
+def origin_size(origins: list[CopySource]) -> int:
     """Bytes of the first origin that exists. Raises ObjectMissing."""
     failure: ObjectMissing | None = None
     for origin in origins:

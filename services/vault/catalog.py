@@ -1,7 +1,7 @@
 """The catalog: which place holds which commit record, and whether it is that of the close."""
 
-from services.vault.copies import Copies, Origin
-from services.vault.edition import NotPublishable, Wanted
+from services.vault.copies import Copies, CopySource
+from services.vault.edition import Edition, NotPublishable
 from shared.errors import Location, NotFound, ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.formats.canonical import canonical_json
 from shared.formats.version import (
@@ -22,7 +22,7 @@ def encode(record: CommitRecord) -> bytes:
     return canonical_json(record.model_dump(mode="json")) + b"\n"
 
 
-def own_commit(copies: Copies, version: Wanted, data: bytes) -> CommitRecord:
+def own_commit(copies: Copies, version: Edition, data: bytes) -> CommitRecord:
     """Return the commit record that backup holds, if it is that of this close and of no other.
 
     A place that outlived its bus holds versions under the numbers that are given again. Raises
@@ -57,7 +57,7 @@ def read_manifest(copies: Copies, commit: CommitRecord) -> Manifest:
     return Manifest.model_validate_json(read_any(sources, commit.manifest_sha256))
 
 
-def why_foreign_manifest(found: Manifest, version: Wanted) -> str | None:
+def why_foreign_manifest(found: Manifest, version: Edition) -> str | None:
     """Return why a manifest does not describe what this close left, or None if it does."""
     close = version.close
     expected = {
@@ -76,7 +76,7 @@ def why_foreign_manifest(found: Manifest, version: Wanted) -> str | None:
     return None
 
 
-def read_any(origins: list[Origin], sha256: str) -> bytes:
+def read_any(origins: list[CopySource], sha256: str) -> bytes:
     """Return a small object from the first origin that has it whole. Raises the first failure."""
     failure: Exception | None = None
     for origin in origins:
@@ -90,7 +90,7 @@ def read_any(origins: list[Origin], sha256: str) -> bytes:
 
 
 def read_commit_anywhere(
-    copies: Copies, lineage: str, version: int, wanted: Wanted | None = None
+    copies: Copies, lineage: str, version: int, wanted: Edition | None = None
 ) -> CommitRecord:
     """Return the commit as backup, store or archive has it; with `wanted`, only that of its close.
 

@@ -20,7 +20,7 @@ for each in ("store", "backup", "archive"):
 
 
 @dataclass
-class Found:
+class CopyFound:
     """What one place holds of a version."""
 
     place: str
@@ -44,22 +44,24 @@ class Found:
         )
 
 
-def verify(
+def verify_version(
     copies: Copies, commit: CommitRecord, encoded: bytes, *, with_base: bool = False
-) -> list[Found]:
+) -> list[CopyFound]:
     """Read every file of a version in every place, by VersionId. Never raises for a bad copy."""
 
-    def look(place: Place) -> Found:
-        found = Found(place.name)
+    def look(place: Place) -> CopyFound:
+        found = CopyFound(place.name)
         key = layout.commit(commit.lineage, commit.version)
         check_record(place, key, encoded, found)
         for file in commit.files:
             version_id = {"store": file.store_version_id, "backup": file.backup_version_id}
-            check(place, commit.prefix + file.path, file.sha256, found, version_id.get(place.name))
+            check_version(
+                place, commit.prefix + file.path, file.sha256, found, version_id.get(place.name)
+            )
         rows = layout.dataset_data(commit.dataset_sha256)
-        check(place, rows, commit.dataset_sha256, found)
+        check_version(place, rows, commit.dataset_sha256, found)
         if with_base:
-            check_base(place, commit.base_root, found)
+            check_base_copies(place, commit.base_root, found)
         FAILURES.labels(place.name).inc(len(found.problems))
         return found
 
@@ -67,7 +69,9 @@ def verify(
     return [by_place[name] for name in ("store", "backup", "archive")]
 
 
-def check(place: Place, key: str, sha256: str, found: Found, version_id: str | None = None) -> None:
+def check_version(
+    place: Place, key: str, sha256: str, found: CopyFound, version_id: str | None = None
+) -> None:
     try:
         digest, size = place.read_hash(PRECIOUS, key, version_id or None)
     except ObjectMissing:
@@ -81,7 +85,7 @@ def check(place: Place, key: str, sha256: str, found: Found, version_id: str | N
         found.files, found.bytes = found.files + 1, found.bytes + size
 
 
-def check_record(place: Place, key: str, encoded: bytes, found: Found) -> None:
+def check_record(place: Place, key: str, encoded: bytes, found: CopyFound) -> None:
     try:
         if not are_one_commit([place.read(PRECIOUS, key), encoded]):
             found.problems.append(f"{key}: another record than in the other places")
@@ -89,7 +93,7 @@ def check_record(place: Place, key: str, encoded: bytes, found: Found) -> None:
         found.problems.append(f"{key}: {error}")
 
 
-def check_base(place: Place, root: str, found: Found) -> None:
+def check_base_copies(place: Place, root: str, found: CopyFound) -> None:
     key = layout.base_commit(root)
     try:
         files = parse_sums(place.read(PRECIOUS, key, sha256=root))
@@ -97,7 +101,7 @@ def check_base(place: Place, root: str, found: Found) -> None:
         found.problems.append(f"{key}: {error}")
         return
     for path, sha256 in files.items():
-        check(place, layout.base_file(root, path), sha256, found)
+        check_version(place, layout.base_file(root, path), sha256, found)
 
 
 def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
@@ -113,12 +117,12 @@ def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
             continue  # replaced by design; what the bootstrap's probe left
         if any(version.is_delete_marker for version in versions):
             found[key] = "a delete marker"
-        elif len(versions) > 1 and differ(store, key, versions):
+        elif len(versions) > 1 and versions_differ(store, key, versions):
             found[key] = "another version with other bytes"
     return found
 
 
-def differ(store: Store, key: str, versions: list[Version]) -> bool:
+def versions_differ(store: Store, key: str, versions: list[Version]) -> bool:
     """Whether the versions of a key say different things."""
     if layout.parse_commit(key):
         return not are_one_commit(store.read(PRECIOUS, key, v.version_id) for v in versions)

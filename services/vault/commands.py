@@ -23,7 +23,7 @@ from shared.errors import (
     UsageError,
 )
 from shared.formats.version import version_name
-from shared.ledger.lease import Sign, Watch
+from shared.ledger.lease import LeaseWatch, Sign
 from shared.ledger.lineage import Line
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, BaseStored, Event, NoReceipt, RolledBack
@@ -45,12 +45,12 @@ class NotYet(Exception):
     """The answer cannot be known yet; the message says what is waited for."""
 
 
-class Commands:
+class CommandLoop:
     """The loop that takes them."""
 
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
-        self.watch = Watch(vault.bus, vault.settings.lease_seconds)
+        self.watch = LeaseWatch(vault.bus, vault.settings.lease_seconds)
         self.signs: dict[str, Sign] = {}
 
     async def once(self) -> None:
@@ -126,7 +126,7 @@ class Commands:
         if root is None:
             return Answer("void", "the command does not name a base")
         try:
-            receipt = await asyncio.to_thread(bases.store, self.vault.copies, root)
+            receipt = await asyncio.to_thread(bases.store_base, self.vault.copies, root)
         except MALFORMED as error:  # its files are anybody's: no reader ends the service by them
             why = f"{type(error).__name__}: {error}"
             log.get().exception("base_not_read", base_root=root)
@@ -195,7 +195,9 @@ class Commands:
             return Answer("void", str(error))
         if commit.aborted is not None:
             return Answer("void", f"{name} was aborted: {commit.aborted}")
-        found = await asyncio.to_thread(checks.verify, copies, commit, catalog.encode(commit))
+        found = await asyncio.to_thread(
+            checks.verify_version, copies, commit, catalog.encode(commit)
+        )
         if not any(place.ok for place in found):
             return Answer("void", f"no copy of {name} is whole: {found[0].problems[0]}")
         return None

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Origin:
+class CopySource:
     """Where bytes may be found."""
 
     place: Place
@@ -51,19 +51,19 @@ class Source:
     """Bytes known by their hash. Read in full once before anything is written: what is written
     once under a precious name stays, so a damaged source must not get there."""
 
-    def __init__(self, sha256: str, size: int, *origins: Origin) -> None:
+    def __init__(self, sha256: str, size: int, *origins: CopySource) -> None:
         self.sha256, self.size, self.origins = sha256, size, origins
         self._lock = threading.Lock()
-        self._chosen: Origin | None = None
+        self._chosen: CopySource | None = None
 
-    def choose(self) -> Origin:
+    def choose(self) -> CopySource:
         """The first origin that has the right bytes. Raises ObjectMissing, ObjectDamaged."""
         with self._lock:
             if self._chosen is None:
                 self._chosen = self._find()
             return self._chosen
 
-    def _find(self) -> Origin:
+    def _find(self) -> CopySource:
         failure: DuramenError | None = None
         for origin in self.origins:
             try:
@@ -173,17 +173,17 @@ class Copies:
         """
         return {place.name: place.create(PRECIOUS, key, data) for place in self.places}
 
-    def precious(self, key: str) -> list[Origin]:
+    def precious(self, key: str) -> list[CopySource]:
         """Every place, as a source for one of its own keys."""
-        return [Origin(p, PRECIOUS, key) for p in (self.store, self.backup, self.archive)]
+        return [CopySource(p, PRECIOUS, key) for p in (self.store, self.backup, self.archive)]
 
-    def work(self, key: str) -> Origin:
-        return Origin(self.store, WORK, key)
+    def work(self, key: str) -> CopySource:
+        return CopySource(self.store, WORK, key)
 
     def keep(self, key: str) -> dict[str, Stored]:
         """Copy what another service stored once under a precious key, as its oldest version is."""
         sha256, size = self.store.read_hash(PRECIOUS, key)
-        return self.copy(key, Source(sha256, size, Origin(self.store, PRECIOUS, key)))
+        return self.copy(key, Source(sha256, size, CopySource(self.store, PRECIOUS, key)))
 
     def ping(self) -> None:
         """A real round trip to each. Raises StoreUnavailable."""

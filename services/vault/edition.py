@@ -16,7 +16,7 @@ class NotPublishable(NotFound):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Edition:
     """A version that the ledger gave a number, with all that its bytes follow from.
 
     `sequence` is that of the close; `chat_template` the lineage's own, None for the base's.
@@ -44,7 +44,7 @@ class Wanted:
         return layout.commit(self.lineage, self.version)
 
 
-def wanted(table: Table, line: Line, version: int) -> Wanted:
+def wanted(table: Table, line: Line, version: int) -> Edition:
     """Return a version as the fold knows it now, for the fold goes on meanwhile."""
     close = line.version_close(version)
     assert close is not None, "a numbered version has its close"
@@ -65,7 +65,7 @@ def wanted(table: Table, line: Line, version: int) -> Wanted:
         for segment in line.segments_behind(version)
         if (ended := segment.closed) is not None
     ]
-    return Wanted(
+    return Edition(
         lineage=line.lineage,
         version=version,
         sequence=line.versions[version],

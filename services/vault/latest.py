@@ -11,7 +11,7 @@ from shared.store.place import PRECIOUS, Place
 ATTEMPTS = 20
 
 
-def wanted(line: Line, committed: set[int]) -> Latest | None:
+def wanted_latest(line: Line, committed: set[int]) -> Latest | None:
     """The newest committed version in the head's ancestry, with the sequence that caused it."""
     marks = set(line.ancestry())
     closes = {v: at for v, at in line.versions.items() if v in committed and at in marks}
@@ -26,25 +26,25 @@ def wanted(line: Line, committed: set[int]) -> Latest | None:
     return Latest(lineage=line.lineage, version=version, ledger_sequence=cause)
 
 
-def read(place: Place, lineage: str) -> Latest | None:
+def read_latest(place: Place, lineage: str) -> Latest | None:
     """`latest` as a place has it; what cannot be read counts as none and is replaced."""
     found = place.read_newest(PRECIOUS, layout.latest(lineage))
-    return parse(found[0]) if found else None
+    return parse_latest(found[0]) if found else None
 
 
-def parse(data: bytes) -> Latest | None:
+def parse_latest(data: bytes) -> Latest | None:
     try:
         return Latest.model_validate_json(data)
     except ValueError:
         return None
 
 
-def move(place: Place, latest: Latest) -> bool:
+def move_latest(place: Place, latest: Latest) -> bool:
     """Move it in one place by compare-and-swap; False if it is there or beyond already."""
     data = canonical_json(latest.model_dump(mode="json")) + b"\n"
     for _ in range(ATTEMPTS):
         found = place.read_newest(PRECIOUS, layout.latest(latest.lineage))
-        current = parse(found[0]) if found else None
+        current = parse_latest(found[0]) if found else None
         if current is not None and current.ledger_sequence >= latest.ledger_sequence:
             return False
         if place.swap(PRECIOUS, layout.latest(latest.lineage), data, found[1] if found else None):
@@ -54,4 +54,4 @@ def move(place: Place, latest: Latest) -> bool:
 
 def move_all(copies: Copies, latest: Latest) -> dict[str, bool]:
     """Move it in all three places; True where it moved."""
-    return copies.everywhere(lambda place: move(place, latest))
+    return copies.everywhere(lambda place: move_latest(place, latest))

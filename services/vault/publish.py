@@ -11,7 +11,7 @@ from contextlib import suppress
 from services.vault import bases, readme, tokenizer
 from services.vault.catalog import encode, own_commit, read_any
 from services.vault.copies import Copies, Source
-from services.vault.edition import NotPublishable, Wanted
+from services.vault.edition import Edition, NotPublishable
 from shared.errors import (
     AlreadyExists,
     Location,
@@ -34,7 +34,7 @@ from shared.store import layout
 from shared.store.place import PRECIOUS, Place, Stored
 
 
-def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRecord:
+def publish(copies: Copies, version: Edition, sound_bases: set[str]) -> CommitRecord:
     """Publish a version, or roll its commit forward; the commit, which all three places hold.
 
     `sound_bases`: roots whose copies this process has read in full. Any failure raises, with
@@ -42,7 +42,7 @@ def publish(copies: Copies, version: Wanted, sound_bases: set[str]) -> CommitRec
     AlreadyExists, NotPublishable.
     """
     copies.ping()  # also: is this the archive that was used before, or an empty mount point?
-    begun = read_commit(copies, version.commit_key)
+    begun = backup_commit(copies, version.commit_key)
     if begun is not None:
         heal(copies, own_commit(copies, version, begun))
     else:
@@ -71,7 +71,7 @@ def roll_forward(place: Place, key: str, commit: bytes) -> None:
             raise
 
 
-def read_commit(copies: Copies, key: str) -> bytes | None:
+def backup_commit(copies: Copies, key: str) -> bytes | None:
     """The commit record as backup has it."""
     try:
         return copies.backup.read(PRECIOUS, key)
@@ -89,7 +89,7 @@ def heal(copies: Copies, commit: CommitRecord) -> None:
         copies.copy(key, Source(file.sha256, file.size, *copies.precious(key)))
 
 
-def refuse_lost_commit(copies: Copies, version: Wanted) -> None:
+def refuse_lost_commit(copies: Copies, version: Edition) -> None:
     """A commit is in backup before it is anywhere else: one that is not there was lost."""
     for place in (copies.store, copies.archive):
         if version.commit_key in place.keys(PRECIOUS, version.commit_key):
@@ -103,14 +103,14 @@ def refuse_lost_commit(copies: Copies, version: Wanted) -> None:
 def ensure_base(copies: Copies, root: str) -> None:
     """All of a base is in all places, read now."""
     try:
-        bases.store(copies, root)
+        bases.store_base(copies, root)
     except ObjectMissing as error:
         raise NotPublishable(
             f"Base {root[:12]} is not in the store.", next_step="duramen base add DIR"
         ) from error
 
 
-def ensure_inputs(copies: Copies, version: Wanted) -> None:
+def ensure_inputs(copies: Copies, version: Edition) -> None:
     """Dataset and plan, in all places: a version can be made again from what is kept."""
     rows = layout.dataset_data(version.job.sha256)
     keys = list(copies.store.keys(PRECIOUS, layout.dataset_files(version.job.sha256)))
@@ -126,12 +126,12 @@ def ensure_inputs(copies: Copies, version: Wanted) -> None:
             raise ObjectDamaged(Location("store", "", found.key), plan, found.sha256)
 
 
-def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, Stored]]]:
+def ensure_files(copies: Copies, version: Edition) -> list[tuple[str, dict[str, Stored]]]:
     """Copy the files of a version, then those that describe them; (path, copies), sorted."""
     checkpoint = version.close.head.checkpoint
     if checkpoint is None:
         raise NotPublishable(f"{version.name} has no checkpoint.")
-    header = read_header(copies, version, checkpoint)
+    header = close_header(copies, version, checkpoint)
     sources = {
         **checkpoint_sources(copies, version, checkpoint, header),
         **result_sources(copies, version),
@@ -142,7 +142,7 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
         made[tokenizer.TEMPLATE] = version.chat_template.encode()
     stored = {path: copies.copy(version.prefix + path, s) for path, s in sources.items()}
     stored |= {path: copies.copy_bytes(version.prefix + path, b) for path, b in made.items()}
-    manifest = describe(version, checkpoint, stored)
+    manifest = describe_close(version, checkpoint, stored)
     stored["MANIFEST.json"] = copies.copy_bytes(
         version.prefix + "MANIFEST.json", manifest.canonical()
     )
@@ -151,7 +151,7 @@ def ensure_files(copies: Copies, version: Wanted) -> list[tuple[str, dict[str, S
     return sorted(stored.items())
 
 
-def read_readme(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
+def read_readme(copies: Copies, version: Edition, checkpoint: CheckpointRef) -> bytes:
     """Return README.md as a publish that was cut off has left it, else made now.
 
     A name is written once: had its text changed since, the version could never be published.
@@ -159,10 +159,10 @@ def read_readme(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
     for origin in copies.precious(version.prefix + "README.md"):
         with suppress(ObjectMissing):
             return origin.place.read(origin.bucket, origin.key)
-    return readme.render(version, checkpoint)
+    return readme.render_readme(version, checkpoint)
 
 
-def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> bytes:
+def close_header(copies: Copies, version: Edition, checkpoint: CheckpointRef) -> bytes:
     """header.json of the checkpoint that the close names, whose hash is its id."""
     origins = [
         copies.work(layout.checkpoint_file(checkpoint.prefix, HEADER)),
@@ -172,7 +172,7 @@ def read_header(copies: Copies, version: Wanted, checkpoint: CheckpointRef) -> b
 
 
 def checkpoint_sources(
-    copies: Copies, version: Wanted, checkpoint: CheckpointRef, header: bytes
+    copies: Copies, version: Edition, checkpoint: CheckpointRef, header: bytes
 ) -> dict[str, Source]:
     """Return where each file of the checkpoint is to be copied from, by its path in the version."""
     files = listed_files(header)
@@ -189,7 +189,7 @@ def checkpoint_sources(
     }
 
 
-def result_sources(copies: Copies, version: Wanted) -> dict[str, Source]:
+def result_sources(copies: Copies, version: Edition) -> dict[str, Source]:
     """What the trainer left of the job: log, metrics, snapshots, as its result.json names them."""
     ref = version.close.result
     if ref is None:
@@ -208,8 +208,8 @@ def result_sources(copies: Copies, version: Wanted) -> dict[str, Source]:
     return sources
 
 
-def describe(
-    version: Wanted, checkpoint: CheckpointRef, stored: dict[str, dict[str, Stored]]
+def describe_close(
+    version: Edition, checkpoint: CheckpointRef, stored: dict[str, dict[str, Stored]]
 ) -> Manifest:
     close = version.close
     return Manifest(
@@ -231,7 +231,7 @@ def describe(
     )
 
 
-def commit_record(version: Wanted, stored: list[tuple[str, dict[str, Stored]]]) -> CommitRecord:
+def commit_record(version: Edition, stored: list[tuple[str, dict[str, Stored]]]) -> CommitRecord:
     return CommitRecord(
         lineage=version.lineage,
         version=version.version,

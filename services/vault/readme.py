@@ -2,7 +2,7 @@
 
 import json
 
-from services.vault.edition import Wanted
+from services.vault.edition import Edition
 from shared.protocol.records import CheckpointRef
 
 TEXT = """# {lineage} {name}
@@ -53,7 +53,7 @@ OWN_TEMPLATE = """\
 """
 
 
-def render(version: Wanted, checkpoint: CheckpointRef) -> bytes:
+def render_readme(version: Edition, checkpoint: CheckpointRef) -> bytes:
     """A pure function of the ledger. The file's name is quoted: a user chose it."""
     return TEXT.format(
         lineage=version.lineage,

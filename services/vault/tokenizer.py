@@ -23,5 +23,5 @@ def sources(copies: Copies, base_root: str) -> dict[str, Source]:
     for path, sha256 in bases.read_sums(copies, base_root)[1].items():
         if path in FILES:
             origins = copies.precious(layout.base_file(base_root, path))
-            found[FOLDER + path] = Source(sha256, bases.size_of(origins), *origins)
+            found[FOLDER + path] = Source(sha256, bases.origin_size(origins), *origins)
     return found

@@ -73,7 +73,7 @@ class Vault:
     settled: set[Key] = field(default_factory=set)
     refilling: set[Key] = field(default_factory=set)
     pending: dict[Key, Retry] = field(default_factory=dict)
-    checked: dict[Key, list[checks.Found]] = field(default_factory=dict)
+    checked: dict[Key, list[checks.CopyFound]] = field(default_factory=dict)
     sound_bases: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     latest_at: dict[str, int] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Vault:
         await self.observe()
         await self.alarms.sound("not_published", name, why, key[0])
 
-    async def tell_published(self, wanted: edition.Wanted, commit: CommitRecord) -> None:
+    async def tell_published(self, wanted: edition.Edition, commit: CommitRecord) -> None:
         LAST.set_to_current_time()
         data = catalog.encode(commit)
         ref = ObjectRef(
@@ -243,7 +243,7 @@ class Vault:
 
     async def move_latest(self, line: Line) -> None:
         held = {v for v in line.versions if (line.lineage, v) in self.settled}
-        while (wish := latest.wanted(line, held)) is not None:
+        while (wish := latest.wanted_latest(line, held)) is not None:
             if self.latest_at.get(line.lineage, -1) >= wish.ledger_sequence:
                 return
             commit = await asyncio.to_thread(

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
-from shared.bus.connection import Arrived, Connection, Raw, away
+from shared.bus.connection import Arrived, Connection, Raw, connection_away
 from shared.bus.marks import Marks
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.protocol.events import Event
@@ -142,7 +142,7 @@ class Bus:
                 break
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 if not patient or isinstance(error, nats.errors.AuthorizationError):
-                    raise away(self.url, error) from error
+                    raise connection_away(self.url, error) from error
                 log.get().warning("bus_waiting", url=self.url, error=str(error))
                 await asyncio.sleep(0.5)
         self._js = self._nc.jetstream(timeout=5)

@@ -66,7 +66,7 @@ class Connection(Client):
             reader.put(Raw(subject.decode(), reply.decode(), data, headers or b""))
 
 
-def away(url: str, error: Exception) -> BusUnavailable:
+def connection_away(url: str, error: Exception) -> BusUnavailable:
     """Return what to tell of a connection to `url` that was not made."""
     if isinstance(error, nats.errors.NoServersError):
         return BusUnavailable(f"No bus listens at {url}.", next_step=START)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shared.bus.client import Bus, Entry
 from shared.errors import BusWentBack
-from shared.ledger.jobs import Void, parse
+from shared.ledger.jobs import Void, parse_record
 from shared.protocol.control import Desired, Once
 from shared.protocol.events import Event
 from shared.protocol.names import DesiredState, desired_subject, observed_subject, once_subject
@@ -52,7 +52,7 @@ class Control:
         models = {desired_subject(self.service): Desired, once_subject(self.service): Once}
         if subject in models:
             before, valid = self._tails.get(subject, 0), self._valid.get(subject, 0)
-            record = parse(entry, models[subject], before, valid)
+            record = parse_record(entry, models[subject], before, valid)
             self._tails[subject] = entry.sequence
             self._take(entry, record)
         self.seen = entry.sequence

@@ -116,7 +116,7 @@ class Table:
             job.last = entry.sequence
         if verb not in TRANSITIONS:
             return f"unknown verb {verb}"
-        record = parse(entry, JobRecord, before, job.sequence if job else 0)
+        record = parse_record(entry, JobRecord, before, job.sequence if job else 0)
         if isinstance(record, str):
             return record
         allowed, state = TRANSITIONS[verb]
@@ -135,7 +135,7 @@ class Table:
         line.last = entry.sequence
         if verb not in LINE_MODELS:
             return f"unknown verb {verb}"
-        record = parse(entry, LINE_MODELS[verb], before, line.sequence)
+        record = parse_record(entry, LINE_MODELS[verb], before, line.sequence)
         if isinstance(record, str):
             return record
         if record.lineage != lineage:
@@ -233,7 +233,7 @@ class Table:
         return self.jobs[job.id]
 
 
-def parse(entry: Entry, model: type[Any], before: int, sequence: int) -> Any:
+def parse_record(entry: Entry, model: type[Any], before: int, sequence: int) -> Any:
     """The record in a message, or the reason (a str) why it does not count.
 
     `before`: sequence of the message before it under its wildcard, of any kind; `sequence`: that

@@ -18,7 +18,7 @@ from shared.protocol.observed import Lease
 Sign = Literal["alive", "dead", "unknown"]
 
 
-async def read(bus: Bus, name: str) -> tuple[int, Lease | None]:
+async def read_lease(bus: Bus, name: str) -> tuple[int, Lease | None]:
     """(sequence, lease) as it stands; (0, None) if there is none, no lease if unreadable."""
     entry = await bus.last("LEASE", lease_subject(name))
     if entry is None:
@@ -38,7 +38,7 @@ class Sight(NamedTuple):
 
 
 @dataclass
-class Watch:
+class LeaseWatch:
     """What this observer has seen of others' leases: (name, fence) -> Sight."""
 
     bus: Bus
@@ -60,7 +60,7 @@ class Watch:
         return "alive" if sight.renewed else "unknown"
 
     async def _see(self, name: str, fence: int) -> Sight:
-        sequence, lease = await read(self.bus, name)
+        sequence, lease = await read_lease(self.bus, name)
         if lease is None or lease.fence != fence:
             sequence = 0  # missing or for another fence: nothing that could change
         before = self.seen.get((name, fence))

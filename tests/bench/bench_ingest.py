@@ -24,7 +24,7 @@ from typing import Any
 
 from services.ingest.outcome.admit import store_dataset
 from services.ingest.reading import dataset
-from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.dataset import ReadingRequest
 from services.model.template import Chat, Encoded
 from services.trainer.worker.data.encoder import Encoder
 from shared.formats.dataset import DATA, SOURCE, CanonicalRow
@@ -65,7 +65,9 @@ def read(folder: Path) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         before, began = time.process_time(), time.monotonic()
-        built = dataset.build(folder, "bench.jsonl", Wanted(64 << 20, special_tokens=SPECIAL))
+        built = dataset.build_dataset(
+            folder, "bench.jsonl", ReadingRequest(64 << 20, special_tokens=SPECIAL)
+        )
         contents = built.contents
         report = {
             "rows": contents.rows,
@@ -84,7 +86,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def upload(folder: Path) -> dict[str, Any]:
     """The objects of a dataset stored and read back, from a client on the same machine."""
-    built = dataset.build(folder, "bench.jsonl", Wanted(64 << 20))
+    built = dataset.build_dataset(folder, "bench.jsonl", ReadingRequest(64 << 20))
     names = (dataset.ORIGINAL, DATA, SOURCE)
     megabytes = sum((folder / name).stat().st_size for name in names) / 1e6
     with running_stack() as stack:

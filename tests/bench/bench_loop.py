@@ -34,7 +34,7 @@ from services.trainer.worker.data.rows import read_rows
 from services.trainer.worker.optimizer import make_optimizer
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings
-from shared.memory_estimate import GIB, Choice, estimate, shape_of_folder
+from shared.memory_estimate import GIB, Choice, estimate_memory, shape_of_folder
 
 SETTINGS = TrainingSettings(learning_rate=2e-4, warmup_steps=0)
 LORA = AdapterShape(rank=16, alpha=32)
@@ -158,7 +158,9 @@ def main() -> None:
     ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     choice = Choice("float32", max(map(sum, lengths)))
-    told = estimate(shape_of_folder(options.base), choice, AdapterShape(rank=LORA.rank), device)
+    told = estimate_memory(
+        shape_of_folder(options.base), choice, AdapterShape(rank=LORA.rank), device
+    )
     ours, theirs = turns[0][0]["losses"], turns[0][1]["losses"]
     report = {
         "threads": torch.get_num_threads(),

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from shared.formats.adapter import AdapterShape
-from shared.memory_estimate import GIB, Choice, estimate, shape_of_folder
+from shared.memory_estimate import GIB, Choice, estimate_memory, shape_of_folder
 from tests.unit.test_worker_memory import status_bytes
 from tests.worker import Job, Worker
 
@@ -57,7 +57,7 @@ def main() -> None:
             name = f"{tokens}-{recompute}"
             found = peak(job, name, tokens, options.steps, recompute=recompute)
             choice = Choice("float32", tokens, checkpointing=recompute)
-            told = estimate(shape, choice, AdapterShape(rank=RANK), "cpu").total
+            told = estimate_memory(shape, choice, AdapterShape(rank=RANK), "cpu").total
             print(
                 f"{tokens:6}  {'yes' if recompute else 'no':13}  {told / GIB:5.2f} GiB"
                 f"  {found / GIB:4.2f} GiB  {told / found:5.2f}",

@@ -45,7 +45,7 @@ def smoke() -> Iterator[Smoke]:
     host = smoke_host()
     running = Smoke(host)
     running.remove()  # what an earlier run may have left
-    lifecycle.build(host, running.compose)
+    lifecycle.build_images(host, running.compose)
     try:
         yield running
     finally:
@@ -234,7 +234,8 @@ def test_a_file_becomes_a_version_in_three_copies(smoke: Smoke) -> None:
 def test_every_panel_has_data(smoke: Smoke) -> None:
     smoke.panels()
     for name, query in measured.queries().items():
-        print(f"{name}: {query} = {[value for _, value in measured.values(smoke.compose, query)]}")
+        values = [value for _, value in measured.series_values(smoke.compose, query)]
+        print(f"{name}: {query} = {values}")
 
 
 def test_rules_pass_prometheus_own_tool(smoke: Smoke) -> None:
@@ -284,10 +285,10 @@ def test_any_s3_client_restores_a_version(smoke: Smoke, secrets: Secrets, tmp_pa
 
 def test_the_bus_is_kept_and_put_back_but_not_behind_what_was_acknowledged(smoke: Smoke) -> None:
     assert lifecycle.upgrade(smoke.host, ["--no-build"]) == 0
-    kept = bus_backup.find(smoke.host.home / "bus-backups", None)
+    kept = bus_backup.find_backup(smoke.host.home / "bus-backups", None)
     smoke.control()  # acknowledged to the trainer after the backup was made
     with pytest.raises(HostRefused, match="was not restored"):
-        bus_backup.restore(smoke.host, smoke.compose, kept.name)
+        bus_backup.restore_bus(smoke.host, smoke.compose, kept.name)
     smoke.bus()
     smoke.control()
     assert smoke.versions()

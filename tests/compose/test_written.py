@@ -65,7 +65,7 @@ def declared() -> set[str]:
 
 
 def test_every_metric_in_a_panel_or_a_rule_exists_in_the_code() -> None:
-    assert measured.asked() - declared() == set()
+    assert measured.metrics_asked() - declared() == set()
 
 
 def test_every_setting_of_a_service_can_be_set_in_its_container() -> None:
@@ -244,7 +244,7 @@ def test_policies_are_such_as_minio_accepts(server: str) -> None:
 def test_the_environment_is_made_as_the_env_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "CHECKOUT", tmp_path)
     monkeypatch.delenv("DURAMEN_TORCH", raising=False)
     (tmp_path / ".env").write_text("DURAMEN_TORCH=cuda\n")
     assert install.has_gpu()

@@ -49,7 +49,7 @@ def a_dataset(folder: Path) -> dict[str, bytes]:
     """What ingest makes of a file with every layout, a repeated row and a bad one."""
     folder.mkdir()
     shutil.copy(INPUTS / "rows.jsonl", folder / dataset.ORIGINAL)
-    dataset.build(folder, "rows.jsonl", dataset.Wanted(1 << 20, allow_bad="5%"))
+    dataset.build_dataset(folder, "rows.jsonl", dataset.ReadingRequest(1 << 20, allow_bad="5%"))
     names = (DATA, SOURCE, REPORT)
     return {f"dataset/{name}": (folder / name).read_bytes() for name in names}
 
@@ -125,7 +125,9 @@ def a_checkpoint(folder: Path) -> dict[str, bytes]:
     }
     made: dict[str, bytes] = {}
     for part in ({}, {"quantize": "nf4"}):
-        path, _ = checkpoint.write(folder, {**header, **part}, adapter, optimizer, b"{}\n")
+        path, _ = checkpoint.write_checkpoint(
+            folder, {**header, **part}, adapter, optimizer, b"{}\n"
+        )
         made |= {f"checkpoints/{path.name}/{p.name}": p.read_bytes() for p in path.iterdir()}
     return made
 
@@ -239,7 +241,7 @@ UNASKED: dict[str, Any] = {
 def snapshot(folder: Path) -> bytes:
     """A snapshot; its bytes also depend on the Parquet library's version."""
     path = folder / "00000040-3.parquet"
-    snapshot_file.write(path, [ROW, UNASKED], DECISION)
+    snapshot_file.write_snapshot(path, [ROW, UNASKED], DECISION)
     return path.read_bytes()
 
 

@@ -17,7 +17,7 @@ from shared.memory_estimate import (
     Dtype,
     Estimate,
     Quantize,
-    estimate,
+    estimate_memory,
     gib,
     shape_of_folder,
 )
@@ -116,7 +116,7 @@ class Trial:
         """Return what is told of the memory that it needs, before it starts."""
         setup = self.setup
         choice = Choice(setup.dtype, tokens, setup.quantize, setup.recompute)
-        return estimate(shape_of_folder(self.base), choice, AdapterShape(rank=RANK), "cuda")
+        return estimate_memory(shape_of_folder(self.base), choice, AdapterShape(rank=RANK), "cuda")
 
 
 class Trials:

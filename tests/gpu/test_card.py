@@ -52,8 +52,8 @@ def test_the_number_format_is_chosen_by_what_was_measured(figures: Figures) -> N
 
 
 def test_nvml_tells_what_the_metrics_show(figures: Figures) -> None:
-    gpu.measure(nvml.first())
-    kinds = (gpu.UP, gpu.LOAD, gpu.MEMORY, gpu.TOTAL, gpu.HEAT, gpu.POWER)
+    gpu.measure_gpu(nvml.first())
+    kinds = (gpu.UP, gpu.LOAD, gpu.MEMORY_USED, gpu.TOTAL, gpu.HEAT, gpu.POWER)
     shown = {
         sample.name.removeprefix("duramen_gpu_"): sample.value
         for kind in kinds

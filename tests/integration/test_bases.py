@@ -62,10 +62,10 @@ def test_a_base_that_is_finished_elsewhere_while_it_is_looked_at_is_no_lost_base
             return look(*args)
         finally:
             if next(looks, False):
-                bases.store(quick, root)
+                bases.store_base(quick, root)
 
     monkeypatch.setattr(getattr(slow, place), method, meanwhile)
-    assert bases.store(slow, root).copies == 3
+    assert bases.store_base(slow, root).copies == 3
     assert next(looks, None) is None
     assert not list(slow.store.keys(WORK, f"staging/bases/{root}/"))
 
@@ -83,8 +83,8 @@ def test_a_store_that_goes_away_in_a_header_is_an_outage_and_the_upload_stays(
     with monkeypatch.context() as patch:
         patch.setattr(copies.store, "open", cut)
         with pytest.raises(StoreUnavailable, match="cut off"):
-            bases.store(copies, root)
-    assert bases.store(copies, root).copies == 3
+            bases.store_base(copies, root)
+    assert bases.store_base(copies, root).copies == 3
 
 
 def test_an_upload_that_was_never_finished_is_swept_but_not_one_that_is_wanted(

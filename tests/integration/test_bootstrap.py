@@ -24,7 +24,7 @@ from infra.local.home import Home
 from infra.local.lifecycle import down, status, supervisor_pid, up
 from infra.local.ports import PortTaken, free_ports
 from infra.local.programs import ROOT, spawn
-from infra.local.servers import answers, binary
+from infra.local.servers import binary, is_answering
 from infra.secrets.secrets import NATS_USERS, Secrets
 from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
@@ -194,7 +194,7 @@ async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
     )
     try:
         monitor = ports.url("nats_monitor")
-        wait_until(lambda: answers(f"{monitor}/healthz"), 20, "nats is healthy")
+        wait_until(lambda: is_answering(f"{monitor}/healthz"), 20, "nats is healthy")
         with pytest.raises(BusUnsafe):
             await assert_sync(monitor)
     finally:

@@ -6,7 +6,7 @@ import pytest
 
 from infra.compose import bus_backup
 from infra.compose.host import HostRefused
-from infra.servers.nats.backup import check, pack, sum_of, unpack
+from infra.servers.nats.backup import check_marks, pack_folder, sum_of, unpack_folder
 from shared.bus.client import Bus
 from shared.errors import BusWentBack, ObjectDamaged
 from shared.protocol.events import Event
@@ -38,12 +38,12 @@ async def test_a_lost_bus_comes_back_with_every_record(own_stack: Stack, tmp_pat
         await bus.event(Event(service="ctl", kind="probe"))
     own_stack.stop("nats")
     before = contents(own_stack.home.nats)
-    pack(own_stack.home.nats, archive)
+    pack_folder(own_stack.home.nats, archive)
     (own_stack.home.nats / "jetstream").rename(tmp_path / "lost")
-    unpack(archive, own_stack.home.nats)
+    unpack_folder(archive, own_stack.home.nats)
     assert contents(own_stack.home.nats) == before
     own_stack.start("nats")
-    await check(own_stack.nats_url, own_stack.secrets, [state])
+    await check_marks(own_stack.nats_url, own_stack.secrets, [state])
     async with Bus(*at) as bus:
         assert [e.sequence async for e in bus.read("JOBS")] == [first]
         assert [e.subject async for e in bus.read("EVT")] == ["evt.ctl.probe"]
@@ -51,26 +51,26 @@ async def test_a_lost_bus_comes_back_with_every_record(own_stack: Stack, tmp_pat
         assert await bus.append("JOBS", SUBJECT, WILDCARD, record(), first) == first + 1
     # An earlier day's bus lacks what was acknowledged since: said before a service finds out.
     own_stack.stop("nats")
-    unpack(archive, own_stack.home.nats)
+    unpack_folder(archive, own_stack.home.nats)
     own_stack.start("nats")
     with pytest.raises(BusWentBack):
-        await check(own_stack.nats_url, own_stack.secrets, [state])
+        await check_marks(own_stack.nats_url, own_stack.secrets, [state])
 
 
 def test_a_damaged_file_replaces_nothing(tmp_path: Path) -> None:
     data, archive = tmp_path / "data", tmp_path / "bus-1.tar"
     data.mkdir()
     (data / "stream").write_bytes(b"old")
-    pack(data, archive)
+    pack_folder(data, archive)
     (data / "stream").write_bytes(b"new")
     broken = bytearray(archive.read_bytes())
     broken[600] ^= 1
     archive.write_bytes(broken)
     with pytest.raises(ObjectDamaged):
-        unpack(archive, data)
+        unpack_folder(archive, data)
     sum_of(archive).unlink()
     with pytest.raises(FileNotFoundError):
-        unpack(archive, data)
+        unpack_folder(archive, data)
     assert contents(data) == {"stream": b"new"}
 
 
@@ -84,7 +84,7 @@ def test_a_bus_that_ends_earlier_is_not_put_back() -> None:
 def test_the_newest_backup_is_chosen_and_a_missing_one_named(tmp_path: Path) -> None:
     for name in ("bus-1.tar", "bus-2.tar", "bus-3-replaced.tar"):
         (tmp_path / name).touch()
-    assert bus_backup.find(tmp_path, None).name == "bus-2.tar"
-    assert bus_backup.find(tmp_path, "bus-3-replaced.tar").name == "bus-3-replaced.tar"
+    assert bus_backup.find_backup(tmp_path, None).name == "bus-2.tar"
+    assert bus_backup.find_backup(tmp_path, "bus-3-replaced.tar").name == "bus-3-replaced.tar"
     with pytest.raises(HostRefused, match=r"there: bus-1\.tar, bus-2\.tar"):
-        bus_backup.find(tmp_path, "bus-9.tar")
+        bus_backup.find_backup(tmp_path, "bus-9.tar")

@@ -10,7 +10,7 @@ import pytest
 
 from infra.local.ports import free_ports
 from infra.local.programs import spawn
-from infra.local.servers import ServerMissing, answers, binary
+from infra.local.servers import ServerMissing, binary, is_answering
 from infra.secrets.secrets import Secrets
 from infra.servers.bootstrap import provision_bus
 from infra.servers.nats.conf import NatsConf
@@ -50,7 +50,9 @@ def secured(tmp_path: Path) -> Iterator[Secured]:
         pytest.skip(str(error))
     server = spawn([str(program), "-c", str(path)], tmp_path / "log", dict(os.environ))
     try:
-        wait_until(lambda: answers(f"{ports.url('nats_monitor')}/healthz"), 20, "nats is healthy")
+        wait_until(
+            lambda: is_answering(f"{ports.url('nats_monitor')}/healthz"), 20, "nats is healthy"
+        )
         yield Secured(ports.nats, secrets)
     finally:
         server.kill()

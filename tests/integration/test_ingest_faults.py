@@ -73,12 +73,12 @@ async def test_cut_off_between_any_two_steps_it_goes_on(box: Box, tmp_path: Path
     assert taken is not None
     if cut != "taken":
         (tmp_path / dataset.ORIGINAL).write_bytes(taken.path.read_bytes())
-        built = dataset.build(tmp_path, "cut.jsonl", dataset.Wanted(1000))
+        built = dataset.build_dataset(tmp_path, "cut.jsonl", dataset.ReadingRequest(1000))
     if cut in ("stored", "queued", "reported"):
         ref = admit.store_dataset(box.house.store("ingest"), built)
     if cut in ("queued", "reported"):
         async with box.house.bus("ingest") as bus:
-            await admit.queue(bus, Table(), admit.Wish(taken.origin, ref, 1))
+            await admit.queue(bus, Table(), admit.Candidate(taken.origin, ref, 1))
     if cut == "reported":
         half = {"taken": taken.origin.id, "name": "cut.jsonl"}
         (box.root / "done/cut.jsonl.report.json").write_text(json.dumps(half))

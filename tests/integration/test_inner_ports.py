@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from infra.local.servers import Store as StoreServer
-from infra.local.servers import binary
+from infra.local.servers import StoreServer, binary
 from infra.servers.seaweed import FSYNC_SET
 from shared.store.place import PRECIOUS
 from shared.store.s3 import PART_BYTES, Store

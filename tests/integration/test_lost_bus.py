@@ -150,12 +150,12 @@ async def test_a_checkpoint_stays_until_the_commit_of_its_own_close_is_there(
         )
         forged.store("vault").put_bytes(PRECIOUS, key, encoded(foreign))
         second = await trained(forged, "second.jsonl", 2)
-        retention.sweep(store, forged.line)
+        retention.sweep_ended(store, forged.line)
         for ref in (first, second):
             assert list(store.keys(WORK, f"{ref.prefix}/")), "no commit holds it"
         forged.publish(2)
         third = await trained(forged, "third.jsonl", 2)
-        retention.sweep(store, forged.line)
+        retention.sweep_ended(store, forged.line)
         assert list(store.keys(WORK, f"{first.prefix}/")), "v001 is another's"
         assert not list(store.keys(WORK, f"{second.prefix}/")), "v002 holds it"
         assert list(store.keys(WORK, f"{third.prefix}/")), "it is the head"

@@ -283,11 +283,17 @@ def test_a_damaged_upload_is_passed_over_for_the_one_before(
     before, newest = (work_bucket.put_checkpoint(store, lineage, path) for path in paths)
     damage(store, f"{newest.prefix}/{ADAPTER}")
     # This disk still has it.
-    assert work_bucket.newest(store, segment, folder) == work_bucket.Found(newest, paths[1], True)
+    assert work_bucket.newest_checkpoint(store, segment, folder) == work_bucket.Found(
+        newest, paths[1], True
+    )
     # This one as well is damaged: another host's view, and what a restart finds.
     (paths[1] / ADAPTER).write_bytes(b"")
-    assert work_bucket.newest(store, segment, folder) == work_bucket.Found(before, paths[0], True)
+    assert work_bucket.newest_checkpoint(store, segment, folder) == work_bucket.Found(
+        before, paths[0], True
+    )
     empty = SegmentFolder(tmp_path / "elsewhere").make()
-    assert work_bucket.newest(store, segment, empty) == work_bucket.Found(before, None, True)
+    assert work_bucket.newest_checkpoint(store, segment, empty) == work_bucket.Found(
+        before, None, True
+    )
     damage(store, f"{before.prefix}/{ADAPTER}")
-    assert work_bucket.newest(store, segment, empty) is None
+    assert work_bucket.newest_checkpoint(store, segment, empty) is None

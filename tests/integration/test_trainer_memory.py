@@ -19,7 +19,7 @@ from shared.host import CGROUPS
 from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.memory_estimate import Choice, estimate, shape_of_folder
+from shared.memory_estimate import Choice, estimate_memory, shape_of_folder
 from shared.protocol.control import Once
 from tests.house import House, Process, until
 from tests.integration.test_trainer import set_state
@@ -231,4 +231,6 @@ def needed(rank: int) -> int:
     """Bytes, at least, for a segment of the tiny base by the trainer's own settings."""
     tokens = int(TrainerSettings.model_fields["micro_batch_tokens"].default)
     choice = Choice("float32", tokens, checkpointing=True)
-    return estimate(shape_of_folder(shared_tiny()), choice, AdapterShape(rank=rank), "cpu").total
+    return estimate_memory(
+        shape_of_folder(shared_tiny()), choice, AdapterShape(rank=rank), "cpu"
+    ).total

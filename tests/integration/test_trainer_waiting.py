@@ -57,7 +57,7 @@ async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
     await trainer.refresh()
     assert stop_request(trainer, segment) is None
     # The worker has taken what was free: it counts as free, unless there was too little before.
-    monkeypatch.setattr(memory, "measured", lambda _: memory.Memory("cpu", 64 * GIB, 0))
+    monkeypatch.setattr(memory, "measured_memory", lambda _: memory.Memory("cpu", 64 * GIB, 0))
     trainer.memory.free_before = 1
     await ask_those_that_wait(trainer)
     assert "memory: " in trainer.waiting.reasons["late"]

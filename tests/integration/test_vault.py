@@ -156,12 +156,12 @@ async def test_a_readme_of_another_wording_that_lies_there_uncommitted_is_publis
     assert checkpoint is not None
     with monkeypatch.context() as before:
         before.setattr(readme, "TEXT", "# {lineage} {name}, in the words of an older program\n")
-        old = readme.render(version, checkpoint)
+        old = readme.render_readme(version, checkpoint)
         if only:
             copies.backup.put_bytes(PRECIOUS, version.prefix + only, old)
         else:
             publish.ensure_files(copies, version)
-    assert readme.render(version, checkpoint) != old
+    assert readme.render_readme(version, checkpoint) != old
     vault.start()
     vault.until_state(lineage, 1, "published")
     for place in copies.places:

@@ -11,7 +11,7 @@ from services.evolution import api as evolution
 from services.evolution.cache import Cache
 from services.evolution.settings import EvolutionSettings
 from services.evolution.snapshot_reader import Reader
-from services.evolution.watch import Watch
+from services.evolution.watch import SnapshotWatch
 from services.herald import api as herald
 from services.herald.settings import HeraldSettings
 from services.ingest import api as ingest
@@ -53,7 +53,9 @@ def stored(folder: Path) -> dict[str, Any]:
 def evolution_app(folder: Path) -> FastAPI:
     settings = EvolutionSettings(**stored(folder))
     store, cache = Store.of(settings), Cache(folder / "evolution.sqlite")
-    return evolution.make(settings, Watch(Bus.of(settings), Reader(store, cache), cache), store)
+    return evolution.make(
+        settings, SnapshotWatch(Bus.of(settings), Reader(store, cache), cache), store
+    )
 
 
 def herald_app(folder: Path) -> FastAPI:

@@ -63,8 +63,8 @@ def test_layers_that_the_base_has_not_are_refused_with_those_it_has(
     shape = shape_of_folder(make_tiny(tmp_path / "base"))
     made: list[Any] = []
     monkeypatch.setattr(cli, "settings", lambda: None)
-    monkeypatch.setattr(cli, "store", lambda _: None)
-    monkeypatch.setattr(cli, "run", lambda work: made.append(work.close()))
+    monkeypatch.setattr(cli, "first_store", lambda _: None)
+    monkeypatch.setattr(cli, "run_command", lambda work: made.append(work.close()))
     monkeypatch.setattr(command, "find_root", lambda *_: "ab" * 32)
     monkeypatch.setattr(command, "shape_in_store", lambda *_: shape, raising=False)
     with pytest.raises(UsageError, match="no layer 'c_attn', 'Q_proj'") as caught:

@@ -36,7 +36,7 @@ def write(directory: Path, step: int, segment: str = "7", fence: int = 7) -> Pat
     }
     adapter = {"a.lora_A.weight": np.full((2, 3), step, np.float32)}
     optimizer = {"a.lora_A.weight.step": np.array(step, np.float32)}
-    return checkpoint.write(directory, header, adapter, optimizer, b"{}\n")[0]
+    return checkpoint.write_checkpoint(directory, header, adapter, optimizer, b"{}\n")[0]
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     before, newest = write(tmp_path, 3), write(tmp_path, 4)
-    assert newest_valid(tmp_path, "7") == (newest, checkpoint.verify(newest))
+    assert newest_valid(tmp_path, "7") == (newest, checkpoint.verify_checkpoint(newest))
     data = (newest / name).read_bytes()
     if damage == "gone":
         (newest / name).unlink()
@@ -85,7 +85,7 @@ def test_a_damaged_one_is_noticed_and_the_one_before_is_used(
         (newest / name).write_bytes(flipped if damage == "changed" else data[:-1])
     if (name, damage) != (HEADER, "changed"):
         with pytest.raises(CannotTrain):
-            checkpoint.verify(newest)
+            checkpoint.verify_checkpoint(newest)
     found = newest_valid(tmp_path, "7")
     assert found is not None
     assert found[0] == before
@@ -107,7 +107,7 @@ def test_the_newest_three_of_the_segment_stay(tmp_path: Path) -> None:
     other = write(tmp_path, 1, segment="6", fence=6)
     paths = [write(tmp_path, step) for step in range(2, 9)]
     (paths[-1] / OPTIMIZER).write_bytes(b"short")
-    checkpoint.prune(tmp_path, "7", keep=paths[0])
+    checkpoint.prune_checkpoints(tmp_path, "7", keep=paths[0])
     left = sorted(p for p in tmp_path.iterdir())
     assert left == sorted([other, paths[0], *paths[-4:]])
 
@@ -116,7 +116,7 @@ def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
     path.rename(tmp_path / f".{path.name}.123.tmp")
     assert newest_valid(tmp_path, "7") is None
-    checkpoint.sweep(tmp_path)
+    checkpoint.sweep_half_written(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -125,4 +125,4 @@ def test_a_file_name_that_leads_outside_is_refused(tmp_path: Path) -> None:
     header = (path / HEADER).read_text()
     (path / HEADER).write_text(header.replace('"adapter_config.json"', '"../../x"'))
     with pytest.raises(CannotTrain):
-        checkpoint.verify(path)
+        checkpoint.verify_checkpoint(path)

@@ -14,9 +14,9 @@ from services.trainer.worker import number_format
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A measurement of this CPU."""
-    monkeypatch.setattr(number_format, "SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "MEASURE_SECONDS", 0.01)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(number_format.measure("cpu")))
+    path.write_text(json.dumps(number_format.measure_formats("cpu")))
     return path
 
 
@@ -37,11 +37,11 @@ def test_a_measurement_holds_for_its_own_device_and_torch_only(
 def test_a_card_that_torch_cannot_use_is_measured_around_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(number_format, "SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "MEASURE_SECONDS", 0.01)
     monkeypatch.setattr(device, "gpu_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "dtype.json"
-    path.write_text(json.dumps(number_format.measure("auto")))
+    path.write_text(json.dumps(number_format.measure_formats("auto")))
     assert json.loads(path.read_text())["device"] == "cpu"
     assert device.holds(path, "auto")
 
@@ -57,7 +57,7 @@ def test_an_earlier_measurement_that_does_not_say_what_it_was_made_on_is_made_ag
 def test_the_cpu_is_not_measured_where_a_gpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="DURAMEN_DEVICE=cuda, but torch can use no GPU"):
-        number_format.measure("cuda")
+        number_format.measure_formats("cuda")
 
 
 def change(kept: Path, **fields: Any) -> None:

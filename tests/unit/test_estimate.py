@@ -19,8 +19,8 @@ from shared.memory_estimate import (
     GIB,
     Choice,
     Dtype,
-    choose,
-    estimate,
+    choose_fitting,
+    estimate_memory,
     shape_of_folder,
 )
 from tests.tiny import make_family, make_tiny, tiny_conversations, write_dataset
@@ -57,7 +57,7 @@ def test_the_estimate_is_what_a_real_worker_takes(tmp_path: Path) -> None:
         assert "bitsandbytes" not in Path(f"/proc/{worker.pid}/maps").read_text()
     assert step["micro_batches"] == 1
     choice = Choice("float32", step["tokens"])
-    told = estimate(shape_of_folder(base), choice, AdapterShape(rank=16), "cpu")
+    told = estimate_memory(shape_of_folder(base), choice, AdapterShape(rank=16), "cpu")
     ratio = told.total / peak
     print(f"estimate {told.total / MIB:.0f} MiB, measured {peak / MIB:.0f} MiB: {ratio:.2f}")
     assert 0.8 < ratio < 1.4
@@ -93,7 +93,8 @@ def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quant
     assert shape.numbers == pytest.approx(8.03e9, rel=1e-3)
     wish = Choice("bfloat16", 2048)
     large, middle, small = (
-        choose(shape, size * GIB, wish, AdapterShape(rank=16), "cuda") for size in (80, 24, 12)
+        choose_fitting(shape, size * GIB, wish, AdapterShape(rank=16), "cuda")
+        for size in (80, 24, 12)
     )
     assert large.choice == wish
     assert middle.choice == Choice("bfloat16", 2048, checkpointing=True)
@@ -106,7 +107,9 @@ def test_an_8b_model_fits_a_card_of_24_gb_with_checkpointing_and_one_of_12_quant
 @pytest.mark.parametrize("gib", [80, 24, 18, 12, 8, 6])
 def test_the_longest_row_is_never_cut_to_fit(tmp_path: Path, gib: int) -> None:
     shape = shape_of_folder(make_8b(tmp_path))
-    found = choose(shape, gib * GIB, Choice("bfloat16", 2048), AdapterShape(rank=16), "cuda")
+    found = choose_fitting(
+        shape, gib * GIB, Choice("bfloat16", 2048), AdapterShape(rank=16), "cuda"
+    )
     assert found.choice.tokens == 2048
 
 
@@ -126,7 +129,9 @@ def test_what_caps_keep_in_full_is_counted(tmp_path: Path, dtype: Dtype) -> None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         total, _ = network.loss(pack([sequence(tokens, words, 7)], network.device))
     size = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
-    told = estimate(shape_of_folder(base), Choice(dtype, tokens), AdapterShape(rank=16), "cuda")
+    told = estimate_memory(
+        shape_of_folder(base), Choice(dtype, tokens), AdapterShape(rank=16), "cuda"
+    )
     ratio = told.parts["activations"] / size
     print(f"estimate {told.parts['activations'] / MIB:.0f} MiB, kept {size / MIB:.0f} MiB")
     assert float(total.detach()) > 0
@@ -161,7 +166,7 @@ def test_a_folder_that_holds_no_weights_has_no_size(tmp_path: Path) -> None:
 
 
 def test_too_little_free_memory_names_need_and_holders(tmp_path: Path) -> None:
-    told = estimate(
+    told = estimate_memory(
         shape_of_folder(make_8b(tmp_path)), Choice("bfloat16", 64), AdapterShape(), "cpu"
     )
     assert shortage(told, Memory("cpu", 64 * GIB, 40 * GIB)) is None

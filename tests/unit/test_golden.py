@@ -16,7 +16,7 @@ from shared.files import sha256_bytes
 from shared.formats.checkpoint import header_or_none
 from shared.formats.plan import Plan
 from shared.formats.version import CommitRecord, Latest, Manifest, parse_sums
-from shared.ledger.jobs import Table, parse
+from shared.ledger.jobs import Table, parse_record
 from shared.protocol.control import Desired, Once
 from shared.protocol.events import Event
 from shared.protocol.names import JobVerb, LineVerb
@@ -90,7 +90,7 @@ def test_stored_commands_are_read() -> None:
     for one in sent("commands"):
         model = Desired if ".desired." in one.subject else Once
         before = valid.get(one.subject, 0)
-        record = parse(one.entry, model, before, before)
+        record = parse_record(one.entry, model, before, before)
         assert isinstance(record, model), record
         valid[one.subject] = one.sequence
 
@@ -113,7 +113,7 @@ def test_what_services_showed_of_themselves_is_read_or_left_alone() -> None:
 
 def test_stored_checkpoints_are_whole_and_keep_their_ids() -> None:
     folders = sorted((STORED / "checkpoints").iterdir())
-    headers = [checkpoint.verify(folder) for folder in folders]
+    headers = [checkpoint.verify_checkpoint(folder) for folder in folders]
     assert [h.quantize for h in headers] == ["nf4", "none"]
     for folder, header in zip(folders, headers, strict=True):
         assert folder.name == f"{header.global_step:08d}-{header.id[:12]}"
@@ -154,7 +154,9 @@ def test_snapshots_have_the_same_columns_and_the_stored_one_is_read(tmp_path: Pa
     shape = (STORED / "snapshot.txt").read_text("utf-8")
     assert files.shape(files.snapshot(tmp_path)) == shape
     assert files.shape((STORED / "snapshot.parquet").read_bytes()) == shape
-    rows = snapshot_file.read(STORED / "snapshot.parquet")
-    assert json.dumps(rows) == json.dumps(snapshot_file.read(tmp_path / "00000040-3.parquet"))
+    rows = snapshot_file.read_snapshot(STORED / "snapshot.parquet")
+    assert json.dumps(rows) == json.dumps(
+        snapshot_file.read_snapshot(tmp_path / "00000040-3.parquet")
+    )
     assert rows is not None
     assert [row["answer"] for row in rows] == ["Red.", None]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from services.herald.alerts import Told
+from services.herald.alerts import Standing
 from services.herald.happenings import Happening
 from services.herald.notify import Address
 from services.herald.outlet import Outlet
@@ -26,10 +26,10 @@ def test_marks_of_one_address_are_synced_each_by_a_file_of_its_own(
     monkeypatch.setattr(os, "fsync", fsync)
     address = Address("json://127.0.0.1:9", 1)
     Outlet(address.name, deliver, lambda _: True, tmp_path).begin_at({"EVT": 3})
-    told = Told(address, tmp_path, 180.0)
+    told = Standing(address, tmp_path, 180.0)
     told.standing["disk"] = "full"
     told._keep()
     written = [name for name in synced if name != tmp_path.name]
     assert len(written) == len(set(written)) == 2
-    assert Told(address, tmp_path, 180.0).standing == {"disk": "full"}
+    assert Standing(address, tmp_path, 180.0).standing == {"disk": "full"}
     assert sorted(f.suffix for f in tmp_path.iterdir()) == [".alerts", ".json"]

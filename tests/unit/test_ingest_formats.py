@@ -16,9 +16,9 @@ import zstandard
 
 from services.ingest.reading import containers, dataset
 from services.ingest.reading.containers import container_of, stem_of
-from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.output import BAD
-from services.ingest.reading.row import RowError, canonical
+from services.ingest.reading.row import RowError, canonical_row
 from services.ingest.reading.special_tokens import Specials
 
 LIMIT = 1 << 20
@@ -28,7 +28,9 @@ LINES = b"".join(orjson.dumps(row) + b"\n" for row in ROWS)
 
 def build(tmp_path: Path, data: bytes, name: str, **options: Any) -> dataset.Built:
     (tmp_path / dataset.ORIGINAL).write_bytes(data)
-    return dataset.build(tmp_path, name, Wanted(options.pop("limit", LIMIT), **options))
+    return dataset.build_dataset(
+        tmp_path, name, ReadingRequest(options.pop("limit", LIMIT), **options)
+    )
 
 
 def parquet(rows: list[dict[str, Any]], **options: Any) -> bytes:
@@ -114,16 +116,16 @@ SAME: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("row", "expected"), SAME)
 def test_each_layout_has_the_one_canonical_form(row: Any, expected: Any) -> None:
-    line = canonical(row).line
+    line = canonical_row(row).line
     assert orjson.loads(line) == expected
-    assert canonical(orjson.loads(line)).line == line
+    assert canonical_row(orjson.loads(line)).line == line
 
 
 def test_the_arguments_of_a_call_must_be_an_object() -> None:
     for arguments in ("[1]", "{", 3):
         call = {"function": {"name": "add", "arguments": arguments}}
         with pytest.raises(RowError, match="arguments"):
-            canonical({"messages": [USER, {**ANSWER, "tool_calls": [call]}]})
+            canonical_row({"messages": [USER, {**ANSWER, "tool_calls": [call]}]})
 
 
 # ---- keys that stand twice, special tokens -------------------------------------------------------
@@ -283,7 +285,7 @@ def test_an_array_of_any_length_takes_constant_memory(tmp_path: Path) -> None:
             file.write(b"%b\n%b" % (b"," if n else b"", row))
         file.write(b"]")
     tracemalloc.start()
-    contents = dataset.build(tmp_path, "a.json", Wanted(LIMIT)).contents
+    contents = dataset.build_dataset(tmp_path, "a.json", ReadingRequest(LIMIT)).contents
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert contents.rows == 4_000
@@ -300,7 +302,7 @@ def test_a_row_of_an_array_may_not_be_longer_than_the_limit(tmp_path: Path) -> N
 def test_lines_are_whole_wherever_a_block_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "BUFFER_BYTES", 37)
+    monkeypatch.setattr(containers, "READ_BYTES", 37)
     chance = random.Random(5)
     for _ in range(60):
         sizes = [chance.choice([0, 1, 5, 36, 37, 38, 200, 400]) for _ in range(9)]
@@ -308,7 +310,7 @@ def test_lines_are_whole_wherever_a_block_ends(
         data = b"\xef\xbb\xbf" + b"\n".join(wanted) + (b"\n" if chance.random() < 0.5 else b"")
         rest: list[bytes] = []
         found: list[bytes] = []
-        for number, line in containers.lines(io.BytesIO(data), 250, rest.append):
+        for number, line in containers.read_lines(io.BytesIO(data), 250, rest.append):
             assert isinstance(line, bytes)
             found.append(line)
             assert number == len(found)

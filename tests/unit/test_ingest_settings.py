@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.ingest.inbox import sidecar
-from services.ingest.inbox.inbox import FILE, SIDECAR, Inbox, Origin, beside
+from services.ingest.inbox.inbox import FILE, SIDECAR, Inbox, TakenFrom, beside
 from services.ingest.inbox.settle import is_written
-from services.ingest.outcome.job_settings import Allowance, SettingsRefused, read
-from services.ingest.reading.dataset import ORIGINAL, Wanted
+from services.ingest.outcome.job_settings import Allowance, SettingsRefused, read_settings
+from services.ingest.reading.dataset import ORIGINAL, ReadingRequest
 from services.ingest.reading.parser import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
 from services.ingest.reading.row_error import Unreadable
 from shared.protocol.records import JobSettings
@@ -21,7 +21,7 @@ from shared.protocol.records import JobSettings
 def values(tmp_path: Path, text: str) -> dict[str, Any]:
     path = tmp_path / "data.yaml"
     path.write_bytes(text.encode())
-    return sidecar.values(path)
+    return sidecar.sidecar_values(path)
 
 
 def test_the_names_of_other_trainers_are_understood(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_names_of_other_trainers_are_understood(tmp_path: Path) -> None:
         allow_bad: 2%
         again: true
     """
-    asked = read(values(tmp_path, written))
+    asked = read_settings(values(tmp_path, written))
     assert asked.settings == JobSettings(
         learning_rate=2e-4,
         epochs=3,
@@ -48,7 +48,7 @@ def test_the_names_of_other_trainers_are_understood(tmp_path: Path) -> None:
         on_long="truncate",
     )
     assert (asked.allow_bad, asked.again) == ("2%", True)
-    assert read(values(tmp_path, "")).settings == JobSettings()
+    assert read_settings(values(tmp_path, "")).settings == JobSettings()
 
 
 WRONG: list[tuple[str, Any, str, str]] = [
@@ -77,7 +77,7 @@ def test_a_wrong_setting_is_named_with_its_reason(
     name: str, value: Any, rule: str, words: str
 ) -> None:
     with pytest.raises(SettingsRefused) as caught:
-        read({name: value})
+        read_settings({name: value})
     (problem,) = caught.value.problems
     assert (problem.field, problem.rule) == (name, rule)
     assert words in problem.message
@@ -85,7 +85,7 @@ def test_a_wrong_setting_is_named_with_its_reason(
 
 def test_two_names_of_one_setting_are_refused() -> None:
     with pytest.raises(SettingsRefused, match="two names for the same setting"):
-        read({"epochs": 1, "num_train_epochs": 2})
+        read_settings({"epochs": 1, "num_train_epochs": 2})
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_parser_that_takes_too_much_memory_is_ended_and_the_next_one_starts(
     row = '{"text":"😀' + "a" * (20 << 20) + '"}'
     (tmp_path / ORIGINAL).write_text(row, encoding="utf-8")
     with pytest.raises(ParserDied, match="100 MiB of memory"):
-        parser.build(tmp_path, "a.jsonl", Wanted(64 << 20))
+        parser.build(tmp_path, "a.jsonl", ReadingRequest(64 << 20))
     (tmp_path / ORIGINAL).write_bytes(b'{"text":"a"}\n')
-    assert parser.build(tmp_path, "a.jsonl", Wanted(64 << 20)).contents.rows == 1
+    assert parser.build(tmp_path, "a.jsonl", ReadingRequest(64 << 20)).contents.rows == 1
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_a_parser_that_takes_too_much_time_is_ended(tmp_path: Path) -> None:
     cpu_seconds = 1 - (tmp_path / ORIGINAL).stat().st_size // BYTES_A_SECOND
     parser = Parser(memory_bytes=1 << 30, cpu_seconds=cpu_seconds, wall_factor=100)
     with closing(parser), pytest.raises(ParserDied, match="processor time"):
-        parser.build(tmp_path, "a.jsonl", Wanted(1 << 20))
+        parser.build(tmp_path, "a.jsonl", ReadingRequest(1 << 20))
 
 
 def test_a_parser_reads_a_sidecar_or_says_what_is_wrong_with_it(
@@ -213,7 +213,7 @@ def test_an_upload_that_arrives_beside_a_look_is_not_cleared_away(tmp_path: Path
         for n in range(60):
             file = tmp_path / ".uploads" / str(n)
             file.write_bytes(b"x")
-            origin = Origin(f"{n:032x}", "b.jsonl", "normal", "main", "train")
+            origin = TakenFrom(f"{n:032x}", "b.jsonl", "normal", "main", "train")
             assert inbox.receive(origin, file).path.exists()
     finally:
         stop.set()

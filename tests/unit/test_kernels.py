@@ -9,7 +9,7 @@ import torch
 
 from services.model import attention, kernels
 from services.model.attention import pack
-from services.model.environment import environment
+from services.model.environment import library_versions
 from services.model.kernels import Proofs, Way
 from services.model.network import Network
 from tests.tiny import make_tiny
@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel for all sequences is offered here, too, as on a GPU."""
-    monkeypatch.setattr(kernels, "candidates", lambda _: [Way.VARLEN, Way.PACKED])
+    monkeypatch.setattr(kernels, "candidate_ways", lambda _: [Way.VARLEN, Way.PACKED])
 
 
 def right(query: Any, key: Any, value: Any, ends: Any, *rest: Any) -> torch.Tensor:
@@ -139,10 +139,10 @@ def test_what_was_found_is_kept_for_this_base_device_and_versions(
     def never(*_: Any) -> None:
         raise AssertionError("compared again")
 
-    monkeypatch.setattr(kernels, "compare", never)
+    monkeypatch.setattr(kernels, "compare_way", never)
     again = network(base, path)
     assert (again.way, again.notes) == (first.way, first.notes)
-    newer = {**environment(first.device), "torch": "9.9"}
+    newer = {**library_versions(first.device), "torch": "9.9"}
     monkeypatch.setattr(kernels, "environment", lambda _: newer)
     with pytest.raises(AssertionError, match="compared again"):
         network(base, path)
@@ -162,7 +162,7 @@ def test_what_memory_did_not_suffice_to_compare_is_not_trusted_and_not_kept(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(attention, "varlen", right)
-    monkeypatch.setattr(kernels, "compare", too_large)
+    monkeypatch.setattr(kernels, "compare_way", too_large)
     found = network(base, tmp_path / "attention.json")
     assert found.way is Way.PACKED
     assert all("memory ran out before its gradients were compared" in n for n in found.notes)
@@ -174,7 +174,7 @@ def test_comparing_changes_neither_the_adapter_nor_the_random_numbers(base: Path
     found = network(base)
     weights, numbers = found.state(), torch.get_rng_state()
     with found.measuring():
-        kernels.choose(found, Proofs())
+        kernels.choose_way(found, Proofs())
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(p.grad is None for p in found.adapter.values())
     assert all((v == weights[n]).all() for n, v in found.state().items())

@@ -203,22 +203,24 @@ def as_pair(wish: Latest | None) -> tuple[int, int] | None:
 
 def test_latest_is_the_newest_committed_version_in_the_ancestry() -> None:
     line = line_with(3)
-    assert as_pair(latest.wanted(line, set())) is None
-    assert as_pair(latest.wanted(line, {1, 2})) == (2, 5)
-    assert as_pair(latest.wanted(line, {1, 2, 3})) == (3, 7)
+    assert as_pair(latest.wanted_latest(line, set())) is None
+    assert as_pair(latest.wanted_latest(line, {1, 2})) == (2, 5)
+    assert as_pair(latest.wanted_latest(line, {1, 2, 3})) == (3, 7)
     roll_back(line, 1, 8)
-    assert as_pair(latest.wanted(line, {1, 2})) == (1, 8)
-    assert as_pair(latest.wanted(line, {1, 2, 3})) == (1, 8), "a lagging publish moves nothing"
+    assert as_pair(latest.wanted_latest(line, {1, 2})) == (1, 8)
+    assert as_pair(latest.wanted_latest(line, {1, 2, 3})) == (1, 8), (
+        "a lagging publish moves nothing"
+    )
     close(line, 4, 9)
-    assert as_pair(latest.wanted(line, {1, 2, 3})) == (1, 8)
-    assert as_pair(latest.wanted(line, {1, 2, 3, 4})) == (4, 10)
+    assert as_pair(latest.wanted_latest(line, {1, 2, 3})) == (1, 8)
+    assert as_pair(latest.wanted_latest(line, {1, 2, 3, 4})) == (4, 10)
 
 
 def test_below_the_target_of_a_rollback_nothing_is_latest() -> None:
     line = line_with(2)
     roll_back(line, 2, 6)
-    assert as_pair(latest.wanted(line, {1})) is None
-    assert as_pair(latest.wanted(line, {1, 2})) == (2, 6)
+    assert as_pair(latest.wanted_latest(line, {1})) is None
+    assert as_pair(latest.wanted_latest(line, {1, 2})) == (2, 6)
 
 
 # ---- the archive folder --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from services.ctl.chat_templates import BY_NAME, chat_template, for_a_record
 from services.ctl.commands.show_example import drawn
-from services.trainer.worker.example import Request, answer
+from services.trainer.worker.example import Request, example_answer
 from shared.errors import CannotTrain, UsageError
 from tests import templates
 from tests.tiny import Conversation, make_tiny, make_tokenizer, shared_tiny, write_dataset
@@ -35,7 +35,7 @@ def request(directory: Path, base: Path, row: int, **changes: Any) -> Request:
 
 
 def test_a_row_is_shown_token_by_token(tmp_path: Path) -> None:
-    found = answer(request(tmp_path, shared_tiny(), 1))
+    found = example_answer(request(tmp_path, shared_tiny(), 1))
     assert found["left_out"] is None
     (tokens,) = found["sequences"]
     assert tokens[0] == {
@@ -53,13 +53,15 @@ def test_a_row_is_shown_token_by_token(tmp_path: Path) -> None:
 
 def test_a_row_of_several_sequences_shows_each(tmp_path: Path) -> None:
     changed = request(tmp_path, shared_tiny(), 1, chat_template=templates.QWEN3)
-    assert len(answer(changed)["sequences"]) == 2
+    assert len(example_answer(changed)["sequences"]) == 2
 
 
 def test_a_row_that_is_not_trained_says_why(tmp_path: Path) -> None:
-    assert answer(request(tmp_path, shared_tiny(), 2))["left_out"] == "longer than 200 tokens"
+    assert (
+        example_answer(request(tmp_path, shared_tiny(), 2))["left_out"] == "longer than 200 tokens"
+    )
     with pytest.raises(CannotTrain, match="lines 1 to 2"):
-        answer(request(tmp_path, shared_tiny(), 3))
+        example_answer(request(tmp_path, shared_tiny(), 3))
 
 
 @pytest.mark.slow
@@ -89,7 +91,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_base_without_a_template_takes_one_by_name(name: str, bare: Path, tmp_path: Path) -> None:
     text = for_a_record(chat_template(name))
-    found = answer(request(tmp_path, bare, 1, chat_template=text))
+    found = example_answer(request(tmp_path, bare, 1, chat_template=text))
     (tokens,) = found["sequences"]
     trained = "".join(t["token"] for t in tokens if t["trained"])
     assert trained.replace("Ġ", "").startswith("falcon<")
@@ -100,7 +102,7 @@ def test_a_template_whose_end_of_turn_the_tokenizer_does_not_know_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(CannotTrain, match="no end-of-turn token") as caught:
-        answer(request(tmp_path, shared_tiny(), 1, chat_template=BY_NAME["llama3"]))
+        example_answer(request(tmp_path, shared_tiny(), 1, chat_template=BY_NAME["llama3"]))
     assert caught.value.kind == "mask"
 
 

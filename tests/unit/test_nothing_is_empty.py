@@ -68,7 +68,7 @@ def test_every_key_of_a_sidecar_reaches_a_plan_or_is_read_by_ingest() -> None:
     assert JobSettings.model_fields.keys() - plan == {"description"}
     assert set(OPTIONS) == set(Asked._fields) - {"settings"}
     assert set(OPTIONS) <= read_in("services")
-    shown = history.of(Table(), described())
+    shown = history.history_of(Table(), described())
     assert shown["settings"] == {"description": "said"}
     # The lineage's seed is the one field of a plan that no job sets.
     assert plan - JobSettings.model_fields.keys() == {"seed"}

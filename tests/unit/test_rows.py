@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from services.ingest.inbox.rename import numbered, rename_new, show_name
 from services.ingest.inbox.settle import Settling
 from services.ingest.reading import dataset
-from services.ingest.reading.dataset import Wanted
+from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.repeated import Seen
-from services.ingest.reading.row import RowError, canonical
+from services.ingest.reading.row import RowError, canonical_row
 from shared.formats.dataset import DATA, SOURCE
 
 ROW_LIMIT = 1 << 20
@@ -26,7 +26,9 @@ GOOD = b'{"prompt":"2+2?","completion":"4"}\n'
 
 def build(tmp_path: Path, data: bytes, name: str = "rows.jsonl", **options: Any) -> dataset.Built:
     (tmp_path / dataset.ORIGINAL).write_bytes(data)
-    return dataset.build(tmp_path, name, Wanted(options.pop("limit", ROW_LIMIT), **options))
+    return dataset.build_dataset(
+        tmp_path, name, ReadingRequest(options.pop("limit", ROW_LIMIT), **options)
+    )
 
 
 def said(role: str, content: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def said(role: str, content: Any) -> dict[str, Any]:
 
 def refused(row: Any) -> RowError:
     with pytest.raises(RowError) as caught:
-        canonical(row)
+        canonical_row(row)
     return caught.value
 
 
@@ -50,14 +52,14 @@ def test_equal_conversations_have_equal_bytes_in_every_layout() -> None:
         {"instruction": "2+2?", "input": "", "output": "4"},
         {"instruction": "2+2?", "output": "4", "id": 7},
     ]
-    lines = {canonical(row).line for row in rows}
+    lines = {canonical_row(row).line for row in rows}
     assert lines == {
         b'{"messages":[{"role":"user","content":"2+2?"},{"role":"assistant","content":"4"}]}'
     }
 
 
 def test_an_input_follows_its_instruction_after_an_empty_line() -> None:
-    row = canonical({"instruction": "Translate.", "input": "Holz", "output": "wood"})
+    row = canonical_row({"instruction": "Translate.", "input": "Holz", "output": "wood"})
     assert json.loads(row.line)["messages"][0]["content"] == "Translate.\n\nHolz"
 
 
@@ -65,12 +67,12 @@ def test_an_input_follows_its_instruction_after_an_empty_line() -> None:
 def test_the_canonical_row_is_compact_json_without_needless_escapes(content: str) -> None:
     messages = [said("user", content), said("assistant", "a" + content)]
     plain = json.dumps({"messages": messages}, ensure_ascii=False, separators=(",", ":"))
-    assert canonical({"messages": messages}).line == plain.encode()
+    assert canonical_row({"messages": messages}).line == plain.encode()
 
 
 def test_fields_that_do_not_matter_are_left_out_and_named() -> None:
     turns = [{**said("user", "a"), "name": "Ann"}, {**said("assistant", "b"), "tool_calls": None}]
-    row = canonical({"id": 1, "messages": turns, "prompt": "of another reader", "tools": []})
+    row = canonical_row({"id": 1, "messages": turns, "prompt": "of another reader", "tools": []})
     assert row.ignored == ("id", "messages[].name", "messages[].tool_calls", "prompt", "tools")
 
 
@@ -228,7 +230,7 @@ def test_memory_does_not_grow_with_a_row_that_is_too_long(tmp_path: Path) -> Non
             file.write(b"a" * (1 << 20))
         file.write(b'","completion":"b"}\n' + GOOD)
     tracemalloc.start()
-    contents = dataset.build(tmp_path, "rows.jsonl", Wanted(ROW_LIMIT)).contents
+    contents = dataset.build_dataset(tmp_path, "rows.jsonl", ReadingRequest(ROW_LIMIT)).contents
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (contents.rows, contents.rules) == (1, {"row_too_long": 1})

@@ -12,7 +12,7 @@ import torch
 from services.model.attention import Batch, pack
 from services.model.generation import Said
 from services.model.network import Network
-from services.model.teacher_forcing import last_answer, measure, packs
+from services.model.teacher_forcing import last_answer, measure_answers, packs
 from services.model.template import Chat
 from services.trainer import checkpoint
 from services.trainer.protocol import SnapshotSettings, Spec, WorkerEvent
@@ -84,7 +84,7 @@ class Bench:
             self.snapshots,
             Quiet(events),
         )
-        return checkpoint.verify(end.checkpoint.path).tensors, events
+        return checkpoint.verify_checkpoint(end.checkpoint.path).tensors, events
 
 
 class Quiet:
@@ -210,7 +210,7 @@ def answers(bench: Bench, count: int, start: int = 0) -> dict[str, Said]:
     """What the model says to some probes when asked together, its numbers rounded."""
     probes = bench.snapshots.probes[start : start + count]
     encoded = [bench.snapshots.encoded[p.id] for p in probes]
-    measured = measure(bench.network, encoded, 600)
+    measured = measure_answers(bench.network, encoded, 600)
     asked = {p.id: pair for p, *pair in zip(probes, encoded, measured, strict=True)}
     found = bench.snapshots.answering.answer(asked) or {}  # type: ignore[arg-type]
     for said in found.values():
@@ -360,12 +360,12 @@ def test_what_probes_begin_with_in_common_is_computed_once_with_the_same_result(
     for parameter in bench.network.adapter.values():
         torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     encoded = [bench.snapshots.encoded[p.id] for p in bench.snapshots.probes[:20]]
-    together = measure(bench.network, encoded, 300)
+    together = measure_answers(bench.network, encoded, 300)
     groups = packs([last_answer(e) for e in encoded], 300)
     assert any(shared > 0 and len(group) > 2 for group, shared in groups)
     assert sorted(n for group, _ in groups for n in group) == list(range(20))
     for one, found in zip(encoded, together, strict=True):
-        (alone,) = measure(bench.network, [one], 300)
+        (alone,) = measure_answers(bench.network, [one], 300)
         assert found.losses == pytest.approx(alone.losses, abs=1e-5)
         assert found.draft == alone.draft
 

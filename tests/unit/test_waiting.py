@@ -6,7 +6,7 @@ import pytest
 
 from services.ctl.views.forecast import reasons, starts
 from services.trainer.protocol import StopReason
-from services.trainer.supervisor.next_job import newest
+from services.trainer.supervisor.next_job import newest_of_open
 from services.trainer.supervisor.observe import view_of
 from services.trainer.supervisor.run.worker_run import Ended, StopRequest
 from services.trainer.supervisor.trainer import Trainer
@@ -61,11 +61,11 @@ async def test_a_store_that_is_known_to_be_away_is_not_asked_before_this_disk(
     with socket.create_server((host, int(port))) as store:
         store.setblocking(False)  # it takes no connection, and knows whether one came
         if is_mine:
-            found = await newest(trainer, segment, folder)
+            found = await newest_of_open(trainer, segment, folder)
             assert found is not None
             assert (found.local, found.ref.global_step) == (path, 7)
             with pytest.raises(BlockingIOError):
                 store.accept()
             return
     with pytest.raises(StoreUnavailable):
-        await newest(trainer, segment, folder)
+        await newest_of_open(trainer, segment, folder)

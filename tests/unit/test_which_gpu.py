@@ -120,7 +120,7 @@ def test_memory_is_that_of_the_device_which_torch_can_use(
     if measured_on:
         (tmp_path / "dtype.json").write_text(json.dumps({"dtype": "x", "device": measured_on}))
     asked = {"device": device, "state_dir": tmp_path}
-    assert memory.measured(trainer.settings.model_copy(update=asked)).device == planned_with
+    assert memory.measured_memory(trainer.settings.model_copy(update=asked)).device == planned_with
 
 
 def test_who_wants_the_cpu_is_not_measured_by_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_who_draws_holds_memory_too_and_is_named_once(driver: Driver) -> None:
 def test_what_a_gpu_does_not_tell_is_left_out(driver: Driver, name: str, kind: str) -> None:
     driver.silent[f"nvmlDeviceGet{name}"] = getattr(pynvml, f"NVMLError_{kind}")
     gpu.UP.labels(FIRST).set(0)
-    gpu.measure(first())
+    gpu.measure_gpu(first())
     assert gpu.UP.labels(FIRST)._value.get() == 1
 
 
@@ -150,5 +150,5 @@ def test_what_a_gpu_does_not_tell_is_left_out(driver: Driver, name: str, kind: s
 async def test_a_gpu_that_does_not_answer_is_lost(driver: Driver, name: str) -> None:
     driver.silent[f"nvmlDeviceGet{name}"] = pynvml.NVMLError_GpuIsLost
     with pytest.raises(gpu.GpuLost):
-        await asyncio.wait_for(gpu.watch(), 5)
+        await asyncio.wait_for(gpu.watch_gpu(), 5)
     assert gpu.UP.labels(FIRST)._value.get() == 0

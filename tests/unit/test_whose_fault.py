@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.ctl.commands.doctor import look
+from services.ctl.commands.doctor import look_around
 from services.trainer.supervisor.decide import not_started
 from services.vault.copies import is_own_fault
 from shared.errors import (
@@ -47,4 +47,4 @@ def test_doctor_does_not_send_anybody_to_itself(next_step: str, found: str) -> N
     def away() -> str:
         raise DuramenError("It is away.", next_step=next_step)
 
-    assert look("it", away).found == found
+    assert look_around("it", away).found == found

@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 def refused(base: Path, **options: Any) -> str:
     with pytest.raises(CannotTrain) as caught:
-        base_check.check(base, "float32", **{"memory_bytes": 1 << 40, **options})
+        base_check.check_base(base, "float32", **{"memory_bytes": 1 << 40, **options})
     assert caught.value.kind == "base"
     return str(caught.value)
 
@@ -35,7 +35,7 @@ def reconfigure(base: Path, **changes: Any) -> None:
 
 
 def test_a_base_that_is_in_order_passes() -> None:
-    base_check.check(shared_tiny(), "float32", 1 << 40)
+    base_check.check_base(shared_tiny(), "float32", 1 << 40)
     (file,) = base_check.weight_files(shared_tiny())
     # Tied: the embeddings are stored once.
     assert base_check.parameters(file) == sum(
@@ -100,7 +100,7 @@ def test_weights_that_are_cut_off(base: Path) -> None:
 
 def test_weights_that_are_not_those_of_the_configuration(base: Path) -> None:
     reconfigure(base, hidden_size=32)
-    base_check.check(base, "float32", 1 << 40)
+    base_check.check_base(base, "float32", 1 << 40)
     with pytest.raises(CannotTrain, match="cannot be loaded") as caught:
         Network(base, "float32", LORA, seed=0)
     assert caught.value.kind == "base"

@@ -92,7 +92,7 @@ def test_what_was_trained_is_saved_and_half_the_split_goes_on_with_the_bits_of_a
         worker.kill()
     found = sorted((job.directory / "replay" / "checkpoints").glob(f"*{header.id[:12]}*"))
     source = found[0] if found else at(job, "replay", header.position)
-    assert checkpoint.verify(source).tensors == header.tensors
+    assert checkpoint.verify_checkpoint(source).tensors == header.tensors
     replay = {**again, "checkpoint": str(source), "plan": str(job.directory / "replay/plan.json")}
     replay |= {k: v.replace("/short/", "/replay/") for k, v in replay.items() if is_path(v)}
     with Worker(job.directory / "replay", replay) as worker:
@@ -105,7 +105,7 @@ def is_path(value: Any) -> bool:
 
 def at(job: Job, name: str, position: int) -> Path:
     folders = (job.directory / name / "checkpoints").glob("0*")
-    return next(f for f in folders if checkpoint.verify(f).position == position)
+    return next(f for f in folders if checkpoint.verify_checkpoint(f).position == position)
 
 
 def test_rows_that_stand_alone_already_are_the_floor(job: Job) -> None:
@@ -156,7 +156,7 @@ def test_a_split_at_the_floor_is_tried_again_as_one_that_memory_ran_out_for(
         fence=7,
         job=segment.job.path,
         outcome="preempted",
-        cause=claim.MEMORY,
+        cause=claim.RAN_OUT,
         from_step=0,
         to_step=1,
         from_position=0,

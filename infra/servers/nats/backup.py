@@ -25,7 +25,7 @@ from shared.files import sha256_file, whole_file, write_synced
 INCOMING = ".incoming"
 
 
-def pack(data: Path, archive: Path) -> None:
+def pack_folder(data: Path, archive: Path) -> None:
     """Write `archive` and its .sha256, as the folder's owner's: both appear whole, the sum last."""
     status = archive.parent.stat()
     owner = status.st_uid, status.st_gid
@@ -35,7 +35,7 @@ def pack(data: Path, archive: Path) -> None:
     write_synced(sum_of(archive), line.encode(), owner=owner)
 
 
-def unpack(archive: Path, data: Path) -> None:
+def unpack_folder(archive: Path, data: Path) -> None:
     """Replace all that is in `data`, as its owner's. Raises ObjectDamaged, OSError before that."""
     wanted = sum_of(archive).read_text().split()[0]
     found = sha256_file(archive)
@@ -59,7 +59,9 @@ def unpack(archive: Path, data: Path) -> None:
     os.sync()
 
 
-async def check(url: str, secrets: Secrets, marks: list[Path], ca: Path | None = None) -> None:
+async def check_marks(
+    url: str, secrets: Secrets, marks: list[Path], ca: Path | None = None
+) -> None:
     """Compare the running bus with each folder's marks.json. Raises BusWentBack."""
     for folder in marks:
         async with Bus(url, secrets.seed_file("admin"), "admin", folder, ca) as bus:
@@ -83,14 +85,16 @@ def _own(path: Path, owner: os.stat_result) -> None:
 def main(words: list[str]) -> int:
     match words:
         case ["pack", data, archive]:
-            pack(Path(data), Path(archive))
+            pack_folder(Path(data), Path(archive))
         case ["unpack", archive, data]:
-            unpack(Path(archive), Path(data))
+            unpack_folder(Path(archive), Path(data))
         case ["check", *folders]:
             settings = BootstrapSettings()
             secrets = Secrets(settings.secrets_dir)
             asyncio.run(
-                check(settings.nats_url, secrets, [Path(f) for f in folders], settings.nats_ca)
+                check_marks(
+                    settings.nats_url, secrets, [Path(f) for f in folders], settings.nats_ca
+                )
             )
         case _:
             print(__doc__, file=sys.stderr)

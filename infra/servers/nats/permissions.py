@@ -7,7 +7,7 @@ request (the server answers anywhere): readers of JOBS and CTL therefore check e
 
 from dataclasses import dataclass
 
-STREAMS = ("JOBS", "CTL", "OBS", "EVT", "LEASE")
+STREAMS_GRANTED = ("JOBS", "CTL", "OBS", "EVT", "LEASE")
 
 JOB_VERBS = {
     "ingest": ("submit", "amend"),
@@ -23,11 +23,11 @@ LEASES = {"trainer": "lease.trainer.>", "vault": "lease.vault.>"}
 # Each user also reads what it writes: after an unclear acknowledgement it looks for its own nonce.
 READS = {
     "ingest": ("JOBS", "CTL", "OBS", "EVT"),
-    "trainer": STREAMS,
-    "vault": STREAMS,
-    "evolution": STREAMS,
+    "trainer": STREAMS_GRANTED,
+    "vault": STREAMS_GRANTED,
+    "evolution": STREAMS_GRANTED,
     "herald": ("JOBS", "CTL", "OBS", "EVT"),
-    "ctl": STREAMS,
+    "ctl": STREAMS_GRANTED,
 }
 
 

@@ -90,12 +90,12 @@ def many_contents(world: World, store: Store) -> Iterator[Finding]:
             yield Finding(where, "it has a delete marker")
         kept = [version for version in versions if not version.is_delete_marker]
         others = {version.etag for version in kept} if len(kept) > 1 else set()
-        if len(others) > 1 and differ(world, store, kept):
+        if len(others) > 1 and etags_differ(world, store, kept):
             what = f"it was overwritten: of its {len(kept)} versions, the oldest is the right one"
             yield Finding(where, what)
 
 
-def differ(world: World, store: Store, versions: list[Version]) -> bool:
+def etags_differ(world: World, store: Store, versions: list[Version]) -> bool:
     """Different etags may still be the same bytes, sent in other parts, or the same commit."""
     if layout.parse_commit(versions[0].key):
         return not are_one_commit(store.read(PRECIOUS, v.key, v.version_id) for v in versions)

@@ -48,7 +48,7 @@ def add(
     """Store a base model in three verified copies. The first one becomes the base of `main`."""
     text = chat_template(template) if template else None
     folder = Path(source) if Path(source).is_dir() else from_hub(source, revision, hub_token())
-    cli.run(_add(folder, text, json))
+    cli.run_command(_add(folder, text, json))
 
 
 def hub_token() -> str | None:
@@ -130,7 +130,7 @@ async def _add(folder: Path, template: str | None, json: bool) -> None:
 async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None:
     hashes = {path: sha256_file(file) for path, file in files.items()}
     root = root_hash(hashes.items())
-    store = cli.store(config)
+    store = cli.first_store(config)
     if not is_stored(store, root):
         upload(store, root, files, hashes, quiet=json)
     command = Once(by=cli.who(), service="vault", command="base", base_root=root)
@@ -170,12 +170,12 @@ def upload(
 @app.command("list")
 def list_bases(json: cli.Json = False) -> None:
     """List the stored base models and the lineages on each."""
-    cli.run(_list_bases(json))
+    cli.run_command(_list_bases(json))
 
 
 async def _list_bases(json: bool) -> None:
     config = cli.settings()
-    store = cli.store(config)
+    store = cli.first_store(config)
     async with cli.bus(config) as bus:
         table = await Table.of(bus)
     rows = [base_row(store, root, table) for root in roots(store)]
@@ -188,6 +188,6 @@ async def _list_bases(json: bool) -> None:
             [r["base_root"][:12], str(r["files"]), ", ".join(r["lineages"]), r["model"]]
             for r in rows
         ]
-        cli.table(["base", number("files"), "lineages", text("model")], drawn)
+        cli.print_table(["base", number("files"), "lineages", text("model")], drawn)
 
     cli.emit(rows, json, human)

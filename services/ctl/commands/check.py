@@ -84,7 +84,7 @@ class Outcome:
 async def read_world(config: CtlSettings) -> World:
     """Fold the streams; the stores are read by the checks. Raises BusUnavailable, UnknownSchema."""
     async with cli.bus(config) as bus:
-        table = await settled(bus)
+        table = await settled_table(bus)
         controls = {service: Control(service) for service in SERVICES}
         for control in controls.values():
             await control.update(bus)
@@ -104,8 +104,8 @@ async def read_world(config: CtlSettings) -> World:
         answers=answers,
         answers_since=answers_since,
         observed=observed,
-        store=cli.store(config),
-        backup=cli.backup(config),
+        store=cli.first_store(config),
+        backup=cli.backup_store(config),
         archive=Folder("archive", folder) if folder is not None and folder.is_dir() else None,
         inbox=config.inbox_dir,
         evolution=asking(config) if config.evolution_url else None,
@@ -124,7 +124,7 @@ async def readable(
         yield entry.sequence, message
 
 
-async def settled(bus: Bus) -> Table:
+async def settled_table(bus: Bus) -> Table:
     """The table once no record is behind its ledger, or as it stands after some seconds."""
     table = Table()
     deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
@@ -178,14 +178,14 @@ def check(json: cli.Json = False) -> None:
         "results": [result.value() for result in results],
         "notes": world.pending,
     }
-    cli.emit(answer, json, lambda: show(results, world.pending))
+    cli.emit(answer, json, lambda: print_findings(results, world.pending))
     if broken:
         raise typer.Exit(ObjectDamaged.exit_code)
     if any(result.is_outage for result in results):
         raise typer.Exit(StoreUnavailable.exit_code)
 
 
-def show(results: list[Outcome], notes: list[str]) -> None:
+def print_findings(results: list[Outcome], notes: list[str]) -> None:
     table = Shown(box=None, pad_edge=False, header_style="bold")
     table.add_column("check", no_wrap=True)
     table.add_column("what must hold", ratio=1)

@@ -17,7 +17,7 @@ from shared.errors import UsageError
 from shared.formats.version import version_name
 from shared.ledger.control import Control, events, observed, observed_all, unknown_words
 from shared.ledger.jobs import Table
-from shared.ledger.lease import read
+from shared.ledger.lease import read_lease
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
@@ -68,7 +68,7 @@ async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
     """The trainers whose lease was renewed lately; all of them if none was."""
     found = {}
     for instance, said in seen.items():
-        _, lease = await read(bus, f"trainer.{instance}")
+        _, lease = await read_lease(bus, f"trainer.{instance}")
         if lease is not None and (now() - lease.at).total_seconds() < STALE_SECONDS:
             found[instance] = said
     return found or seen
@@ -152,12 +152,12 @@ def print_receipt(table: Table, seen: Observed) -> None:
 
 def pause(reason: Reason = "", json: cli.Json = False) -> None:
     """Pause after the current step and store a checkpoint. `duramen resume` ends the pause."""
-    cli.run(ask_state("paused", reason, json))
+    cli.run_command(ask_state("paused", reason, json))
 
 
 def resume(reason: Reason = "", json: cli.Json = False) -> None:
     """Continue after `duramen pause`, from the step at which training paused."""
-    cli.run(_go_on("paused", "stopped", "duramen start", reason, json))
+    cli.run_command(_go_on("paused", "stopped", "duramen start", reason, json))
 
 
 def stop(
@@ -168,12 +168,12 @@ def stop(
     json: cli.Json = False,
 ) -> None:
     """End the run of the current job, keep its steps and free the GPU, until `duramen start`."""
-    cli.run(ask_state("stopped", reason, json, discard))
+    cli.run_command(ask_state("stopped", reason, json, discard))
 
 
 def start(reason: Reason = "", json: cli.Json = False) -> None:
     """Let the trainer take jobs again after `duramen stop`."""
-    cli.run(_go_on("stopped", "paused", "duramen resume", reason, json))
+    cli.run_command(_go_on("stopped", "paused", "duramen resume", reason, json))
 
 
 async def _go_on(ends: str, other: str, instead: str, reason: str, json: bool) -> None:
@@ -193,7 +193,7 @@ def skip(
 
     Without --keep the steps of the current run are dropped, and the next job starts without them.
     """
-    cli.run(_skip(keep, json))
+    cli.run_command(_skip(keep, json))
 
 
 async def _skip(keep: bool, json: bool) -> None:
@@ -244,7 +244,7 @@ def print_answer(command: str, what: str, answer: Answered) -> None:
 
 def status(json: cli.Json = False) -> None:
     """Show what every service does, how many jobs are queued, and the newest version."""
-    cli.run(_status(json))
+    cli.run_command(_status(json))
 
 
 async def _status(json: bool) -> None:
@@ -280,7 +280,7 @@ def print_status(
         lines += [f"{'never seen':10}"] if not views and not lines else []
         for name, view in newest_first(views):
             which = f"{name}: " if len(views) > 1 else ""
-            lines.append(f"{view.state:10} {which}{describe(table, view)}")
+            lines.append(f"{view.state:10} {which}{describe_service(table, view)}")
         for line in lines:
             cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
     shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
@@ -294,7 +294,7 @@ def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
     return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
 
 
-def describe(table: Table, view: Observed) -> str:
+def describe_service(table: Table, view: Observed) -> str:
     """Return what a service does in a few words, and for how long a silent one has been so."""
     parts = []
     silent = (now() - view.at).total_seconds()

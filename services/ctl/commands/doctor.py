@@ -38,7 +38,7 @@ class Look:
     found: str
 
 
-def look(what: str, call: Callable[[], str]) -> Look:
+def look_around(what: str, call: Callable[[], str]) -> Look:
     """Look at one thing; what it raises is what was found."""
     try:
         return Look(what, True, call())
@@ -78,7 +78,7 @@ def look_service(url: str) -> str:
             http.head(url, timeout=cli.KNOCK_SECONDS)
             reply = http.get(f"{url}/healthz")
     except httpx.HTTPError as error:
-        raise cli.away(url, error) from error
+        raise cli.service_away(url, error) from error
     if reply.status_code != 200:
         raise ValueError(f"{url}: {reply.json().get('detail')}")
     return url
@@ -120,8 +120,8 @@ def look_all(config: CtlSettings) -> list[Look]:
     calls: dict[str, Callable[[], str]] = {"bus": lambda: look_bus(config)}
     if config.nats_monitor_url:
         calls["bus durability"] = lambda: look_sync(config)
-    calls["store"] = lambda: look_store(cli.store(config))
-    calls["backup"] = lambda: look_store(cli.backup(config))
+    calls["store"] = lambda: look_store(cli.first_store(config))
+    calls["backup"] = lambda: look_store(cli.backup_store(config))
     for name in SERVICES:
         calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
     if config.state_dir is not None:  # in a container there is none of its own
@@ -129,7 +129,7 @@ def look_all(config: CtlSettings) -> list[Look]:
     calls["inbox"] = lambda: look_inbox(config)
     looks = look_host(config.checkout) if config.checkout else []
     with ThreadPoolExecutor(len(calls)) as threads:
-        return [*looks, *threads.map(look, calls.keys(), calls.values())]
+        return [*looks, *threads.map(look_around, calls.keys(), calls.values())]
 
 
 def doctor(json: cli.Json = False) -> None:

@@ -37,7 +37,7 @@ def estimate(
     shape = memory_estimate.shape_of_folder(folder) if folder.is_dir() else stored(base)
     wish = Choice("float32" if on_cpu else "bfloat16", tokens)
     device = "cpu" if on_cpu else "cuda"
-    chosen = memory_estimate.choose(shape, size, wish, AdapterShape(rank=rank), device)
+    chosen = memory_estimate.choose_fitting(shape, size, wish, AdapterShape(rank=rank), device)
     value = {
         "numbers": shape.numbers,
         "card_bytes": size,
@@ -49,13 +49,13 @@ def estimate(
         "gradient_checkpointing": chosen.choice.checkpointing,
         "micro_tokens": chosen.choice.tokens,
     }
-    cli.emit(value, json, lambda: show(shape, size, chosen))
+    cli.emit(value, json, lambda: print_estimate(shape, size, chosen))
 
 
-def show(shape: Shape, size: int, chosen: Estimate) -> None:
+def print_estimate(shape: Shape, size: int, chosen: Estimate) -> None:
     say = cli.console.print
     say(f"{shape.numbers / 1e9:.2f} billion numbers in {shape.layers} layers of {shape.hidden}")
-    cli.table(["part", "memory"], [[name, gib(part)] for name, part in chosen.parts.items()])
+    cli.print_table(["part", "memory"], [[name, gib(part)] for name, part in chosen.parts.items()])
     verdict = "fits into" if chosen.total <= size else "does not fit into"
     say(f"{gib(chosen.total)} {verdict} {gib(size)}: {chosen.choice}")
     if chosen.choice.quantize == "nf4" and chosen.total <= size:
@@ -63,7 +63,7 @@ def show(shape: Shape, size: int, chosen: Estimate) -> None:
 
 
 def stored(shown: str) -> Shape:
-    store = cli.store(cli.settings())
+    store = cli.first_store(cli.settings())
     return shape_in_store(store, find_root(store, shown))
 
 

@@ -51,7 +51,7 @@ LIKELY, UNLIKELY = 0.5, 0.1  # probabilities of a token
 PLOT_LINES = 13
 WIDEST = 120  # columns: wider plots of a dozen points are no clearer
 
-Lineage = Annotated[
+LineageFilter = Annotated[
     str | None,
     typer.Option("--lineage", "-l", help="The lineage, if several have trained this file."),
 ]
@@ -61,7 +61,7 @@ Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or the id
 # ---- asking ------------------------------------------------------------------------------------
 
 
-def ask(kind: type[cli.T], path: str, **query: object) -> cli.T:
+def ask_evolution(kind: type[cli.T], path: str, **query: object) -> cli.T:
     """One question to the evolution service."""
     config = cli.settings()
     given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
@@ -74,7 +74,9 @@ def resolve(shown: str, lineage: str | None) -> tuple[WatchedDataset, int | None
     prefix, _, run = shown.partition(".")
     if shown.count("/") == 2:  # a whole path: lineage/dataset/run
         lineage, prefix, run = shown.split("/")
-    mine = [d for d in ask(Datasets, "/datasets").datasets if lineage in (None, d.lineage)]
+    mine = [
+        d for d in ask_evolution(Datasets, "/datasets").datasets if lineage in (None, d.lineage)
+    ]
     known = [dataset for dataset in mine if dataset.name == shown]  # `a.jsonl` is no hash
     known = known or [dataset for dataset in mine if dataset.dataset.startswith(prefix)]
     if not known:
@@ -94,7 +96,7 @@ def resolve(shown: str, lineage: str | None) -> tuple[WatchedDataset, int | None
 @app.command("list")
 def list_datasets(json: cli.Json = False) -> None:
     """The files whose training was watched."""
-    found = ask(Datasets, "/datasets")
+    found = ask_evolution(Datasets, "/datasets")
 
     def human() -> None:
         if not found.datasets:
@@ -115,18 +117,18 @@ def list_datasets(json: cli.Json = False) -> None:
             ]
             for dataset in found.datasets
         ]
-        cli.table([*heads, number("held out"), text("file")], drawn)
+        cli.print_table([*heads, number("held out"), text("file")], drawn)
 
     cli.emit(found, json, human)
 
 
 @app.command()
-def show(job: Job, lineage: Lineage = None, json: cli.Json = False) -> None:
+def show(job: Job, lineage: LineageFilter = None, json: cli.Json = False) -> None:
     """Loss and exact match by step, and the state of every watched example."""
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset.lineage, "run": run}
-    curves = ask(Curves, f"/snapshots/{dataset.dataset}", **named)
-    summary = ask(Summary, f"/summary/{dataset.dataset}", **named)
+    curves = ask_evolution(Curves, f"/snapshots/{dataset.dataset}", **named)
+    summary = ask_evolution(Summary, f"/summary/{dataset.dataset}", **named)
 
     def human() -> None:
         cli.console.print(
@@ -154,13 +156,13 @@ def example(
             help="Its number in `duramen evolution show`. Without it, one that was learned."
         ),
     ] = None,
-    lineage: Lineage = None,
+    lineage: LineageFilter = None,
     json: cli.Json = False,
 ) -> None:
     """One example: the question, the right answer, and what the model said at each step."""
     dataset, run = resolve(job, lineage)
     named = {"lineage": dataset.lineage, "run": run}
-    probes = ask(Summary, f"/summary/{dataset.dataset}", **named).probes
+    probes = ask_evolution(Summary, f"/summary/{dataset.dataset}", **named).probes
     number = most_shown(probes) if number is None else number
     if not 1 <= number <= len(probes):
         raise NotFound(
@@ -168,13 +170,13 @@ def example(
             next_step=f"duramen evolution show {job}",
         )
     probe = probes[number - 1]
-    found = ask(ExampleHistory, f"/example/{probe.probe}", lineage=dataset.lineage)
+    found = ask_evolution(ExampleHistory, f"/example/{probe.probe}", lineage=dataset.lineage)
 
     def human() -> None:
         role = SPLIT_NAMES[probe.split]
         cli.console.print(f"[bold]Example {number}[/bold] ({role}, row {found.row + 1})")
         cli.console.print(texts(found))
-        cli.console.print(Text.assemble("State: ", *state_words(found), speed_words(found.speed)))
+        cli.console.print(Text.assemble("State: ", *since_words(found), speed_words(found.speed)))
         if found.tokens:
             cli.console.print(heat(found.tokens))
         cli.console.print()
@@ -199,7 +201,7 @@ def compare(
     json: cli.Json = False,
 ) -> None:
     """Two snapshots, jobs or versions: what got better or worse, with both answers."""
-    found = ask(Comparison, "/compare", a=quote(a), b=quote(b))
+    found = ask_evolution(Comparison, "/compare", a=quote(a), b=quote(b))
     cli.emit(found, json, lambda: print_comparison(found, everything=every))
 
 
@@ -270,17 +272,17 @@ def print_splits(summary: Summary) -> None:
         ]
         for split, numbers in splits
     ]
-    cli.table(heads, drawn)
+    cli.print_table(heads, drawn)
     cli.console.print()
     states = [s for s in STATE_STYLES if any(numbers.states[s] for _, numbers in splits)]
     counts = [
         [SPLIT_NAMES[split], *(str(numbers.states[state] or "") for state in states)]
         for split, numbers in splits
     ]
-    cli.table(["state now", *(number(state) for state in states)], counts)
+    cli.print_table(["state now", *(number(state) for state in states)], counts)
     cli.console.print()
     speeds = ("steps to learned", "tokens to learned", "loss fall / 1000 tokens")
-    cli.table(
+    cli.print_table(
         ["speed", *(number(title) for title in speeds)],
         [[SPLIT_NAMES[split], *speed_cells(numbers.speed)] for split, numbers in splits],
     )
@@ -326,16 +328,16 @@ def print_probes(summary: Summary) -> None:
         [
             str(probe.number),
             SPLIT_NAMES[probe.split],
-            state_cell(probe),
+            example_state_cell(probe),
             f"{loss_of(probe.loss_first)} → {loss_of(probe.loss_last)}",
-            one_line(probe.prompt or probe.expected),
+            single_line(probe.prompt or probe.expected),
         ]
         for probe in summary.probes
     ]
-    cli.table(heads, drawn)
+    cli.print_table(heads, drawn)
 
 
-def state_cell(probe: ProbeSummary) -> Cell:
+def example_state_cell(probe: ProbeSummary) -> Cell:
     since = "" if probe.step is None else f" @{probe.step}"
     return Cell(probe.state + since, STATE_STYLES[probe.state])
 
@@ -376,7 +378,7 @@ def texts(found: ExampleHistory) -> Table:
     return table
 
 
-def state_words(found: ExampleHistory) -> list[tuple[str, str] | str]:
+def since_words(found: ExampleHistory) -> list[tuple[str, str] | str]:
     """The state in its colour, and since when."""
     words: list[tuple[str, str] | str] = [(found.state, STATE_STYLES[found.state])]
     if found.step is not None:
@@ -386,5 +388,5 @@ def state_words(found: ExampleHistory) -> list[tuple[str, str] | str]:
     return words
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     return " ".join(text.split())

@@ -103,7 +103,7 @@ def new(
     """Create a lineage. Its base, shape, number format and template cannot be changed later."""
     text = for_a_record(chat_template(template)) if template else None
     config = cli.settings()
-    store = cli.store(config)
+    store = cli.first_store(config)
     root = find_root(store, base)
     try:
         settings = LineageSettings(
@@ -119,7 +119,7 @@ def new(
         raise UsageError(f"The lineage cannot be created: {flags_wrong(error)}.") from error
     if settings.lora.targets != "all-linear":
         check_targets(settings.lora.targets, shape_in_store(store, root))
-    cli.run(_new(config, name, settings, json))
+    cli.run_command(_new(config, name, settings, json))
 
 
 def flags_wrong(error: ValidationError) -> str:
@@ -145,7 +145,7 @@ async def _new(config: CtlSettings, name: str, settings: LineageSettings, json: 
 @app.command("list")
 def list_lineages(json: cli.Json = False) -> None:
     """List all lineages with their base, shape, steps and newest version."""
-    cli.run(_list_lineages(json))
+    cli.run_command(_list_lineages(json))
 
 
 async def _list_lineages(json: bool) -> None:
@@ -177,6 +177,6 @@ async def _list_lineages(json: bool) -> None:
             ]
             for row in rows
         ]
-        cli.table(heads, drawn)
+        cli.print_table(heads, drawn)
 
     cli.emit(rows, json, human)

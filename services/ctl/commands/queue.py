@@ -30,7 +30,7 @@ COLOURS = {"failed": "red", "running": "green", "paused": "yellow"}
 OVER_SHOWN = 20
 
 
-def in_order(table: Table) -> list[Job]:
+def queue_order(table: Table) -> list[Job]:
     """Running first, then the queue as it will be trained, then what is over, newest first."""
 
     def key(job: Job) -> tuple[int, int, int]:
@@ -112,7 +112,7 @@ class View:
 
 
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context, json: cli.Json = False) -> None:
+def queue_without_command(context: typer.Context, json: cli.Json = False) -> None:
     """Show what is trained, what waits and in which order, what failed and what is done."""
     if context.invoked_subcommand is None:
         list_jobs(json=json)
@@ -130,23 +130,23 @@ def list_jobs(
     `tokens` counts all epochs; ~ marks an estimate, made before the job has a plan. `start` is
     estimated from the jobs before it and the last speed of training.
     """
-    cli.run(_list(everything, json))
+    cli.run_command(_list(everything, json))
 
 
 async def _list(everything: bool, json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
         view = await View.of(bus)
-    jobs = in_order(view.table)
+    jobs = queue_order(view.table)
     over = [job for job in jobs if job.record.state in ("done", "removed")]
     hidden = 0 if everything or json else max(0, len(over) - OVER_SHOWN)
     if hidden:
         left_out = {job.id for job in over[OVER_SHOWN:]}
         jobs = [job for job in jobs if job.id not in left_out]
     rows = [view.row(job) for job in jobs]
-    cli.emit(rows, json, lambda: print_rows(view, rows, hidden))
+    cli.emit(rows, json, lambda: print_jobs(view, rows, hidden))
 
 
-def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
+def print_jobs(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
     if not rows:
         cli.console.print(
             "The queue is empty.  Next: duramen submit FILE, or put a file into the inbox"
@@ -159,7 +159,7 @@ def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
             row["job"],
             *([row["lineage"]] if many else []),
             row["level"],
-            state_cell(row),
+            job_state_cell(row),
             str(row["rows"]),
             ("~" if row["tokens_estimated"] else "") + count_of(row["tokens"]),
             span_of(row["waited_seconds"]) if row["state"] == "queued" else "",
@@ -169,7 +169,7 @@ def print_rows(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
         for row in rows
     ]
     heads += [number("rows"), number("tokens"), number("wait"), number("start"), text("file")]
-    cli.table(heads, drawn)
+    cli.print_table(heads, drawn)
     print_notes(view, rows)
     if hidden:
         cli.note(
@@ -204,7 +204,7 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
             cli.note(f"{row['name']} ({row['job']}) {row['state']}: {row['reason']}{after}", "red")
 
 
-def state_cell(row: dict[str, Any]) -> Cell:
+def job_state_cell(row: dict[str, Any]) -> Cell:
     """The state and what belongs to it: how far it is, or what it became."""
     state, progress = row["state"], row["progress"]
     if progress is not None:
@@ -228,9 +228,9 @@ def start_cell(row: dict[str, Any]) -> str:
 
 
 @app.command("status")
-def status(json: cli.Json = False) -> None:
+def queue_counts(json: cli.Json = False) -> None:
     """Show how many jobs are in each state, by priority, and what is trained now."""
-    cli.run(_status(json))
+    cli.run_command(_status(json))
 
 
 async def _status(json: bool) -> None:
@@ -247,7 +247,7 @@ async def _status(json: bool) -> None:
             [level, *(str(by_state[state]) for state in ORDER)]
             for level, by_state in counts.items()
         ]
-        cli.table(["priority", *(number(state) for state in ORDER)], rows)
+        cli.print_table(["priority", *(number(state) for state in ORDER)], rows)
         for said in views.values():
             job = f", {job_at(table, said.job)}" if said.job else ""
             waits = f": {said.waits_for}" if said.waits_for else ""
@@ -305,13 +305,13 @@ def print_change(view: View, job: Job, verb: JobVerb) -> None:
 @app.command("retry")
 def retry(job: JobName, json: cli.Json = False) -> None:
     """Queue a failed or skipped job again, in its old place, from the step that it kept."""
-    cli.run(_change(job, "retry", json))
+    cli.run_command(_change(job, "retry", json))
 
 
 @app.command("remove")
 def remove(job: JobName, json: cli.Json = False) -> None:
     """Remove a job from the queue. Its dataset stays in the store."""
-    cli.run(_change(job, "remove", json))
+    cli.run_command(_change(job, "remove", json))
 
 
 @app.command("move")
@@ -327,11 +327,11 @@ def move(
         raise UsageError(
             "A priority is needed.", next_step=f"duramen queue move {job} --priority high"
         )
-    cli.run(_change(job, "move", json, level=wanted))
+    cli.run_command(_change(job, "move", json, level=wanted))
 
 
 @app.command("show")
-def show(
+def show_job(
     job: JobName,
     log: Annotated[bool, typer.Option("--log", help="Print only the log of the job.")] = False,
     details: Annotated[
@@ -343,7 +343,7 @@ def show(
 
     `left out` lists the rows of its file that are not trained, by their lines in that file.
     """
-    cli.run(_show(job, log, details, json))
+    cli.run_command(_show(job, log, details, json))
 
 
 async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
@@ -352,10 +352,10 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
         view = await View.of(bus)
     job = view.table.find(shown)
     if log:
-        cli.console.file.write(history.log_text(cli.store(config), view.table, job))
+        cli.console.file.write(history.log_text(cli.first_store(config), view.table, job))
         return
-    left = await asyncio.to_thread(left_out.known, cli.store(config), job)
-    value = {**view.row(job), **history.of(view.table, job), "left_out": left}
+    left = await asyncio.to_thread(left_out.left_out_if_known, cli.first_store(config), job)
+    value = {**view.row(job), **history.history_of(view.table, job), "left_out": left}
     cli.emit(value, json, lambda: print_job(value, details))
 
 
@@ -377,16 +377,17 @@ def print_job(value: dict[str, Any], details: bool) -> None:
     cli.console.print(f"[bold]{value['job']}[/bold]")
     for name, shown in fields:
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
-    for name, shown in zip_longest(["left out"], left_out.text(value["left_out"]), fillvalue=""):
+    reasons = left_out.reason_lines(value["left_out"])
+    for name, shown in zip_longest(["left out"], reasons, fillvalue=""):
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
     if value["failure"]:
         cli.console.print()
         print_failure(value["failure"])
     if value["segments"]:
         cli.console.print()
-        cli.table(history.run_heads(details), history.run_rows(value["segments"], details))
+        cli.print_table(history.run_heads(details), history.run_rows(value["segments"], details))
     cli.console.print()
-    cli.table(history.HISTORY_HEADS, history.history_rows(value["history"], details))
+    cli.print_table(history.HISTORY_HEADS, history.history_rows(value["history"], details))
 
 
 def print_failure(failure: dict[str, Any]) -> None:

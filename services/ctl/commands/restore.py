@@ -64,7 +64,7 @@ def restore(
     if source not in ("store", "backup"):
         raise UsageError(f"{source!r} is not a place. Use --from store or --from backup.")
     config = cli.settings()
-    stores = [cli.store(config), cli.backup(config)]
+    stores = [cli.first_store(config), cli.backup_store(config)]
     if source == "backup":
         stores.reverse()
     value = Restore(stores, quiet=json).run(lineage, name, to, with_base=with_base)
@@ -123,7 +123,7 @@ class Restore:
 
     def commit(self, lineage: str, name: str) -> CommitRecord:
         key = layout.commit(lineage, parse_version(name))
-        record = self._first(key, lambda store: read_commit(store, key))
+        record = self._first(key, lambda store: commit_of(store, key))
         if record is None:
             raise NotFound(
                 f"{name} of {lineage} is not published.", next_step="duramen versions list"
@@ -187,18 +187,18 @@ class Restore:
             cli.console.print(text, style="yellow")
 
 
-def read_commit(store: Store, key: str) -> CommitRecord:
+def commit_of(store: Store, key: str) -> CommitRecord:
     """Raises ObjectMissing; an unreadable one counts as missing there."""
-    return parsed(CommitRecord, store.read(PRECIOUS, key), store, key)
+    return parsed_commit(CommitRecord, store.read(PRECIOUS, key), store, key)
 
 
 def read_latest(store: Store, key: str) -> Latest:
     """Raises ObjectMissing; an unreadable one counts as missing there."""
     found = store.read_newest(PRECIOUS, key)
-    return parsed(Latest, found[0] if found else b"", store, key)
+    return parsed_commit(Latest, found[0] if found else b"", store, key)
 
 
-def parsed(kind: type[R], data: bytes, store: Store, key: str) -> R:
+def parsed_commit(kind: type[R], data: bytes, store: Store, key: str) -> R:
     try:
         return kind.model_validate_json(data)
     except ValueError as error:

@@ -29,11 +29,11 @@ def show_example(
 ) -> None:
     """Show a row as tokens: what the model reads, and in green what it is trained to write."""
     config = cli.settings()
-    sha256 = find_dataset(cli.store(config), dataset)
+    sha256 = find_dataset(cli.first_store(config), dataset)
     path = f"/api/example/{lineage}/{sha256}/{number}"
     wait = max(config.wait_seconds, 90.0)
     found = cli.ask(RowShown, config.trainer_url, config.trainer_token, path, seconds=wait)
-    cli.emit(found, json, lambda: show(found))
+    cli.emit(found, json, lambda: print_tokens(found))
     if found.failed:
         raise typer.Exit(1)
 
@@ -54,7 +54,7 @@ def find_dataset(store: "Store", shown: str) -> str:
     return found[0]
 
 
-def show(found: RowShown) -> None:
+def print_tokens(found: RowShown) -> None:
     if found.failed:
         cli.console.print(found.failed.message, style="red", markup=False)
         if found.failed.example:

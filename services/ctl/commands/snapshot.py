@@ -25,7 +25,7 @@ def snapshot(
     json: cli.Json = False,
 ) -> None:
     """Measure all watched examples after the current step and show the result."""
-    cli.run(_snapshot(wait, json))
+    cli.run_command(_snapshot(wait, json))
 
 
 async def _snapshot(wait: float, json: bool) -> None:
@@ -46,11 +46,11 @@ async def _snapshot(wait: float, json: bool) -> None:
         if answer.outcome != "done":
             cli.emit(answer.told(), json, lambda: print_answer("snapshot", shown, answer))
             raise typer.Exit(1)
-        taken = await newest(bus, after, segment.id, wait)
+        taken = await newest_snapshot(bus, after, segment.id, wait)
         cli.emit(taken.told(), json, lambda: print_summary(str(segment.job), shown, taken))
 
 
-async def newest(bus: Bus, after: int, segment: str, seconds: float) -> SnapshotStored:
+async def newest_snapshot(bus: Bus, after: int, segment: str, seconds: float) -> SnapshotStored:
     """Return what the segment's last snapshot since `after` says. Raises NotObserved."""
 
     async def look() -> SnapshotStored | None:
@@ -86,5 +86,5 @@ def print_summary(job: str, shown: str, taken: SnapshotStored) -> None:
         for split, numbers in ((s, taken.summary.get(s)) for s in SPLIT_NAMES)
         if numbers is not None
     ]
-    cli.table(heads, drawn)
+    cli.print_table(heads, drawn)
     cli.console.print(f"Next: duramen evolution show {job}", style="dim")

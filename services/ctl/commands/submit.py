@@ -27,7 +27,7 @@ Settings = Annotated[
 ]
 
 
-class Refused(DuramenError):
+class SubmissionRefused(DuramenError):
     """The file was refused."""
 
 
@@ -111,7 +111,7 @@ class Ingest:
         try:
             self._http.head("/", timeout=cli.KNOCK_SECONDS)
         except self._errors as error:
-            raise cli.away(self._url, error) from error
+            raise cli.service_away(self._url, error) from error
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -133,7 +133,7 @@ class Ingest:
         try:
             reply = self._http.request(method, path, **options)
         except self._errors as error:
-            raise cli.away(self._url, error) from error
+            raise cli.service_away(self._url, error) from error
         try:
             return TypeAdapter[Report | Working](Report | Working).validate_json(reply.content)
         except ValidationError as error:
@@ -154,7 +154,7 @@ def told(report: Report | Working, json: bool, *, wait: bool) -> None:
         if outcome != "refused":
             cli.console.print(f"{report.name}: {report.why}", markup=False, soft_wrap=True)
         if wait and report.contents:
-            for line in summary(report.contents):
+            for line in contents_summary(report.contents):
                 cli.console.print(line, markup=False, soft_wrap=True)
         for problem in report.problems if outcome == "refused" or wait else []:
             cli.console.print(problem_line(problem), markup=False, soft_wrap=True)
@@ -163,10 +163,12 @@ def told(report: Report | Working, json: bool, *, wait: bool) -> None:
 
     cli.emit(report.model_dump(mode="json", exclude_unset=True), json, human)
     if outcome == "refused":
-        raise Refused(f"{report.name} was refused: {report.why}", next_step=report.next_step)
+        raise SubmissionRefused(
+            f"{report.name} was refused: {report.why}", next_step=report.next_step
+        )
 
 
-def summary(contents: Contents) -> list[str]:
+def contents_summary(contents: Contents) -> list[str]:
     """What the file holds, in a few lines."""
     found = [f"{count_of(contents.rows, 'row')}, {count_of(contents.original_bytes, 'byte')}"]
     found += [f"  layout {name}: {count}" for name, count in contents.layouts.items()]

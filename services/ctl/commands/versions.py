@@ -27,21 +27,21 @@ VERIFY_SECONDS = 3600.0
 
 
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context, json: cli.Json = False) -> None:
+def versions_without_command(context: typer.Context, json: cli.Json = False) -> None:
     if context.invoked_subcommand is None:
         list_versions(json=json)
 
 
-def ask(kind: type[cli.T], path: str, method: str = "GET", seconds: float = 60.0) -> cli.T:
+def ask_of_vault(kind: type[cli.T], path: str, method: str = "GET", seconds: float = 60.0) -> cli.T:
     config = cli.settings()
     return cli.ask(kind, config.vault_url, config.vault_token, path, method, seconds)
 
 
-def chosen(version: str | None, lineage: str) -> int:
+def version_number(version: str | None, lineage: str) -> int:
     """The number of `version`, else of the newest published one. Raises UsageError, NotFound."""
     if version is not None:
         return parse_version(version)
-    rows = ask(list[VersionRow], f"/api/versions?lineage={lineage}")
+    rows = ask_of_vault(list[VersionRow], f"/api/versions?lineage={lineage}")
     numbers = [row.version for row in rows if row.state == "published"]
     if not numbers:
         raise NotFound(
@@ -61,11 +61,13 @@ def list_versions(
     json: cli.Json = False,
 ) -> None:
     """List all versions: the published ones with their copies, others with the reason."""
-    rows = ask(list[VersionRow], "/api/versions" + (f"?lineage={lineage}" if lineage else ""))
-    cli.emit(rows, json, lambda: print_rows(rows))
+    rows = ask_of_vault(
+        list[VersionRow], "/api/versions" + (f"?lineage={lineage}" if lineage else "")
+    )
+    cli.emit(rows, json, lambda: print_versions(rows))
 
 
-def print_rows(rows: Sequence[VersionRow]) -> None:
+def print_versions(rows: Sequence[VersionRow]) -> None:
     if not rows:
         cli.console.print("No version has been published yet.  Next: duramen queue list")
         return
@@ -88,12 +90,12 @@ def print_rows(rows: Sequence[VersionRow]) -> None:
             size_of(row.size),
             copies_of(row),
             moment_of(row.published_at),
-            mark(row),
+            version_mark(row),
             row.file,
         ]
         for row in rows
     ]
-    cli.table([*(["lineage"] if many else []), *heads, text("file")], drawn)
+    cli.print_table([*(["lineage"] if many else []), *heads, text("file")], drawn)
     for row in rows:
         if row.reason:
             why = f"{row.name} is not published: {row.reason}"
@@ -108,7 +110,7 @@ def copies_of(row: VersionRow) -> Cell:
     return Cell(shown, "" if row.domains >= 2 and row.copies >= 3 else "red")
 
 
-def mark(row: VersionRow) -> Cell:
+def version_mark(row: VersionRow) -> Cell:
     if row.state == "aborted":
         return Cell("aborted", "red")
     if row.latest:
@@ -117,12 +119,16 @@ def mark(row: VersionRow) -> Cell:
 
 
 @app.command("show")
-def show(version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False) -> None:
+def show_version(
+    version: Newest = None, lineage: cli.Lineage = "main", json: cli.Json = False
+) -> None:
     """Show one version: its files, their hashes and its copies."""
-    value = ask(VersionShown, f"/api/versions/{lineage}/{chosen(version, lineage)}")
+    value = ask_of_vault(
+        VersionShown, f"/api/versions/{lineage}/{version_number(version, lineage)}"
+    )
 
     def tell() -> None:
-        print_rows([value])
+        print_versions([value])
         about = f"base    {value.base_root}\ndataset {value.dataset}"
         cli.console.print(about, soft_wrap=True)
         for file in value.commit.files if value.commit else []:
@@ -143,8 +149,10 @@ def verify(
     json: cli.Json = False,
 ) -> None:
     """Read every copy in full now and name what is damaged."""
-    path = f"/api/versions/{lineage}/{chosen(version, lineage)}/verify"
-    value = ask(Verified, path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS)
+    path = f"/api/versions/{lineage}/{version_number(version, lineage)}/verify"
+    value = ask_of_vault(
+        Verified, path + ("?with_base=true" if with_base else ""), "POST", VERIFY_SECONDS
+    )
     cli.emit(value, json, lambda: print_checked(value.copies))
     if not value.ok:
         bad = [copy.place for copy in value.copies if not copy.ok]
@@ -186,7 +194,7 @@ def rollback(
     json: cli.Json = False,
 ) -> None:
     """Make training continue from a version and `latest` point to it. Later versions are kept."""
-    cli.run(_rollback(parse_version(version), lineage, force, json))
+    cli.run_command(_rollback(parse_version(version), lineage, force, json))
 
 
 async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None:
@@ -211,7 +219,7 @@ async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None
         cli.emit(answer.told(), json, lambda: control.print_answer("rollback", what, answer))
 
 
-class Refused(DuramenError):
+class CommandRefused(DuramenError):
     """The vault refused the command."""
 
     exit_code = 5
@@ -223,5 +231,5 @@ async def ask_vault(bus: Bus, command: Once, seconds: float) -> Answered:
     await vault.update(bus)
     answer = await control.once(bus, vault, command, seconds)
     if answer.outcome == "void":
-        raise Refused(f"{command.command}: {answer.why}")
+        raise CommandRefused(f"{command.command}: {answer.why}")
     return answer

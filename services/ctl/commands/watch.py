@@ -44,7 +44,7 @@ LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redr
 
 
 @dataclass
-class Watch:
+class Follower:
     """What was seen so far, and how it is shown."""
 
     config: CtlSettings
@@ -172,14 +172,14 @@ def watch(
     json: cli.Json = False,
 ) -> None:
     """Follow the training: progress, snapshots and versions. Ctrl-C ends only this display."""
-    cli.run(_watch(until_done, json))
+    cli.run_command(_watch(until_done, json))
 
 
 async def _watch(until_done: bool, as_json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
         _, last = await bus.bounds("EVT")
-        view = Watch(config, bus, cli.store(config), after=last)
+        view = Follower(config, bus, cli.first_store(config), after=last)
         if as_json:
             await follow_json(view, until_done)
         elif cli.console.is_terminal:
@@ -196,7 +196,7 @@ async def wakes(bus: Bus) -> asyncio.Event:
     return wake
 
 
-async def follow(view: Watch, until_done: bool) -> None:
+async def follow(view: Follower, until_done: bool) -> None:
     wake = await wakes(view.bus)
     while not (await view.look() and until_done):
         wake.clear()
@@ -206,7 +206,7 @@ async def follow(view: Watch, until_done: bool) -> None:
             continue
 
 
-async def follow_json(view: Watch, until_done: bool) -> None:
+async def follow_json(view: Follower, until_done: bool) -> None:
     """Events as they are, a line each."""
     wake = await wakes(view.bus)
     while True:

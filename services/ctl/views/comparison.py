@@ -52,7 +52,7 @@ def print_counts(found: Comparison) -> None:
         ]
         for split, counts in found.splits.items()
     ]
-    cli.table(heads, drawn)
+    cli.print_table(heads, drawn)
 
 
 def print_example(example: ComparedExample) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("how")]
 
 
-def of(table: Table, job: Job) -> dict[str, Any]:
+def history_of(table: Table, job: Job) -> dict[str, Any]:
     """What `duramen queue show` adds to a row of the queue."""
     record = job.record
     segments = table.segments_of(job.id)
@@ -28,11 +28,11 @@ def of(table: Table, job: Job) -> dict[str, Any]:
     return {
         "queued_at": record.queued_at.isoformat(),
         "settings": record.settings.model_dump(exclude_none=True),
-        "dataset": place(record.dataset),
-        "plan": place(record.plan) if record.plan else None,
+        "dataset": object_place(record.dataset),
+        "plan": object_place(record.plan) if record.plan else None,
         "steps": record.steps,
         "log": f"work/{log_key(segments[-1])}" if segments else None,
-        "result": next((place(c.result) for c in reversed(closes) if c.result), None),
+        "result": next((object_place(c.result) for c in reversed(closes) if c.result), None),
         "failure": record.failure.model_dump() if record.failure else None,
         "versions": [c.version for c in closes if c.version is not None],
         "segments": [segment_value(table, s) for s in segments],
@@ -49,7 +49,7 @@ def of(table: Table, job: Job) -> dict[str, Any]:
     }
 
 
-def place(ref: ObjectRef) -> str:
+def object_place(ref: ObjectRef) -> str:
     return f"{ref.bucket}/{ref.key}"
 
 

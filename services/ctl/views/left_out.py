@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from services.ctl.views.columns import count_of
 from shared.errors import DuramenError, ObjectMissing
 from shared.formats.dataset import original_lines
 from shared.formats.plan import Plan
@@ -17,7 +18,7 @@ LINES_SHOWN = 20
 REPEATED, BAD, HELD_OUT = "repeated", "bad", "held out, to be measured"
 
 
-def of(store: "Store", job: "Job") -> list[dict[str, Any]]:
+def left_out_of(store: "Store", job: "Job") -> list[dict[str, Any]]:
     """For each reason {reason, rows, lines}: `lines` of the original, from 1, at most 20.
 
     What a plan leaves out is known once there is one. Blocking. Raises StoreUnavailable.
@@ -57,25 +58,24 @@ def object_or_none(store: "Store", key: str) -> bytes | None:
         return None
 
 
-def known(store: "Store", job: "Job") -> list[dict[str, Any]] | None:
+def left_out_if_known(store: "Store", job: "Job") -> list[dict[str, Any]] | None:
     """As `of`; None where the store cannot be asked: the rest of a job is shown all the same."""
     try:
-        return of(store, job)
+        return left_out_of(store, job)
     except DuramenError:
         return None
 
 
-def text(found: list[dict[str, Any]] | None) -> list[str]:
+def reason_lines(found: list[dict[str, Any]] | None) -> list[str]:
     """A line for each reason."""
     if found is None:
         return ["unknown: the store does not answer"]
     return [
-        f"{each['rows']} {'row' if each['rows'] == 1 else 'rows'}: {each['reason']}{places(each)}"
-        for each in found
+        f"{count_of(each['rows'], 'row')}: {each['reason']}{line_places(each)}" for each in found
     ] or ["nothing"]
 
 
-def places(found: dict[str, Any]) -> str:
+def line_places(found: dict[str, Any]) -> str:
     if not found["lines"]:
         return ""
     more = ", …" if found["rows"] > len(found["lines"]) else ""

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from services.ingest.inbox.rename import numbered, rename_new
 from services.ingest.inbox.sidecar import is_sidecar, names_for
-from services.ingest.outcome.report import text
+from services.ingest.outcome.report import report_text
 from shared.answers.ingest import RefusedFile
 from shared.errors import UsageError
 from shared.files import copy_synced, sync_folder, write_synced
 from shared.formats.report import BESIDE, Kind, Report, taking_of
 from shared.protocol.names import LEVEL_RANK, Level
 
-TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
+TAKEN_FOLDER, DONE, REJECTED = ".taken", "done", "rejected"
 FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
 UPLOADS = ".uploads"
 # What may lie beside a finished file: reports, its sidecar, the rows that were left out.
@@ -37,8 +37,8 @@ FOLDERS: dict[str, tuple[Level, Kind]] = {
     "low": ("low", "train"),
     "eval": ("normal", "eval"),
 }
-MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN, UPLOADS)
-LINEAGE = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
+MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN_FOLDER, UPLOADS)
+LINEAGE_NAME = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
 DEFAULT_LINEAGE = "main"
 
 
@@ -47,7 +47,7 @@ class InboxInUse(UsageError):
 
 
 @dataclass(frozen=True)
-class Place:
+class InboxFolder:
     """A folder of the inbox, and what dropping a file there means."""
 
     path: Path
@@ -57,11 +57,11 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Entry:
+class InboxItem:
     """Something that lies in a place."""
 
     path: Path
-    place: Place
+    place: InboxFolder
     status: os.stat_result
 
     @property
@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Origin:
+class TakenFrom:
     """origin.json: what is known of a taken file by where it lay. `id`: its id of taking.
 
     `folder`: where it lay, below the inbox; None for an upload, whose `settings`, and the text of
@@ -92,7 +92,7 @@ class Taken:
     """A file that was taken: .taken/<id>/file."""
 
     folder: Path
-    origin: Origin
+    origin: TakenFrom
 
     @property
     def path(self) -> Path:
@@ -116,7 +116,9 @@ class Inbox:
         self._taking = threading.Lock()  # uploads arrive beside the loop
         for name in MADE:
             (root / name).mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(root / TAKEN / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(
+            root / TAKEN_FOLDER / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -132,23 +134,23 @@ class Inbox:
 
     # ---- what lies there -------------------------------------------------------------------------
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[InboxFolder]:
         """The folders that exist now: those of the main lineage, and below each @lineage."""
         roots = [(self.root, DEFAULT_LINEAGE)]
         for path in sorted(self.root.glob("@*")):
-            match = LINEAGE.fullmatch(path.name)
+            match = LINEAGE_NAME.fullmatch(path.name)
             if match and is_folder(path):
                 roots.append((path, match[1]))
         for root, lineage in roots:
             for name, (level, kind) in FOLDERS.items():
                 if is_folder(root / name):
-                    yield Place(root / name, level, lineage, kind)
+                    yield InboxFolder(root / name, level, lineage, kind)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[InboxItem]:
         """Everything in the folders that is no folder, in the order of taking."""
         found = []
         for place in self.places():
-            found += [e for e in look(place) if not stat.S_ISDIR(e.status.st_mode)]
+            found += [e for e in list_inbox(place) if not stat.S_ISDIR(e.status.st_mode)]
         return sorted(found, key=lambda entry: entry.order)
 
     def strangers(self) -> list[Path]:
@@ -156,20 +158,22 @@ class Inbox:
         found = [
             entry.path
             for place in self.places()
-            for entry in look(place)
+            for entry in list_inbox(place)
             if stat.S_ISDIR(entry.status.st_mode) and not self._is_known(place, entry.path.name)
         ]
-        damaged = [f for f in (self.root / TAKEN).iterdir() if is_folder(f) and not origin_of(f)]
+        damaged = [
+            f for f in (self.root / TAKEN_FOLDER).iterdir() if is_folder(f) and not origin_of(f)
+        ]
         return found + damaged
 
-    def _is_known(self, place: Place, name: str) -> bool:
+    def _is_known(self, place: InboxFolder, name: str) -> bool:
         if place.path == self.root:
-            return name in {*FOLDERS, *MADE} or bool(LINEAGE.fullmatch(name))
+            return name in {*FOLDERS, *MADE} or bool(LINEAGE_NAME.fullmatch(name))
         return place.path.parent == self.root and place.path.name[:1] == "@" and name in FOLDERS
 
     # ---- taking ----------------------------------------------------------------------------------
 
-    def take(self, entry: Entry) -> Taken | None:
+    def take(self, entry: InboxItem) -> Taken | None:
         """Move an entry to .taken; None if it is gone. The origin is on disk before the file moves.
 
         Raises OSError if the folder lies on another file system.
@@ -177,29 +181,29 @@ class Inbox:
         name, place = entry.path.name, entry.place
         folder = str(place.path.relative_to(self.root))
         kind: Kind = "settings" if is_sidecar(name) else place.kind
-        origin = Origin(uuid.uuid4().hex, name, place.level, place.lineage, kind, folder)
+        origin = TakenFrom(uuid.uuid4().hex, name, place.level, place.lineage, kind, folder)
         taken = self._prepare(origin)
         try:
             rename_new(entry.path, taken.path)
         except FileNotFoundError:
-            drop(taken.folder)
+            remove_taken(taken.folder)
             return None
         except OSError:
-            drop(taken.folder)
+            remove_taken(taken.folder)
             raise
         sync_folder(taken.folder)
         sync_folder(entry.path.parent)
         return taken
 
-    def _prepare(self, origin: Origin) -> Taken:
+    def _prepare(self, origin: TakenFrom) -> Taken:
         """The folder that a file is taken to, with its origin on disk."""
-        taken = Taken(self.root / TAKEN / origin.id, origin)
+        taken = Taken(self.root / TAKEN_FOLDER / origin.id, origin)
         taken.folder.mkdir()
         # ASCII, so that a name that is no UTF-8 comes back as it was.
         write_synced(taken.folder / ORIGIN, json.dumps(asdict(origin)).encode("ascii"))
         return taken
 
-    def receive(self, origin: Origin, file: Path) -> Taken:
+    def receive(self, origin: TakenFrom, file: Path) -> Taken:
         """Take an upload that lies whole and synced in UPLOADS."""
         with self._taking:  # a folder without a file is cleared away
             taken = self._prepare(origin)
@@ -207,21 +211,21 @@ class Inbox:
         sync_folder(taken.folder)
         return taken
 
-    def sidecars(self, taken: Taken) -> list[Entry]:
+    def sidecars(self, taken: Taken) -> list[InboxItem]:
         """Sidecars of a taken file that lie where it lay, the one that counts first."""
         if taken.origin.folder is None:
             return []
-        place = Place(
+        place = InboxFolder(
             self.root / taken.origin.folder,
             taken.origin.level,
             taken.origin.lineage,
             taken.origin.kind,
         )
         wanted = names_for(taken.origin.name)
-        found = {entry.path.name: entry for entry in look(place)}
+        found = {entry.path.name: entry for entry in list_inbox(place)}
         return [found[name] for name in wanted if name in found]
 
-    def take_sidecar(self, taken: Taken, entry: Entry) -> None:
+    def take_sidecar(self, taken: Taken, entry: InboxItem) -> None:
         """Move a sidecar to the file that it is for."""
         rename_new(entry.path, taken.sidecar)
         sync_folder(taken.folder)
@@ -233,7 +237,7 @@ class Inbox:
 
     def _taken(self) -> list[Taken]:
         found = []
-        for folder in sorted((self.root / TAKEN).iterdir()):
+        for folder in sorted((self.root / TAKEN_FOLDER).iterdir()):
             if not is_folder(folder):
                 continue
             if not os.path.lexists(folder / FILE):
@@ -263,7 +267,7 @@ class Inbox:
                 continue
             write_synced(beside(target, "report.json"), report.encode())
             if report.outcome == "refused":
-                write_synced(beside(target, "report.txt"), text(report))
+                write_synced(beside(target, "report.txt"), report_text(report))
             for suffix, path in (products or {}).items():
                 copy_synced(path, beside(target, suffix))
             where = target.relative_to(self.root)
@@ -314,7 +318,7 @@ class Inbox:
         return found
 
 
-def look(place: Place) -> Iterator[Entry]:
+def list_inbox(place: InboxFolder) -> Iterator[InboxItem]:
     try:
         with os.scandir(place.path) as listing:
             names = [Path(item.path) for item in listing]
@@ -322,7 +326,7 @@ def look(place: Place) -> Iterator[Entry]:
         return
     for path in names:
         try:
-            yield Entry(path, place, path.lstat())
+            yield InboxItem(path, place, path.lstat())
         except FileNotFoundError:
             continue  # renamed away in this moment
 
@@ -337,10 +341,10 @@ def is_folder(path: Path) -> bool:
         raise
 
 
-def origin_of(folder: Path) -> Origin | None:
+def origin_of(folder: Path) -> TakenFrom | None:
     """Where a taken file came from; None if nothing readable says so."""
     try:
-        return Origin(**json.loads((folder / ORIGIN).read_bytes()))
+        return TakenFrom(**json.loads((folder / ORIGIN).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -376,10 +380,10 @@ def leave(root: Path, folder: Path) -> None:
                 rename_new(sidecar, beside(target, name))
                 break
         sync_folder(target.parent)
-    drop(folder)
+    remove_taken(folder)
 
 
-def drop(folder: Path) -> None:
+def remove_taken(folder: Path) -> None:
     """Remove a taken folder that holds no file of the user's."""
     for path in folder.iterdir():
         assert path.name not in (FILE, SIDECAR), "a user's file is never deleted"

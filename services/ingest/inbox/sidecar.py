@@ -8,19 +8,19 @@ import yaml
 from services.ingest.reading.containers import stem_of
 from services.ingest.reading.row_error import RowError, Unreadable
 
-SUFFIXES = (".yaml", ".yml")
+SIDECAR_SUFFIXES = (".yaml", ".yml")
 MOST_BYTES = 64 << 10
 FORM = "A sidecar holds one `name: value` on each line, such as `learning_rate: 2e-4`."
 
 
 def is_sidecar(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SIDECAR_SUFFIXES)
 
 
 def names_for(data: str) -> list[str]:
     """What the sidecar of a data file may be called, the first best."""
     stems = dict.fromkeys([stem_of(data), data])
-    return [stem + suffix for stem in stems for suffix in SUFFIXES]
+    return [stem + suffix for stem in stems for suffix in SIDECAR_SUFFIXES]
 
 
 def belongs(sidecar: str, data: str) -> bool:
@@ -28,7 +28,7 @@ def belongs(sidecar: str, data: str) -> bool:
     return sidecar in names_for(data)
 
 
-def values(path: Path) -> dict[str, Any]:
+def sidecar_values(path: Path) -> dict[str, Any]:
     """What stands in a sidecar. Raises Unreadable, OSError."""
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
@@ -38,7 +38,7 @@ def values(path: Path) -> dict[str, Any]:
     try:
         loader = yaml.SafeLoader(data.decode("utf-8-sig"))
         node = loader.get_single_node()
-        return {} if node is None else named(loader, node)
+        return {} if node is None else sidecar_scalars(loader, node)
     except UnicodeDecodeError as error:
         raise refused("utf8", "The sidecar is not valid UTF-8.") from error
     except yaml.MarkedYAMLError as error:
@@ -52,7 +52,7 @@ def values(path: Path) -> dict[str, Any]:
             loader.dispose()
 
 
-def named(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
+def sidecar_scalars(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
     """Scalars only: an alias or a list may hold more than it seems."""
     if not isinstance(node, yaml.MappingNode):
         raise refused("yaml", FORM, node.start_mark.line + 1)

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
 
-from services.ingest.inbox.inbox import DEFAULT_LINEAGE, UPLOADS, Origin
+from services.ingest.inbox.inbox import DEFAULT_LINEAGE, UPLOADS, TakenFrom
 from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
@@ -26,7 +26,7 @@ from shared.protocol.names import Level, LineageName
 
 LONGEST_WAIT_SECONDS = 300.0
 MOST_SIDECAR = 10_000  # characters: it travels in the address
-LOOK_SECONDS = 0.1
+UPLOAD_LOOK_SECONDS = 0.1
 RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be written
 SYNC_BYTES = 64 << 20
 
@@ -47,7 +47,7 @@ class TooLarge(Exception):
         super().__init__(message)
 
 
-def add(app: FastAPI, intake: Intake) -> None:
+def add_upload_routes(app: FastAPI, intake: Intake) -> None:
     """The routes for uploads."""
 
     @app.post("/datasets", response_model=Report, responses=OTHER_ANSWERS)
@@ -67,8 +67,8 @@ def add(app: FastAPI, intake: Intake) -> None:
 
         `sidecar`: the text of one; what is `set` counts more.
         """
-        values = wanted(name, settings or [], again=again)
-        origin = Origin(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
+        values = upload_settings(name, settings or [], again=again)
+        origin = TakenFrom(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
         path = intake.inbox.root / UPLOADS / origin.id
         limit = intake.settings.max_upload_bytes
         try:
@@ -79,17 +79,17 @@ def add(app: FastAPI, intake: Intake) -> None:
         finally:
             path.unlink(missing_ok=True)
         intake.wake.set()
-        return await answer(intake, origin.id, wait)
+        return await upload_answer(intake, origin.id, wait)
 
     @app.get("/datasets/{taken}", response_model=Report, responses=OTHER_ANSWERS)
     async def dataset(
         taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
     ) -> JSONResponse:
         """What became of an upload; 202 while it is worked on."""
-        return await answer(intake, taken, wait)
+        return await upload_answer(intake, taken, wait)
 
 
-def wanted(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
+def upload_settings(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
     """The settings of an upload. Raises UsageError before a byte of it is read."""
     if "/" in name or "\0" in name or container_of(name) is None:
         raise UsageError(f"{name[:80]!r} is not a supported file type. Supported types: {TAKEN}.")
@@ -102,7 +102,7 @@ def wanted(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
             )
         values[key] = value
     try:
-        job_settings.read(values)
+        job_settings.read_settings(values)
     except SettingsRefused as error:
         raise UsageError(str(error)) from error
     return values
@@ -149,7 +149,7 @@ def too_large(limit: int) -> TooLarge:
     )
 
 
-async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
+async def upload_answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
     """The report of a file by its id of taking: 200, refused 422, 202 not yet, 404 unknown."""
     end = time.monotonic() + seconds
     while True:
@@ -159,13 +159,13 @@ async def answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
             if report is None:
                 return JSONResponse({"error": f"There is no upload with the number {taken}."}, 404)
         if report is not None:
-            return JSONResponse(shown(report), 422 if report.outcome == "refused" else 200)
+            return JSONResponse(shown_report(report), 422 if report.outcome == "refused" else 200)
         if time.monotonic() >= end:
             held = intake.held.get(taken)
             why = (held.why if held else None) or intake.outage
             return JSONResponse(Working(taken=taken, why=why).model_dump(), 202)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(UPLOAD_LOOK_SECONDS)
 
 
-def shown(report: Report) -> dict[str, Any]:
+def shown_report(report: Report) -> dict[str, Any]:
     return report.model_dump(mode="json", exclude_none=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.ingest.inbox.inbox import Origin
+from services.ingest.inbox.inbox import TakenFrom
 from services.ingest.inbox.rename import show_name
 from services.ingest.reading.dataset import ORIGINAL, Built
 from shared.bus.client import Bus
@@ -28,7 +28,7 @@ from shared.store.s3 import Store
 NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
 
 
-class Decision(NamedTuple):
+class Admission(NamedTuple):
     """`job`: what a file is trained as. `known`: why it is a duplicate, None if it is not."""
 
     job: JobId
@@ -38,10 +38,10 @@ class Decision(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wish:
+class Candidate:
     """A file that shall be trained: a dataset in the store, and where it was dropped."""
 
-    origin: Origin
+    origin: TakenFrom
     dataset: ObjectRef
     rows: int
     settings: JobSettings = field(default_factory=JobSettings)
@@ -76,7 +76,7 @@ def store_dataset(store: Store, built: Built) -> ObjectRef:
     return data.ref
 
 
-def store_measured(store: Store, origin: Origin, dataset: ObjectRef, rows: int) -> bool:
+def store_measured(store: Store, origin: TakenFrom, dataset: ObjectRef, rows: int) -> bool:
     """Note that a dataset is only ever measured in a lineage; False if that was noted before."""
     record = {
         "schema": 1,
@@ -94,15 +94,15 @@ def store_measured(store: Store, origin: Origin, dataset: ObjectRef, rows: int) 
     return True
 
 
-def decide(table: Table, wish: Wish) -> Decision:
+def admit(table: Table, wish: Candidate) -> Admission:
     """Which job a file becomes, or which one it is already."""
     lineage, sha256 = wish.origin.lineage, wish.dataset.sha256
     runs = table.runs(lineage, sha256)
     for job in runs:
         if job.history[0][2].nonce == wish.nonce(job.id):
-            return Decision(job.id)  # queued before a restart
+            return Admission(job.id)  # queued before a restart
     if wish.again:
-        return Decision(JobId(lineage, sha256, runs[-1].id.run + 1 if runs else 1))
+        return Admission(JobId(lineage, sha256, runs[-1].id.run + 1 if runs else 1))
     line = table.lines.get(lineage)
     version = line.is_trained(sha256) if line else None
     if version is not None:
@@ -112,35 +112,35 @@ def decide(table: Table, wish: Wish) -> Decision:
             "train them again, put `again: true` into the sidecar or use duramen submit --again."
         )
         shown = f"duramen versions show {version_name(version)} -l {lineage}"
-        return Decision(job_id, why, shown, version)
+        return Admission(job_id, why, shown, version)
     if not runs:
-        return Decision(JobId(lineage, sha256, 1))
+        return Admission(JobId(lineage, sha256, 1))
     return again(table, runs[-1])
 
 
-def again(table: Table, job: Job) -> Decision:
+def again(table: Table, job: Job) -> Admission:
     """What to do where the last job on these rows is not trained in the head's ancestry."""
     state = table.projection(job) or job.record.state
     match state:
         case "queued" | "running":
             why = f"these rows are already {state}, as job {job.id}."
-            return Decision(job.id, why, "duramen queue list")
+            return Admission(job.id, why, "duramen queue list")
         case "failed" | "skipped":
-            why = f"these rows belong to job {job.id}, which {state_words(state)}."
-            return Decision(job.id, why, f"duramen queue retry {job.id}")
+            why = f"these rows belong to job {job.id}, which {duplicate_words(state)}."
+            return Admission(job.id, why, f"duramen queue retry {job.id}")
     # Removed, or done on a branch that a rollback has left: a new wish to train.
-    return Decision(job.id._replace(run=job.id.run + 1))
+    return Admission(job.id._replace(run=job.id.run + 1))
 
 
-def state_words(state: str) -> str:
+def duplicate_words(state: str) -> str:
     return "has failed" if state == "failed" else "was skipped"
 
 
-async def queue(bus: Bus, table: Table, wish: Wish) -> Decision:
+async def queue(bus: Bus, table: Table, wish: Candidate) -> Admission:
     """Queue a job for a stored dataset, once. Raises BusUnavailable, BusFull, BusWentBack."""
     while True:
         await table.update(bus)
-        decision = decide(table, wish)
+        decision = admit(table, wish)
         if decision.known is not None or decision.job in table.jobs:
             return decision
         record = JobRecord(

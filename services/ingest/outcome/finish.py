@@ -16,11 +16,11 @@ from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling, Signature, open_plainly, signature
 from services.ingest.outcome import admit, job_settings, late_sidecar
 from services.ingest.outcome.job_settings import Asked, SettingsRefused
-from services.ingest.outcome.refusal import Refused, refuse_other_kinds
+from services.ingest.outcome.refusal import WholeFileRefused, refuse_other_kinds
 from services.ingest.outcome.report import why_refused
 from services.ingest.reading import dataset, special_tokens
 from services.ingest.reading.containers import TAKEN, container_of
-from services.ingest.reading.dataset import Built, Wanted
+from services.ingest.reading.dataset import Built, ReadingRequest
 from services.ingest.reading.output import BAD
 from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
 from shared import log
@@ -57,7 +57,7 @@ class Changed(Exception):
 
 
 @dataclass
-class Held:
+class PendingFile:
     """What is known of a taken file between two looks at it."""
 
     name: str
@@ -93,18 +93,18 @@ class Finisher:
         shutil.rmtree(self.work_dir, ignore_errors=True)
         self.work_dir.mkdir(parents=True)
 
-    async def finish(self, taken: Taken, held: Held) -> str | None:
+    async def finish(self, taken: Taken, held: PendingFile) -> str | None:
         """Why the file is not complete yet; None when it has left. Raises Changed, OSError."""
         try:
             return await self.advance(taken, held)
-        except Refused as refused:
+        except WholeFileRefused as refused:
             report = self.report(taken, "refused", str(refused), held.built)
             changes = {"problems": refused.problems, "next_step": refused.next_step}
             rules = {p.rule: 1 for p in refused.problems}
             await self.end_refused(taken, held, report.model_copy(update=changes), rules)
         return None
 
-    async def advance(self, taken: Taken, held: Held) -> str | None:
+    async def advance(self, taken: Taken, held: PendingFile) -> str | None:
         """As `finish`. Raises Refused too."""
         status, name = taken.path.lstat(), taken.origin.name
         refuse_other_kinds(status)
@@ -118,7 +118,9 @@ class Finisher:
             if why is not None:
                 return why
         if container_of(name) is None:
-            raise Refused.of("file_type", f"Files of this type are not read. Types: {TAKEN}.")
+            raise WholeFileRefused.of(
+                "file_type", f"Files of this type are not read. Types: {TAKEN}."
+            )
         if held.asked is None:
             held.asked = await self.settings_of(taken, held)
         if held.built is None:
@@ -148,7 +150,7 @@ class Finisher:
             return None
         return None
 
-    async def settings_of(self, taken: Taken, held: Held) -> Asked:
+    async def settings_of(self, taken: Taken, held: PendingFile) -> Asked:
         """What was set for this file, by its sidecar or with the upload. Raises Refused."""
         values: dict[str, Any] = {}
         if taken.origin.sidecar is not None:
@@ -157,13 +159,13 @@ class Finisher:
             values = await self.sidecar_values(taken.sidecar, held)
         values = job_settings.over(values, taken.origin.settings)
         try:
-            return job_settings.read(values)
+            return job_settings.read_settings(values)
         except SettingsRefused as error:
             problems = [dataset.problem(p, None, "") for p in error.problems]
             step = "fix the sidecar, then put both files into the inbox again."
-            raise Refused(problems, step) from error
+            raise WholeFileRefused(problems, step) from error
 
-    async def sidecar_values(self, path: Path, held: Held) -> dict[str, Any]:
+    async def sidecar_values(self, path: Path, held: PendingFile) -> dict[str, Any]:
         """Names and values of a sidecar. Raises Refused."""
         refuse_other_kinds(path.lstat())
         try:
@@ -171,9 +173,9 @@ class Finisher:
             return values
         except SidecarRefused as error:
             step = "fix the sidecar, then put it into the inbox again together with its data file."
-            raise Refused([error.problem], step) from error
+            raise WholeFileRefused([error.problem], step) from error
 
-    async def read(self, taken: Taken, held: Held) -> None:
+    async def read(self, taken: Taken, held: PendingFile) -> None:
         """Build the dataset of a file. Raises Changed, Refused, OSError."""
         assert held.asked is not None
         folder = self.work_dir / taken.origin.id
@@ -182,9 +184,9 @@ class Finisher:
                 held.read = await asyncio.to_thread(self.copy, taken, folder)
         except PermissionError as error:
             message = "Its permissions do not allow it to be read. Type: chmod a+r FILE"
-            raise Refused.of("unreadable", message, PUT_AGAIN) from error
+            raise WholeFileRefused.of("unreadable", message, PUT_AGAIN) from error
         tokens = await self.special_tokens(taken.origin.lineage)
-        wanted = Wanted(self.max_row_bytes, held.asked.allow_bad, tokens)
+        wanted = ReadingRequest(self.max_row_bytes, held.asked.allow_bad, tokens)
         name = show_name(taken.origin.name)
         # By its own name: what is shown may be cut.
         container = container_of(taken.origin.name)
@@ -195,7 +197,7 @@ class Finisher:
             held.built = await self.in_parser(held, self.parser.build, folder, name, wanted)
         BYTES.inc(held.built.contents.original_bytes)
 
-    async def in_parser(self, held: Held, call: Any, *arguments: Any) -> Any:
+    async def in_parser(self, held: PendingFile, call: Any, *arguments: Any) -> Any:
         """Let the parser do something; a file that has ended it twice is refused."""
         while True:
             self.parser.start()
@@ -210,7 +212,7 @@ class Finisher:
                 self._log.warning("parser_died", name=held.name, why=str(error))
                 if held.deaths >= MOST_DEATHS:
                     message = f"It cannot be read: {error}, {held.deaths} times."
-                    raise Refused.of("parser", message) from error
+                    raise WholeFileRefused.of("parser", message) from error
 
     async def special_tokens(self, lineage: str) -> tuple[str, ...]:
         """Those of the lineage's base; none while it has no base."""
@@ -234,7 +236,7 @@ class Finisher:
             os.close(descriptor)
         return before
 
-    def check_unchanged(self, taken: Taken, held: Held) -> None:
+    def check_unchanged(self, taken: Taken, held: PendingFile) -> None:
         """Raises Changed if the file is no longer what was read."""
         if signature(taken.path.lstat()) != held.read:
             raise Changed
@@ -247,7 +249,7 @@ class Finisher:
 
     # ---- ends ------------------------------------------------------------------------------------
 
-    async def accept(self, taken: Taken, held: Held, built: Built) -> None:
+    async def accept(self, taken: Taken, held: PendingFile, built: Built) -> None:
         """Store, queue, move to done/."""
         origin, contents = taken.origin, built.contents
         assert held.asked is not None
@@ -262,7 +264,7 @@ class Finisher:
             report = await self.measure(taken, built, ref)
         else:
             asked = held.asked
-            wish = admit.Wish(origin, ref, rows, asked.settings, asked.again)
+            wish = admit.Candidate(origin, ref, rows, asked.settings, asked.again)
             report = self.decided(taken, built, await admit.queue(self.bus, self.table, wish))
             report.settings = asked.settings.model_dump(exclude_none=True)
         if report.outcome != "measured":
@@ -284,20 +286,20 @@ class Finisher:
             return self.report(taken, "measured", why, built)
         return self.report(taken, "duplicate", "these rows are already measured.", built)
 
-    def decided(self, taken: Taken, built: Built, decision: admit.Decision) -> Report:
+    def decided(self, taken: Taken, built: Built, decision: admit.Admission) -> Report:
         job, contents = decision.job, built.contents
         if decision.known is None:
-            rows = counted(contents.rows, "row")
+            rows = counted_problems(contents.rows, "row")
             why = f"queued as job {job}, {rows}, {taken.origin.level} priority."
             if contents.bad_rows:
-                bad = counted(contents.bad_rows, "bad row")
+                bad = counted_problems(contents.bad_rows, "bad row")
                 why += f" Left out: {bad}, listed in the .bad.jsonl file beside it."
             report = self.report(taken, "queued", why, built)
             return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
         changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
         return self.report(taken, "duplicate", decision.known, built).model_copy(update=changes)
 
-    async def apply_late(self, taken: Taken, held: Held) -> None:
+    async def apply_late(self, taken: Taken, held: PendingFile) -> None:
         """End a sidecar that came after its data file. Raises Refused, OSError."""
         values = await self.sidecar_values(taken.path, held)
         job, settings = await late_sidecar.apply(self.bus, self.table, taken.origin, values)
@@ -307,7 +309,7 @@ class Finisher:
         await self.tell(taken, events.JobAmended(name=report.name), job=report.job)
         await self.end(taken, held, report)
 
-    async def refuse(self, taken: Taken, held: Held, built: Built) -> None:
+    async def refuse(self, taken: Taken, held: PendingFile, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""
         contents = built.contents
         next_step = "fix or delete these lines, then put the file into the inbox again."
@@ -318,7 +320,7 @@ class Finisher:
         await self.end_refused(taken, held, report, contents.rules)
 
     async def end_refused(
-        self, taken: Taken, held: Held, report: Report, rules: dict[str, int]
+        self, taken: Taken, held: PendingFile, report: Report, rules: dict[str, int]
     ) -> None:
         for rule, count in rules.items():
             REFUSED.labels(rule).inc(count)
@@ -343,7 +345,7 @@ class Finisher:
             contents=contents,
         )
 
-    async def end(self, taken: Taken, held: Held, report: Report) -> None:
+    async def end(self, taken: Taken, held: PendingFile, report: Report) -> None:
         """The last step: the file leaves .taken."""
         folder = self.work_dir / taken.origin.id
         contents = report.contents
@@ -376,5 +378,5 @@ class Finisher:
         await self.bus.event(Event.of("ingest", data, ref=ref, **about))
 
 
-def counted(number: int, what: str) -> str:
+def counted_problems(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -101,7 +101,7 @@ class SettingsRefused(Exception):
         super().__init__("; ".join(p.message for p in problems))
 
 
-def read(values: dict[str, Any]) -> Asked:
+def read_settings(values: dict[str, Any]) -> Asked:
     """Settings by the names that a user gave them. Raises SettingsRefused naming each wrong one."""
     found: dict[str, Any] = {}
     written: dict[str, str] = {}
@@ -157,15 +157,15 @@ def checked(name: str, own: str, value: Any) -> Any:
         try:
             Allowance.of(str(value))
         except ValueError as error:
-            raise wrong(name, value, str(error)) from error
+            raise wrong_setting(name, value, str(error)) from error
         return str(value)
     if own == "again":
         said = {"true": True, "false": False}.get(str(value).lower())
         if said is None:
-            raise wrong(name, value, "it must be true or false")
+            raise wrong_setting(name, value, "it must be true or false")
         return said
     if isinstance(value, bool):
-        raise wrong(name, value, "it must be a number or a string")
+        raise wrong_setting(name, value, "it must be a number or a string")
     if own == "schedule":
         value = SCHEDULES.get(str(value), value)
     if own == "description":
@@ -173,9 +173,9 @@ def checked(name: str, own: str, value: Any) -> Any:
     try:
         return getattr(JobSettings.model_validate({own: value}), own)
     except ValidationError as error:
-        raise wrong(name, value, why_wrong(error.errors()[0])) from error
+        raise wrong_setting(name, value, why_wrong(error.errors()[0])) from error
 
 
-def wrong(name: str, value: Any, why: str) -> RowError:
+def wrong_setting(name: str, value: Any, why: str) -> RowError:
     why = why[:1].lower() + why[1:]
     return RowError(name, "setting_value", f"`{name}` cannot be {str(value)[:80]!r}: {why}.")

@@ -4,10 +4,10 @@ from contextlib import suppress
 from typing import Any
 
 from services.ingest.inbox import sidecar
-from services.ingest.inbox.inbox import Origin
+from services.ingest.inbox.inbox import TakenFrom
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
-from services.ingest.outcome.refusal import Refused
+from services.ingest.outcome.refusal import WholeFileRefused
 from services.ingest.reading import dataset
 from shared.bus.client import Bus
 from shared.errors import Conflict
@@ -26,30 +26,34 @@ def job_of(table: Table, lineage: str, name: str) -> Job | None:
 
 
 async def apply(
-    bus: Bus, table: Table, origin: Origin, values: dict[str, Any]
+    bus: Bus, table: Table, origin: TakenFrom, values: dict[str, Any]
 ) -> tuple[Job, JobSettings]:
     """Give the settings of a late sidecar to its waiting job, by compare-and-set.
 
     Returns the job and its new settings. Raises Refused where no job waits for them.
     """
     try:
-        asked = job_settings.read(values)
+        asked = job_settings.read_settings(values)
     except SettingsRefused as error:
         problems = [dataset.problem(p, None, "") for p in error.problems]
-        raise Refused(problems, "fix it, then put it into the inbox again.") from error
+        raise WholeFileRefused(problems, "fix it, then put it into the inbox again.") from error
     refuse_options(values)
     while True:
         await table.update(bus)
         job = job_of(table, origin.lineage, origin.name)
         if job is None:
-            raise Refused.of("no_job", "It does not belong to the data file of any job.", NEXT)
+            raise WholeFileRefused.of(
+                "no_job", "It does not belong to the data file of any job.", NEXT
+            )
         state = table.projection(job) or job.record.state
         if job.record.settings == asked.settings:
             return job, asked.settings  # applied before a restart, or nothing new
         if state != "queued" or job.record.plan is not None:
             said = "has begun" if state == "queued" else f"is {state}"
             message = f"It came too late: job {job.id} {said}, with its settings."
-            raise Refused([Problem(field="sidecar", rule="too_late", message=message)], NEXT)
+            raise WholeFileRefused(
+                [Problem(field="sidecar", rule="too_late", message=message)], NEXT
+            )
         with suppress(Conflict):
             await table.write(bus, job, "amend", "ingest", settings=asked.settings)
             return job, asked.settings
@@ -60,4 +64,4 @@ def refuse_options(values: dict[str, object]) -> None:
     for name in job_settings.OPTIONS:
         if name in values:
             message = f"`{name}` came too late: its data file was taken without it."
-            raise Refused([Problem(field=name, rule="too_late", message=message)], NEXT)
+            raise WholeFileRefused([Problem(field=name, rule="too_late", message=message)], NEXT)

@@ -16,7 +16,7 @@ KINDS = {
 }
 
 
-class Refused(Exception):
+class WholeFileRefused(Exception):
     """A file is refused as a whole, for these problems."""
 
     def __init__(self, problems: Sequence[Problem], next_step: str = PUT_INSTEAD) -> None:
@@ -24,7 +24,7 @@ class Refused(Exception):
         super().__init__(self.problems[0].message)
 
     @classmethod
-    def of(cls, rule: str, message: str, next_step: str = PUT_INSTEAD) -> "Refused":
+    def of(cls, rule: str, message: str, next_step: str = PUT_INSTEAD) -> "WholeFileRefused":
         return cls([Problem(field="file", rule=rule, message=message)], next_step)
 
 
@@ -32,4 +32,4 @@ def refuse_other_kinds(status: os.stat_result) -> None:
     """Raise Refused for what is not a plain file."""
     if not stat.S_ISREG(status.st_mode):
         rule, message = KINDS.get(stat.S_IFMT(status.st_mode), ("kind", "It is not a file."))
-        raise Refused.of(rule, message)
+        raise WholeFileRefused.of(rule, message)

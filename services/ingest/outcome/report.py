@@ -10,14 +10,14 @@ TO_LEAVE_OUT = (
 )
 
 
-def text(report: Report) -> bytes:
+def report_text(report: Report) -> bytes:
     """The report of a refused file, for a person who wants to mend it."""
     lines = [f"{report.name} was refused: {report.why}"]
     lines += [f"None of it is {'applied' if report.kind == 'settings' else 'trained'}.", ""]
     contents = report.contents
     place = "row" if contents is not None and contents.container == "parquet" else "line"
     for problem in report.problems:
-        lines += describe(problem, place)
+        lines += describe_problem(problem, place)
     if contents is not None and contents.bad_rows > len(report.problems):
         lines += [f"… and {contents.bad_rows - len(report.problems)} more bad rows.", ""]
     if contents is not None and len(contents.rules) > 1:
@@ -33,7 +33,7 @@ def text(report: Report) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def describe(problem: Problem, place: str) -> list[str]:
+def describe_problem(problem: Problem, place: str) -> list[str]:
     if problem.line is None:
         field = "" if problem.field == "file" else f"{problem.field}, "
         return [f"{field}rule {problem.rule}", f"    {problem.message}", ""]

@@ -17,13 +17,13 @@ import zstandard
 from services.ingest.reading import json_array, table
 from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable
 
-BUFFER_BYTES = 1 << 20
+READ_BYTES = 1 << 20
 # Repetitive text packs to a fiftieth at best; a bomb to a thousandth and less.
 MOST_RATIO = 200
 HARMLESS_BYTES = 64 << 20
 ZSTD_PIECE_BYTES = 4096  # may unpack to 128 MiB at once
 ZSTD_WINDOW_BYTES = 128 << 20
-LAYOUTS = ("jsonl", "json", "csv", "parquet")
+CONTAINER_LAYOUTS = ("jsonl", "json", "csv", "parquet")
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv"}
 TAKEN = ".jsonl, .json (an array), .csv, .parquet, and .jsonl.gz or .jsonl.zst"
@@ -61,7 +61,7 @@ def stem_of(name: str) -> str:
     return name[: -len(container.suffix)] if container else name
 
 
-def rows(path: Path, container: Container, limit: int, over: Piece) -> Iterator[Item]:
+def read_rows_of(path: Path, container: Container, limit: int, over: Piece) -> Iterator[Item]:
     """All rows of a file. `limit`: of one row in bytes; `over` gets the rest of longer lines.
 
     Raises Unreadable, OSError.
@@ -75,19 +75,19 @@ def rows(path: Path, container: Container, limit: int, over: Piece) -> Iterator[
             if container.layout == "csv":
                 yield from table.csv_rows(file, limit)
             elif container.layout == "json" and json_array.is_array(file):
-                yield from json_array.rows(file, limit)
+                yield from json_array.array_rows(file, limit)
             else:
-                yield from lines(file, limit, over)
+                yield from read_lines(file, limit, over)
 
 
-def lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
+def read_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
     """Lines without their ends and without a byte order mark; of a long one only its beginning.
 
     The rest of a long line is read in pieces: memory does not grow with it. What is cut is still
     longer than `limit`, without the carriage return that may end it.
     """
     most = limit + len("\r") + len(BOM) + 1
-    number, begun, size = 0, [file.read(BUFFER_BYTES).removeprefix(BOM)], 0
+    number, begun, size = 0, [file.read(READ_BYTES).removeprefix(BOM)], 0
     while block := begun.pop():
         first, newline, rest = block.partition(b"\n")
         begun.append(first)
@@ -107,18 +107,18 @@ def lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
             if not begun[0]:
                 return
             continue
-        begun.append(file.read(BUFFER_BYTES))
+        begun.append(file.read(READ_BYTES))
     if size:
         yield number + 1, b"".join(begun)
 
 
 def skipped(file: BinaryIO, over: Piece) -> bytes:
     """What follows the end of a line that is not read; it is all handed over."""
-    while block := file.read(BUFFER_BYTES):
+    while block := file.read(READ_BYTES):
         piece, newline, rest = block.partition(b"\n")
         over(piece)
         if newline:
-            return rest or file.read(BUFFER_BYTES)
+            return rest or file.read(READ_BYTES)
     return b""
 
 
@@ -128,10 +128,10 @@ def skipped(file: BinaryIO, over: Piece) -> bytes:
 def unpacked(packed: BinaryIO, container: Container, size: int) -> BinaryIO:
     """The plain bytes. Reading them raises Unreadable where the packing is damaged, or a bomb."""
     if container.packing == "gzip":
-        return io.BufferedReader(Unpacking(from_gzip(packed), size), BUFFER_BYTES)
+        return io.BufferedReader(Unpacking(from_gzip(packed), size), READ_BYTES)
     if container.packing == "zstd":
-        return io.BufferedReader(Unpacking(from_zstd(packed), size), BUFFER_BYTES)
-    return io.BufferedReader(packed, BUFFER_BYTES)  # type: ignore[type-var]  # it is no raw file
+        return io.BufferedReader(Unpacking(from_zstd(packed), size), READ_BYTES)
+    return io.BufferedReader(packed, READ_BYTES)  # type: ignore[type-var]  # it is no raw file
 
 
 class Unpacking(io.RawIOBase):
@@ -167,7 +167,7 @@ def bomb() -> Unreadable:
     return Unreadable(RowError("file", "bomb", message))
 
 
-def damaged(what: str, why: str) -> Unreadable:
+def damaged_file(what: str, why: str) -> Unreadable:
     message = f"The {what} data are damaged or cut off ({why}): pack or copy the file again."
     return Unreadable(RowError("file", "damaged", message))
 
@@ -175,10 +175,10 @@ def damaged(what: str, why: str) -> Unreadable:
 def from_gzip(packed: BinaryIO) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=packed) as file:
-            while piece := file.read(BUFFER_BYTES):
+            while piece := file.read(READ_BYTES):
                 yield piece
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise damaged("gzip", str(error)) from error
+        raise damaged_file("gzip", str(error)) from error
 
 
 def from_zstd(packed: BinaryIO) -> Iterator[bytes]:
@@ -195,9 +195,9 @@ def from_zstd(packed: BinaryIO) -> Iterator[bytes]:
                 more = frame.unused_data
                 frame, begun = decompressor.decompressobj(), False
     except zstandard.ZstdError as error:
-        raise damaged("zstd", str(error)) from error
+        raise damaged_file("zstd", str(error)) from error
     if begun:
-        raise damaged("zstd", "the last frame does not end")
+        raise damaged_file("zstd", "the last frame does not end")
 
 
 def guarded(items: Iterator[Item], packed_bytes: int) -> Iterator[Item]:

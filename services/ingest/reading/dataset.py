@@ -15,7 +15,7 @@ from services.ingest.reading import containers, repair
 from services.ingest.reading.containers import JSONL, container_of
 from services.ingest.reading.output import BAD, Bad, Output
 from services.ingest.reading.repeated import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
-from services.ingest.reading.row import Row, canonical, plain
+from services.ingest.reading.row import ReadRow, canonical_row, plain_row
 from services.ingest.reading.row_error import RowError, Unreadable, too_long
 from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
@@ -24,7 +24,7 @@ from shared.formats.report import Contents, Problem
 
 ORIGINAL = "original"  # the file as it was dropped, until it is stored
 IGNORED_NAMES = 50
-BUFFER_BYTES = 1 << 20
+COPY_BYTES = 1 << 20
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadingRequest:
     """How to read a file. `special_tokens`: of the lineage's base, which no turn may hold."""
 
     max_row_bytes: int
@@ -108,7 +108,7 @@ def sayable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def build(folder: Path, name: str, wanted: Wanted) -> Built:
+def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
     """Make data.jsonl, source.jsonl and report.json of `original`, all in `folder`.
 
     Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's, by
@@ -160,7 +160,7 @@ def build(folder: Path, name: str, wanted: Wanted) -> Built:
 
 
 def copy_rows(
-    folder: Path, container: containers.Container, tally: Tally, wanted: Wanted
+    folder: Path, container: containers.Container, tally: Tally, wanted: ReadingRequest
 ) -> tuple[str, int]:
     """Row by row from the original to data and source; SHA-256 and size of the data in bytes."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
@@ -169,12 +169,12 @@ def copy_rows(
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
         Seen(folder / "seen", wanted.rows_in_memory) as seen,
     ):
-        for number, raw in containers.rows(folder / ORIGINAL, container, limit, bad.go_on):
+        for number, raw in containers.read_rows_of(folder / ORIGINAL, container, limit, bad.go_on):
             tally.lines = number
             if isinstance(raw, RowError):
                 tally.refuse_row(raw, number, "")
                 continue
-            layout, line = "messages", plain(raw) if len(raw) <= limit else None
+            layout, line = "messages", plain_row(raw) if len(raw) <= limit else None
             try:
                 if line is None:
                     if not raw or raw.isspace():
@@ -201,7 +201,7 @@ def copy_rows(
         return output.sha256, output.size
 
 
-def read_row(raw: bytes, max_row_bytes: int) -> Row:
+def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
     """The canonical row of one line. Raises RowError."""
     if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
         raise too_long(max_row_bytes)
@@ -209,7 +209,7 @@ def read_row(raw: bytes, max_row_bytes: int) -> Row:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise repair.diagnose(raw, error.msg) from error
-    row = canonical(parsed)
+    row = canonical_row(parsed)
     check_keys(raw, parsed)
     return row
 
@@ -249,5 +249,5 @@ def copy_original(descriptor: int, target: Path) -> None:
             file.truncate(0)  # another file system, or no such call: read and write
         file.seek(0)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        while block := os.read(descriptor, BUFFER_BYTES):
+        while block := os.read(descriptor, COPY_BYTES):
             file.write(block)

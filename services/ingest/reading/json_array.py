@@ -9,13 +9,13 @@ from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable, t
 
 CHUNK_BYTES = 1 << 20
 SPACE = " \t\r\n"
-HEAD_BYTES = 4096
+ARRAY_HEAD_BYTES = 4096
 DECODER = json.JSONDecoder()
 
 
 def is_array(file: BinaryIO) -> bool:
     """Whether the text begins with `[`. Raises Unreadable if it is one object over many lines."""
-    head = file.peek(HEAD_BYTES)[:HEAD_BYTES].removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
+    head = file.peek(ARRAY_HEAD_BYTES)[:ARRAY_HEAD_BYTES].removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
     first, end, _ = head.partition(b"\n")
     if end and first.strip() == b"{":
         message = (
@@ -26,7 +26,7 @@ def is_array(file: BinaryIO) -> bool:
     return bytes(head[:1]) == b"["
 
 
-def rows(file: BinaryIO, limit: int) -> Iterator[Item]:
+def array_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
     """(line where it begins, bytes) of each element. Raises Unreadable where the array breaks."""
     text = Text(file)
     text.skip()
@@ -132,7 +132,7 @@ def element(text: Text, limit: int) -> bytes:
 def is_early(error: ValueError, text: Text) -> bool:
     """Whether an error lies so far before the window's end that more text would not mend it."""
     unterminated = str(error).startswith("Unterminated")
-    return not unterminated and getattr(error, "pos", 0) < len(text.window) - HEAD_BYTES
+    return not unterminated and getattr(error, "pos", 0) < len(text.window) - ARRAY_HEAD_BYTES
 
 
 def fail(text: Text, why: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 
 from services.ingest.inbox import sidecar
 from services.ingest.reading import dataset
-from services.ingest.reading.dataset import Built, Wanted
+from services.ingest.reading.dataset import Built, ReadingRequest
 from services.ingest.reading.row_error import Unreadable
 from shared.child import Child, ChildEnded, answer_lines, die_with_parent, limit_memory
 from shared.formats.report import Contents, Problem
@@ -54,7 +54,7 @@ class Parser:
             environment={"ARROW_DEFAULT_MEMORY_POOL": "system"},
         )
 
-    def build(self, folder: Path, name: str, wanted: Wanted) -> Built:
+    def build(self, folder: Path, name: str, wanted: ReadingRequest) -> Built:
         """See dataset.build. Blocking. Raises ParserDied, OSError."""
         size = (folder / dataset.ORIGINAL).stat().st_size
         request = {"do": "build", "folder": str(folder), "name": name, "wanted": asdict(wanted)}
@@ -109,7 +109,7 @@ def too_much_memory(memory_bytes: int) -> str:
 # ---- the child -----------------------------------------------------------------------------------
 
 
-def serve(memory_bytes: int) -> None:
+def serve_requests(memory_bytes: int) -> None:
     """Answer until stdin ends."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends this process
@@ -120,24 +120,24 @@ def serve(memory_bytes: int) -> None:
 def answer_or_why(request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer, or that there is too little memory or disk for one."""
     try:
-        return answer(request)
+        return answer_request(request)
     except MemoryError:
         return {"memory": True}
     except OSError as error:
         return {"disk": [error.errno or 0, error.strerror or str(error)]}
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer_request(request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "settings":
         try:
-            return {"values": sidecar.values(Path(request["path"]))}
+            return {"values": sidecar.sidecar_values(Path(request["path"]))}
         except Unreadable as error:
             return {"refused": dataset.problem(error.why, error.line, "").model_dump()}
     fields = request["wanted"]
-    wanted = Wanted(**{**fields, "special_tokens": tuple(fields["special_tokens"])})
-    built = dataset.build(Path(request["folder"]), request["name"], wanted)
+    wanted = ReadingRequest(**{**fields, "special_tokens": tuple(fields["special_tokens"])})
+    built = dataset.build_dataset(Path(request["folder"]), request["name"], wanted)
     return {"contents": built.contents.model_dump(mode="json")}
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve_requests(int(sys.argv[1]))

@@ -13,10 +13,10 @@ import orjson
 from services.ingest.reading import turns
 from services.ingest.reading.row_error import RowError, kind
 
-__all__ = ["SUPPORTED", "Row", "RowError", "canonical"]
+__all__ = ["SUPPORTED", "ReadRow", "RowError", "canonical_row"]
 
 
-class Row(NamedTuple):
+class ReadRow(NamedTuple):
     """`line`: the canonical bytes without a newline; `ignored`: fields that were left out."""
 
     layout: str
@@ -43,7 +43,7 @@ LAYOUTS: dict[str, Layout] = {
     "question/answer": layout("question answer", "system"),
     "text": layout("text"),
 }
-FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
+ROW_FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
 PREFERENCE = frozenset({"chosen", "rejected"})
 KNOWN = (
     "Use one of these layouts: messages, prompt/completion, instruction/input/output, "
@@ -59,7 +59,7 @@ SUPPORTED = (
 )
 
 
-def canonical(row: Any) -> Row:
+def canonical_row(row: Any) -> ReadRow:
     """The canonical form of a parsed row. Raises RowError."""
     if type(row) is not dict:
         message = f"A row must be one JSON object, {{…}}; this is {kind(row)}."
@@ -75,12 +75,12 @@ def canonical(row: Any) -> Row:
     if "tools" in row and "tools" not in made:
         ignored.add("tools")
     try:
-        return Row(name, orjson.dumps(made), tuple(sorted(ignored)))
+        return ReadRow(name, orjson.dumps(made), tuple(sorted(ignored)))
     except orjson.JSONEncodeError as error:
         raise RowError("row", "too_deep", "The row is nested too deeply.") from error
 
 
-def plain(raw: bytes) -> bytes | None:
+def plain_row(raw: bytes) -> bytes | None:
     """The canonical line of a row that is nothing but good `messages`; None: look closer.
 
     This is the way of most rows, and what the speed of reading hangs on.
@@ -154,11 +154,15 @@ def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
     """Strings, or messages: then the completion goes on where the prompt ends."""
     prompt, completion = row["prompt"], row["completion"]
     if type(prompt) is not list and type(completion) is not list:
-        return pair(text(row, "prompt"), row, "completion")
-    asked = prompt if type(prompt) is list else [{"role": "user", "content": text(row, "prompt")}]
+        return pair(string_field(row, "prompt"), row, "completion")
+    asked = (
+        prompt
+        if type(prompt) is list
+        else [{"role": "user", "content": string_field(row, "prompt")}]
+    )
     said = completion
     if type(said) is not list:
-        said = [{"role": "assistant", "content": text(row, "completion")}]
+        said = [{"role": "assistant", "content": string_field(row, "completion")}]
     found = [
         turns.check_turn(turn, f"{field}[{n}]", ignored)
         for field, part in (("prompt", asked), ("completion", said))
@@ -173,24 +177,24 @@ def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
 
 def instruction_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
     """Instruction and input, an empty line between them, as Alpaca's readers do."""
-    asked = text(row, "instruction")
-    given = text(row, "input") if row.get("input") is not None else ""
+    asked = string_field(row, "instruction")
+    given = string_field(row, "input") if row.get("input") is not None else ""
     return pair(f"{asked}\n\n{given}" if given else asked, row, "output")
 
 
 def conversations_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
     said = turns.from_sharegpt(row["conversations"])
     if row.get("system") and type(said) is list:
-        said = [{"role": "system", "content": text(row, "system")}, *said]
+        said = [{"role": "system", "content": string_field(row, "system")}, *said]
     return {"messages": turns.check_messages(said, "conversations", ignored)}
 
 
 def question_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    return pair(text(row, "question"), row, "answer")
+    return pair(string_field(row, "question"), row, "answer")
 
 
 def text_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    words = text(row, "text")
+    words = string_field(row, "text")
     if not words or words.isspace():
         raise RowError("text", "empty_answer", "`text` is empty: there is nothing to learn.")
     return {"text": words}
@@ -206,7 +210,7 @@ READERS: dict[str, Callable[[dict[str, Any], set[str]], dict[str, Any]]] = {
 }
 
 
-def text(row: dict[str, Any], name: str) -> str:
+def string_field(row: dict[str, Any], name: str) -> str:
     """A field that must be a string without NUL."""
     value = row.get(name)
     if type(value) is not str:
@@ -218,11 +222,11 @@ def text(row: dict[str, Any], name: str) -> str:
 
 def pair(question: str, row: dict[str, Any], answers: str) -> dict[str, Any]:
     """One question and its answer, after the row's system prompt if it has one."""
-    answer = text(row, answers)
+    answer = string_field(row, answers)
     if not answer or answer.isspace():
         message = f"`{answers}` is empty: there is nothing to learn."
         raise RowError(answers, "empty_answer", message)
     found = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     if "system" in row and row["system"] and answers in ("output", "answer"):
-        found.insert(0, {"role": "system", "content": text(row, "system")})
+        found.insert(0, {"role": "system", "content": string_field(row, "system")})
     return {"messages": found}

@@ -28,7 +28,7 @@ class Specials:
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = sorted({t for t in tokens if 1 < len(t) <= LONGEST_CHARACTERS}, key=len)
         encoded = [token.encode() for token in self.tokens]
-        self._marks = sorted({mark(token) for token in encoded})
+        self._marks = sorted({rare_byte(token) for token in encoded})
         self._any = re.compile(b"|".join(re.escape(token) for token in reversed(encoded)))
 
     def check(self, line: bytes) -> None:
@@ -52,7 +52,7 @@ class Specials:
                 raise RowError(field, "special_token", message)
 
 
-def mark(token: bytes) -> bytes:
+def rare_byte(token: bytes) -> bytes:
     """A byte of the token that text has seldom, or all of it."""
     return next((bytes([byte]) for byte in RARE if byte in token), token)
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from services.ingest.reading.row import FIELDS, KNOWN, PREFERENCE
+from services.ingest.reading.row import KNOWN, PREFERENCE, ROW_FIELDS
 from services.ingest.reading.row_error import Item, RowError, Unreadable
 
 DELIMITERS = ",;\t"
@@ -68,7 +68,7 @@ def head(line: str, delimiter: str) -> list[str]:
 
 def check_columns(names: list[str]) -> None:
     """Raises Unreadable if no column is one of a known layout."""
-    if not FIELDS & set(names) and not set(names) >= PREFERENCE:
+    if not ROW_FIELDS & set(names) and not set(names) >= PREFERENCE:
         shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
         message = f"The table has no known layout: its columns are {shown}. {KNOWN}"
         raise Unreadable(RowError("file", "layout", message), 1)
@@ -110,7 +110,7 @@ def parquet(path: Path) -> Iterator[Item]:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = file.schema_arrow.names
             check_columns(names)
-            wanted = [name for name in names if name in FIELDS | PREFERENCE]
+            wanted = [name for name in names if name in ROW_FIELDS | PREFERENCE]
             for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1

@@ -246,10 +246,15 @@ def renamed(turn: Any, where: str) -> Any:
     rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
     if speaker != "function_call":
         return {"role": role, "content": turn["value"], **rest}
-    return {"role": role, "content": None, "tool_calls": called(turn["value"], where), **rest}
+    return {
+        "role": role,
+        "content": None,
+        "tool_calls": function_calls(turn["value"], where),
+        **rest,
+    }
 
 
-def called(value: Any, where: str) -> list[Any]:
+def function_calls(value: Any, where: str) -> list[Any]:
     """The calls in a turn of `function_call`: the JSON of one or of a list."""
     try:
         calls = orjson.loads(value) if type(value) is str else value

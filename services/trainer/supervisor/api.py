@@ -7,7 +7,7 @@ from fastapi import FastAPI, Path
 
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.observe import view_of
-from services.trainer.supervisor.show_example import show_example
+from services.trainer.supervisor.show_example import example_shown
 from services.trainer.supervisor.trainer import Trainer
 from shared.answers.trainer import RowShown
 from shared.protocol.observed import Observed
@@ -33,6 +33,6 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
     @app.get("/api/example/{lineage}/{dataset}/{row}", response_model_exclude_unset=True)
     async def example(lineage: str, dataset: Hash, row: RowNumber) -> RowShown:
         """The tokens of a row (from 1) and which of them are trained."""
-        return await show_example(trainer, lineage, dataset, row)
+        return await example_shown(trainer, lineage, dataset, row)
 
     return app

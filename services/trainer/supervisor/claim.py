@@ -22,7 +22,7 @@ WAITED = Histogram(
     "From a file's being queued to its first segment.",
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 86400),
 )
-MEMORY = "memory"  # the cause of a close whose job goes on with smaller micro-batches
+RAN_OUT = "memory"  # the cause of a close whose job goes on with smaller micro-batches
 MEND: dict[str, JobVerb] = {
     "running": "run",
     "queued": "requeue",
@@ -83,7 +83,7 @@ def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
     if before is None or before.record.lease != owner.lease:
         return asked, None
     record, close = before.record, before.closed
-    if close is not None and close.cause == MEMORY:
+    if close is not None and close.cause == RAN_OUT:
         half = smaller(record.micro_tokens)
         return half or record.micro_tokens, asked
     # After a failure it starts anew: its size was not what the job failed for.

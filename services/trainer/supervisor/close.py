@@ -5,9 +5,9 @@ from typing import get_args
 
 from prometheus_client import Counter
 
-from services.trainer.protocol import Place
+from services.trainer.protocol import TrainingPlace
 from services.trainer.supervisor import claim, retention, work_bucket
-from services.trainer.supervisor.observe import show
+from services.trainer.supervisor.observe import publish_observed
 from services.trainer.supervisor.run.prepare import earlier_files
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
@@ -69,19 +69,19 @@ async def close_segment(
 
 async def store_head(
     trainer: Trainer, line: Line, segment: Segment, *, keeps: bool
-) -> tuple[Head, Place]:
+) -> tuple[Head, TrainingPlace]:
     """Return the head behind the segment, and its place; without `keeps` it is as it was.
 
     A new head's checkpoint is in the store then. Raises StoreUnavailable.
     """
     assert line.head is not None
     store, folder = trainer.local.store, trainer.local.segment(line.lineage, segment.id).make()
-    found = await asyncio.to_thread(work_bucket.newest, store, segment, folder)
+    found = await asyncio.to_thread(work_bucket.newest_checkpoint, store, segment, folder)
     if found is None or not keeps or not moves_head(line, found.ref):
-        return line.head, Place(segment.first.position, segment.first.global_step)
+        return line.head, TrainingPlace(segment.first.position, segment.first.global_step)
     if found.local is not None:
         await asyncio.to_thread(work_bucket.put_checkpoint, store, line.lineage, found.local)
-    place, root = Place(found.ref.position, found.ref.global_step), line.head.base_root
+    place, root = TrainingPlace(found.ref.position, found.ref.global_step), line.head.base_root
     return Head(base_root=root, global_step=place.global_step, checkpoint=found.ref), place
 
 
@@ -100,7 +100,7 @@ async def commit_close(trainer: Trainer, line: Line, segment: Segment, record: L
         log.get().error("close_refused", segment=segment.id, fence=segment.fence)
     trainer.held.release()
     await trainer.table.update(trainer.bus)
-    await show(trainer)  # before its job's record tells others that it is over
+    await publish_observed(trainer)  # before its job's record tells others that it is over
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     ENDS.labels(record.outcome).inc()
     closed = SegmentClosed(
@@ -125,7 +125,7 @@ async def close_stopped(trainer: Trainer) -> None:
 def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
     """Clean `work` and this disk after the commit, as their owner."""
     try:
-        retention.sweep(trainer.local.store, line)
+        retention.sweep_ended(trainer.local.store, line)
     except (StoreUnavailable, ObjectMissing) as error:
         log.get().warning("not_cleaned", error=str(error))
     trainer.local.prune({segment.id})

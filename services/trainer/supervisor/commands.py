@@ -3,7 +3,7 @@
 from typing import Literal
 
 from services.trainer.supervisor.close import close_segment
-from services.trainer.supervisor.observe import show
+from services.trainer.supervisor.observe import publish_observed
 from services.trainer.supervisor.run.worker_run import ASKABLE, WorkerRun
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
@@ -18,13 +18,13 @@ async def answer_live(trainer: Trainer, run: WorkerRun) -> None:
             await answer_missed(trainer, at, once)
             continue
         if once.command not in ASKABLE:
-            await answer(trainer, at, once, "void", f"{once.command} is not for the trainer")
+            await answer_once(trainer, at, once, "void", f"{once.command} is not for the trainer")
             continue
         asked = await run.ask(once.command, at)
         if asked is None:
             return  # looked at again when the worker has answered; a pause need not wait for it
         why = asked.refused
-        await answer(trainer, at, once, "void" if why else "done", why or once.command)
+        await answer_once(trainer, at, once, "void" if why else "done", why or once.command)
 
 
 async def answer_idle(trainer: Trainer) -> None:
@@ -42,9 +42,9 @@ async def answer_idle(trainer: Trainer) -> None:
         elif once.command == "checkpoint" and held.not_uploaded is not None:
             return  # the store is away
         elif once.command == "checkpoint":
-            await answer(trainer, at, once, "done", "paused: its checkpoint is stored")
+            await answer_once(trainer, at, once, "done", "paused: its checkpoint is stored")
         else:
-            await answer(trainer, at, once, "void", "paused: duramen resume")
+            await answer_once(trainer, at, once, "void", "paused: duramen resume")
 
 
 async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
@@ -56,15 +56,15 @@ async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
         if segment.closed is None:
             return  # open, but not taken over yet: it waits for its owner
         if segment.closed.cause == once.nonce:
-            await answer(trainer, at, once, "done", "before a restart")
+            await answer_once(trainer, at, once, "done", "before a restart")
         else:
             outcome = segment.closed.outcome
-            await answer(trainer, at, once, "void", f"that segment is closed ({outcome})")
+            await answer_once(trainer, at, once, "void", f"that segment is closed ({outcome})")
         return
-    await answer(trainer, at, once, "void", "no such segment is open here")
+    await answer_once(trainer, at, once, "void", "no such segment is open here")
 
 
-async def answer(
+async def answer_once(
     trainer: Trainer, at: int, once: Once, outcome: Literal["done", "void"], why: str
 ) -> None:
     answered = Answered(
@@ -78,7 +78,7 @@ async def answer(
     await trainer.bus.event(Event.of("trainer", answered))
     trainer.orders.answered(at)
     log.get().info("command_answered", **answered.told())
-    await show(trainer)
+    await publish_observed(trainer)
 
 
 async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
@@ -86,4 +86,4 @@ async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
     for earlier, other in trainer.orders.pending():
         if earlier < at:
             await answer_missed(trainer, earlier, other)
-    await answer(trainer, at, once, "done", "kept" if once.keep else "dropped")
+    await answer_once(trainer, at, once, "done", "kept" if once.keep else "dropped")

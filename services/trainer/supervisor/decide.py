@@ -30,7 +30,7 @@ from services.trainer.supervisor.next_job import (
     store_held,
     take_over_lost,
 )
-from services.trainer.supervisor.observe import show
+from services.trainer.supervisor.observe import publish_observed
 from services.trainer.supervisor.run.failures import failure
 from services.trainer.supervisor.run.prepare import CheckpointUnusable
 from services.trainer.supervisor.run.worker_run import Ended, StopRequest, WorkerRun
@@ -60,18 +60,18 @@ OWNER_DEATHS_ALLOWED = 3  # of one segment, before its job counts as what kills 
 GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
 
 
-async def look(trainer: Trainer) -> None:
+async def look_for_work(trainer: Trainer) -> None:
     """Look, obey, train. Returns when there is nothing more to do now."""
     while await step(trainer):
         pass
-    await show(trainer)
+    await publish_observed(trainer)
 
 
 async def step(trainer: Trainer) -> bool:
     """One decision; True if another may follow at once. A store that is away is waited for here,
     with everything else as it was."""
     try:
-        return await decide(trainer)
+        return await decide_next(trainer)
     except StoreUnavailable as error:
         trainer.outage.failed(error)
         if trainer.held.ended is not None:
@@ -87,7 +87,7 @@ async def tell_outage(trainer: Trainer) -> None:
         await trainer.tell(Alarm(what="store_away", detail=trainer.outage.sentence))
 
 
-async def decide(trainer: Trainer) -> bool:
+async def decide_next(trainer: Trainer) -> bool:
     """Do what comes next; True if another decision may follow at once. Raises StoreUnavailable."""
     await trainer.refresh()
     await claim.mend(trainer.bus, trainer.table, trainer.by)
@@ -104,7 +104,7 @@ async def decide(trainer: Trainer) -> bool:
         elif state == "stopped":
             await close_stopped(trainer)
         elif state == "running":
-            await train(trainer)
+            await train_held(trainer)
         else:  # paused: looked at again every second
             await store_held(trainer)
             return False
@@ -130,7 +130,7 @@ async def may_train(trainer: Trainer, segment: Segment) -> bool:
     return short is None
 
 
-async def train(trainer: Trainer) -> None:
+async def train_held(trainer: Trainer) -> None:
     """Train the held segment until there is a reason to end, then do what the reason asks."""
     segment = trainer.held.open
     if trainer.table.jobs[segment.job].record.state == "removed":
@@ -216,7 +216,7 @@ async def train_watched(trainer: Trainer, run: WorkerRun) -> Ended:
                 asking.result()  # it failed: so does the watch
             beat()
             await tell_outage(trainer)
-            await show(trainer)
+            await publish_observed(trainer)
             await something(running, run.changed, trainer.wake)
             if run.request is None and not running.done():
                 await ask_to_stop(trainer, run)
@@ -336,7 +336,7 @@ async def shrink(trainer: Trainer, segment: Segment, ended: Ended) -> None:
     halved = smaller(was) or was
     why = ended.failure.message[:500]
     told = MemoryRanOut(segment=segment.id, was=was, micro_tokens=halved, why=why)
-    await close_segment(trainer, "preempted", cause=claim.MEMORY)
+    await close_segment(trainer, "preempted", cause=claim.RAN_OUT)
     OUT_OF_MEMORY.inc()
     log.get().warning("out_of_memory", was=was, micro_tokens=halved, why=why)
     await trainer.tell(told, segment.job.lineage, segment)

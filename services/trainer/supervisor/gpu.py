@@ -15,11 +15,11 @@ from services.trainer.nvml import FIRST, first
 
 UP = Gauge("duramen_gpu_up", "1 if the GPU answers.", ["gpu"])
 LOAD = Gauge("duramen_gpu_load_ratio", "Share of time in which the GPU computed.", ["gpu"])
-MEMORY = Gauge("duramen_gpu_memory_used_bytes", "Memory in use, by all programs.", ["gpu"])
+MEMORY_USED = Gauge("duramen_gpu_memory_used_bytes", "Memory in use, by all programs.", ["gpu"])
 TOTAL = Gauge("duramen_gpu_memory_bytes", "Memory of the GPU.", ["gpu"])
 HEAT = Gauge("duramen_gpu_temperature_celsius", "Temperature of the GPU.", ["gpu"])
 POWER = Gauge("duramen_gpu_power_watts", "Electrical power of the GPU.", ["gpu"])
-SECONDS = 5.0
+GPU_SECONDS = 5.0
 # What some do not tell (a part of a GPU, one of a virtual machine) does not make them lost.
 NOT_TOLD = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission)
 
@@ -28,24 +28,24 @@ class GpuLost(Exception):
     """The GPU does not answer any more."""
 
 
-async def watch() -> None:
+async def watch_gpu() -> None:
     """Measure for ever. Raises GpuLost, so that the service ends and is started again."""
     try:
         device = first()
         while True:
-            await asyncio.to_thread(measure, device)
-            await asyncio.sleep(SECONDS)
+            await asyncio.to_thread(measure_gpu, device)
+            await asyncio.sleep(GPU_SECONDS)
     except pynvml.NVMLError as error:
         UP.labels(FIRST).set(0)
         raise GpuLost(f"the GPU is lost: {error}") from error
 
 
-def measure(device: Any) -> None:
+def measure_gpu(device: Any) -> None:
     """Read everything once. What a GPU does not tell is left out: it is up if it has a name."""
     pynvml.nvmlDeviceGetName(device)
     with suppress(*NOT_TOLD):
         memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-        MEMORY.labels(FIRST).set(memory.used)
+        MEMORY_USED.labels(FIRST).set(memory.used)
         TOTAL.labels(FIRST).set(memory.total)
     with suppress(*NOT_TOLD):
         LOAD.labels(FIRST).set(pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100)

@@ -108,7 +108,7 @@ class Local:
         mine = self.segment(line.lineage, ref.segment).checkpoints
         name = ref.prefix.rsplit("/", 1)[-1]
         for folder in (mine / name, self.cache / "checkpoints" / name):
-            if folder.is_dir() and is_whole(folder, ref.id):
+            if folder.is_dir() and is_checkpoint_whole(folder, ref.id):
                 return folder
         target = self.cache / "checkpoints" / name
         shutil.rmtree(target, ignore_errors=True)
@@ -128,7 +128,7 @@ class Local:
         if ref is None:
             return True
         name = ref.prefix.rsplit("/", 1)[-1]
-        if is_whole(self.segment(line.lineage, ref.segment).checkpoints / name, ref.id):
+        if is_checkpoint_whole(self.segment(line.lineage, ref.segment).checkpoints / name, ref.id):
             return True
         version = version_of(line, ref)
         places: list[tuple[Bucket, str]] = [("work", layout.checkpoint_file(ref.prefix, HEADER))]
@@ -171,7 +171,7 @@ class Local:
                 file.unlink(missing_ok=True)
 
 
-def is_whole(folder: Path, checkpoint_id: str) -> bool:
+def is_checkpoint_whole(folder: Path, checkpoint_id: str) -> bool:
     """Whether a local checkpoint is the one meant, with every byte in place."""
     header = folder / HEADER
     if not header.is_file() or sha256_file(header) != checkpoint_id:

@@ -168,10 +168,10 @@ async def open_job(trainer: Trainer, job: Job) -> None:
         segment = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
         trainer.held.take(segment)
         await trainer.tell(SegmentOpened(segment=segment.id, fence=segment.fence))
-        await own(trainer, job)
+        await own_segment(trainer, job)
 
 
-async def own(trainer: Trainer, job: Job) -> None:
+async def own_segment(trainer: Trainer, job: Job) -> None:
     """After the ledger's open record: the lease names the fence, the job's record follows."""
     segment = trainer.held.open
     await trainer.held.lease.renew()
@@ -200,7 +200,7 @@ async def take_over_lost(trainer: Trainer) -> None:
             return
 
 
-async def newest(
+async def newest_of_open(
     trainer: Trainer, segment: Segment, folder: SegmentFolder
 ) -> work_bucket.Found | None:
     """The newest valid checkpoint of an open segment. With the store away, what this disk holds
@@ -210,7 +210,9 @@ async def newest(
         if found is not None:
             return found
     try:
-        found = await asyncio.to_thread(work_bucket.newest, trainer.local.store, segment, folder)
+        found = await asyncio.to_thread(
+            work_bucket.newest_checkpoint, trainer.local.store, segment, folder
+        )
         trainer.outage.over()
         return found
     except StoreUnavailable as error:
@@ -227,7 +229,7 @@ async def newest_here(
     """The newest valid checkpoint on this disk, if no other can be newer."""
     if segment.record.lease != trainer.held.lease.name:
         return None
-    mine = functools.partial(work_bucket.newest, only_local=True)
+    mine = functools.partial(work_bucket.newest_checkpoint, only_local=True)
     found = await asyncio.to_thread(mine, trainer.local.store, segment, folder)
     return found if found and found.ref.global_step >= segment.record.global_step else None
 
@@ -246,7 +248,7 @@ async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
     """A new fence on an open segment, from its newest valid checkpoint."""
     line = trainer.table.lines[segment.job.lineage]
     folder = trainer.local.segment(line.lineage, segment.id).make()
-    found = await newest(trainer, segment, folder)
+    found = await newest_of_open(trainer, segment, folder)
     first = segment.first
     start = first
     if found is not None:
@@ -272,4 +274,4 @@ async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
         global_step=start.global_step,
         deaths=again.record.deaths,
     )
-    await own(trainer, trainer.table.jobs[segment.job])
+    await own_segment(trainer, trainer.table.jobs[segment.job])

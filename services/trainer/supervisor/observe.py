@@ -73,7 +73,7 @@ def obeyed(trainer: Trainer) -> int:
     return shown.generation if shown else 0
 
 
-async def show(trainer: Trainer) -> None:
+async def publish_observed(trainer: Trainer) -> None:
     """Publish the view if it changed, at most twice a second for mere progress."""
     try:
         await trainer.observer.show(view_of(trainer))
@@ -81,11 +81,11 @@ async def show(trainer: Trainer) -> None:
         log.get().warning("not_observed", error=str(error))
 
 
-async def heartbeat(trainer: Trainer) -> None:
+async def keep_observed(trainer: Trainer) -> None:
     """Show that the supervisor lives, also while a store makes it wait."""
 
     async def show_again() -> None:
         if trainer.observer.shown is not None:
-            await show(trainer)
+            await publish_observed(trainer)
 
     await loop.heartbeat(show_again, BEAT_SECONDS)

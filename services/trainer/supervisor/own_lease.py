@@ -12,7 +12,7 @@ from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable, Conflict
 from shared.files import write_synced
-from shared.ledger.lease import read
+from shared.ledger.lease import read_lease
 from shared.protocol.observed import Lease
 
 
@@ -41,12 +41,12 @@ class OwnLease:
     async def renew(self) -> None:
         """Write it now. Raises Conflict if another process of this name lives."""
         if self._sequence < 0:
-            self._sequence, _ = await read(self.bus, self.name)
+            self._sequence, _ = await read_lease(self.bus, self.name)
         lease = Lease(owner=self.owner, host=socket.gethostname(), fence=self.fence)
         try:
             self._sequence = await self.bus.lease(self.name, lease, self._sequence)
         except Conflict:
-            self._sequence, found = await read(self.bus, self.name)
+            self._sequence, found = await read_lease(self.bus, self.name)
             if found is not None and found.owner != self.owner:
                 raise
 

@@ -25,22 +25,22 @@ KEPT_UPLOADS = 3
 KEPT_DEAD = 32  # segments of a lineage whose log and snapshots may still be looked at
 
 
-def prune(store: Store, line: Line, segment: Segment) -> None:
+def prune_uploads(store: Store, line: Line, segment: Segment) -> None:
     """Of the open segment the newest three uploads stay, and whatever the ledger names."""
     kept = line.referenced()
     refs = [ref for ref, _ in work_bucket.uploaded(store, line.lineage, segment.id)]
     for ref in refs[:-KEPT_UPLOADS]:
         if ref.id not in kept:
-            drop(store, store.keys(WORK, f"{ref.prefix}/"))
+            delete_all(store, store.keys(WORK, f"{ref.prefix}/"))
 
 
-def sweep(store: Store, line: Line) -> None:
+def sweep_ended(store: Store, line: Line) -> None:
     """After a close: whatever of the lineage's ended segments nobody needs any more."""
     prefixes = layout.segment_prefixes(line.lineage)
     keys = [key for prefix in prefixes for key in store.keys(WORK, prefix)]
     listed = committed_versions(store, line)
     first = doomed(line, listed, keys)
-    drop(store, doomed(line, listed - foreign_versions(store, line, listed, first), keys))
+    delete_all(store, doomed(line, listed - foreign_versions(store, line, listed, first), keys))
 
 
 def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
@@ -116,7 +116,7 @@ def is_last_fence(segment: Segment, fence: int | None) -> bool:
     return segment.closed is None or fence == segment.closed.fence
 
 
-def drop(store: Store, keys: Iterable[str]) -> None:
+def delete_all(store: Store, keys: Iterable[str]) -> None:
     """Delete, headers of checkpoints first: without its header the rest is nobody's."""
     for key in sorted(keys, key=lambda key: not key.endswith(f"/{HEADER}")):
         store.delete(WORK, key)

@@ -19,10 +19,10 @@ from shared.protocol.records import JobSettings, LineageSettings
 from shared.store import layout
 from shared.store.place import PRECIOUS
 
-SECONDS = 60.0
+EXAMPLE_SECONDS = 60.0
 
 
-async def show_example(trainer: Trainer, lineage: str, dataset: str, row: int) -> RowShown:
+async def example_shown(trainer: Trainer, lineage: str, dataset: str, row: int) -> RowShown:
     """Return the tokens of a row (from 1), and which of them are trained.
 
     Raises NotFound, DuramenError.
@@ -78,11 +78,11 @@ async def ask_child(request: dict[str, Any], threads: int | None) -> dict[str, A
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            output, _ = await asyncio.wait_for(child.communicate(), SECONDS)
+            output, _ = await asyncio.wait_for(child.communicate(), EXAMPLE_SECONDS)
         except TimeoutError as error:
             child.kill()
             await child.wait()
-            raise DuramenError(f"No answer after {SECONDS:.0f} seconds.") from error
+            raise DuramenError(f"No answer after {EXAMPLE_SECONDS:.0f} seconds.") from error
     if child.returncode != 0:
         raise DuramenError("The row could not be shown; the trainer's log says why.")
     found: dict[str, Any] = json.loads(output)

@@ -16,7 +16,7 @@ from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
 from shared.ledger.jobs import Table
-from shared.ledger.lease import Watch
+from shared.ledger.lease import LeaseWatch
 from shared.ledger.lineage import Segment
 from shared.protocol.events import Event, EventData
 from shared.protocol.names import LEVELS
@@ -46,7 +46,7 @@ class Trainer:
         self.by = instance("trainer")
         self.orders = Orders(self.bus, self.instance, self.settings.state_dir / "voids-told")
         self.memory = MemoryCheck(self.settings, self.local)
-        self.watch = Watch(self.bus, self.settings.lease_seconds)
+        self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
         self.outage.limit_seconds = self.settings.store_away_seconds
         self.observer = Observer(self.bus, BEAT_SECONDS, slow=["progress"])
 

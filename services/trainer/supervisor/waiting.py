@@ -55,9 +55,9 @@ class MemoryCheck:
 
     def worker_comes(self) -> None:
         """Note what is free before a worker takes its part."""
-        self.free_before = memory.measured(self.settings).free
+        self.free_before = memory.measured_memory(self.settings).free
 
     def here(self, *, is_training: bool) -> memory.Memory:
         """Return what there is; what a worker holds is free again once it is preempted."""
-        found = memory.measured(self.settings)
+        found = memory.measured_memory(self.settings)
         return replace(found, free=max(found.free, self.free_before)) if is_training else found

@@ -40,7 +40,7 @@ def reference(lineage: str, name: str, header: Header) -> CheckpointRef:
 
 def put_checkpoint(store: Store, lineage: str, path: Path) -> CheckpointRef:
     """Upload a checkpoint, its header last: a header in the store means that all is there."""
-    header = checkpoint.verify(path)
+    header = checkpoint.verify_checkpoint(path)
     ref = reference(lineage, path.name, header)
     for name, contents in header.files.items():
         key = layout.checkpoint_file(ref.prefix, name)
@@ -109,7 +109,7 @@ def is_alive(segment: Segment, header: Header) -> bool:
     return header.segment == segment.id and segment.holds(header.fence, header.global_step)
 
 
-def newest(
+def newest_checkpoint(
     store: Store, segment: Segment, folder: SegmentFolder, *, only_local: bool = False
 ) -> Found | None:
     """The newest valid checkpoint of a segment, local or uploaded; a tie goes to the local one."""
@@ -144,7 +144,7 @@ def is_whole(store: Store, candidate: Found) -> bool:
 
 def is_valid(path: Path) -> bool:
     try:
-        checkpoint.verify(path)
+        checkpoint.verify_checkpoint(path)
     except CannotTrain:
         return False
     return True

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     try:
         spec = Spec.model_validate_json(Path(arguments[0]).read_bytes())
         with_lock(spec.lock_file)
-        run(spec, pipe)
+        run_worker(spec, pipe)
     except CannotTrain as failure:
         report(pipe, failure)
     except ValidationError as error:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(spec: Spec, pipe: SupervisorPipe) -> None:
+def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
     """Plan, wait for `go`, train. torch is imported here, after the environment is set."""
     began = time.monotonic()
     if spec.quantize == "none":
@@ -79,7 +79,7 @@ def run(spec: Spec, pipe: SupervisorPipe) -> None:
     from services.trainer.worker import micro_batches
 
     try:
-        train(spec, pipe, material, chat, began)
+        start_training(spec, pipe, material, chat, began)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -95,9 +95,9 @@ def check_inputs(spec: Spec) -> None:
     from services.trainer.worker import base_check
 
     for directory in (spec.checkpoint_dir, spec.snapshot.directory):
-        checkpoint.sweep(directory)
+        checkpoint.sweep_half_written(directory)
     memory, limit = total_memory(spec.device), spec.memory_limit
-    base_check.check(spec.base_dir, spec.dtype, memory, quantize=spec.quantize, limit=limit)
+    base_check.check_base(spec.base_dir, spec.dtype, memory, quantize=spec.quantize, limit=limit)
 
 
 def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
@@ -117,7 +117,7 @@ def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
     return material
 
 
-def train(
+def start_training(
     spec: Spec, pipe: SupervisorPipe, material: "Material", chat: "Chat", began: float
 ) -> None:
     """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
@@ -127,7 +127,7 @@ def train(
 
     network = load_network(spec, material.plan.settings.seed)
     optimizer = make_optimizer(network, material.plan.settings)
-    saving.resume(spec, material, network, optimizer)
+    saving.restore_checkpoint(spec, material, network, optimizer)
     snapshots = Snapshots(spec, material, network, chat)
     pipe.emit(ready(network, time.monotonic() - began))
     say(

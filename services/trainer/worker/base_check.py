@@ -13,7 +13,7 @@ from shared.formats.model_files import INDEX, index_in, read_header, weights_of
 from shared.memory_estimate import NF4_BYTES, WIDTHS, gib
 
 
-def check(
+def check_base(
     base_dir: Path,
     dtype: str,
     memory_bytes: int,

@@ -35,7 +35,7 @@ class Request(BaseModel):
     on_long: OnLong = "set_aside"
 
 
-def answer(request: Request) -> dict[str, Any]:
+def example_answer(request: Request) -> dict[str, Any]:
     from services.model.template import Chat
     from services.trainer.worker.data.encoder import Encoder, Why
     from services.trainer.worker.data.rows import read_rows
@@ -68,7 +68,7 @@ def token(tokenizer: Any, number: int, trained: bool) -> dict[str, Any]:
 
 def main(path: str) -> None:
     try:
-        found = answer(Request.model_validate_json(Path(path).read_bytes()))
+        found = example_answer(Request.model_validate_json(Path(path).read_bytes()))
     except CannotTrain as failure:
         shown = {"kind": failure.kind, "message": failure.message, "example": failure.example}
         found = {"failed": shown, "sequences": []}

@@ -17,7 +17,7 @@ import torch
 from services.model.attention import pack
 from services.model.network import Network
 from services.model.template import Encoded
-from services.trainer.protocol import Place, Spec, StepDone, TrainingEnded
+from services.trainer.protocol import Spec, StepDone, TrainingEnded, TrainingPlace
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import open_metrics, write_line
 from services.trainer.worker.micro_batches import split
@@ -47,7 +47,7 @@ def train(
     finite gradient. Where memory runs out, what is trained is saved before the error goes on.
     """
     settings, steps = material.plan.settings, material.plan.steps
-    at = Place(spec.start.position, spec.start.global_step)
+    at = TrainingPlace(spec.start.position, spec.start.global_step)
     # What a kill must not change: when bad steps are too many, and what looking has cost.
     metrics, past = open_metrics(spec.metrics, at.position)
     snapshots.governor.spent_seconds = past.snapshot_seconds
@@ -81,24 +81,24 @@ def train(
             update(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
 
-        at = Place(at.position + 1, at.global_step + 1)
+        at = TrainingPlace(at.position + 1, at.global_step + 1)
         labels = sum(material.rows[r].labels for r in rows)
         event = StepDone(
             position=at.position,
             steps=len(steps),
             global_step=at.global_step,
-            loss=finite(loss_sum / labels),
+            loss=finite_number(loss_sum / labels),
             tokens=sum(len(material.rows[r]) for r in rows),
             trained_tokens=labels,
             seconds=time.monotonic() - began,
             micro_tokens=spec.micro_tokens,
             micro_batches=len(parts),
             learning_rate=rate,
-            gradient_norm=finite(norm),
+            gradient_norm=finite_number(norm),
             skipped=skipped,
         )
         seen = [
-            {"row": r, "id": material.row_ids[r], "loss": finite(loss)}
+            {"row": r, "id": material.row_ids[r], "loss": finite_number(loss)}
             for r, loss in zip(rows, numbers[len(parts) :], strict=True)
         ]
         step = event.model_dump(exclude={"event"})
@@ -155,6 +155,6 @@ def not_finite(bad: Sequence[tuple[int, ...]], settings: TrainingSettings) -> Ca
     )
 
 
-def finite(number: float) -> float | None:
+def finite_number(number: float) -> float | None:
     """Return the number, or None if it is not finite: JSON has no NaN."""
     return number if math.isfinite(number) else None

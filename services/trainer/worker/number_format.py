@@ -14,7 +14,7 @@ from services.trainer.device import here
 
 SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns: a smaller one leaves most of a GPU idle
 
-SECONDS = 0.5  # for each format
+MEASURE_SECONDS = 0.5  # for each format
 
 
 def flops(dtype: Any, device: str) -> float:
@@ -28,7 +28,7 @@ def flops(dtype: Any, device: str) -> float:
         a @ b
     synchronize(device)
     products, began = 0, time.monotonic()
-    while time.monotonic() - began < SECONDS:
+    while time.monotonic() - began < MEASURE_SECONDS:
         a @ b
         synchronize(device)
         products += 1
@@ -42,7 +42,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measure(wanted: str) -> dict[str, Any]:
+def measure_formats(wanted: str) -> dict[str, Any]:
     """Return the faster format on the wanted device, and what it was measured on.
 
     Raises RuntimeError if `cuda` is wanted and torch can use no GPU.
@@ -71,6 +71,6 @@ def measure(wanted: str) -> dict[str, Any]:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        print(json.dumps(measure(*sys.argv[1:])))
+        print(json.dumps(measure_formats(*sys.argv[1:])))
     except RuntimeError as error:
         sys.exit(str(error))

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.model.environment import environment
+from services.model.environment import library_versions
 from services.model.lora import adapter_config
 from services.model.network import Network
 from services.model.out_of_memory import is_out_of_memory
 from services.trainer import checkpoint
-from services.trainer.protocol import CheckpointSaved, Place, Spec
+from services.trainer.protocol import CheckpointSaved, Spec, TrainingPlace
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.optimizer import optimizer_state, restore_optimizer
 from services.trainer.worker.pipe import SupervisorLink
@@ -48,13 +48,13 @@ class Saving:
         assert self.saved is not None
         return self.saved
 
-    def serve(self, at: Place, *, ending: bool, asked: bool) -> None:
+    def serve(self, at: TrainingPlace, *, ending: bool, asked: bool) -> None:
         """Save at the end, at the cadence, or when asked; who asked is answered in any case."""
         due = time.monotonic() - self.saved_at >= self.spec.checkpoint_seconds
         if (ending or due or asked) and not self.keep(at) and asked and self.saved is not None:
             self.supervisor.emit(self.saved)
 
-    def keep(self, at: Place) -> bool:
+    def keep(self, at: TrainingPlace) -> bool:
         """Save what is trained and say so; False if it was saved before."""
         if self.saved is not None and self.saved.position == at.position:
             return False
@@ -74,7 +74,7 @@ class Saving:
         return True
 
     @contextmanager
-    def first(self, at: Place) -> Iterator[None]:
+    def first(self, at: TrainingPlace) -> Iterator[None]:
         """Save where memory runs out inside, then let the error go on: no weight has changed."""
         try:
             yield
@@ -84,7 +84,9 @@ class Saving:
             raise
 
 
-def resume(spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW) -> None:
+def restore_checkpoint(
+    spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW
+) -> None:
     """Go on from `spec.checkpoint`. Raises CannotTrain (checkpoint), showing what differs."""
     if spec.checkpoint is None:
         return
@@ -112,7 +114,7 @@ def resume(spec: Spec, material: Material, network: Network, optimizer: torch.op
 
 def report_environment(header: Header, spec: Spec, network: Network) -> None:
     """Say in the job's log what may give other bits than before."""
-    was, now = header.environment.model_dump(), environment(network.device)
+    was, now = header.environment.model_dump(), library_versions(network.device)
     changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
     if header.micro_tokens != spec.micro_tokens:
         changed.append(f"micro_tokens was {header.micro_tokens}, is {spec.micro_tokens}")
@@ -125,7 +127,7 @@ def save(
     material: Material,
     network: Network,
     optimizer: torch.optim.AdamW,
-    at: Place,
+    at: TrainingPlace,
 ) -> tuple[Path, str]:
     """Write a checkpoint and remove old ones; return its folder and its id.
 
@@ -139,18 +141,18 @@ def save(
             f"(now {material.plan.settings.learning_rate:g}).",
             suspect=True,
         )
-    path, written = checkpoint.write(
+    path, written = checkpoint.write_checkpoint(
         spec.checkpoint_dir,
         header(spec, material, network, at),
         adapter,
         optimizer_state(network, optimizer),
         adapter_config(network.model),
     )
-    checkpoint.prune(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
+    checkpoint.prune_checkpoints(spec.checkpoint_dir, spec.segment, keep=spec.checkpoint)
     return path, written.id
 
 
-def header(spec: Spec, material: Material, network: Network, at: Place) -> dict[str, Any]:
+def header(spec: Spec, material: Material, network: Network, at: TrainingPlace) -> dict[str, Any]:
     """Return what the header of a checkpoint says, but for the files."""
     return {
         "lineage": spec.lineage,
@@ -166,5 +168,5 @@ def header(spec: Spec, material: Material, network: Network, at: Place) -> dict[
         "dtype": spec.dtype,
         "quantize": spec.quantize,
         "micro_tokens": spec.micro_tokens,
-        "environment": environment(network.device),
+        "environment": library_versions(network.device),
     }

@@ -134,7 +134,7 @@ class Preparation:
             need = self.need(base)
         except UsageError:  # the worker says in full what is wrong with the base
             return wanted == "on"
-        have = memory.measured(self.settings).free
+        have = memory.measured_memory(self.settings).free
         on = wanted == "on" or record.micro_tokens_asked is not None
         if wanted == "auto" and not on:
             on = need.total > have

@@ -113,5 +113,5 @@ class Uploader:
         # The steps before it first: whoever goes on from a checkpoint finds what led to it.
         work_bucket.put_progress(store, lineage, self.segment.id, self.folder)
         ref = work_bucket.put_checkpoint(store, lineage, path)
-        retention.prune(store, self.line, self.segment)
+        retention.prune_uploads(store, self.line, self.segment)
         return ref

@@ -15,7 +15,7 @@ from services.model.template import Chat, Encoded
 from services.trainer.protocol import PlanReady, Spec
 from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
-from services.trainer.worker.data.probes import candidates, watched
+from services.trainer.worker.data.probes import probe_candidates, watched
 from services.trainer.worker.data.rows import read_rows
 from shared.errors import CannotTrain
 from shared.files import write_synced
@@ -73,9 +73,11 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
     own = spec.dataset_sha256
     probes, measured = watched(
         encoder,
-        trained=candidates("trained", own, rows, encoded),
-        held=candidates("heldout", own, rows, heldout_rows),
-        asked=[candidates("eval", sha, other, range(len(other))) for sha, other in evals.items()],
+        trained=probe_candidates("trained", own, rows, encoded),
+        held=probe_candidates("heldout", own, rows, heldout_rows),
+        asked=[
+            probe_candidates("eval", sha, other, range(len(other))) for sha, other in evals.items()
+        ],
         earlier=earlier,
     )
     batches = order(list(encoded), {r: len(e) for r, e in encoded.items()}, spec.settings)

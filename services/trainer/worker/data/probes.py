@@ -17,7 +17,7 @@ from shared.formats.probe import Probe
 from shared.protocol.names import Split
 
 
-def candidates(
+def probe_candidates(
     split: Split, dataset: str, rows: Sequence[CanonicalRow], numbers: Iterable[int]
 ) -> dict[str, Probe]:
     """Probes by id; of equal rows the first."""

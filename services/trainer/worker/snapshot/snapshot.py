@@ -20,10 +20,10 @@ from services.model.generation import Answering, Said
 from services.model.grading import grade
 from services.model.network import Network
 from services.model.out_of_memory import is_out_of_memory
-from services.model.teacher_forcing import Measured, measure
+from services.model.teacher_forcing import Measured, measure_answers
 from services.model.template import Chat
 from services.trainer.micro_batch import smaller
-from services.trainer.protocol import Place, SnapshotSkipped, SnapshotTaken, Spec
+from services.trainer.protocol import SnapshotSkipped, SnapshotTaken, Spec, TrainingPlace
 from services.trainer.worker.data.draw import draw
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import Past
@@ -73,7 +73,7 @@ class Snapshots:
 
     def due(
         self,
-        at: Place,
+        at: TrainingPlace,
         past: Past,
         supervisor: SupervisorLink,
         saving: Saving,
@@ -145,7 +145,9 @@ class Snapshots:
         told = {**decision.told, "seconds": round(seconds, 3), "is_reused": is_reused}
         told |= {"probes": len(self.probes), "measured": len(rows), "answered": answered(rows)}
         path = self.spec.snapshot.directory / f"{global_step:08d}-{self.spec.fence}.parquet"
-        digest, file_size = snapshot_file.write(path, [{**row, **now} for row in rows], told)
+        digest, file_size = snapshot_file.write_snapshot(
+            path, [{**row, **now} for row in rows], told
+        )
         if not is_reused:
             self.keep(path, rows, global_step)
             asked = decision.limit_seconds is None and decision.why == "asked for"
@@ -216,7 +218,7 @@ class Snapshots:
 
     def measure(self, probes: Sequence[Probe], found: dict[str, Measured]) -> None:
         encoded = [self.encoded[p.id] for p in probes]
-        results = measure(self.network, encoded, self.pack_tokens)
+        results = measure_answers(self.network, encoded, self.pack_tokens)
         found.update(zip((p.id for p in probes), results, strict=True))
 
     def answer(
@@ -295,7 +297,7 @@ class Snapshots:
         path = self.baseline()
         if global_step != 0 or decision.size != "full" or path is None or not path.exists():
             return None
-        return snapshot_file.read(path)
+        return snapshot_file.read_snapshot(path)
 
     def keep(self, path: Path, rows: Sequence[dict[str, Any]], global_step: int) -> None:
         """A new adapter changes nothing: at step 0 of any lineage the model is its base."""

@@ -10,7 +10,7 @@ from shared.formats.snapshot_parquet import decode_exactly, encode_snapshot
 KEPT_BASELINES = 20
 
 
-def write(
+def write_snapshot(
     path: Path, rows: Sequence[Mapping[str, Any]], decision: Mapping[str, Any]
 ) -> tuple[str, int]:
     """Write a snapshot; return its SHA-256 and size. Temporary name, sync, rename."""
@@ -19,7 +19,7 @@ def write(
     return sha256_bytes(data), len(data)
 
 
-def read(path: Path) -> list[dict[str, Any]] | None:
+def read_snapshot(path: Path) -> list[dict[str, Any]] | None:
     """Its rows; None if it is not a file of this program's."""
     try:
         return decode_exactly(path.read_bytes())
