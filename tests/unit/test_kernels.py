@@ -143,7 +143,7 @@ def test_what_was_found_is_kept_for_this_base_device_and_versions(
     again = network(base, path)
     assert (again.way, again.notes) == (first.way, first.notes)
     newer = {**library_versions(first.device), "torch": "9.9"}
-    monkeypatch.setattr(kernels, "environment", lambda _: newer)
+    monkeypatch.setattr(kernels, "library_versions", lambda _: newer)
     with pytest.raises(AssertionError, match="compared again"):
         network(base, path)
 

@@ -11,6 +11,7 @@ import pytest
 from services.ctl.chat_templates import BY_NAME, chat_template, for_a_record
 from services.ctl.commands.show_example import drawn
 from services.trainer.worker.example import Request, example_answer
+from shared.answers.trainer import Token
 from shared.errors import CannotTrain, UsageError
 from tests import templates
 from tests.tiny import Conversation, make_tiny, make_tokenizer, shared_tiny, write_dataset
@@ -45,10 +46,11 @@ def test_a_row_is_shown_token_by_token(tmp_path: Path) -> None:
         "trained": False,
     }
     assert "".join(t["text"] for t in tokens if t["trained"]).startswith("falcon<|im_end|>an")
-    plain = str(drawn(tokens, colours=False))
+    answered = [Token.model_validate(token) for token in tokens]
+    plain = str(drawn(answered, colours=False))
     assert "⟦" in plain
     assert plain.count("⟦") == plain.count("⟧") == 2
-    assert str(drawn(tokens, colours=True)).replace("⏎", "") == "".join(t["text"] for t in tokens)
+    assert str(drawn(answered, colours=True)).replace("⏎", "") == "".join(t["text"] for t in tokens)
 
 
 def test_a_row_of_several_sequences_shows_each(tmp_path: Path) -> None:
