@@ -12,7 +12,7 @@ import pytest
 
 from infra.local.servers import ServerMissing
 from tests.ahead import Ahead
-from tests.servers import Stack
+from tests.stack import Stack
 
 STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
 

@@ -15,7 +15,7 @@ from services.trainer import checkpoint
 from services.trainer.protocol import Stop, StopReason
 from shared.errors import CannotTrain
 from shared.formats.checkpoint import Header, TensorHashes
-from tests.forked import CAN_FORK, fork
+from tests.forkserver import CAN_FORK, fork
 from tests.tiny import tiny_conversations, write_dataset
 
 DEADLINE_SECONDS = 90.0

@@ -29,7 +29,7 @@ from services.model.template import Chat, Encoded
 from services.trainer.worker.data.encoder import Encoder
 from shared.formats.dataset import DATA, SOURCE, CanonicalRow
 from tests.conftest import running_stack
-from tests.house import House
+from tests.services import House
 from tests.tiny import shared_tiny
 
 TEXT = (

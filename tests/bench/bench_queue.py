@@ -24,8 +24,8 @@ from shared.ledger.jobs import Table
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import LEVELS, JobId, now
 from shared.protocol.records import JobRecord
-from tests.commands import without_settings
-from tests.servers import Stack
+from tests.command_line import without_settings
+from tests.stack import Stack
 
 AT_ONCE = 200
 

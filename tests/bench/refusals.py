@@ -24,9 +24,9 @@ from shared.files import sha256_bytes
 from shared.formats.canonical import canonical_json
 from shared.formats.report import Report
 from shared.store.place import PRECIOUS
-from tests.box import Box, row
 from tests.conftest import running_stack
-from tests.house import House, until
+from tests.inbox import Box, row
+from tests.services import House, until
 
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 GOOD = row("first")

@@ -18,7 +18,7 @@ from shared.bus.client import Bus
 from shared.ledger.control import Control
 from shared.protocol.events import Event, VersionPublished
 from tests.compose.recorder import Recorder, recording
-from tests.servers import Stack
+from tests.stack import Stack
 
 
 @pytest.fixture

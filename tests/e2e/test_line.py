@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.house import ROOT, House, Process, until
-from tests.servers import Stack
+from tests.services import ROOT, House, Process, until
+from tests.stack import Stack
 from tests.tiny import Conversation, line_of, make_tiny, tiny_conversations
 
 SERVICES = ("ingest", "trainer", "vault", "evolution")

@@ -9,7 +9,7 @@ import orjson
 from shared.bus.client import Bus
 from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
-from tests.house import House, until
+from tests.services import House, until
 
 HERE = Path(__file__).parent
 PACKED = HERE / "packed"

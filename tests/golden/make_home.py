@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.ledger.lineage import Line
 from shared.protocol.records import LineageSettings, LineCreate, Lora
-from tests.commands import duramen
+from tests.command_line import duramen
 from tests.golden.home import (
     PACKED,
     SETTINGS,
@@ -29,8 +29,8 @@ from tests.golden.home import (
     until_published,
 )
 from tests.golden.result import PATH, stored_result
-from tests.house import ROOT, House, until
-from tests.servers import Stack
+from tests.services import ROOT, House, until
+from tests.stack import Stack
 from tests.tiny import line_of, make_tiny, tiny_conversations
 
 SECONDS = 120.0

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.box import Box
-from tests.house import House
-from tests.servers import Stack
-from tests.vault_stage import VaultProcess
+from tests.inbox import Box
+from tests.services import House
+from tests.stack import Stack
+from tests.vault_history import VaultProcess
 
 
 @pytest.hookimpl(wrapper=True)

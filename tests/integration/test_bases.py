@@ -11,8 +11,8 @@ from urllib3.exceptions import ProtocolError
 from services.vault import bases
 from shared.errors import StoreUnavailable
 from shared.store.place import PRECIOUS, WORK
-from tests.servers import Stack
-from tests.vault_stage import Forge, VaultProcess
+from tests.stack import Stack
+from tests.vault_history import Forge, VaultProcess
 
 
 class Cut:

@@ -30,7 +30,7 @@ from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
 from infra.servers.streams import MAX_MSG_BYTES, STREAMS
 from shared.service_names import SERVICES
-from tests.servers import Stack, wait_until
+from tests.stack import Stack, wait_until
 
 
 async def test_a_second_bootstrap_changes_nothing(stack: Stack) -> None:

@@ -12,8 +12,8 @@ from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.records import LineageSettings, LineCreate
-from tests.house import House, until
-from tests.servers import Stack
+from tests.services import House, until
+from tests.stack import Stack
 
 ROOT = "b" * 64
 

@@ -12,7 +12,7 @@ from shared.errors import BusWentBack, ObjectDamaged
 from shared.protocol.events import Event
 from shared.protocol.names import line_subject, line_wildcard
 from shared.protocol.records import LineageSettings, LineCreate
-from tests.servers import Stack
+from tests.stack import Stack
 
 SUBJECT, WILDCARD = line_subject("main", "create"), line_wildcard("main")
 

@@ -17,7 +17,7 @@ from infra.servers.nats.conf import NatsConf
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
 from shared.protocol.events import Event
-from tests.servers import wait_until
+from tests.stack import wait_until
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from shared.ledger.control import Control
 from shared.protocol.control import Desired, Once
 from shared.protocol.events import Answered, Event
 from shared.protocol.observed import Observed
-from tests.commands import Evolution, duramen, evolution_service
-from tests.forged import Forged, encoded, forging
-from tests.house import until
-from tests.servers import Stack, wait_until
+from tests.command_line import Evolution, duramen, evolution_service
+from tests.history import Forged, encoded, forging
+from tests.services import until
 from tests.snapshots import Measurement
+from tests.stack import Stack, wait_until
 
 
 async def train(forged: Forged) -> None:

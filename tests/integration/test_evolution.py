@@ -14,10 +14,10 @@ from shared.bus.client import Bus
 from shared.ledger.control import observed
 from shared.ledger.jobs import Table
 from shared.protocol.records import LineRollback
-from tests.commands import Evolution, duramen, evolution_service
-from tests.forged import Forged, forging
-from tests.servers import Stack, wait_until
+from tests.command_line import Evolution, duramen, evolution_service
+from tests.history import Forged, forging
 from tests.snapshots import Measurement
+from tests.stack import Stack, wait_until
 
 NUMBERS = ("global_step", "loss", "answer", "is_right")
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.formats.snapshot_parquet import decode_snapshot
-from tests.commands import Evolution, duramen, evolution_service
-from tests.forged import forging
+from tests.command_line import Evolution, duramen, evolution_service
+from tests.history import forging
 from tests.integration.test_evolution import has_snapshots, measured, metric
-from tests.servers import Stack, wait_until
 from tests.snapshots import Measurement
+from tests.stack import Stack, wait_until
 
 NAN, INFINITE = math.nan, math.inf
 

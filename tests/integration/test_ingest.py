@@ -11,9 +11,9 @@ import httpx
 from shared.files import sha256_bytes, sha256_file
 from shared.formats.report import Report
 from shared.store.place import PRECIOUS
-from tests import hostile
-from tests.box import SECONDS, Box, row, rows
-from tests.house import until
+from tests import hostile_files
+from tests.inbox import SECONDS, Box, row, rows
+from tests.services import until
 
 # ---- good files ----------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
 
 async def test_hostile_files_end_where_they_should_and_none_is_lost(box: Box) -> None:
     """A fuzzer with a fixed seed. Every file ends with its report, and the service lives on."""
-    files = list(hostile.files(int(os.environ.get("FUZZ_FILES", "200")), seed=4))
+    files = list(hostile_files.files(int(os.environ.get("FUZZ_FILES", "200")), seed=4))
     with box.running(DURAMEN_SETTLE_SECONDS="0.05", DURAMEN_MAX_ROW_BYTES="2000000") as process:
         for name, data in files:
             path = box.root.parent / "part"

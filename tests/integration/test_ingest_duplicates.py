@@ -9,7 +9,7 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.names import JobId, LineVerb
 from shared.protocol.records import Head, LineClose, LineOpen, LineRecord
-from tests.box import Box, row
+from tests.inbox import Box, row
 
 
 class Trainer:

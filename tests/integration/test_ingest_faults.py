@@ -14,8 +14,8 @@ from services.ingest.reading import dataset
 from shared.bus.client import Bus
 from shared.ledger.control import Control, observed
 from shared.ledger.jobs import Table
-from tests.box import SECONDS, Box, row, rows
-from tests.house import until
+from tests.inbox import SECONDS, Box, row, rows
+from tests.services import until
 
 
 async def test_a_store_or_a_bus_that_is_away_is_waited_for(own_box: Box) -> None:

@@ -17,10 +17,10 @@ from shared.ledger.jobs import Table
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import JobSettings
 from shared.store.place import PRECIOUS
-from tests.box import SECONDS, Box, row, rows
-from tests.commands import duramen
-from tests.house import until
+from tests.command_line import duramen
+from tests.inbox import SECONDS, Box, row, rows
 from tests.plans import a_plan
+from tests.services import until
 
 # ---- sidecars ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from infra.local.servers import StoreServer, binary
 from infra.servers.seaweed import FSYNC_SET
 from shared.store.place import PRECIOUS
 from shared.store.s3 import PART_BYTES, Store
-from tests.servers import Stack
+from tests.stack import Stack
 
 SERVERS = ["store", "backup"]
 NOT_FOUND = 404

@@ -13,7 +13,7 @@ from services.vault.lock import RollingLock
 from shared.errors import StoreUnavailable
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
-from tests.servers import Stack
+from tests.stack import Stack
 
 SHORT = timedelta(seconds=3)
 

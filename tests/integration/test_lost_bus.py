@@ -11,10 +11,10 @@ from shared.formats.version import CommitRecord
 from shared.ledger.control import observed
 from shared.protocol.records import CheckpointRef
 from shared.store.place import PRECIOUS, WORK
-from tests.forged import Forged, encoded, forging
-from tests.house import House, until
-from tests.servers import Stack, wait_until
-from tests.vault_stage import Forge, VaultProcess, first_version, latest_of
+from tests.history import Forged, encoded, forging
+from tests.services import House, until
+from tests.stack import Stack, wait_until
+from tests.vault_history import Forge, VaultProcess, first_version, latest_of
 
 
 def begin_anew_with(stack: Stack, kept: set[str]) -> None:

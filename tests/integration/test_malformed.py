@@ -13,9 +13,9 @@ from shared.ledger.control import observed
 from shared.protocol.names import observed_subject
 from shared.protocol.observed import Observed
 from shared.store.place import PRECIOUS
-from tests.house import until
-from tests.servers import Stack, wait_until
-from tests.vault_stage import Forge, VaultProcess, first_version, latest_of
+from tests.services import until
+from tests.stack import Stack, wait_until
+from tests.vault_history import Forge, VaultProcess, first_version, latest_of
 
 NESTED = b"[" * 200_000 + b"]" * 200_000
 

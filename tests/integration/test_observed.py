@@ -9,9 +9,9 @@ from shared.ledger.control import answered_through, observed_all
 from shared.ledger.jobs import Table
 from shared.protocol.observed import Lease, Observed
 from shared.service.observer import Observer
-from tests.commands import duramen
-from tests.house import House
-from tests.servers import Stack
+from tests.command_line import duramen
+from tests.services import House
+from tests.stack import Stack
 
 
 def said(instance: str, **fields: object) -> Observed:

@@ -17,7 +17,7 @@ from nats.js.errors import APIError
 
 from infra.local.environment import inner_urls
 from infra.servers.conformance import answers_stranger, conditional_put
-from tests.servers import Stack
+from tests.stack import Stack
 
 SHA = "ab" * 32
 LOCAL = "127.0.0.1"

@@ -13,7 +13,7 @@ from shared.files import sha256_bytes
 from shared.store.folder import Folder
 from shared.store.place import PRECIOUS, Place
 from shared.store.s3 import Store
-from tests.servers import Stack
+from tests.stack import Stack
 
 
 @pytest.fixture(params=["store", "folder", "archive"])

@@ -16,9 +16,9 @@ from services.herald import poll
 from services.herald.alerts import Alerts
 from services.herald.grafana import Grafana
 from services.herald.happenings import Happening
-from tests.commands import duramen, evolution_service, free_port
+from tests.command_line import duramen, evolution_service, free_port
 from tests.compose.recorder import recording
-from tests.servers import Stack
+from tests.stack import Stack
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # What asks the environment for a proxy, outside shared/reach.py. The hub's library is meant to.

@@ -13,11 +13,11 @@ from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed, Progress
 from tests.bench.bench_queue import fill
-from tests.commands import duramen
+from tests.command_line import duramen
 from tests.conftest import running_stack
-from tests.forged import Forged, forging
-from tests.house import House, until
-from tests.servers import Stack
+from tests.history import Forged, forging
+from tests.services import House, until
+from tests.stack import Stack
 from tests.tiny import tiny_conversations
 
 

@@ -13,9 +13,9 @@ from services.ctl.chat_templates import chat_template
 from services.ctl.commands.restore import Restore
 from services.ctl.errors import TargetNotEmpty
 from shared.errors import NotFound, UsageError
-from tests.servers import Stack, wait_until
+from tests.stack import Stack, wait_until
 from tests.tiny import make_tiny
-from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of
+from tests.vault_history import Forge, VaultProcess, check_sums, first_version, latest_of
 
 
 async def test_a_damaged_archive_file_is_named_by_verify(

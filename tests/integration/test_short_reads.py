@@ -14,7 +14,7 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.names import line_subject, line_wildcard
 from shared.protocol.records import LineageSettings, LineCreate
-from tests.servers import Stack
+from tests.stack import Stack
 
 ROOT = "b" * 64
 

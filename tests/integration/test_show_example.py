@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from services.ctl.chat_templates import BY_NAME
-from tests.commands import duramen
-from tests.house import House
-from tests.servers import Stack
+from tests.command_line import duramen
+from tests.services import House
+from tests.stack import Stack
 from tests.tiny import shared_tiny, tiny_conversations
 
 

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.commands import duramen, evolution_service
-from tests.house import House, until
-from tests.servers import Stack
+from tests.command_line import duramen, evolution_service
+from tests.services import House, until
+from tests.stack import Stack
 from tests.tiny import tiny_conversations
 
 LONG: dict[str, Any] = {"batch_tokens": 64, "epochs": 60}

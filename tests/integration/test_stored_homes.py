@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from tests.commands import duramen
+from tests.command_line import duramen
 from tests.conftest import running_stack
 from tests.golden.home import PACKED, SETTINGS, job_named, unpack, until_published
 from tests.golden.result import PATH, stored_result
-from tests.house import House, until
-from tests.servers import Stack
+from tests.services import House, until
+from tests.stack import Stack
 
 SECONDS = 90.0
 AWAY = 6  # exit status

@@ -13,7 +13,7 @@ from shared.protocol.control import Once
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
 from shared.store.place import WORK
-from tests.house import House, until
+from tests.services import House, until
 from tests.tiny import tiny_conversations
 
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 64, "epochs": 6}

@@ -20,9 +20,9 @@ from shared.protocol.names import JobId
 from shared.protocol.observed import Observed
 from shared.store.place import PRECIOUS, WORK
 from shared.store.s3 import Store
-from tests.house import House, until
 from tests.integration.test_trainer import SLOW_STEPS, set_state
-from tests.servers import Stack
+from tests.services import House, until
+from tests.stack import Stack
 from tests.tiny import shared_tiny, tiny_conversations
 from tests.unit.test_checkpoint import write
 from tests.unit.test_preparing import opened

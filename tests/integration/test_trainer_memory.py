@@ -21,8 +21,8 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Choice, estimate_memory, shape_of_folder
 from shared.protocol.control import Once
-from tests.house import House, Process, until
 from tests.integration.test_trainer import set_state
+from tests.services import House, Process, until
 from tests.tiny import shared_tiny, tiny_conversations
 
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 400, "epochs": 20}

@@ -17,7 +17,7 @@ from services.trainer.supervisor.next_job import ask_those_that_wait, next_job, 
 from services.trainer.supervisor.trainer import Trainer
 from shared.ledger.control import Control
 from shared.protocol.control import Once
-from tests.house import House
+from tests.services import House
 from tests.tiny import tiny_conversations
 
 GIB = 1 << 30

@@ -17,9 +17,9 @@ from shared.errors import AlreadyExists
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, are_one_commit, parse_sums, version_name
 from shared.store.place import PRECIOUS, WORK
-from tests.house import until
-from tests.servers import Stack, wait_until
-from tests.vault_stage import Forge, VaultProcess, check_sums, first_version, latest_of
+from tests.services import until
+from tests.stack import Stack, wait_until
+from tests.vault_history import Forge, VaultProcess, check_sums, first_version, latest_of
 
 FILES = 10  # of a version, as the forge makes it
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.bus.client import Bus
 from shared.ledger.invalid import VoidTeller
 from shared.ledger.jobs import Table
-from tests.servers import Stack
+from tests.stack import Stack
 
 
 async def alarms(bus: Bus) -> list[int]:

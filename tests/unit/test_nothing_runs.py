@@ -14,7 +14,7 @@ from infra.local.home import Home
 from infra.local.ports import Ports, free_ports
 from infra.local.programs import ROOT
 from infra.secrets.secrets import Secrets
-from tests.commands import without_settings
+from tests.command_line import without_settings
 
 pytestmark = pytest.mark.slow
 AWAY = 6

@@ -14,7 +14,7 @@ import httpx
 
 from infra.local.programs import ROOT, spawn
 from shared import reach
-from tests.servers import Stack, wait_until
+from tests.stack import Stack, wait_until
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ from shared.protocol.records import (
 from shared.store.place import PRECIOUS, WORK
 from shared.store.s3 import Store
 from tests import hurried
-from tests.house import until
-from tests.servers import Stack, wait_until
+from tests.services import until
+from tests.stack import Stack, wait_until
 
 TENSORS = {"base_model.model.layers.0.q_proj.lora_A.weight": np.ones((4, 8), np.float32)}
 

@@ -25,7 +25,7 @@ from shared.protocol.records import JobRecord, JobSettings, LineageSettings, Lin
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
 from tests import hurried
-from tests.servers import Stack
+from tests.stack import Stack
 from tests.tiny import Conversation, line_of, shared_tiny
 
 ROOT = Path(__file__).parents[1]

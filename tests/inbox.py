@@ -10,7 +10,7 @@ from shared.formats.report import Report
 from shared.ledger.control import events
 from shared.ledger.jobs import Job, Table
 from shared.protocol.events import Event
-from tests.house import House, Process, until
+from tests.services import House, Process, until
 
 SECONDS = 40.0
 

@@ -35,8 +35,8 @@ from shared.protocol.records import (
 from shared.store.place import PRECIOUS, WORK
 from shared.store.s3 import Store
 from tests.plans import a_plan
-from tests.servers import Stack
 from tests.snapshots import Measurement, parquet
+from tests.stack import Stack
 
 
 @dataclass

@@ -21,7 +21,7 @@ CAN_FORK = not Path("/dev/nvidiactl").exists()
 def server() -> ForkServerContext:
     """Return what forks, the same for all tests of this process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.forked_imports"])
+    context.set_forkserver_preload(["tests.forkserver_imports"])
     return context
 
 
