@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeGuard
 
-# The limits only fall: who brings a figure down writes the new value here. The targets are beside.
+# The limits only fall: who brings a figure down writes the new value here.
 LIMITS = {
     "functions and classes defined in several modules": 16,
     "constants defined in several modules": 48,
