@@ -180,9 +180,10 @@ class CannotTrain(Exception):
         example: str | None = None,
         final: bool = True,
     ) -> None:
-        super().__init__(message)
+        # Templates and rows may hold lone surrogates, which no JSON line and no record can.
+        self.message = message.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.kind: FailureKind = kind
-        self.message = message
         self.suspect = suspect
         self.example = example
         self.final = final

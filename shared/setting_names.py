@@ -68,6 +68,7 @@ RETIRED = frozenset(
         "DURAMEN_SWEEP_SECONDS",
         "DURAMEN_WEIGHT_DECAY",
         "DURAMEN_COOLDOWN_FRACTION",
+        "DURAMEN_VAULT_MEMORY",
     }
 )
 

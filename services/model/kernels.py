@@ -21,6 +21,7 @@ from services.model.attention import Batch, pack
 from services.model.environment import library_versions
 from services.model.out_of_memory import is_out_of_memory
 from services.model.template import Encoded
+from shared.files import write_synced
 
 # What a model raises for attention or arguments that it does not know.
 UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
@@ -80,10 +81,8 @@ class Proofs:
     def keep(self, name: str, why: str | None) -> None:
         """Add one result. The file is replaced whole: a kill leaves the old one or the new one."""
         if self.path is not None:
-            new = self.path.with_suffix(".new")
             known = {**self.found(), name: why}
-            new.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
-            new.replace(self.path)
+            write_synced(self.path, json.dumps(known, indent=1, sort_keys=True).encode())
 
 
 def choose_way(network: Attending, proofs: Proofs) -> None:

@@ -24,6 +24,11 @@ class Orphans:
         self._held |= {place: names for place, names in found.items() if names is not None}
         self.due = None in found.values()
 
+    @property
+    def unseen(self) -> list[str]:
+        """The places that could not be listed since this service was started."""
+        return sorted({place.name for place in self._copies.places} - self._held.keys())
+
     def beside(self, table: Table) -> dict[str, list[str]]:
         """Return by lineage the places that hold versions of it, where its ledger has none.
 

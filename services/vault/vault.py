@@ -28,7 +28,7 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.events import Answered, Event, VersionPublished, parse_event
 from shared.protocol.message import ObjectRef
-from shared.protocol.observed import Observed
+from shared.protocol.observed import UNSEEN, Observed
 from shared.service.observer import Observer
 from shared.store import layout
 from shared.store.place import PRECIOUS
@@ -363,6 +363,7 @@ class Vault:
         else:
             state = "waiting" if self.pending else "running" if self.busy else "idle"
         why = self.reasons() or ({"*": self.busy} if self.busy else {})
+        unseen = {UNSEEN: self.orphans.unseen} if self.orphans.unseen else {}
         view = Observed(
             service="vault",
             instance="vault",
@@ -370,7 +371,7 @@ class Vault:
             generation=self.control.generation,
             once_through=self.once_through,
             waiting=why,
-            orphaned=self.orphaned or None,
+            orphaned=self.orphaned | unseen or None,
             ledger=self.table.seen,
         )
         await self.observer.show(view)

@@ -34,12 +34,16 @@ class Progress(Message):
     eta_seconds: float | None = None
 
 
+UNSEEN = "*"
+
+
 class Observed(Message):
     """What an instance of a service is. A receipt counts only if its fence is the ledger's.
 
     `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
     `*` is all of them. Schema 1, on one subject for all instances, said the latter as one text.
-    `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some.
+    `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some;
+    under UNSEEN the places that it has not been able to look at since it started.
     """
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")

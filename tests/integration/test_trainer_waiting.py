@@ -97,5 +97,5 @@ async def test_a_skip_waits_for_no_snapshot_that_was_asked_before_it(
     found = [e async for e in trainer.bus.read("EVT", 0, "evt.trainer.answered")]
     answers = [json.loads(e.data)["data"] for e in found]
     said = [(a["name"], a["outcome"], a["why"]) for a in answers]
-    assert said[0] == ("snapshot", "void", "that segment is closed (skipped)")
+    assert said[0] == ("snapshot", "void", "the run that it was meant for is over (skipped)")
     assert said[1] == ("skip", "done", "dropped")

@@ -94,13 +94,17 @@ async def store_result(trainer: Trainer, line: Line, segment: Segment, job: Job)
 
 async def commit_close(trainer: Trainer, line: Line, segment: Segment, record: LineClose) -> None:
     """Append the close to the ledger, let go of the segment, and tell."""
+    is_ours = True
     try:
         await line.append(trainer.bus, "close", record)
-    except Conflict:  # taken over, or voided by a forced rollback: not ours any more
+    except Conflict:  # taken over, or cancelled by a forced rollback
+        is_ours = False
         log.get().error("close_refused", segment=segment.id, fence=segment.fence)
     trainer.held.release()
     await trainer.table.update(trainer.bus)
     await publish_observed(trainer)  # before its job's record tells others that it is over
+    if not is_ours:
+        return
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     ENDS.labels(record.outcome).inc()
     closed = SegmentClosed(

@@ -58,10 +58,12 @@ async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
         if segment.closed.cause == once.nonce:
             await answer_once(trainer, at, once, "done", "before a restart")
         else:
-            outcome = segment.closed.outcome
-            await answer_once(trainer, at, once, "void", f"that segment is closed ({outcome})")
+            outcome = "cancelled" if segment.closed.outcome == "void" else segment.closed.outcome
+            await answer_once(
+                trainer, at, once, "void", f"the run that it was meant for is over ({outcome})"
+            )
         return
-    await answer_once(trainer, at, once, "void", "no such segment is open here")
+    await answer_once(trainer, at, once, "void", "the run that it was meant for is not open here")
 
 
 async def answer_once(

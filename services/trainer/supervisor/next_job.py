@@ -22,6 +22,7 @@ from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentOpened
+from shared.protocol.observed import UNSEEN
 from shared.protocol.records import LineOpen
 from shared.store import layout
 from shared.store.place import PRECIOUS
@@ -74,7 +75,7 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
     if line.open_segment is not None:
         record = line.open_segment.record
         silent = await trainer.watch.silent_seconds(record.lease, line.open_segment.fence)
-        return f"{record.owner} trains it (silent for {silent:.0f} s)"
+        return f"another trainer ({record.owner}) trains it, last heard of {silent:.0f} s ago"
     if free_bytes < DISK_RESERVE_BYTES:
         return f"the disk has {free_bytes >> 20} MiB left, {DISK_RESERVE_BYTES >> 20} are needed"
     return (
@@ -114,7 +115,13 @@ async def lost_bus(trainer: Trainer, line: Line) -> str | None:
     places = ["store"]
     if await asyncio.to_thread(next, keys, None) is None:
         vault = await observed(trainer.bus, "vault")
-        places = (vault.orphaned or {}).get(line.lineage, []) if vault else []
+        said = (vault.orphaned or {}) if vault else {}
+        places = said.get(line.lineage, [])
+        if not places and UNSEEN in said:
+            return (
+                f"its ledger is empty, and the vault has not been able to look for versions in the "
+                f"{' and the '.join(said[UNSEEN])} yet"
+            )
     if not places:
         return None
     return (

@@ -210,7 +210,7 @@ class WorkerRun:
     async def silent_end(self, worker: Worker, kills: int | None) -> Ended:
         """Return how it ended that told nothing. `kills`: of its memory group before."""
         status = await worker.wait()
-        if status == 0:  # told to stop before its first step
+        if status == 0 and self.request is not None:  # told to stop before its first step
             return Ended("stopped")
         self._log.warning("worker_died", status=status)
         if status == -signal.SIGKILL and (oom_kills() or 0) > (kills or 0):
