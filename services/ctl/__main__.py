@@ -1,12 +1,12 @@
-"""`python -m services.ctl` is `duramen`. The module of a command is loaded when it is used."""
+"""Run `duramen`: `python -m services.ctl`. A command's module is loaded when it is used."""
 
 import gc
 import os
 from importlib import import_module
 from typing import Any
 
-gc.set_threshold(100_000)  # modules and ten thousand records live to the end: to look is in vain
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and to look is slow
+gc.set_threshold(100_000)  # modules and ten thousand records live to the end: looking frees nothing
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and looking is slow
 
 import typer  # noqa: E402 - before it stands what makes loading it faster
 from typer.core import TyperGroup  # noqa: E402 - as above
@@ -41,7 +41,7 @@ PLACES = {
 
 
 class LazyCommands(TyperGroup):
-    """The commands by their names."""
+    """The commands by their names, each loaded when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name is the parent's
         return list(PLACES)
@@ -70,7 +70,7 @@ def duramen() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `duramen`."""
     cli.main(app)
 
 

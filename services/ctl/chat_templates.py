@@ -1,8 +1,8 @@
 """Chat templates by name, for bases that come without one. Needs no torch.
 
-`chatml`, `llama3`, `gemma` and `phi3` want their own special tokens in the tokenizer; the others
-end an answer with the tokenizer's own end, so any base can learn them. A lineage keeps the text,
-not the name: these may be mended later, and what was trained before stays as it was.
+`chatml`, `llama3`, `gemma` and `phi3` need their own special tokens in the tokenizer; the others
+end an answer with the tokenizer's own end token, so any base can learn them. A lineage keeps the
+text, not the name: a template may be corrected later, and what was trained before stays as it was.
 """
 
 import json
@@ -82,7 +82,7 @@ BY_NAME = {
 
 
 def chat_template(shown: str) -> str:
-    """The template that a name, or else the path of a file, means. Raises UsageError."""
+    """Return the template that a name, or else the path of a file, means. Raises UsageError."""
     if shown in BY_NAME:
         return BY_NAME[shown]
     try:
@@ -98,7 +98,7 @@ def chat_template(shown: str) -> str:
 
 
 def for_a_record(text: str) -> str:
-    """The text, if a record of the ledger can hold it. Raises UsageError."""
+    """Return the text if a record of the ledger can hold it. Raises UsageError."""
     size = len(json.dumps(text).encode())
     if size > LIMIT_BYTES:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What every command needs: settings, connections, output for people or programs, exit codes.
+"""Settings, connections, output for people or programs, and exit codes of every command.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 accepted, not yet observed; 4 not found; 5 changed by
 another; 6 bus, store or service away; 7 the bus went back in time; 8 damaged bytes; 130
@@ -57,7 +57,7 @@ HOMES = ("data/local", "data/demo", "data/compose")
 
 
 def __getattr__(name: str) -> "Console":
-    """`console` is made when it is first used."""
+    """Make `console` when it is first used."""
     if name != "console":
         raise AttributeError(name)
     from rich.console import Console
@@ -67,7 +67,10 @@ def __getattr__(name: str) -> "Console":
 
 
 def settings() -> CtlSettings:
-    """From DURAMEN_ENV_FILE, else the environment, else the embedded run in this folder."""
+    """Return the settings of DURAMEN_ENV_FILE, else of the environment or an installation here.
+
+    Raises UsageError, ServiceUnavailable.
+    """
     named = os.environ.get("DURAMEN_ENV_FILE")
     files = [Path(named)] if named else [Path(home) / "env" for home in HOMES]
     if named or "DURAMEN_NATS_URL" not in os.environ:
@@ -108,7 +111,7 @@ def who() -> str:
 
 @asynccontextmanager
 async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
-    """A connection that does not come back by itself: a command never fires later."""
+    """Open a connection that does not come back by itself: a command never fires later."""
     connection = Bus(config.nats_url, config.nats_seed_file, "ctl", ca=config.nats_ca)
     await connection.connect(patient=False)
     try:
@@ -122,7 +125,10 @@ def _secret(value: SecretStr) -> str:
 
 
 def first_store(config: CtlSettings) -> "Store":
-    """The first store, with the CLI's own keys: it may read, and write to `work/staging/`."""
+    """Return the first store, with the CLI's own keys.
+
+    They allow reading, and writing to `work/staging/`.
+    """
     from shared.store.s3 import Store
 
     keys = config.store_access_key, config.store_secret_key
@@ -130,7 +136,7 @@ def first_store(config: CtlSettings) -> "Store":
 
 
 def backup_store(config: CtlSettings) -> "Store":
-    """The backup, read-only."""
+    """Return the backup, read-only."""
     from shared.store.s3 import Store
 
     keys = config.backup_access_key, config.backup_secret_key
@@ -167,7 +173,7 @@ def ask(
 
 
 def understood(kind: type[T], url: str, body: bytes) -> T:
-    """Return the answer of a service. Raises DuramenError for one of a form not known here."""
+    """Return a service's answer as `kind`. Raises DuramenError for an unknown form."""
     try:
         return TypeAdapter(kind).validate_json(body)
     except ValidationError as error:
@@ -178,7 +184,7 @@ def understood(kind: type[T], url: str, body: bytes) -> T:
 
 
 def service_away(url: str, error: Exception) -> ServiceUnavailable:
-    """Return what to tell of a service that does not answer."""
+    """Return the error that reports a service which does not answer."""
     why = str(error) or type(error).__name__
     return ServiceUnavailable(f"{url} does not answer: {why}.", next_step=START)
 
@@ -186,7 +192,7 @@ def service_away(url: str, error: Exception) -> ServiceUnavailable:
 def emit(
     value: BaseModel | Mapping[str, Any] | Sequence[Any], json_: bool, human: Callable[[], None]
 ) -> None:
-    """JSON for programs, or what `human` prints."""
+    """Print JSON for programs, or call `human` to print for people."""
     if not json_:
         human()
         return
@@ -194,7 +200,7 @@ def emit(
 
 
 def plain(value: object) -> object:
-    """Return what JSON can say of a value; of an answer, what the service said and no more."""
+    """Return what JSON can say of a value; of an answer, only what the service said."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=isinstance(value, Reply))
     return str(value)
@@ -211,7 +217,7 @@ def print_table(
 
 
 def note(sentence: str, style: str) -> None:
-    """Print a sentence as it is, whatever stands in it, in a colour."""
+    """Print a sentence in a colour, with control characters made visible."""
     shown = columns.one_line(sentence)
     code = columns.CODES[style]
     sys.stdout.write(f"\x1b[{code}m{shown}\x1b[0m\n" if has_colours() else shown + "\n")
@@ -227,13 +233,13 @@ def run_command(command: Coroutine[Any, Any, None]) -> None:
 
 
 def main(app: typer.Typer) -> None:
-    """Run the app; what goes wrong is one line on standard error, and an exit code."""
+    """Run the app; an error becomes one line on standard error, and an exit code."""
     log.configure_when_needed("ctl", os.environ.get("DURAMEN_LOG_LEVEL", "error"))
     try:
         code = app(prog_name="duramen", standalone_mode=False)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or 0)  # to take ten thousand records apart would last as long as to read them
+        os._exit(code or 0)  # freeing ten thousand records would take as long as reading them
     except DuramenError as error:
         _say(str(error))
         sys.exit(error.exit_code)
@@ -247,7 +253,7 @@ def main(app: typer.Typer) -> None:
 
 
 def _refused(error: typer.TyperException) -> int:
-    """Say what is wrong with a command as it was typed; the exit code for that."""
+    """Report what is wrong with a command as it was typed, and return the exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "duramen"
     message = error.format_message() if hasattr(error, "format_message") else str(error)

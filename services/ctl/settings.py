@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class CtlSettings(BaseSettings):
-    """The `duramen` command: reads the streams and the stores, sends commands, writes no data."""
+    """The settings of the `duramen` command."""
 
     model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Evolution: `python -m services.evolution`."""
+"""Run evolution: `python -m services.evolution`."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ ROUND_SECONDS = 5.0
 
 
 async def main(settings: EvolutionSettings) -> None:
-    """Read what is there, then whatever comes, for ever."""
+    """Read the snapshots that are there, then each new one, until the process ends."""
     store = Store.of(settings)
     cache = Cache(settings.state_dir / "evolution.sqlite")
     bus = Bus.of(settings)

@@ -27,8 +27,11 @@ Route = TypeVar("Route", bound=Callable[..., Any])
 
 
 def make(settings: EvolutionSettings, watch: SnapshotWatch, store: Store) -> FastAPI:
-    """Routes under /api/evolution. A dataset or a probe is named by any unique prefix of its id;
-    `lineage` and `run` choose among several trainings on one dataset."""
+    """Return the app with its routes under /api/evolution.
+
+    A dataset or a probe is named by any unique prefix of its id; `lineage` and `run` choose among
+    several trainings on one dataset.
+    """
     app = http.make_app(
         settings, {"bus": watch.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
@@ -58,12 +61,12 @@ def make(settings: EvolutionSettings, watch: SnapshotWatch, store: Store) -> Fas
 
     @route("/compare")
     async def compare(a: str, b: str) -> Comparison:
-        """`a`, `b`: `JOB`, `JOB@STEP`, `JOB@first` or `v003`; `LINEAGE/v003`, too."""
+        """Compare `a` with `b`: each `JOB`, `JOB@STEP`, `JOB@first`, `v003` or `LINEAGE/v003`."""
         return await told(Comparison, comparison, await watch.answers(), a, b)
 
     return app
 
 
 async def told(model: type[T], ask: Callable[..., Answer], *given: object) -> T:
-    """Return what `ask` answers, as a model, without holding up who else asks."""
+    """Return what `ask` answers, as a model, without delaying other requests."""
     return await asyncio.to_thread(lambda: model.model_validate(ask(*given)))

@@ -1,4 +1,4 @@
-"""What the life lines say, as the API tells it. Nothing here is stored: cache + ledger = answer."""
+"""The API's answers about life lines. Nothing here is stored: cache + ledger = answer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Counted:
-    """A snapshot that is part of what the model of today is made of."""
+    """A snapshot of the training that led to the model of today."""
 
     found: CachedSnapshot
     job: JobId
@@ -31,7 +31,10 @@ class Counted:
 
 
 def counted_snapshots(table: Table, snapshots: Iterable[CachedSnapshot]) -> dict[int, Counted]:
-    """By id, those whose (segment, fence, step) lie in a kept segment or in the open one."""
+    """Return, by id, the snapshots that lie in a kept segment or in the open one.
+
+    Their (segment, fence, step) decides.
+    """
     living = {name: ledger.living() for name, ledger in table.lines.items()}
     chosen: dict[tuple[str, str], Counted] = {}
     for found in sorted(snapshots, key=lambda f: f.place, reverse=True):  # `work` before `version`
@@ -61,7 +64,7 @@ class Answers:
     # ---- names -----------------------------------------------------------------------------------
 
     def dataset(self, prefix: str, lineage: str | None, run: int | None) -> list[Counted]:
-        """The snapshots of one dataset's jobs, by step. Raises NotFound, UsageError."""
+        """Return the snapshots of one dataset's jobs, by step. Raises NotFound, UsageError."""
         mine = [
             one
             for one in self.counted.values()
@@ -117,7 +120,7 @@ class Answers:
         )
 
     def lines(self, lineage: str, probes: Iterable[str]) -> dict[str, list[Point]]:
-        """The life lines of these probes in one lineage."""
+        """Return the life lines of these probes in one lineage, by probe."""
         points: dict[str, list[Point]] = {}
         for row in self.cache.of_probes(probes):
             one = self.counted.get(row["snapshot"])
@@ -128,7 +131,7 @@ class Answers:
     # ---- answers ---------------------------------------------------------------------------------
 
     def datasets(self) -> Answer:
-        """Every dataset that has snapshots, with its jobs."""
+        """Return every dataset that has snapshots, with its jobs."""
         groups: dict[tuple[str, str], list[Counted]] = {}
         for one in sorted(self.counted.values(), key=lambda c: c.found.global_step):
             groups.setdefault((one.job.lineage, one.job.sha256), []).append(one)
@@ -157,8 +160,11 @@ class Answers:
         }
 
     def snapshots(self, prefix: str, lineage: str | None, run: int | None) -> Answer:
-        """Loss and exact match by step. `measured` is over the probes of that snapshot; `known`
-        over all probes so far, each at its last value: a curve that small snapshots do not bend."""
+        """Return loss and exact match by step.
+
+        What is measured at a step is over the probes of that snapshot; `known` is over all probes
+        so far, each at its last value: a curve that small snapshots do not bend.
+        """
         mine = self.dataset(prefix, lineage, run)
         by_snapshot: dict[int, list[Row]] = {}
         for row in self.cache.measurements(one.found.id for one in mine):
@@ -187,7 +193,7 @@ class Answers:
         return {**self.about(mine), "snapshots": shown}
 
     def snapshot(self, prefix: str, step: int, lineage: str | None) -> Answer:
-        """Every probe at one step."""
+        """Return every probe at one step. Raises NotFound, UsageError."""
         mine = [o for o in self.dataset(prefix, lineage, None) if o.found.global_step == step]
         if not mine:
             raise NotFound(f"Dataset {prefix} has no snapshot at step {step}.")
@@ -209,7 +215,7 @@ class Answers:
         }
 
     def example(self, prefix: str, lineage: str | None) -> Answer:
-        """One probe's whole life, with what the model said at each step."""
+        """Return one probe's whole life, with what the model said at each step."""
         probe = self.probe(prefix)
         rows = [r for r in self.cache.of_probes([probe]) if r["snapshot"] in self.counted]
         names = sorted({self.counted[r["snapshot"]].job.lineage for r in rows})
@@ -232,7 +238,7 @@ class Answers:
         }
 
     def _tokens(self, rows: list[Row], lineage: str, last: Point) -> list[Answer]:
-        """The expected answer, piece by piece, with the probability of each at the last point."""
+        """Return the pieces of the expected answer, each with its probability at the last point."""
         for row in rows:
             one = self.counted[row["snapshot"]]
             at = one.job.lineage, one.found.global_step, one.found.fence
@@ -242,7 +248,7 @@ class Answers:
         return []
 
     def summary(self, prefix: str, lineage: str | None, run: int | None) -> Answer:
-        """What was learned: numbers for each split, and each probe with its state."""
+        """Return what was learned: numbers for each split, and each probe with its state."""
         mine = self.dataset(prefix, lineage, run)
         rows = self.cache.measurements(one.found.id for one in mine)
         own: dict[tuple[str, str], list[Point]] = {}
@@ -295,7 +301,7 @@ class Answers:
         return self.file_name(JobId.parse(job))
 
     def states(self, probes: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
-        """(lineage, probe) -> (split as last measured, state) of the life lines of these probes."""
+        """Return (split as last measured, state) of these probes, by (lineage, probe)."""
         points: dict[tuple[str, str], list[Point]] = {}
         for row in self.cache.of_probes(probes):
             one = self.counted.get(row["snapshot"])

@@ -1,7 +1,8 @@
-"""What was read of the snapshots, in one SQLite file. Only a cache: delete it and it is read anew.
+"""The cache of what was read of the snapshots, in one SQLite file.
 
-Each call opens its own connection, so that the reader's thread and those of the API never share
-one; the write-ahead log lets them read while a snapshot is being added.
+It is only a cache: if it is deleted, everything is read again. Each call opens its own connection,
+so that the reader's thread and those of the API never share one; the write-ahead log lets them read
+while a snapshot is being added.
 """
 
 import json
@@ -41,9 +42,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class CachedSnapshot:
-    """A snapshot as it was read. `place` is `work` or `version`; `judged_by` is the SHA-256 that it
-    was compared with, if anybody had named one; `problem` says why it is not used; `decision`, why
-    and how large it was taken, is JSON."""
+    """A snapshot as it was read.
+
+    `place` is `work` or `version`; `judged_by` is the SHA-256 that it was compared with, if there
+    was one; `problem` says why it is not used; `decision` is JSON and says why it was taken and how
+    large it is.
+    """
 
     place: str
     key: str
@@ -90,7 +94,7 @@ class Cache:
 
     @contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one unit of work, committed at its end."""
+        """Yield a connection for one unit of work, which is committed at the end."""
         with closing(sqlite3.connect(self.path, timeout=10)) as db:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA foreign_keys = ON")
@@ -101,7 +105,7 @@ class Cache:
     # ---- writing ---------------------------------------------------------------------------------
 
     def add(self, found: CachedSnapshot, rows: Sequence[Row]) -> None:
-        """Put a snapshot in place of what was known under its key."""
+        """Add a snapshot with its measurements in place of what was known under its key."""
         with self.open() as db:
             db.execute("DELETE FROM snapshots WHERE key = ?", (found.key,))
             fields = {k: v for k, v in found.__dict__.items() if k != "id"}
@@ -127,7 +131,7 @@ class Cache:
             )
 
     def name_hash(self, key: str, sha256: str, *, by_result: bool) -> None:
-        """Note what an object must hash to; a result's word outlasts an event's."""
+        """Note the SHA-256 that an object must have; a result's word outlasts an event's."""
         with self.open() as db:
             db.execute(
                 "INSERT INTO named VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
@@ -148,7 +152,7 @@ class Cache:
         return int(row["value"]) if row else 0
 
     def named(self) -> dict[str, str]:
-        """key -> SHA-256 that an event, a result or a commit record gave it."""
+        """Return, by key, the SHA-256 that an event or a result gave an object."""
         with self.open() as db:
             return {row["key"]: row["sha256"] for row in db.execute("SELECT * FROM named")}
 
@@ -157,11 +161,11 @@ class Cache:
             return [CachedSnapshot(**dict(row)) for row in db.execute("SELECT * FROM snapshots")]
 
     def measurements(self, snapshots: Iterable[int]) -> list[Row]:
-        """All measurements of these snapshots, each with its probe's texts and snapshot id."""
+        """Return all measurements of these snapshots, with their probes' texts and snapshot ids."""
         return self._rows("m.snapshot", list(snapshots))
 
     def of_probes(self, probes: Iterable[str]) -> list[Row]:
-        """All measurements of these probes, counted or not."""
+        """Return all measurements of these probes, whether their snapshots count or not."""
         return self._rows("m.probe", list(probes))
 
     def _rows(self, column: str, values: list[Any]) -> list[Row]:
@@ -175,15 +179,17 @@ class Cache:
         return found
 
     def tokens(self, snapshot: int, probe: str) -> tuple[list[str], list[int]]:
-        """(pieces of the expected answer, their surprisal in sixteenths of a nat); both empty where
-        the snapshot has none."""
+        """Return the pieces of the expected answer and their surprisal, in sixteenths of a nat.
+
+        Both are empty where the snapshot has none.
+        """
         query = "SELECT pieces, surprisal FROM tokens WHERE snapshot = ? AND probe = ?"
         with self.open() as db:
             row = db.execute(query, (snapshot, probe)).fetchone()
         return (json.loads(row["pieces"]), json.loads(row["surprisal"])) if row else ([], [])
 
     def counts(self, snapshots: Iterable[int]) -> dict[str, int]:
-        """split -> number of different probes measured in these snapshots."""
+        """Return, by split, how many different probes were measured in these snapshots."""
         found: dict[str, set[str]] = {}
         query = "SELECT split, probe FROM measurements WHERE snapshot = ?"
         with self.open() as db:

@@ -1,7 +1,8 @@
-"""Two models of one or two lineages compared, example by example.
+"""Comparison of two models, of one lineage or of two, example by example.
 
-A place is a step of a lineage: that of a snapshot, of a job's last snapshot, or of a version. What
-was measured there counts, whichever job did it: the end of one job is the start of the next.
+A place is a step of a lineage: that of a snapshot, of a job's last snapshot, or of a version. All
+that was measured there counts, whichever job did it, because the end of one job is the start of the
+next.
 """
 
 import math
@@ -25,7 +26,7 @@ VERSION = re.compile(r"(?:([a-z0-9_-]{1,32})/)?v(\d+)")
 
 @dataclass(frozen=True)
 class NamedStep:
-    """`shown`: for people."""
+    """A step of a lineage, with the words that name it to people in `shown`."""
 
     lineage: str
     global_step: int
@@ -36,8 +37,10 @@ Looks = dict[str, tuple[Row, Point]]  # by probe
 
 
 def comparison(answers: Answers, a: str, b: str) -> Cells:
-    """What changed from `a` to `b` in the examples that both measured, the clearest change first.
-    Raises NotFound, UsageError."""
+    """Return what changed from `a` to `b` in the examples that both measured.
+
+    The clearest change is first. Raises NotFound, UsageError.
+    """
     first, second = named_step(answers, a), named_step(answers, b)
     before, after = looks(answers, first), looks(answers, second)
     common = [probe for probe in before if probe in after]
@@ -63,7 +66,10 @@ def comparison(answers: Answers, a: str, b: str) -> Cells:
 
 
 def named_step(answers: Answers, said: str) -> NamedStep:
-    """What `v003`, `LINEAGE/v003`, `JOB`, `JOB@64`, `JOB@first` or `JOB@last` means."""
+    """Return what `v003`, `LINEAGE/v003`, `JOB`, `JOB@64`, `JOB@first` or `JOB@last` means.
+
+    Raises NotFound, UsageError.
+    """
     version = VERSION.fullmatch(said)
     if version is not None:
         return version_place(answers, version[1], int(version[2]), said)
@@ -109,7 +115,11 @@ def version_place(answers: Answers, lineage: str | None, version: int, said: str
 
 
 def job_snapshots(answers: Answers, said: str) -> list[Counted]:
-    """By `3f9a1c2b7d10.1`, any prefix of it, `LINEAGE/SHA256/RUN`, or the name of its file."""
+    """Return the snapshots, by step, of the job that is named.
+
+    The name is `3f9a1c2b7d10.1`, any prefix of it, `LINEAGE/SHA256/RUN`, or the name of its file.
+    Raises NotFound, UsageError.
+    """
     named = [one for one in answers.counted.values() if answers.file_name(one.job) == said]
     if named:
         newest = max(named, key=lambda one: (one.found.global_step, one.found.fence)).job
@@ -127,7 +137,7 @@ def job_snapshots(answers: Answers, said: str) -> list[Counted]:
 
 
 def looks(answers: Answers, at: NamedStep) -> Looks:
-    """All that was measured at a place."""
+    """Return all that was measured at a place, by probe. Raises NotFound."""
     ids = [
         key
         for key, one in answers.counted.items()
@@ -168,8 +178,11 @@ def side_of(point: Point) -> dict[str, Any]:
 
 
 def change(before: Point, after: Point) -> Change:
-    """Better: right where it was wrong; or wrong in both, and the loss fell by a tenth or more. A
-    loss that is not a number is worse than any."""
+    """Return whether an example became better or worse, or stayed the same.
+
+    Better: right where it was wrong; or wrong in both, and the loss fell by a tenth or more. A loss
+    that is not a number is worse than any.
+    """
     if before.is_right != after.is_right:
         return "better" if after.is_right else "worse"
     if before.loss is None or after.loss is None:
@@ -181,7 +194,10 @@ def change(before: Point, after: Point) -> Change:
 
 
 def clearest_first(one: Cells) -> tuple[bool, bool, float]:
-    """Those whose rightness changed, then by how much the loss did; what stayed the same last."""
+    """Return a key that sorts the clearest change first and what stayed the same last.
+
+    Examples whose rightness changed come first, then those whose loss changed most.
+    """
     flipped = one["a"]["is_right"] != one["b"]["is_right"]
     before, after = one["a"]["loss"], one["b"]["loss"]
     moved = math.inf if before is None or after is None else abs(before - after)

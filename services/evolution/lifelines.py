@@ -1,21 +1,22 @@
 """Life lines: what became of one example through training, over all jobs and versions.
 
 A *point* is one measurement of a probe at one step of its lineage. It is *right* if the model's own
-answer is the expected one, but for case, white space, the way a number is written, and quotes and
-full stops at its ends; where the model was not asked, if every token of the expected answer was the
-most likely one. A life line is the list of its points in the order of steps; its state is the first
-of these that holds:
+answer is the expected one apart from case, white space, the way a number is written, and quotes and
+full stops at its ends. Where the model was not asked, the point is right if every token of the
+expected answer was the most likely one. A life line is the list of a probe's points in the order of
+steps; its state is the first of these that holds:
 
     new          measured once, or twice without a clear fall of its loss: too early to say
     unstable     changed between right and wrong 3 times or more within its last 8 points
     learned      right at its last two points, or at the last one if that closed a job
-    forgotten    was learned once, and is not now
+    forgotten    was learned before, and is not now
     learning     its loss has fallen by 20 % of its first value or more, but it is not right (yet)
     not learned  the job that watched it is done, and its loss has fallen by less than that
-    struggling   the same while the job goes on, measured 3 times or more
+    struggling   the same while the job continues, measured 3 times or more
 
-Only what the model of today is made of counts: points of kept segments in the head's ancestry and
-of the open one, and of these only what a superseded owner did before its successor began.
+Only the training that led to the model of today counts: points of kept segments in the head's
+ancestry and of the open segment, and of these only what a superseded owner measured before its
+successor began.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,17 +36,21 @@ STATES: tuple[State, ...] = (
 )
 CLEAR_FALL = 0.2  # of the first loss
 CHANGES = 3
-CHANGE_WINDOW = 8  # points: a probe that has settled since is not called unstable for ever
+CHANGE_WINDOW = 8  # points: a probe that has settled since is no longer called unstable
 ENOUGH_POINTS = 3
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement. `loss`: mean nats a token; it and `token_accuracy` are None where they were
-    not a number, as after a step that went wrong. `exact_match`, `answer` and what else is said of
-    an answer: None if not asked. `job_tokens`: trained on in this job so far, None if not known.
+    """A measurement of a probe at one step of its lineage.
 
-    `is_final`: taken at the last step of a job that is done. `job` is the job then trained.
+    `loss` is the mean in nats a token; it and `token_accuracy` are None where they were not a
+    number, as after a step that went wrong. `exact_match`, `answer` and the other values about an
+    answer are None if the model was not asked. `job_tokens` counts the tokens trained on in this
+    job so far, or is None if that is not known.
+
+    `is_final`: taken at the last step of a job that is done. `job` is the job that was then
+    trained.
     """
 
     global_step: int
@@ -77,8 +82,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A life line's state. `step`, `job`: when it was learned, or first seen to be forgotten, and
-    the job then trained; None in other states."""
+    """The state of a life line.
+
+    `step` is where it was learned, or first seen to be forgotten, and `job` the job that was then
+    trained; both are None in other states.
+    """
 
     state: State
     step: int | None = None
@@ -86,7 +94,10 @@ class Verdict:
 
 
 def line(points: Iterable[Point]) -> list[Point]:
-    """Points by step, one for each: of two at one step the one with an answer, then the later."""
+    """Return the points by step, one for each.
+
+    Of two at one step, one with an answer is preferred, then the later one.
+    """
     best: dict[int, Point] = {}
     for point in sorted(points, key=lambda p: (p.global_step, p.fence)):
         known = best.get(point.global_step)
@@ -103,7 +114,7 @@ def line(points: Iterable[Point]) -> list[Point]:
 
 
 def judge(points: Sequence[Point]) -> Verdict:
-    """The state of a life line, as `line` returns it; at least one point."""
+    """Return the state of a life line, given as `line` returns it; it has at least one point."""
     learned_at = [n for n in range(len(points)) if is_learned(points, n)]
     if len(points) == 1:
         return Verdict("new")
@@ -123,14 +134,14 @@ def judge(points: Sequence[Point]) -> Verdict:
 
 
 def is_learned(points: Sequence[Point], at: int) -> bool:
-    """Whether the probe counts as learned as of the point at this index."""
+    """Return whether the probe counts as learned as of the point at this index."""
     if not points[at].is_right:
         return False
     return points[at].is_final or (at > 0 and points[at - 1].is_right)
 
 
 def last_run(points: Sequence[Point]) -> int:
-    """Index of the first point of the unbroken run of right ones at the end."""
+    """Return the index of the first point of the unbroken run of right ones at the end."""
     first = len(points) - 1
     while first > 0 and points[first - 1].is_right:
         first -= 1
@@ -138,12 +149,12 @@ def last_run(points: Sequence[Point]) -> int:
 
 
 def changes(points: Sequence[Point]) -> int:
-    """How often right turned to wrong or back."""
+    """Return how often right turned to wrong or back."""
     return sum(a.is_right != b.is_right for a, b in pairwise(points))
 
 
 def is_over(points: Sequence[Point]) -> bool:
-    """Whether the job that watched it as one of its own is done."""
+    """Return whether the job that watched it as one of its own is done."""
     own = [point for point in points if point.split != "earlier"]
     return not own or own[-1].is_final
 

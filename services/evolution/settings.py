@@ -4,6 +4,6 @@ from shared.settings import StoreSettings
 
 
 class EvolutionSettings(StoreSettings):
-    """evolution: reads snapshots, writes nothing but its own cache."""
+    """The settings of evolution, which reads snapshots and writes only its own cache."""
 
     service = "evolution"

@@ -1,7 +1,8 @@
-"""Finds snapshots in the store and reads each once, comparing its hash with whoever named it.
+"""Reading snapshots: each is found in the store and read once, its hash compared.
 
-`work/snapshots/<lineage>/<segment>/<step>-<fence>.parquet` while training goes on, and the copies
-in versions (`duramen/lineages/…/evolution/`) of what `work` no longer has. Blocking.
+They lie in `work/snapshots/<lineage>/<segment>/<step>-<fence>.parquet` while training continues; of
+what `work` no longer has, there are copies in versions (`duramen/lineages/…/evolution/`). The hash
+is compared with the one that an event, a result or a commit record names. Blocking.
 """
 
 import sqlite3
@@ -30,7 +31,7 @@ DAMAGED = Gauge("duramen_snapshots_damaged", "Snapshot files that cannot be used
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """A snapshot object that exists: `etag` changes when it is written again."""
+    """A snapshot object that exists; `etag` changes when it is written again."""
 
     place: str
     bucket: Bucket
@@ -41,7 +42,7 @@ class StoredSnapshot:
 
 
 class Reader:
-    """One round (`read_new`) brings the cache up to what the store holds now."""
+    """A reader, whose every round (`read_new`) updates the cache to what the store holds now."""
 
     def __init__(self, store: Store, cache: Cache) -> None:
         self.store, self.cache = store, cache
@@ -50,8 +51,10 @@ class Reader:
         self._log = log.get()
 
     def read_new(self, results: list[ObjectRef]) -> bool:
-        """Read what is new or was written again; True if anything was. `results`: the
-        result.json of all closes, which name the final hash of each snapshot."""
+        """Read what is new or was written again; return whether anything was.
+
+        `results` are the result.json of all closes, which name the final hash of each snapshot.
+        """
         self.read_results(results)
         named = self.cache.named()
         known = {found.key: found for found in self.cache.snapshots()}
@@ -98,7 +101,7 @@ class Reader:
                 yield StoredSnapshot("work", WORK, version.key, version.etag, lineage)
 
     def in_versions(self) -> Iterator[tuple[StoredSnapshot, str]]:
-        """Those of committed versions, with the hash that the commit record gives them."""
+        """Yield the snapshots of committed versions, with the hash that the commit record gives."""
         for key in self.store.keys(PRECIOUS, layout.CATALOG):
             if layout.parse_commit(key):
                 commit = self.commit(key)
@@ -115,7 +118,10 @@ class Reader:
                         yield wanted, file.sha256
 
     def commit(self, key: str) -> CommitRecord | None:
-        """A commit record never changes, so it is read once."""
+        """Return a commit record, or None if it cannot be read.
+
+        It never changes, so it is read only once.
+        """
         if key not in self._commits:
             try:
                 data = self.store.read(PRECIOUS, key)
@@ -126,7 +132,7 @@ class Reader:
         return self._commits[key]
 
     def read_results(self, results: list[ObjectRef]) -> None:
-        """Note the hashes in results that were not read yet."""
+        """Note the hashes that are named by results which were not read yet."""
         done = self.cache.named()
         for ref in results:
             if ref.key in done or ref.key in self._unreadable:
@@ -146,7 +152,10 @@ class Reader:
 
 
 def identity(found: StoredSnapshot | CachedSnapshot) -> tuple[str, str]:
-    """Lineage and `<step>-<fence>`: a fence is unique, so the same snapshot has the same one."""
+    """Return lineage and `<step>-<fence>`, by which the same snapshot is recognised in any place.
+
+    A fence is unique, so no other snapshot has the same ones.
+    """
     return found.lineage, found.key.rsplit("/", 1)[-1]
 
 
@@ -159,7 +168,7 @@ def problem_of(sha256: str, named: str | None) -> str | None:
 def unusable(
     wanted: StoredSnapshot, sha256: str, named: str | None, problem: str
 ) -> CachedSnapshot:
-    """Return a snapshot of which nothing is used but why."""
+    """Return a snapshot that cannot be used, with nothing but the reason."""
     return CachedSnapshot(
         wanted.place, wanted.key, wanted.etag, sha256, named, problem, wanted.lineage
     )
@@ -168,7 +177,10 @@ def unusable(
 def parse_snapshot(
     wanted: StoredSnapshot, data: bytes, named: str | None
 ) -> tuple[CachedSnapshot, list[Row]]:
-    """The snapshot and its measurements; a problem instead where the file cannot be used."""
+    """Return the snapshot and its measurements.
+
+    A file that cannot be used gives a snapshot with a problem, and no measurements.
+    """
     sha256 = sha256_bytes(data)
     problem = problem_of(sha256, named)
     if problem is not None:

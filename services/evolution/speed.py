@@ -1,8 +1,8 @@
-"""How fast something was learned.
+"""The speed at which something was learned.
 
-Counted within one job, from the first look at the example to the first of the right answers that
-made it learned: in steps, and in tokens that were trained on. And how much its loss fell for each
-1000 tokens, from the first look to the last.
+It is counted within one job, from the first look at the example to the first of the right answers
+that made it learned: in steps, and in tokens that were trained on. The other measure is how much
+the loss fell for each 1000 tokens, from the first look to the last.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from services.evolution.lifelines import Point, judge
 
 @dataclass(frozen=True)
 class Speed:
-    """None: not learned, or not known."""
+    """The speed at which an example was learned; None where it was not, or is not known."""
 
     steps_to_learned: float | None = None
     tokens_to_learned: float | None = None
@@ -22,7 +22,10 @@ class Speed:
 
 
 def speed(points: Sequence[Point]) -> Speed:
-    """Of a life line, as `line` returns it, in the job that last watched it as one of its own."""
+    """Return the speed of a life line in the job that last watched it as one of its own.
+
+    The life line is given as `line` returns it.
+    """
     own = [point for point in points if point.split != "earlier"]
     mine = [point for point in own if point.job == own[-1].job]
     if not mine:
@@ -46,7 +49,7 @@ def tokens_between(first: Point, last: Point) -> int | None:
 
 
 def typical(speeds: Sequence[Speed]) -> Speed:
-    """The median of those that were learned; the mean fall of the loss over all."""
+    """Return the median speed of what was learned, and the mean fall of the loss over all."""
     steps = [s.steps_to_learned for s in speeds if s.steps_to_learned is not None]
     tokens = [s.tokens_to_learned for s in speeds if s.tokens_to_learned is not None]
     falls = [f for s in speeds if (f := s.loss_fall_per_1000_tokens) is not None]

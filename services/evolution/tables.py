@@ -21,7 +21,7 @@ def tally(states: Sequence[str]) -> dict[str, int]:
 def by_split(
     points: Mapping[tuple[str, str], Point], asked: Mapping[tuple[str, str], Point]
 ) -> dict[str, Cells]:
-    """Means by split: loss and token accuracy over `points`, exact match over those `asked`."""
+    """Return means by split: loss and token accuracy over `points`, exact match over `asked`."""
     found: dict[str, Cells] = {}
     for split in SPLITS:
         those = [point for (s, _), point in points.items() if s == split]
@@ -40,7 +40,10 @@ def by_split(
 
 
 def first_and_last(lines: Sequence[Sequence[Point]]) -> Cells:
-    """First and last values of a split's probes, each at its own first and last measurement."""
+    """Return the means of the first and of the last values of a split's probes.
+
+    Each probe counts with its own first and last measurement.
+    """
     asked = [[p for p in points if p.exact_match is not None] for points in lines]
     asked = [points for points in asked if points]
     return {

@@ -1,4 +1,4 @@
-"""The one loop of evolution: fold the ledgers, read new snapshots, count life lines, say so."""
+"""The one loop of evolution: fold the ledgers, read new snapshots, count life lines, report."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ EVENT_MARK = "EVT"
 
 
 class SnapshotWatch:
-    """Keeps `answers` up to date."""
+    """The loop that keeps `answers` up to date."""
 
     def __init__(self, bus: Bus, reader: Reader, cache: Cache) -> None:
         self.bus, self.reader, self.cache = bus, reader, cache
@@ -42,7 +42,7 @@ class SnapshotWatch:
         self._log = log.get()
 
     async def answers(self) -> Answers:
-        """The newest view. Raises StoreUnavailable while nothing was read since the start."""
+        """Return the newest view. Raises StoreUnavailable if nothing was read since the start."""
         try:
             await asyncio.wait_for(self._ready.wait(), FIRST_SECONDS)
         except TimeoutError as error:
@@ -53,7 +53,7 @@ class SnapshotWatch:
         return self._answers
 
     async def once(self) -> None:
-        """One round. Raises BusUnavailable, StoreUnavailable."""
+        """Make one round. Raises BusUnavailable, StoreUnavailable."""
         try:
             ledger_moved = await self.table.update(self.bus)
             await self.read_events()
@@ -70,7 +70,10 @@ class SnapshotWatch:
         await self.observe(only_changes=True)
 
     async def read_events(self) -> None:
-        """Note the hashes that `snapshot` events name. What is lost here is found by listing."""
+        """Note the hashes that `snapshot` events name.
+
+        A snapshot whose event is lost is found by listing.
+        """
         mark = self.cache.mark(EVENT_MARK)
         _, last = await self.bus.bounds("EVT")
         if last < mark:  # another bus: its sequences mean nothing to the old mark
@@ -89,7 +92,7 @@ class SnapshotWatch:
         self.cache.set_mark(EVENT_MARK, last)
 
     def results(self) -> list[ObjectRef]:
-        """The result.json of every close."""
+        """Return the references to the result.json of every close."""
         return [
             segment.closed.result
             for line in self.table.lines.values()
@@ -125,5 +128,5 @@ class SnapshotWatch:
         await self.observer.show(view, always=not only_changes)
 
     async def heartbeat(self) -> None:
-        """Observe every 10 s, whatever else happens."""
+        """Report the state every 10 s, whatever else happens."""
         await loop.heartbeat(self.observe, OBSERVE_SECONDS)

@@ -1,4 +1,4 @@
-"""The herald: `python -m services.herald`."""
+"""Run the herald: `python -m services.herald`."""
 
 import asyncio
 
@@ -15,12 +15,12 @@ from shared.service import http, loop
 from shared.service.start import load_settings
 
 POLL_SECONDS = 5.0
-# Told by one who lives on without it: a trainer that loses its GPU ends, and its series with it.
+# Set by the herald, because a trainer that loses its GPU ends, and its series with it.
 GPU_EXPECTED = Gauge("duramen_gpu_expected", "1 if the trainer is to have a GPU.")
 
 
 async def main(settings: HeraldSettings) -> None:
-    """Hear, tell and measure, for ever."""
+    """Read, report and measure until the process ends."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     people = addresses(settings.notify_urls.get_secret_value())
     poll = Poll(settings.nats_monitor_url, settings.store_health_urls)

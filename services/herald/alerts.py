@@ -1,4 +1,4 @@
-"""Prometheus' alerts as notifications: told when they fire and when they are over."""
+"""Prometheus' alerts as notifications: sent when they fire and when they are over."""
 
 import json
 import time
@@ -15,12 +15,15 @@ from shared.backoff import Backoff
 from shared.files import write_synced
 
 ALERT_SECONDS = 5.0
-# Of absence, before one is said to be over: after a restart Prometheus knows of no alert at first.
+# How long an alert is absent before it is over: a restarted Prometheus knows of none at first.
 OVER_SECONDS = 180.0
 
 
 class Alerts:
-    """Asks once for all addresses; each is told for itself: one away delays no other."""
+    """The alerts of Prometheus, asked for once and sent to each address separately.
+
+    An address that is away delays no other.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class Alerts:
         self._told = [Standing(address, folder, over_seconds) for address in addresses]
 
     async def once(self) -> None:
-        """Ask, and tell what has changed; whoever is away is asked again later."""
+        """Ask Prometheus and send what has changed; an address that is away is tried again."""
         try:
             alerts = await self.alerts()
         except httpx.HTTPError as error:
@@ -43,7 +46,7 @@ class Alerts:
             await told.once(alerts["firing"], alerts["pending"])
 
     async def alerts(self) -> dict[str, dict[str, str]]:
-        """By state, text by name and labels of all alerts. Raises httpx.HTTPError."""
+        """Return, by state, the text of each alert by its labels. Raises httpx.HTTPError."""
         async with reach.http_async(timeout=ALERT_SECONDS) as http:
             reply = (await http.get(f"{self._url}/api/v1/alerts")).raise_for_status().json()
         found: list[dict[str, Any]] = reply["data"]["alerts"]
@@ -55,8 +58,11 @@ class Alerts:
 
 
 class Standing:
-    """`standing`: name and text of what one address was told and is not over, kept on disk.
-    `gone`: since when it has been absent."""
+    """The alerts that one address was notified of and that are not over.
+
+    `standing` holds their texts by name and is kept on disk. `gone` says since when an alert has
+    been absent, in monotonic seconds.
+    """
 
     def __init__(self, address: Address, folder: Path, over_seconds: float) -> None:
         self._address, self._over_seconds = address, over_seconds
@@ -68,7 +74,11 @@ class Standing:
         )
 
     async def once(self, firing: dict[str, str], pending: dict[str, str]) -> None:
-        """One that is pending again has not been over: Prometheus counts anew after its restart."""
+        """Send what has begun or ended, unless an earlier failure asks for a longer wait.
+
+        An alert that is pending again has not been over: Prometheus starts its count again after a
+        restart.
+        """
         now = time.monotonic()
         absent = self.standing.keys() - firing.keys() - pending.keys()
         self.gone = {name: self.gone.get(name, now) for name in absent}

@@ -20,7 +20,7 @@ class NotTaken(DuramenError):
 
 
 def make(settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> FastAPI:
-    """Routes: POST /api/notify/test."""
+    """Return the app with its route, POST /api/notify/test."""
     app = http.make_app(settings, {"bus": bus.ping})
 
     @app.post("/api/notify/test")

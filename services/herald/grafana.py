@@ -1,4 +1,8 @@
-"""Annotations in Grafana. Each carries a tag that names it and is looked for before it is sent."""
+"""Annotations in Grafana; each carries a tag that names it.
+
+The tag is looked for before an annotation is sent, because the answer to an earlier attempt may
+have been lost.
+"""
 
 import asyncio
 from urllib.parse import urlparse
@@ -15,7 +19,7 @@ OWN_TAG = "duramen"
 
 
 class Grafana:
-    """Posts happenings through Grafana's HTTP API."""
+    """A client of Grafana's HTTP API that posts happenings as annotations."""
 
     def __init__(self, url: str, password: str) -> None:
         found = urlparse(url)
@@ -29,7 +33,7 @@ class Grafana:
         self._api.client.s.trust_env = False  # ours, never behind a proxy (shared/reach.py)
 
     async def deliver(self, happening: Happening) -> None:
-        """Raises OutletAway."""
+        """Post a happening, unless it is already there. Raises OutletAway."""
         try:
             await asyncio.to_thread(self._post, happening)
         except (GrafanaException, RequestException, OSError) as error:

@@ -1,7 +1,7 @@
-"""What happened, as one line for people: from valid records of JOBS and CTL, and events of EVT.
+"""Happenings: a line for people from valid records of JOBS and CTL, and events of EVT.
 
-Nothing is remembered: all is folded anew from the streams at a start, and each outlet keeps its own
-mark of what it has told.
+Nothing is remembered: at a start, all is folded again from the streams, and each outlet keeps its
+own mark of what it has sent.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,10 @@ RAW_LENGTH = 500
 
 @dataclass(frozen=True)
 class Happening:
-    """`stream` and `sequence` name it for ever. `loud`: people asked to be told."""
+    """A line for people about one message, which `stream` and `sequence` name permanently.
+
+    `loud`: people want to be notified of it.
+    """
 
     stream: str
     sequence: int
@@ -57,7 +60,7 @@ class History:
     _tail: int = 0
 
     async def update(self, bus: Bus) -> None:
-        """Read what is new. Raises BusUnavailable."""
+        """Read the new messages of each stream. Raises BusUnavailable."""
         for stream, take in (("JOBS", self.job), ("CTL", self.command), ("EVT", self.event)):
             async for entry in bus.read(stream, self.seen[stream]):
                 found = take(entry)
@@ -66,7 +69,10 @@ class History:
                     self.tell(found)
 
     def job(self, entry: Entry) -> Happening | None:
-        """A valid record of a ledger, or the last job's leaving of the queue."""
+        """Return what a valid record says that people may want to see, or None.
+
+        It is a record of a ledger, or the record with which the last job leaves the queue.
+        """
         self.table.fold(entry)
         if self.table.voids and self.table.voids[-1].sequence == entry.sequence:
             return None
@@ -107,7 +113,7 @@ class History:
         return Happening("JOBS", entry.sequence, "queue_empty", "The queue is empty.", at, True)
 
     def command(self, entry: Entry) -> Happening | None:
-        """A valid wish for the trainer."""
+        """Return what a valid desired state of the trainer says, or None."""
         if entry.subject != TRAINER:
             return None
         before, self._tail = self._tail, entry.sequence
@@ -120,7 +126,7 @@ class History:
         return Happening("CTL", entry.sequence, kind, f"{kind} by {record.by}{why}", record.at)
 
     def event(self, entry: Entry) -> Happening | None:
-        """What a service told, if it is for people."""
+        """Return what a service reported, if it is for people, or None."""
         try:
             event = Event.model_validate_json(entry.data)
         except ValidationError:
@@ -138,7 +144,7 @@ class History:
 def spoken(event: Event) -> tuple[str, str] | None:
     """Return (kind, text) of an event that people may want to see, or None.
 
-    One of those kinds that has another shape than this program knows is told as it is.
+    An event of these kinds in a form that this program does not know is shown as it is.
     """
     match parse_event(event):
         case VersionPublished(version=version, copies=copies):

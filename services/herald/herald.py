@@ -1,4 +1,4 @@
-"""The herald's round: read what happened, tell it to each outlet."""
+"""The herald's round: read what happened and report it to each outlet."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from shared.bus.client import Bus
 
 
 class Herald:
-    """Whoever is away is told later; nobody waits for it."""
+    """The herald, which offers each happening to every outlet.
+
+    An outlet that is away gets it later, and no other waits for that.
+    """
 
     def __init__(self, settings: HeraldSettings, bus: Bus, addresses: Sequence[Address]) -> None:
         self.bus = bus
@@ -21,7 +24,7 @@ class Herald:
         folder = settings.state_dir
         forget_others(folder, addresses)
         loud = lambda happening: happening.loud  # noqa: E731
-        # One for each address: one that is away delays no other, and none is told twice.
+        # One for each address: one that is away delays no other, and none is notified twice.
         self.people = [Outlet(to.name, to.deliver, loud, folder) for to in addresses]
         self.outlets = [*self.people]
         if settings.grafana_url:
@@ -37,10 +40,10 @@ class Herald:
             outlet.offer(happening)
 
     async def once(self) -> None:
-        """Raises BusUnavailable."""
+        """Read what happened and report it to each outlet. Raises BusUnavailable."""
         for outlet in self.people:
             if outlet.is_new:
-                # People are told from now on; Grafana's graphs get the whole history.
+                # People are notified from now on; Grafana's graphs get the whole history.
                 marks = {stream: (await self.bus.bounds(stream))[1] for stream in STREAMS}
                 outlet.begin_at(marks)
                 outlet.is_new = False
@@ -50,7 +53,7 @@ class Herald:
 
 
 def forget_others(folder: Path, addresses: Sequence[Address]) -> None:
-    """The marks of addresses that are not set any more: one that comes back begins anew."""
+    """Delete the marks of addresses that are no longer set; one that comes back starts afresh."""
     names = {address.name for address in addresses}
     for path in folder.glob("notify-*"):
         if path.stem not in names:

@@ -16,10 +16,16 @@ SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][\w+.-]*://)|\s+")
 
 
 class Address:
-    """One that is told. `name` is that of its marks on disk, and shows nothing of its password."""
+    """An address that is notified.
+
+    `name` is that of its marks on disk, and reveals nothing of its password.
+    """
 
     def __init__(self, url: str, place: int) -> None:
-        """Raises ValueError for one that Apprise does not know, named by its place."""
+        """Take an address as Apprise writes it; `place` is its number in the setting, from 1.
+
+        Raises ValueError for one that Apprise does not know, which the message names by its place.
+        """
         self.name = f"notify-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
         self.place = place
         self._apprise = Apprise()
@@ -29,7 +35,7 @@ class Address:
             )
 
     async def send(self, kind: str, text: str) -> None:
-        """Raises OutletAway if it did not take it."""
+        """Send a notification. Raises OutletAway if the address did not take it."""
         took = await asyncio.to_thread(
             self._apprise.notify,
             title=f"Duramen: {kind.replace('_', ' ')}",
@@ -46,5 +52,8 @@ class Address:
 
 
 def addresses(urls: str) -> list[Address]:
-    """`urls`: separated by spaces, commas or line breaks. Raises ValueError for a wrong one."""
+    """Return the addresses in `urls`, which spaces, commas or line breaks separate.
+
+    Raises ValueError for a wrong one.
+    """
     return [Address(url, at) for at, url in enumerate(filter(None, SEPARATOR.split(urls)), 1)]

@@ -1,4 +1,4 @@
-"""An outlet: where happenings are told, in order, each until it succeeded, with a mark on disk."""
+"""An outlet: where happenings are sent, in order, each until it succeeds, with a mark on disk."""
 
 import json
 from collections import deque
@@ -21,11 +21,14 @@ LONGEST_SECONDS = 300.0
 
 
 class OutletAway(Exception):
-    """It does not answer; nothing is lost, it is told later."""
+    """The outlet does not answer; nothing is lost, since it is sent later."""
 
 
 class Outlet:
-    """`deliver` is called with one happening at a time; it raises OutletAway."""
+    """An outlet, which sends the happenings that it wants.
+
+    `deliver` is called with one happening at a time; it raises OutletAway.
+    """
 
     def __init__(
         self,
@@ -42,17 +45,17 @@ class Outlet:
         self._delay = Backoff(1.0, LONGEST_SECONDS)
 
     def begin_at(self, marks: dict[str, int]) -> None:
-        """A new outlet tells nothing from before `marks`."""
+        """Set the marks of a new outlet, so that it sends nothing from before them."""
         self._marks = dict(marks)
         self._keep()
 
     def offer(self, happening: Happening) -> None:
-        """Take it, unless it was told before this process began."""
+        """Take a happening that is wanted, unless it was sent before this process began."""
         if happening.sequence > self._marks.get(happening.stream, 0) and self._wants(happening):
             self._waiting.append(happening)
 
     async def once(self) -> None:
-        """Tell what waits; after a failure not before a growing delay is over."""
+        """Send what waits; after a failure, not before a growing delay is over."""
         WAITING.labels(self.name).set(len(self._waiting))
         while self._waiting and self._delay.is_over:
             happening = self._waiting[0]

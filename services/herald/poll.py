@@ -1,4 +1,8 @@
-"""The metrics of bus and stores: their own servers are never published, nor do all speak it."""
+"""The metrics of bus and stores, for Prometheus.
+
+It cannot ask them itself: their own servers are never published, and not all of them speak its
+format.
+"""
 
 import time
 from collections.abc import Mapping
@@ -24,13 +28,16 @@ OK = 200
 
 
 class Poll:
-    """`monitor_url`: the bus' HTTP port; `stores`: health address by place."""
+    """A poll of the bus and the stores.
+
+    `monitor_url` is the bus' HTTP port; `stores` holds the health address of each place.
+    """
 
     def __init__(self, monitor_url: str, stores: Mapping[str, str]) -> None:
         self._monitor_url, self._stores = monitor_url, stores
 
     async def once(self) -> None:
-        """Ask all; what does not answer is down."""
+        """Ask the bus and all stores; what does not answer is down."""
         async with reach.http_async(timeout=ANSWER_SECONDS) as http:
             try:
                 await self._bus(http)
@@ -65,7 +72,7 @@ class Poll:
 
 
 async def is_up(http: httpx.AsyncClient, url: str) -> bool:
-    """True if `url` answers 200."""
+    """Return whether `url` answers 200."""
     try:
         return (await http.get(url)).status_code == OK
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""The settings of herald."""
+"""The settings of the herald."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from shared.settings import Settings
 
 
 class HeraldSettings(Settings):
-    """herald: notifications, Grafana's annotations, the metrics of bus and stores."""
+    """The settings of the herald: notifications, Grafana's annotations, and what it measures."""
 
     service = "herald"
     may_be_empty = frozenset({"notify_urls"})

@@ -1,1 +1,4 @@
-"""The vault: versions, verified copies, `latest`, rollback. Only it writes backup and archive."""
+"""The vault: publishes versions, verifies copies, moves `latest` and rolls back.
+
+Only it writes to backup and archive.
+"""

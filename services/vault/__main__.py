@@ -1,4 +1,4 @@
-"""The vault: `python -m services.vault`."""
+"""Run the vault: `python -m services.vault`."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from shared.store.s3 import Store
 
 
 def connect(settings: VaultSettings) -> Copies:
-    """The three places, with the vault's own credentials for each."""
+    """Return the three places; the two stores are opened with the vault's own credentials."""
     backup_keys = settings.backup_access_key, settings.backup_secret_key
     return Copies(
         Store.of(settings),
@@ -27,10 +27,10 @@ def connect(settings: VaultSettings) -> Copies:
 async def main(
     settings: VaultSettings, *, retry_seconds: float = 30.0, sweep_seconds: float = 300.0
 ) -> None:
-    """Connect, publish, answer, watch, for ever.
+    """Run the vault's loops and its HTTP API until the process ends.
 
-    `retry_seconds`: the longest wait between two tries at a publish. `sweep_seconds`: between two
-    looks for names written over, for inputs and for locks that end.
+    `retry_seconds` is the longest wait between two attempts to publish a version. `sweep_seconds`
+    is the time between two looks for overwritten names, for new inputs and for locks that end.
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)

@@ -1,4 +1,4 @@
-"""Alarms: said once for each condition, until it is over; then it may be said again."""
+"""Alarms: each condition is reported once while it lasts, and again if it comes back."""
 
 from prometheus_client import Counter, Gauge
 
@@ -13,14 +13,17 @@ DETAIL_LENGTH = 2000
 
 
 class Alarms:
-    """What is wrong now, as (what, about)."""
+    """The alarms that are active now: their details by (what, about)."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.standing: dict[tuple[str, str], str] = {}
 
     async def sound(self, what: str, about: str, detail: str, lineage: str | None = None) -> None:
-        """Raise an alarm, unless it stands already."""
+        """Raise an alarm; if it is already active, only update its detail.
+
+        Raises BusUnavailable; the alarm then does not count as raised, and the next call raises it.
+        """
         if (what, about) in self.standing:
             self.standing[what, about] = detail
             return

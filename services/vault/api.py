@@ -1,4 +1,7 @@
-"""GET /api/versions, GET and POST (verify) for one version, GET /api/bases, GET /api/alarms."""
+"""The vault's HTTP API.
+
+GET /api/versions, GET and POST (verify) for one version, GET /api/bases, GET /api/alarms.
+"""
 
 import asyncio
 from datetime import datetime
@@ -33,7 +36,7 @@ def make(vault: Vault) -> FastAPI:
 
     @app.get("/api/versions")
     async def versions(lineage: str | None = None) -> list[VersionRow]:
-        """Every version that the ledgers numbered, published or not; newest last."""
+        """Return every version that the ledgers numbered, published or not; newest last."""
         await vault.table.update(vault.bus)
         lines = [line for name, line in vault.table.lines.items() if lineage in (None, name)]
         found = [
@@ -43,7 +46,7 @@ def make(vault: Vault) -> FastAPI:
 
     @app.get("/api/versions/{lineage}/{number}")
     async def version(lineage: str, number: int) -> VersionShown:
-        """The commit record, and what is known of its copies."""
+        """Return a version's commit record and what is known of its copies."""
         rows = [row for row in await versions(lineage) if row.version == number]
         if not rows:
             raise NotFound(f"{lineage} has no {version_name(number)}.")
@@ -62,7 +65,7 @@ def make(vault: Vault) -> FastAPI:
 
     @app.post("/api/versions/{lineage}/{number}/verify")
     async def verify(lineage: str, number: int, with_base: bool = False) -> Verified:
-        """Read all copies in full now."""
+        """Read all copies of a version in full now and return what was found."""
         commit = await asyncio.to_thread(
             catalog.read_commit_anywhere,
             vault.copies,
@@ -83,12 +86,12 @@ def make(vault: Vault) -> FastAPI:
 
     @app.get("/api/bases")
     async def bases() -> list[BaseRow]:
-        """Roots of the bases that are committed, with the places that hold them."""
+        """Return the roots of all committed bases, with the places that hold each."""
         return await asyncio.to_thread(base_rows, vault)
 
     @app.get("/api/alarms")
     async def alarms() -> list[StandingAlarm]:
-        """What is wrong now."""
+        """Return the alarms that are active now."""
         standing = vault.alarms.standing.items()
         return [StandingAlarm(what=w, about=a, detail=detail) for (w, a), detail in standing]
 
@@ -96,7 +99,10 @@ def make(vault: Vault) -> FastAPI:
 
 
 async def remember(vault: Vault, lineage: str, number: int, found: list[checks.CopyFound]) -> None:
-    """What a full read found is shown until the next one."""
+    """Keep what a full read found, to be shown until the next one.
+
+    Each place that is damaged raises an alarm; each that is not ends its alarm.
+    """
     vault.checked[lineage, number] = found
     for place in found:
         about = f"{place.place}: {lineage}/{version_name(number)}"
@@ -115,7 +121,10 @@ def known(vault: Vault, lineage: str, number: int) -> Edition | None:
 
 
 def facts(vault: Vault, line: Line) -> list[tuple[Edition, VersionFacts]]:
-    """Return each version with what the ledger says of it, before the fold goes on."""
+    """Return each version of a lineage with what the ledger says of it now.
+
+    This is read before the places are asked, because the table may change in the meantime.
+    """
     rows = []
     for version in sorted(line.versions):
         wanted = edition.wanted(vault.table, line, version)
@@ -144,7 +153,7 @@ def facts(vault: Vault, line: Line) -> list[tuple[Edition, VersionFacts]]:
 def listing(
     vault: Vault, line: Line, numbered: list[tuple[Edition, VersionFacts]]
 ) -> list[VersionRow]:
-    """Rows with what the places say: who holds the commit, since when, and `latest`."""
+    """Return the rows with what the places say: who holds the commit, since when, and `latest`."""
     held = vault.copies.everywhere(lambda place: names_in(place, line.lineage))
     current, dates = pointers(vault, line.lineage)
     rows = []
@@ -169,7 +178,10 @@ def listing(
 
 
 def names_in(place: Place, lineage: str) -> set[str]:
-    """A place that is away holds nothing that could be counted now."""
+    """Return the names of the versions committed in a place; none while it is away.
+
+    A place that is away holds nothing that could be counted now.
+    """
     try:
         return catalog.committed_in(place, lineage)
     except StoreUnavailable:
@@ -177,7 +189,7 @@ def names_in(place: Place, lineage: str) -> set[str]:
 
 
 def pointers(vault: Vault, lineage: str) -> tuple[Latest | None, dict[str, datetime | None]]:
-    """`latest` as users see it, and when each commit was written; nothing while store is away."""
+    """Return `latest`, and by key when each commit was written; nothing while the store is away."""
     store = vault.copies.store
     try:
         commits = store.versions(PRECIOUS, layout.commit_records(lineage))
@@ -196,7 +208,10 @@ def commit_of(vault: Vault, wanted: Edition) -> CommitRecord | None:
 
 
 def state_of(commit: CommitRecord | None) -> Literal["pending", "aborted", "published"]:
-    """A commit record anywhere is a commit: it is written after the last copy was read back."""
+    """Return the state of a version by its commit record.
+
+    A commit record in any place is a commit: it is written after the last copy was read back.
+    """
     if commit is None:
         return "pending"
     return "aborted" if commit.aborted else "published"

@@ -1,4 +1,4 @@
-"""The third copy: a folder that is known again, so that an unmounted disk is not taken for it."""
+"""The third copy: a folder with a marker, so that an unmounted disk is not taken for it."""
 
 import threading
 import time
@@ -15,7 +15,11 @@ STALE_SECONDS = 3600
 
 
 class Archive(Folder):
-    """One folder, known again by the id in its marker: a disk that is not mounted is no archive."""
+    """A folder that is recognised as the archive by the id in its marker.
+
+    The empty mount point of a disk that is not mounted lacks the marker, so it is not taken for the
+    archive.
+    """
 
     def __init__(self, folder: Path, known_id: Path) -> None:
         super().__init__("archive", folder)
@@ -52,7 +56,10 @@ class Archive(Folder):
         return marker.read_text()
 
     def tidy(self) -> None:
-        """Remove temporary files that a killed process left. What has a name is never touched."""
+        """Remove temporary files that a killed process left.
+
+        Only files unchanged for an hour are removed. A file under its final name is never touched.
+        """
         for path in self.folder.rglob(".*.tmp"):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Base weights: taken from staging, looked at, copied three times; SHA256SUMS commits them."""
+"""Base weights: taken from staging, checked and copied three times; SHA256SUMS commits them."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class BadBase(UsageError):
 
 
 def is_base_stored(copies: Copies, root: str) -> bool:
-    """Whether the commit of a base is in all three places. Raises StoreUnavailable."""
+    """Return whether all three places hold the commit of a base. Raises StoreUnavailable."""
 
     def held(place: Place) -> bool:
         try:
@@ -37,7 +37,10 @@ def is_base_stored(copies: Copies, root: str) -> bool:
 
 
 def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
-    """SHA256SUMS of a base, from staging or from any place. Raises ObjectMissing, BadBase."""
+    """Return SHA256SUMS of a base and the hashes in it, by path, from any place or staging.
+
+    Raises ObjectMissing if nobody has it whole, and BadBase if it cannot be parsed.
+    """
     staged = copies.work(layout.staged_base_file(root, layout.SUMS))
     for origin in (*copies.precious(layout.base_commit(root)), staged):
         try:
@@ -54,10 +57,10 @@ def read_sums(copies: Copies, root: str) -> tuple[bytes, dict[str, str]]:
 
 
 def store_base(copies: Copies, root: str) -> BaseStored:
-    """Make all three copies of a base, verify each, commit it, empty its staging: also when it is
-    refused, for the same bytes will be refused again.
+    """Copy a base to all three places, verify each copy, commit it and empty its staging.
 
-    Idempotent: files that lie in a place already are read again. Returns a receipt. Raises
+    Idempotent: files that already lie in a place are read again. Staging is emptied, too, when the
+    base is refused, because the same bytes would be refused again. Returns a receipt. Raises
     UsageError, ObjectMissing, ObjectDamaged, AlreadyExists, StoreUnavailable.
     """
     copies.ping()
@@ -71,8 +74,11 @@ def store_base(copies: Copies, root: str) -> BaseStored:
 
 
 def _store_unless_raced(copies: Copies, root: str) -> BaseStored:
-    """A command and a version that waits may store the same base at once: who is done first has
-    emptied the staging, but not before all of it was in its places, where a second look finds it.
+    """Store a base, and try a second time if one of its objects was missing.
+
+    A command and a waiting version may store the same base at once. The one that finishes first
+    empties the staging, but only after all of it was in its places, where the second attempt finds
+    it.
     """
     try:
         return _store(copies, root)
@@ -104,9 +110,10 @@ def clear_staging(copies: Copies, root: str) -> None:
 
 
 def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DAY) -> list[str]:
-    """Delete what was staged and never finished, but for the bases in `wanted`; gives their roots.
+    """Delete unfinished uploads from staging, except those of `wanted`; return their roots.
 
-    An upload counts by its newest file, by the store's clock, on which a day is time enough.
+    Only uploads older than `older_seconds` are deleted. An upload is as old as its newest file, by
+    the store's clock.
     """
     newest: dict[str, datetime] = {}
     for key, at in copies.store.dated(WORK, layout.STAGED_BASES):
@@ -120,7 +127,7 @@ def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DA
 
 
 def origin_size(origins: list[CopySource]) -> int:
-    """Bytes of the first origin that exists. Raises ObjectMissing."""
+    """Return the size in bytes of the first origin that exists. Raises ObjectMissing."""
     failure: ObjectMissing | None = None
     for origin in origins:
         try:
@@ -132,7 +139,10 @@ def origin_size(origins: list[CopySource]) -> int:
 
 
 def refuse_names(files: dict[str, str]) -> None:
-    """Raise UsageError for what is no part of a model, or what a reader might execute."""
+    """Refuse files that do not belong to a model, or that a reader might execute.
+
+    A base without configuration, weights or tokenizer is refused as well. Raises UsageError.
+    """
     for path in sorted(files):
         check_base_file(path)
     names = set(files)
@@ -145,9 +155,10 @@ def refuse_names(files: dict[str, str]) -> None:
 
 
 def look_into(source: Source, path: str, names: set[str]) -> None:
-    """Look at a file that says what the model is, before it is kept for ever.
+    """Check a file that describes the model, before it is kept permanently.
 
-    Raises BadBase, also for what its reader trips over: JSON nested too deep, or of other types.
+    Raises BadBase, also if the file makes its reader fail: JSON that is nested too deep, or of
+    other types.
     """
     checks: dict[str, Callable[[Any, int, str], None]] = {
         CONFIG: check_config,
@@ -165,7 +176,10 @@ def look_into(source: Source, path: str, names: set[str]) -> None:
 
 
 def check_header(response: Any, size: int, path: str) -> None:
-    """Look at the header of a safetensors file only: sizes and offsets must cover the file."""
+    """Check that the header of a safetensors file has sizes and offsets that cover the file.
+
+    Only the header is read.
+    """
     read_header(response, path, size, whole=True)
 
 

@@ -23,10 +23,11 @@ def encode(record: CommitRecord) -> bytes:
 
 
 def own_commit(copies: Copies, version: Edition, data: bytes) -> CommitRecord:
-    """Return the commit record that backup holds, if it is that of this close and of no other.
+    """Parse the commit record that backup holds, and return it if it is that of this close.
 
-    A place that outlived its bus holds versions under the numbers that are given again. Raises
-    NotPublishable, ObjectMissing and ObjectDamaged for a manifest that is nowhere whole.
+    A place that outlived its bus holds versions under numbers that the new ledger gives again.
+    Raises NotPublishable for a record that cannot be read or is that of another close; raises
+    ObjectMissing or ObjectDamaged if no place has its manifest whole.
     """
     try:
         commit = CommitRecord.model_validate_json(data)
@@ -49,7 +50,7 @@ def own_commit(copies: Copies, version: Edition, data: bytes) -> CommitRecord:
 
 
 def read_manifest(copies: Copies, commit: CommitRecord) -> Manifest:
-    """Return MANIFEST.json as the commit names it, from any place.
+    """Return the MANIFEST.json that the commit names, from any place that has it whole.
 
     Raises ObjectMissing, ObjectDamaged, and ValueError for what is not a manifest.
     """
@@ -92,9 +93,9 @@ def read_any(origins: list[CopySource], sha256: str) -> bytes:
 def read_commit_anywhere(
     copies: Copies, lineage: str, version: int, wanted: Edition | None = None
 ) -> CommitRecord:
-    """Return the commit as backup, store or archive has it; with `wanted`, only that of its close.
+    """Return the commit of a version from the first of backup, store and archive that has it.
 
-    Raises NotFound, StoreUnavailable.
+    With `wanted`, only the commit of its close counts. Raises NotFound, StoreUnavailable.
     """
     key = layout.commit(lineage, version)
     away: StoreUnavailable | None = None
@@ -116,9 +117,10 @@ def read_commit_anywhere(
 
 
 def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose]]) -> set[int]:
-    """Return the versions whose commit, that of the close given with its sequence, is everywhere.
+    """Return the versions whose commit all three places hold.
 
-    Raises StoreUnavailable, ObjectMissing.
+    `closes` holds the ledger sequence and the close of each version; only the commit of that close
+    counts. Raises StoreUnavailable, ObjectMissing.
     """
 
     def held(place: Place) -> set[int]:
@@ -134,12 +136,12 @@ def settled(copies: Copies, lineage: str, closes: dict[int, tuple[int, LineClose
 
 
 def committed(copies: Copies, lineage: str) -> dict[str, set[str]]:
-    """Names such as v007 that have a commit record, by place."""
+    """Return, by place, the names such as v007 that have a commit record."""
     return copies.everywhere(lambda place: committed_in(place, lineage))
 
 
 def committed_in(place: Place, lineage: str) -> set[str]:
-    """Names of the versions that one place has a commit record of."""
+    """Return the names of the versions that one place has a commit record of."""
     keys = set(place.keys(PRECIOUS, layout.commit_records(lineage)))
     versions = {commit.version for commit in map(layout.parse_commit, keys) if commit}
     return {version_name(v) for v in versions if layout.commit(lineage, v) in keys}

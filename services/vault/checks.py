@@ -1,4 +1,4 @@
-"""Reading copies again: what is shown as verified has been read in full just now."""
+"""Reading copies again: what is shown as verified has just been read in full."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ for each in ("store", "backup", "archive"):
 
 @dataclass
 class CopyFound:
-    """What one place holds of a version."""
+    """The result of reading one place's copy of a version."""
 
     place: str
     files: int = 0
@@ -34,7 +34,7 @@ class CopyFound:
 
     @property
     def told(self) -> CheckedCopy:
-        """What the API answers of it."""
+        """The result in the form that the API returns."""
         return CheckedCopy(
             place=self.place,
             ok=self.ok,
@@ -47,7 +47,10 @@ class CopyFound:
 def verify_version(
     copies: Copies, commit: CommitRecord, encoded: bytes, *, with_base: bool = False
 ) -> list[CopyFound]:
-    """Read every file of a version in every place, by VersionId. Never raises for a bad copy."""
+    """Read every file of a version in every place, by VersionId, and return what was found.
+
+    A bad copy is never raised but named in `problems`. The base is read only with `with_base`.
+    """
 
     def look(place: Place) -> CopyFound:
         found = CopyFound(place.name)
@@ -105,8 +108,10 @@ def check_base_copies(place: Place, root: str, found: CopyFound) -> None:
 
 
 def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
-    """Keys of `duramen` whose oldest version is hidden, and by what: the lock keeps bytes, not
-    names. A second version with the same bytes or commit is harmless (two vaults), and not named.
+    """Return the keys of `duramen` whose oldest version is hidden, and what hides each.
+
+    The lock keeps bytes, not names. A second version with the same bytes or the same commit is
+    harmless, as two vaults leave it, and is not returned.
     """
     by_key: dict[str, list[Version]] = {}
     for version in store.versions(PRECIOUS, prefix):
@@ -123,7 +128,7 @@ def shadowed(store: Store, prefix: str = "") -> dict[str, str]:
 
 
 def versions_differ(store: Store, key: str, versions: list[Version]) -> bool:
-    """Whether the versions of a key say different things."""
+    """Return whether the versions of a key differ in their bytes, or as commits."""
     if layout.parse_commit(key):
         return not are_one_commit(store.read(PRECIOUS, key, v.version_id) for v in versions)
     return len({store.read_hash(PRECIOUS, key, v.version_id)[0] for v in versions}) > 1

@@ -1,7 +1,7 @@
-"""One-time commands to the vault: `rollback` and `base`. Taken in sequence, each answered once.
+"""One-time commands to the vault, `rollback` and `base`, taken in sequence and answered once.
 
-A command that was cut off is taken again: what it did already is found in the ledger and in the
-places, and answered as done.
+A command that was cut off is taken again. What it had already done is found in the ledger and in
+the places, and is answered as done.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ WHY_LENGTH = 2000
 
 @dataclass(frozen=True)
 class Answer:
-    """`outcome` is done or void; `receipt` says what was done."""
+    """The answer to a command; `outcome` is done or void, and `receipt` says what was done."""
 
     outcome: Literal["done", "void"]
     why: str
@@ -42,11 +42,11 @@ class Answer:
 
 
 class NotYet(Exception):
-    """The answer cannot be known yet; the message says what is waited for."""
+    """The answer is not known yet; the message says what it waits for."""
 
 
 class CommandLoop:
-    """The loop that takes them."""
+    """The loop that takes commands and answers them."""
 
     def __init__(self, vault: Vault) -> None:
         self.vault = vault
@@ -54,7 +54,10 @@ class CommandLoop:
         self.signs: dict[str, Sign] = {}
 
     async def once(self) -> None:
-        """Answer what is pending. Raises BusUnavailable, StoreUnavailable."""
+        """Answer the pending commands, up to one whose answer cannot be known yet.
+
+        Raises BusUnavailable, StoreUnavailable.
+        """
         vault = self.vault
         await vault.recall()
         await vault.control.update(vault.bus)
@@ -73,7 +76,11 @@ class CommandLoop:
         await vault.observe()
 
     async def watch_owners(self) -> None:
-        """Watched all the time, so that who asks needs not wait for a sign of life or death."""
+        """Update the sign of life of every open segment's owner.
+
+        Owners are watched all the time, so that a command need not wait for a sign of life or
+        death.
+        """
         for line in self.vault.table.lines.values():
             segment = line.open_segment
             if segment is not None:
@@ -82,7 +89,11 @@ class CommandLoop:
                 )
 
     async def take(self, command: Once) -> Answer:
-        """Carry it out. What is no outage ends in an answer."""
+        """Carry out a command and return its answer.
+
+        A failure that is not an outage becomes an answer. Raises NotYet, BusUnavailable,
+        StoreUnavailable.
+        """
         try:
             match command.command:
                 case "rollback":
@@ -98,7 +109,10 @@ class CommandLoop:
         return Answer("void", f"the vault does not know the command {command.command!r}")
 
     async def answer(self, at: int, command: Once, answer: Answer) -> None:
-        """The event first, then the mark: killed in between, it gives the same answer again."""
+        """Publish the answer, then the mark that the command was answered.
+
+        If the vault is killed in between, it gives the same answer again.
+        """
         vault = self.vault
         answered = Answered(
             command=command.nonce,
@@ -127,7 +141,7 @@ class CommandLoop:
             return Answer("void", "the command does not name a base")
         try:
             receipt = await asyncio.to_thread(bases.store_base, self.vault.copies, root)
-        except MALFORMED as error:  # its files are anybody's: no reader ends the service by them
+        except MALFORMED as error:  # anybody's files: they must not end the service
             why = f"{type(error).__name__}: {error}"
             log.get().exception("base_not_read", base_root=root)
             await self.vault.alarms.sound("base_not_read", root, why)
@@ -140,7 +154,7 @@ class CommandLoop:
     # ---- rollback --------------------------------------------------------------------------------
 
     async def roll_back(self, command: Once) -> Answer:
-        """Head and `latest` go back to a version. Refused while a segment is open and owned."""
+        """Move head and `latest` back to a version; refused while a segment is open and owned."""
         vault = self.vault
         if command.lineage is None or command.version is None:
             return Answer("void", "the command does not name a version")
@@ -160,7 +174,10 @@ class CommandLoop:
             await self.watch_owners()
 
     async def refusal(self, line: Line, command: Once) -> Answer | None:
-        """Why not, or None. Raises NotYet while the owner's state is not known."""
+        """Return why the rollback is refused, or None if it is not.
+
+        Raises NotYet while the owner's state is not known.
+        """
         version = command.version
         assert version is not None
         name = version_name(version)
@@ -184,7 +201,10 @@ class CommandLoop:
         return await self.unsound(line, version)
 
     async def unsound(self, line: Line, version: int) -> Answer | None:
-        """Nobody is sent back to what cannot be read."""
+        """Return a refusal if no copy of the version can be read in full, or None if one can.
+
+        Nobody is sent back to a version that cannot be read.
+        """
         copies, name = self.vault.copies, version_name(version)
         wanted = edition.wanted(self.vault.table, line, version)
         try:
@@ -217,7 +237,10 @@ class CommandLoop:
         )
 
     async def rolled_back(self, line: Line, version: int, sequence: int) -> Answer:
-        """The ledger has it; `latest` follows before it is said."""
+        """Move `latest`, then return the answer to a rollback that the ledger holds.
+
+        Raises StoreUnavailable while `latest` cannot be moved.
+        """
         if (line.lineage, version) not in self.vault.settled:
             await self.vault.read_catalogs(line)
         await self.vault.move_latest(line)

@@ -1,7 +1,8 @@
-"""The three places, and how one object comes to lie in all of them.
+"""The three places, and how an object is copied to all of them.
 
-Each place is streamed to from the source itself, never from another place's fresh copy, and checked
-against a SHA-256 that was known before. A place that holds the bytes already reads them again.
+Each place receives the bytes from the source itself, never from another place's fresh copy, and
+checks them against a SHA-256 that was known before. A place that already holds the bytes reads them
+again.
 """
 
 import threading
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CopySource:
-    """Where bytes may be found."""
+    """A place, bucket and key where bytes may be found."""
 
     place: Place
     bucket: Bucket
@@ -48,8 +49,11 @@ class CopySource:
 
 
 class Source:
-    """Bytes known by their hash. Read in full once before anything is written: what is written
-    once under a precious name stays, so a damaged source must not get there."""
+    """Bytes that are known by their hash, with the origins that may have them.
+
+    The chosen origin is read in full once before anything is written: what is written under a
+    precious name stays, so a damaged source must not get there.
+    """
 
     def __init__(self, sha256: str, size: int, *origins: CopySource) -> None:
         self.sha256, self.size, self.origins = sha256, size, origins
@@ -57,7 +61,7 @@ class Source:
         self._chosen: CopySource | None = None
 
     def choose(self) -> CopySource:
-        """The first origin that has the right bytes. Raises ObjectMissing, ObjectDamaged."""
+        """Return the first origin that has the right bytes. Raises ObjectMissing, ObjectDamaged."""
         with self._lock:
             if self._chosen is None:
                 self._chosen = self._find()
@@ -79,7 +83,7 @@ class Source:
 
 
 class SourceReader:
-    """A source that is opened by its first read: a place that has the bytes never opens it."""
+    """A source that its first read opens; a place that has the bytes never opens it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -106,7 +110,7 @@ class SourceReader:
 def is_own_fault(place: str, error: BaseException) -> bool:
     """Return whether a copy at `place` is missing or damaged.
 
-    It is not where the place is away, nor where it was fed from a damaged source.
+    It is neither if the place is away, or was fed from a damaged source.
     """
     if isinstance(error, ObjectDamaged) and error.as_sent:
         return False
@@ -127,7 +131,7 @@ class Stopping(StoreUnavailable):
 
 
 class Copies:
-    """Backup, store and archive; in this order a commit is written. Blocking."""
+    """Backup, store and archive, in the order in which a commit is written. Blocking."""
 
     def __init__(self, store: Store, backup: Store, archive: Archive) -> None:
         self.store, self.backup, self.archive = store, backup, archive
@@ -152,7 +156,10 @@ class Copies:
         return {name: future.result() for name, future in futures.items()}
 
     def copy(self, key: str, source: Source) -> dict[str, Stored]:
-        """One object into all places, each copy read back. Raises what a place or source does."""
+        """Copy an object to all places and read each copy back; return the copies by place.
+
+        Raises what a place or the source raises.
+        """
 
         def put(place: Place) -> Stored:
             with reading(source) as reader:
@@ -163,30 +170,33 @@ class Copies:
         return self.everywhere(put)
 
     def copy_bytes(self, key: str, data: bytes) -> dict[str, Stored]:
-        """A small object that the vault itself makes."""
+        """Store in all places a small object that the vault itself makes."""
         return self.everywhere(lambda place: place.put_bytes(PRECIOUS, key, data))
 
     def commit(self, key: str, data: bytes) -> dict[str, Stored]:
-        """Create a list that makes other objects count: in backup first, then in the others.
+        """Create a record that makes other objects count: in backup first, then in the others.
 
         Raises AlreadyExists where the key holds another one.
         """
         return {place.name: place.create(PRECIOUS, key, data) for place in self.places}
 
     def precious(self, key: str) -> list[CopySource]:
-        """Every place, as a source for one of its own keys."""
+        """Return every place as a source for one of its own keys."""
         return [CopySource(p, PRECIOUS, key) for p in (self.store, self.backup, self.archive)]
 
     def work(self, key: str) -> CopySource:
         return CopySource(self.store, WORK, key)
 
     def keep(self, key: str) -> dict[str, Stored]:
-        """Copy what another service stored once under a precious key, as its oldest version is."""
+        """Copy to all places what another service stored once under a precious key.
+
+        What counts is its oldest version.
+        """
         sha256, size = self.store.read_hash(PRECIOUS, key)
         return self.copy(key, Source(sha256, size, CopySource(self.store, PRECIOUS, key)))
 
     def ping(self) -> None:
-        """A real round trip to each. Raises StoreUnavailable."""
+        """Make a real round trip to each place. Raises StoreUnavailable."""
         for place in self.places:
             place.ping()
 

@@ -1,4 +1,4 @@
-"""A version that the ledger numbered, with all that its bytes follow from."""
+"""A version that the ledger numbered, with everything that determines its bytes."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ class NotPublishable(NotFound):
 
 @dataclass(frozen=True)
 class Edition:
-    """A version that the ledger gave a number, with all that its bytes follow from.
+    """A version that the ledger numbered, with everything that determines its bytes.
 
-    `sequence` is that of the close; `chat_template` the lineage's own, None for the base's.
+    `sequence` is that of the close; `chat_template` is the lineage's own, or None for the base's.
     """
 
     lineage: str
@@ -45,7 +45,10 @@ class Edition:
 
 
 def wanted(table: Table, line: Line, version: int) -> Edition:
-    """Return a version as the fold knows it now, for the fold goes on meanwhile."""
+    """Return a version as the table knows it now.
+
+    The result stays as it is, while the table changes during the publish.
+    """
     close = line.version_close(version)
     assert close is not None, "a numbered version has its close"
     job = JobId.parse(close.job)

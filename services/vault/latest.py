@@ -12,11 +12,15 @@ ATTEMPTS = 20
 
 
 def wanted_latest(line: Line, committed: set[int]) -> Latest | None:
-    """The newest committed version in the head's ancestry, with the sequence that caused it."""
+    """Return what `latest` should be: the newest committed version in the head's ancestry.
+
+    Its sequence is that of the version's close or of the last rollback, whichever is later. Returns
+    None if there is no such version, or if it is older than the target of the last rollback.
+    """
     marks = set(line.ancestry())
     closes = {v: at for v, at in line.versions.items() if v in committed and at in marks}
     floor, rolled_back_at = 1, 0
-    if line.rollbacks:  # the target of a rollback comes first: nothing below it is meant
+    if line.rollbacks:  # `latest` never goes below the target of the last one
         rolled_back_at, record = line.rollbacks[-1]
         floor = record.version
     version = max(closes, default=0)
@@ -27,7 +31,10 @@ def wanted_latest(line: Line, committed: set[int]) -> Latest | None:
 
 
 def read_latest(place: Place, lineage: str) -> Latest | None:
-    """`latest` as a place has it; what cannot be read counts as none and is replaced."""
+    """Return `latest` as a place has it; one that cannot be read counts as none.
+
+    Such a one is replaced by the next move.
+    """
     found = place.read_newest(PRECIOUS, layout.latest(lineage))
     return parse_latest(found[0]) if found else None
 
@@ -40,7 +47,10 @@ def parse_latest(data: bytes) -> Latest | None:
 
 
 def move_latest(place: Place, latest: Latest) -> bool:
-    """Move it in one place by compare-and-swap; False if it is there or beyond already."""
+    """Move `latest` in one place by compare-and-swap; False if it is already there or beyond.
+
+    Raises Conflict if another process changes it each time.
+    """
     data = canonical_json(latest.model_dump(mode="json")) + b"\n"
     for _ in range(ATTEMPTS):
         found = place.read_newest(PRECIOUS, layout.latest(latest.lineage))
@@ -53,5 +63,5 @@ def move_latest(place: Place, latest: Latest) -> bool:
 
 
 def move_all(copies: Copies, latest: Latest) -> dict[str, bool]:
-    """Move it in all three places; True where it moved."""
+    """Move `latest` in all three places; return by place whether it moved."""
     return copies.everywhere(lambda place: move_latest(place, latest))

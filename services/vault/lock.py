@@ -1,8 +1,8 @@
 """The rolling lock: what lies in the backup stays locked, however old it is.
 
-What is written there is locked for the bucket's own time (30 days) and no longer. So the vault
-extends each lock before it ends, and only ever to a later day. Should the vault be gone for good,
-the locks end by themselves, and the disk can be freed.
+The backup locks an object for the bucket's own time (30 days) and no longer. So the vault extends
+each lock before it ends, and only ever to a later day. If the vault is gone for good, the locks end
+by themselves, and the disk can be freed.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -23,17 +23,18 @@ CLOCKS_SECONDS = 60.0
 
 
 class RollingLock:
-    """Of one store. Remembers how long what it saw is locked. Blocking."""
+    """The rolling lock of one store, which remembers how long each object is locked. Blocking."""
 
     def __init__(self, backup: Store) -> None:
         self._backup = backup
         self._until: dict[tuple[str, str], datetime] = {}
 
     def extend(self, now: datetime | None = None) -> int:
-        """Extend what needs it; how many. `now` is the store's own time unless given.
+        """Extend the locks that end soon; return how many.
 
-        Raises StoreUnavailable, also if the store refuses, or its clock is not this host's: a lock
-        that a wrong clock set for years could not be taken back.
+        `now` is the store's own time unless given. Raises StoreUnavailable, also if the store
+        refuses, or if its clock differs from this host's: a lock that a wrong clock set for years
+        could not be taken back.
         """
         default = self._backup.default_lock(PRECIOUS)
         if default is None:
@@ -55,7 +56,7 @@ class RollingLock:
         return extended
 
     def _counting(self) -> list[tuple[str, str]]:
-        """The version of each key that counts: its oldest one."""
+        """Return (key, VersionId) of the version of each key that counts: its oldest one."""
         oldest = {
             version.key: version.version_id  # of one key the newest comes first
             for version in self._backup.versions(PRECIOUS, "")

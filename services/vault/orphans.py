@@ -1,4 +1,4 @@
-"""Versions without a ledger: what a place kept while the bus was lost, or replaced by a new one."""
+"""Versions without a ledger, which places kept while the bus was lost or replaced."""
 
 from services.vault.copies import Copies
 from shared.errors import StoreUnavailable
@@ -8,9 +8,9 @@ from shared.store.place import PRECIOUS, Place
 
 
 class Orphans:
-    """Knows which lineages each place has commit records of. Blocking.
+    """The lineages that each place has commit records of. Blocking.
 
-    `due`: a look is wanted, because there was none yet, a place was away, or time has passed.
+    `due`: the places should be read, because they never were, one was away, or time has passed.
     """
 
     def __init__(self, copies: Copies) -> None:
@@ -19,7 +19,7 @@ class Orphans:
         self.due = True
 
     def read(self) -> None:
-        """List the catalogs. A place that is away keeps what it was known to hold."""
+        """List the catalogs of all places; one that is away keeps what it was known to hold."""
         found = self._copies.everywhere(lineages_in)
         self._held |= {place: names for place, names in found.items() if names is not None}
         self.due = None in found.values()
@@ -30,9 +30,9 @@ class Orphans:
         return sorted({place.name for place in self._copies.places} - self._held.keys())
 
     def beside(self, table: Table) -> dict[str, list[str]]:
-        """Return by lineage the places that hold versions of it, where its ledger has none.
+        """Return the lineages with versions in places but none in the ledger, with these places.
 
-        The table must have been updated after the look: a close is older than its commit.
+        The table must have been updated after `read`, because a close is older than its commit.
         """
         numbered = {name for name, line in table.lines.items() if line.versions}
         lineages = sorted(set().union(*self._held.values()) - numbered)

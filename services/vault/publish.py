@@ -1,9 +1,10 @@
-"""Publishing a version: copies first, all read back; then one conditional record, backup first.
+"""Publishing a version: all copies are written and read back, then one record commits it.
 
-Driven by the ledger alone. The bytes of a version are a pure function of the record that closed its
-segment, so a publish may be cut off anywhere, repeated, or run by two vaults at once: it ends with
-the same bytes under the same names, and one commit. What exists in `backup` is rolled forward,
-if it is the commit of this close.
+The record is created in backup first. The ledger alone drives a publish: the bytes of a version are
+a pure function of the record that closed its segment. So a publish may be cut off anywhere,
+repeated, or run by two vaults at once: it ends with the same bytes under the same names, and one
+commit. A commit that backup already holds is rolled forward to the other places, if it is that of
+this close.
 """
 
 from contextlib import suppress
@@ -35,13 +36,14 @@ from shared.store.place import PRECIOUS, Place, Stored
 
 
 def publish(copies: Copies, version: Edition, sound_bases: set[str]) -> CommitRecord:
-    """Publish a version, or roll its commit forward; the commit, which all three places hold.
+    """Publish a version, or roll its commit forward; return the commit, which all places then hold.
 
-    `sound_bases`: roots whose copies this process has read in full. Any failure raises, with
-    nothing published: BusUnavailable, StoreUnavailable, ObjectMissing, ObjectDamaged,
-    AlreadyExists, NotPublishable.
+    `sound_bases` holds the roots whose copies this process has read in full. It is changed: the
+    root of this version's base is added once its copies were read. Any failure raises:
+    StoreUnavailable, ObjectMissing, ObjectDamaged, AlreadyExists, NotPublishable, and UsageError
+    for a base that is refused.
     """
-    copies.ping()  # also: is this the archive that was used before, or an empty mount point?
+    copies.ping()  # also refuses an archive other than the one used before: an empty mount point
     begun = backup_commit(copies, version.commit_key)
     if begun is not None:
         heal(copies, own_commit(copies, version, begun))
@@ -54,8 +56,12 @@ def publish(copies: Copies, version: Edition, sound_bases: set[str]) -> CommitRe
         begun = encode(commit_record(version, ensure_files(copies, version)))
         try:
             copies.backup.create(PRECIOUS, version.commit_key, begun)
-        except AlreadyExists:  # another vault was first: its record is the commit
+        except AlreadyExists:
+            # Another vault was first: its record is the commit, and may name other VersionIds. So
+            # it is read from backup, and all places get these bytes.
             begun = copies.backup.read(PRECIOUS, version.commit_key)
+            # This is called only for its check, which raises if the record is of another close.
+            # Its result is not healed, because the files were copied to all places just now.
             own_commit(copies, version, begun)
     for place in copies.places:
         roll_forward(place, version.commit_key, begun)
@@ -63,16 +69,17 @@ def publish(copies: Copies, version: Edition, sound_bases: set[str]) -> CommitRe
 
 
 def roll_forward(place: Place, key: str, commit: bytes) -> None:
-    """Give a place the commit. Raises AlreadyExists where it has another one."""
+    """Create the commit in a place. Raises AlreadyExists if the place has another one."""
     try:
         place.create(PRECIOUS, key, commit)
     except AlreadyExists:
+        # Records that differ only in VersionIds are one commit (docs/decisions/0004).
         if not are_one_commit([place.read(PRECIOUS, key), commit]):
             raise
 
 
 def backup_commit(copies: Copies, key: str) -> bytes | None:
-    """The commit record as backup has it."""
+    """Return the commit record as backup has it, or None."""
     try:
         return copies.backup.read(PRECIOUS, key)
     except ObjectMissing:
@@ -80,8 +87,11 @@ def backup_commit(copies: Copies, key: str) -> bytes | None:
 
 
 def heal(copies: Copies, commit: CommitRecord) -> None:
-    """Before a place is given a commit record, it holds every file of it, read now."""
-    if commit.aborted is not None:
+    """Copy every file of a commit to all places, where each copy is read now.
+
+    A place must hold every file before it is given the commit record.
+    """
+    if commit.aborted is not None:  # why this number has no version: its files do not count
         return
     ensure_base(copies, commit.base_root)
     for file in commit.files:
@@ -90,7 +100,10 @@ def heal(copies: Copies, commit: CommitRecord) -> None:
 
 
 def refuse_lost_commit(copies: Copies, version: Edition) -> None:
-    """A commit is in backup before it is anywhere else: one that is not there was lost."""
+    """Refuse to publish a version whose commit is in another place, but not in backup.
+
+    A commit is in backup before it is anywhere else, so backup has lost it. Raises NotPublishable.
+    """
     for place in (copies.store, copies.archive):
         if version.commit_key in place.keys(PRECIOUS, version.commit_key):
             raise NotPublishable(
@@ -101,7 +114,10 @@ def refuse_lost_commit(copies: Copies, version: Edition) -> None:
 
 
 def ensure_base(copies: Copies, root: str) -> None:
-    """All of a base is in all places, read now."""
+    """Copy all of a base to all places, where each copy is read now.
+
+    Raises NotPublishable if the base is not in the store.
+    """
     try:
         bases.store_base(copies, root)
     except ObjectMissing as error:
@@ -111,7 +127,10 @@ def ensure_base(copies: Copies, root: str) -> None:
 
 
 def ensure_inputs(copies: Copies, version: Edition) -> None:
-    """Dataset and plan, in all places: a version can be made again from what is kept."""
+    """Copy dataset and plans to all places, so that the version can be made again from them.
+
+    Raises ObjectMissing, ObjectDamaged.
+    """
     rows = layout.dataset_data(version.job.sha256)
     keys = list(copies.store.keys(PRECIOUS, layout.dataset_files(version.job.sha256)))
     if rows not in keys:
@@ -127,7 +146,7 @@ def ensure_inputs(copies: Copies, version: Edition) -> None:
 
 
 def ensure_files(copies: Copies, version: Edition) -> list[tuple[str, dict[str, Stored]]]:
-    """Copy the files of a version, then those that describe them; (path, copies), sorted."""
+    """Copy the files of a version, then those that describe them; return (path, copies), sorted."""
     checkpoint = version.close.head.checkpoint
     if checkpoint is None:
         raise NotPublishable(f"{version.name} has no checkpoint.")
@@ -142,6 +161,7 @@ def ensure_files(copies: Copies, version: Edition) -> list[tuple[str, dict[str, 
         made[tokenizer.TEMPLATE] = version.chat_template.encode()
     stored = {path: copies.copy(version.prefix + path, s) for path, s in sources.items()}
     stored |= {path: copies.copy_bytes(version.prefix + path, b) for path, b in made.items()}
+    # MANIFEST.json comes first, because SHA256SUMS lists every file but itself, MANIFEST.json too.
     manifest = describe_close(version, checkpoint, stored)
     stored["MANIFEST.json"] = copies.copy_bytes(
         version.prefix + "MANIFEST.json", manifest.canonical()
@@ -152,9 +172,10 @@ def ensure_files(copies: Copies, version: Edition) -> list[tuple[str, dict[str, 
 
 
 def read_readme(copies: Copies, version: Edition, checkpoint: CheckpointRef) -> bytes:
-    """Return README.md as a publish that was cut off has left it, else made now.
+    """Return README.md as an interrupted publish left it, or else make it now.
 
-    A name is written once: had its text changed since, the version could never be published.
+    A name is written only once: if the text had changed since, the version could never be
+    published.
     """
     for origin in copies.precious(version.prefix + "README.md"):
         with suppress(ObjectMissing):
@@ -163,7 +184,7 @@ def read_readme(copies: Copies, version: Edition, checkpoint: CheckpointRef) -> 
 
 
 def close_header(copies: Copies, version: Edition, checkpoint: CheckpointRef) -> bytes:
-    """header.json of the checkpoint that the close names, whose hash is its id."""
+    """Return header.json of the close's checkpoint; its hash is the id of the checkpoint."""
     origins = [
         copies.work(layout.checkpoint_file(checkpoint.prefix, HEADER)),
         *copies.precious(version.prefix + IN_A_VERSION[HEADER]),
@@ -174,7 +195,7 @@ def close_header(copies: Copies, version: Edition, checkpoint: CheckpointRef) ->
 def checkpoint_sources(
     copies: Copies, version: Edition, checkpoint: CheckpointRef, header: bytes
 ) -> dict[str, Source]:
-    """Return where each file of the checkpoint is to be copied from, by its path in the version."""
+    """Return where each file of the checkpoint is copied from, by its path in the version."""
     files = listed_files(header)
     if set(files) != set(IN_A_VERSION) - {HEADER}:
         raise NotPublishable(f"{version.name}: its checkpoint holds {sorted(files)}.")
@@ -190,7 +211,11 @@ def checkpoint_sources(
 
 
 def result_sources(copies: Copies, version: Edition) -> dict[str, Source]:
-    """What the trainer left of the job: log, metrics, snapshots, as its result.json names them."""
+    """Return where log, metrics and snapshots of the job are copied from, by path.
+
+    They are the files that its result.json names. Raises NotPublishable if it cannot be read, or
+    names any other file.
+    """
     ref = version.close.result
     if ref is None:
         return {}

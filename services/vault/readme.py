@@ -1,4 +1,7 @@
-"""README.md of a version: what it is, how to load it, how to get it back. No time, no host."""
+"""README.md of a version: what it is, how to load it and how to get it back.
+
+It names neither a time nor a host.
+"""
 
 import json
 
@@ -54,7 +57,10 @@ OWN_TEMPLATE = """\
 
 
 def render_readme(version: Edition, checkpoint: CheckpointRef) -> bytes:
-    """A pure function of the ledger. The file's name is quoted: a user chose it."""
+    """Return README.md as a pure function of the ledger.
+
+    The name of the file is quoted, because a user chose it.
+    """
     return TEXT.format(
         lineage=version.lineage,
         name=version.name,

@@ -1,4 +1,4 @@
-"""The settings of vault."""
+"""The settings of the vault."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from shared.settings import LeaseSettings
 
 
 class VaultSettings(LeaseSettings):
-    """vault: the only one with credentials for the backup, and the archive folder."""
+    """The settings of the vault, the only service with credentials for the backup.
+
+    It alone writes to the archive folder, too.
+    """
 
     service = "vault"
 

@@ -1,7 +1,8 @@
-"""The tokenizer in a version whose lineage has a chat template of its own: the base's files with
-that template, so that transformers applies what the adapter was trained with.
+"""The tokenizer in a version whose lineage has a chat template of its own.
 
-A pure function of the ledger: the base is named by its root, the template stands in the lineage.
+It consists of the base's files with that template, so that transformers applies what the adapter
+was trained with. It is a pure function of the ledger, which names the base by its root and holds
+the template.
 """
 
 from services.vault import bases
@@ -10,7 +11,7 @@ from shared.store import layout
 
 FOLDER = "tokenizer/"
 TEMPLATE = f"{FOLDER}chat_template.jinja"
-FILES = {  # of a base: what AutoTokenizer reads, but its own template
+FILES = {  # a base's files that AutoTokenizer reads, without its own template
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
     *("spiece.model", "sentencepiece.bpe.model", "tekken.json"),
@@ -18,7 +19,10 @@ FILES = {  # of a base: what AutoTokenizer reads, but its own template
 
 
 def sources(copies: Copies, base_root: str) -> dict[str, Source]:
-    """By path inside the version, where the base's files come from. Raises ObjectMissing."""
+    """Return where each tokenizer file of the base is copied from, by its path in the version.
+
+    Raises ObjectMissing.
+    """
     found = {}
     for path, sha256 in bases.read_sums(copies, base_root)[1].items():
         if path in FILES:

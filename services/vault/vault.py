@@ -52,7 +52,7 @@ Key = tuple[str, int]
 
 @dataclass
 class Retry:
-    """When a version that could not be published is tried again."""
+    """The reason why a version could not be published, and the delay until the next attempt."""
 
     why: str
     delay: Backoff
@@ -60,8 +60,11 @@ class Retry:
 
 @dataclass
 class Vault:
-    """State of one process. `settled`: versions whose commit is in all three places; `refilling`:
-    those of which a place has lost it since."""
+    """The state of one vault process.
+
+    `settled` holds the versions whose commit is in all three places; `refilling`, those whose
+    commit a place has lost since.
+    """
 
     settings: VaultSettings
     bus: Bus
@@ -101,7 +104,7 @@ class Vault:
     # ---- publishing ------------------------------------------------------------------------------
 
     async def once(self) -> None:
-        """One look at all lineages. Raises BusUnavailable, StoreUnavailable."""
+        """Look at all lineages once. Raises BusUnavailable, StoreUnavailable."""
         if self.orphans.due:
             await asyncio.to_thread(self.orphans.read)
         await self.table.update(self.bus)
@@ -117,7 +120,7 @@ class Vault:
         await self.observe()
 
     async def tell_orphans(self) -> None:
-        """Alarm for each lineage whose versions lie somewhere while its ledger has none."""
+        """Raise an alarm for each lineage whose versions lie in places but not in its ledger."""
         self.orphaned = self.orphans.beside(self.table)
         for lineage, places in self.orphaned.items():
             detail = (
@@ -145,7 +148,7 @@ class Vault:
         await self.follow_latest(line)
 
     async def read_catalogs(self, line: Line) -> None:
-        """Settle what is committed in all places: it needs nothing more."""
+        """Settle the versions that are committed in all places: they need nothing more."""
         closes = {
             version: (sequence, close)
             for version, sequence in line.versions.items()
@@ -158,7 +161,7 @@ class Vault:
         self.settled |= {(line.lineage, version) for version in found}
 
     async def try_publish(self, line: Line, version: int) -> None:
-        """Publish, or keep the reason and try again later; the source is never touched."""
+        """Publish a version, or note why not and try again later; the source is never touched."""
         key, name = (line.lineage, version), f"{line.lineage}/{version_name(version)}"
         wanted = edition.wanted(self.table, line, version)
         self.busy = f"publishing {name}"
@@ -179,7 +182,7 @@ class Vault:
             await self.tell_published(wanted, commit)
 
     def is_whole(self, key: Key) -> None:
-        """All copies were read or found just now: what was said against them is over."""
+        """End the alarms about a version all of whose copies were just read or found."""
         name = f"{key[0]}/{version_name(key[1])}"
         self.pending.pop(key, None)
         self.alarms.clear("not_published", name)
@@ -230,7 +233,7 @@ class Vault:
         )
 
     async def follow_latest(self, line: Line) -> None:
-        """Move `latest`; a lineage whose catalog cannot be read is named and hinders no other."""
+        """Move `latest`; an unreadable catalog raises an alarm and delays no other lineage."""
         try:
             await self.move_latest(line)
         except StoreUnavailable:
@@ -261,7 +264,7 @@ class Vault:
             self._log.info("latest_moved", lineage=line.lineage, version=wish.version)
 
     def show_latest(self, lineage: str, name: str) -> None:
-        """One series a lineage: the one before is taken away."""
+        """Show a lineage's `latest` as a metric, in place of its previous series."""
         before = self.latest_shown.get(lineage)
         if before:
             LATEST.remove(lineage, before)
@@ -271,7 +274,7 @@ class Vault:
     # ---- watching --------------------------------------------------------------------------------
 
     async def keep_inputs(self) -> None:
-        """Datasets and plans are as precious as versions: copied when they appear."""
+        """Copy new datasets and plans to all places: they are as precious as versions."""
         await asyncio.to_thread(self.copies.ping)
         for prefix in KEPT_PREFIXES:
             found = self.copies.store.keys(PRECIOUS, prefix)
@@ -280,7 +283,7 @@ class Vault:
                     await self.keep(key)
 
     async def sweep(self) -> None:
-        """Look for names that were written over or deleted since."""
+        """Look for overwritten or deleted names, unfinished uploads and lost copies."""
         for place in (self.copies.store, self.copies.backup):
             hidden = await asyncio.to_thread(checks.shadowed, place)
             for key, what in hidden.items():
@@ -300,8 +303,10 @@ class Vault:
         SWEPT.set_to_current_time()
 
     async def count_copies(self) -> None:
-        """What a place has lost of a version is copied there again, as after a restart; what was
-        found damaged counts for nothing. Raises StoreUnavailable."""
+        """Count the copies of each version; have those copied again that a place has lost.
+
+        A copy that was found damaged does not count. Raises StoreUnavailable.
+        """
         await asyncio.to_thread(self.copies.ping)  # an archive that is not mounted has lost nothing
         kept = len(self.copies.places)
         for line in list(self.table.lines.values()):
@@ -320,7 +325,7 @@ class Vault:
         COPIES.set(kept)
 
     async def extend_locks(self) -> None:
-        """What lies in the backup stays locked. Raises StoreUnavailable."""
+        """Extend the locks of what lies in the backup. Raises StoreUnavailable."""
         try:
             extended = await asyncio.to_thread(self.lock.extend)
         except StoreUnavailable as error:
@@ -331,7 +336,7 @@ class Vault:
             self._log.info("locks_extended", objects=extended)
 
     async def keep(self, key: str) -> None:
-        """One of them, once for each start of this process. Raises StoreUnavailable."""
+        """Copy one input to all places, once in each process. Raises StoreUnavailable."""
         try:
             await asyncio.to_thread(self.copies.keep, key)
         except StoreUnavailable:
@@ -345,7 +350,7 @@ class Vault:
     # ---- telling ---------------------------------------------------------------------------------
 
     def reasons(self) -> dict[str, str]:
-        """What the vault waits for, by lineage, the first few; `*`: all of it."""
+        """Return what the vault waits for, by lineage, of a few versions; `*`: all lineages."""
         found = {"*": self.waiting[:2000]} if self.waiting else {}
         for (lineage, version), retry in list(self.pending.items())[:3]:
             said = f"{version_name(version)} is not published: {retry.why}"
@@ -354,7 +359,7 @@ class Vault:
         return found
 
     async def observe(self) -> None:
-        """Say what the vault is: at once when it changed, else now and then."""
+        """Report the state of the vault: at once when it changed, else from time to time."""
         if self.once_through < 0:
             return  # what was answered before is not known yet
         state: Literal["idle", "waiting", "running", "paused", "stopped"]
@@ -377,8 +382,7 @@ class Vault:
         await self.observer.show(view)
 
     async def recall(self) -> None:
-        """Learn which one-time command was answered last, as this service said itself: in what it
-        is, or, where that cannot be read, in its last answer."""
+        """Learn which one-time command was answered last, from this service's own messages."""
         if self.once_through < 0:
             said = await answered_through(self.bus, "vault", "vault")
             entry = await self.bus.last("EVT", "evt.vault.answered")

@@ -1,1 +1,1 @@
-"""What `duramen check` reads, each room named for what its checks look at."""
+"""The checks of `duramen check`, each module named for what its checks look at."""

@@ -1,4 +1,4 @@
-"""What must hold of commands, their answers and the trainers' receipts."""
+"""Checks of commands, their answers and the trainers' receipts."""
 
 from services.ctl.check.world import Finding, World
 from shared.protocol.control import Once
@@ -28,7 +28,10 @@ def every_command_has_one_answer(world: World) -> list[Finding]:
 
 
 def answers_to(world: World, service: str, at: int, once: Once) -> set[str]:
-    """Outcomes that were answered; a repeated answer after a crash says the same again."""
+    """Return the outcomes that a command was answered with.
+
+    An answer repeated after a crash has the same outcome, so it adds none.
+    """
     return {
         answer.outcome
         for answering, answer in world.answers
@@ -57,7 +60,10 @@ def no_step_follows_a_pause(world: World) -> list[Finding]:
 
 
 def fence_at(world: World, said: Observed) -> int | None:
-    """The open segment's fence as of the ledger sequence that an observation names."""
+    """Return the open segment's fence as of the ledger sequence that an observation names.
+
+    None if no segment was open.
+    """
     for line in world.table.lines.values():
         segment = line.segments.get(said.segment or "")
         if segment is not None:

@@ -1,4 +1,4 @@
-"""What must hold of versions and of all that is precious: every copy is read in full."""
+"""Checks of versions and of all that is precious: every copy is read in full."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def every_finished_job_has_one_version(world: World) -> list[Finding]:
 
 
 def foreign_commits(world: World) -> list[Finding]:
-    """Return the commit records, in any place, that are of no close or of another one."""
+    """Return findings for the commit records, in any place, of no close or of another one."""
     found = []
     for name, place in places(world).items():
         for (lineage, version), record in parsed(commits(place)).items():
@@ -79,7 +79,10 @@ def every_copy_is_as_committed(world: World) -> list[Finding]:
 
 
 def many_contents(world: World, store: Store) -> Iterator[Finding]:
-    """Keys that were overwritten with other bytes, or deleted: a lock keeps bytes, not names."""
+    """Yield a finding for each key that was overwritten with other bytes, or deleted.
+
+    Both can happen to a locked object, because a lock keeps bytes, not names.
+    """
     grouped: dict[str, list[Version]] = {}
     for version in store.versions(PRECIOUS, ""):
         if not version.key.startswith(layout.PROBES) and not layout.parse_latest(version.key):
@@ -96,14 +99,17 @@ def many_contents(world: World, store: Store) -> Iterator[Finding]:
 
 
 def etags_differ(world: World, store: Store, versions: list[Version]) -> bool:
-    """Different etags may still be the same bytes, sent in other parts, or the same commit."""
+    """Return whether versions differ in their bytes, or as commits.
+
+    Different etags may still be the same bytes, sent in other parts, or the same commit.
+    """
     if layout.parse_commit(versions[0].key):
         return not are_one_commit(store.read(PRECIOUS, v.key, v.version_id) for v in versions)
     return len({read_hash(world, store, v.key, v.version_id) for v in versions}) > 1
 
 
 def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(key, SHA-256, VersionId by store) of all that commit records name, with what they need."""
+    """Yield (key, SHA-256, VersionId by store) of all that commit records name and need."""
     roots, datasets = set(), set()
     for record in parsed(commits(world.backup)).values():
         roots.add(record.base_root)
@@ -118,7 +124,7 @@ def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
 
 
 def named_by_hash(place: ReadPlace) -> Iterator[tuple[str, str]]:
-    """(key, SHA-256) of every dataset, plan and file of a base, whether committed or not."""
+    """Yield (key, SHA-256) of every dataset, plan and file of a base, committed or not."""
     for key in place.keys(PRECIOUS, layout.DATASETS):
         file = layout.parse_dataset_file(key)
         if file and key == layout.dataset_data(file.dataset):
@@ -168,7 +174,7 @@ def latest_is_the_head_or_before_it(world: World) -> list[Finding]:
 
 
 def latest_history(place: ReadPlace, key: str) -> list[Latest | None]:
-    """All that `latest` ever was, oldest first; None for what cannot be read."""
+    """Return all that `latest` ever was, oldest first; None for what cannot be read."""
     versions = [v for v in place.versions(PRECIOUS, key) if v.key == key]
     data = [
         b"" if v.is_delete_marker else place.read(PRECIOUS, key, v.version_id)

@@ -1,4 +1,4 @@
-"""What must hold of the histories of examples."""
+"""Checks of the histories of examples."""
 
 from services.ctl.check.world import Finding, NotChecked, World
 from shared.answers.evolution import Curves, Datasets

@@ -1,4 +1,4 @@
-"""What must hold of the files that users drop."""
+"""Checks of the files that users drop into the inbox."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def every_file_in_done_is_stored_and_queued(world: World) -> list[Finding]:
 
 
 def taken_twice(inbox: Path) -> Iterator[Finding]:
-    """A file has one id of taking, and lies in one place under it."""
+    """Yield a finding for each file that lies in several places under its id of taking."""
     places: dict[str, list[str]] = {}
     for folder in (inbox / ".taken").glob("*"):
         if (folder / "file").exists():
@@ -61,7 +61,10 @@ def taken_twice(inbox: Path) -> Iterator[Finding]:
 
 
 def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
-    """(first 12 digits of an original's SHA-256 -> datasets, datasets that are only measured)."""
+    """Return the datasets by the first 12 digits of their originals' SHA-256, and measured ones.
+
+    The second set holds the datasets that are only measured.
+    """
     originals: dict[str, set[str]] = {}
     for original in map(layout.parse_original, store.keys(PRECIOUS, layout.DATASETS)):
         if original:
@@ -71,7 +74,7 @@ def stored_originals(store: Store) -> tuple[dict[str, set[str]], set[str]]:
 
 
 def data_files(folder: Path) -> Iterable[Path]:
-    """What a user dropped: all files but the reports beside them."""
+    """Return what a user dropped: all files but the reports beside them."""
     if not folder.is_dir():
         return []
     return [

@@ -1,4 +1,4 @@
-"""What must hold of the ledgers and of the records about jobs.
+"""Checks of the ledgers and of the records about jobs.
 
 Each check returns what it finds wrong. All hold at rest; where one waits for somebody, such as a
 vault that is publishing, it notes that in `World.pending` instead.
@@ -31,7 +31,7 @@ def every_run_starts_where_its_lineage_stood(world: World) -> list[Finding]:
 
 
 def doubly_leased(world: World) -> list[Finding]:
-    """One trainer has at most one segment open, over all lineages."""
+    """Return a finding for each trainer that has several segments open, over all lineages."""
     open_now = [line.open_segment for line in world.table.lines.values() if line.open_segment]
     leases = [segment.record.lease for segment in open_now]
     return [

@@ -1,4 +1,4 @@
-"""What must hold of checkpoints, and of the steps that were trained."""
+"""Checks of checkpoints, and of the steps that were trained."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,10 @@ def needed_checkpoints_are_whole(world: World) -> list[Finding]:
 
 
 def needed(world: World, line: Line) -> Iterator[tuple[CheckpointRef, int | None]]:
-    """(checkpoint, version that holds it too) of the head, the open segment and waiting closes."""
+    """Yield the checkpoints of the head, the open segment and waiting closes.
+
+    Each comes with the number of the version that holds it, too, or None.
+    """
     numbers = {at: version for version, at in line.versions.items()}
     done = {v for lineage, v in parsed(commits(world.backup)) if lineage == line.lineage}
     heads = line.unpublished_heads(done)
@@ -41,7 +44,10 @@ def needed(world: World, line: Line) -> Iterator[tuple[CheckpointRef, int | None
 def checkpoint_wrong(
     world: World, line: Line, ref: CheckpointRef, version: int | None
 ) -> Iterator[tuple[str, str]]:
-    """A head that is committed may have been cleaned from `work`: its version holds it."""
+    """Yield (where, what) for each object of a checkpoint that is missing or damaged.
+
+    A head that is committed may have been cleaned from `work`: its version holds it.
+    """
     where = f"store: {ref.bucket}/{ref.prefix}"
     try:
         header = world.store.read(
@@ -96,7 +102,7 @@ def planned_steps_were_trained_once(world: World) -> list[Finding]:
 
 
 def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int, list[int]]]:
-    """(plan position, rows) of a segment's own steps, as its metrics list them."""
+    """Return (plan position, rows) of a segment's own steps, as its metrics list them."""
     assert segment.closed is not None
     close = segment.closed
     if close.to_position == close.from_position:
@@ -112,7 +118,10 @@ def trained_steps(world: World, line: Line, segment: Segment) -> list[tuple[int,
 
 
 def metrics(world: World, line: Line, segment: Segment) -> bytes:
-    """A segment's metrics.jsonl: as its result names it, else out of its version."""
+    """Return a segment's metrics.jsonl as its result names it, else from its version.
+
+    Raises ObjectMissing, ObjectDamaged, StoreUnavailable, ValueError.
+    """
     assert segment.closed is not None
     close = segment.closed
     if close.result is not None:

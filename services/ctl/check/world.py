@@ -35,7 +35,7 @@ class Finding:
 
 
 class NotChecked(Exception):
-    """This cannot be checked here; the message says why. `is_outage`: it can be later."""
+    """A check cannot run here; the message says why. `is_outage`: it can run later."""
 
     def __init__(self, why: str, *, is_outage: bool = False) -> None:
         super().__init__(why)
@@ -43,14 +43,14 @@ class NotChecked(Exception):
 
 
 class Ask(Protocol):
-    """Asks the evolution service: the answer at a path, as `kind`."""
+    """A function that asks the evolution service: it returns the answer at a path, as `kind`."""
 
     def __call__(self, kind: type[AnswerKind], path: str) -> AnswerKind: ...
 
 
 @dataclass
 class World:
-    """The running system as it was read: streams folded, stores and folders to be read."""
+    """The running system: streams that were folded, and stores and folders to be read."""
 
     table: Table
     controls: dict[str, Control]
@@ -72,14 +72,17 @@ class World:
 
     @property
     def vault_busy(self) -> str | None:
-        """What the vault is still doing, as it says itself; None if it says nothing."""
+        """The work that the vault reports; None if it is at rest or has reported nothing."""
         said = self.latest("vault")
         if said is None or said.state in ("idle", "paused", "stopped"):
             return None
         return said.waits_for or said.state
 
     def plan_steps(self, ref: ObjectRef) -> list[tuple[int, ...]]:
-        """The rows of each step of a plan. Raises ObjectMissing, ObjectDamaged, ValueError."""
+        """Return the rows of each step of a plan.
+
+        Raises ObjectMissing, ObjectDamaged, StoreUnavailable, ValueError.
+        """
         if ref.sha256 not in self.plans:
             data = self.store.read(ref.bucket, ref.key, sha256=ref.sha256)
             self.plans[ref.sha256] = Plan.from_bytes(data).steps
@@ -92,17 +95,23 @@ def subject(line: Line, segment: Segment | None = None) -> str:
 
 
 def mark_of(segment: Segment, line: Line) -> int:
-    """The mark at which the head stands after this segment: its close's, if that moved it."""
+    """Return the mark at which the head stands after this segment.
+
+    It is that of the segment's close if that moved the head, else that of its parent.
+    """
     return segment.closed_at if segment.closed_at in line.heads else segment.parent
 
 
 def closed(world: World, job: JobId) -> list[Segment]:
-    """The closed segments of a job, in the order of their closes."""
+    """Return the closed segments of a job, in the order of their closes."""
     return [segment for segment in world.table.segments_of(job) if segment.closed]
 
 
 def read_hash(world: World, place: ReadPlace, key: str, version_id: str | None = None) -> str:
-    """SHA-256 of an object now; each is read once. Raises ObjectMissing, StoreUnavailable."""
+    """Return the SHA-256 of an object now; each is read only once.
+
+    Raises ObjectMissing, StoreUnavailable.
+    """
     known = world.hashes.get((place.name, key, version_id))
     if known is None:
         known, _ = place.read_hash(PRECIOUS, key, version_id)
@@ -113,7 +122,7 @@ def read_hash(world: World, place: ReadPlace, key: str, version_id: str | None =
 def wrong(
     world: World, place: ReadPlace, key: str, sha256: str, version_id: str | None = None
 ) -> str | None:
-    """Why this copy is not what it should be; None if it is."""
+    """Return why this copy is not what it should be; None if it is."""
     try:
         found = read_hash(world, place, key, version_id)
     except ObjectMissing:
@@ -130,7 +139,7 @@ def places(world: World) -> dict[str, ReadPlace]:
 
 
 def commits(place: ReadPlace) -> Commits:
-    """The commit records of a place, by key."""
+    """Return the commit records of a place, by key."""
     return {
         key: place.read(PRECIOUS, key)
         for key in place.keys(PRECIOUS, layout.CATALOG)
@@ -139,7 +148,7 @@ def commits(place: ReadPlace) -> Commits:
 
 
 def parsed(found: Commits) -> dict[tuple[str, int], CommitRecord]:
-    """Readable, not aborted ones by (lineage, version)."""
+    """Return the readable records that are not aborted, by (lineage, version)."""
     records: dict[tuple[str, int], CommitRecord] = {}
     for data in found.values():
         try:

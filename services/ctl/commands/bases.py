@@ -52,13 +52,16 @@ def add(
 
 
 def hub_token() -> str | None:
-    """From the file that the settings name; None leaves it to the hub's library."""
+    """Return the token in the file that the settings name; None leaves it to the hub's library."""
     path = cli.settings().hub_token_file
     return (path.read_text().strip() or None) if path and path.is_file() else None
 
 
 def from_hub(name: str, revision: str | None, token: str | None) -> Path:
-    """Download a model at a pinned commit, text and safetensors only. Raises DuramenError."""
+    """Download a model at a pinned commit, text and safetensors only; return its folder.
+
+    Raises NotFound, DuramenError.
+    """
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise NotFound(f"{name} is neither a directory here nor a name such as owner/model.")
     try:
@@ -88,11 +91,11 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """The files of a model directory, by the path they will have. Raises UsageError.
+    """Return the files of a model directory, by the path they will have. Raises UsageError.
 
-    Hidden files, SHA256SUMS, which is made anew, and weights that are not read (the same ones once
-    more, as `consolidated.safetensors`) are left out; anything else that is no part of a model is
-    refused by name: nothing pickled is kept, and no code.
+    Left out are hidden files, SHA256SUMS, which is made again, and weights that are not read (the
+    same ones once more, as `consolidated.safetensors`). Any other file that does not belong to a
+    model is refused by name, so that nothing pickled is kept, and no code.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -159,7 +162,7 @@ def is_stored(store: Store, root: str) -> bool:
 def upload(
     store: Store, root: str, files: dict[str, Path], hashes: dict[str, str], *, quiet: bool
 ) -> None:
-    """Into staging, from where the vault takes it; SHA256SUMS last."""
+    """Upload a base into staging, from where the vault takes it; SHA256SUMS is last."""
     for path, file in files.items():
         if not quiet:
             cli.console.print(f"uploading {path} ({size_of(file.stat().st_size)})")

@@ -1,4 +1,4 @@
-"""`duramen check`: does all that must hold, hold on the running system? All is read in full."""
+"""`duramen check`: check that all is as it must be on the running system; read all in full."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ SETTLE_SECONDS = 5.0  # a record follows its ledger within this
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold: its name on the screen, its number in JSON, and who checks it."""
+    """A thing that must hold: its name on the screen, its number in JSON, and who checks it."""
 
     name: str
     number: int
@@ -63,7 +63,10 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found. `not_checked` says why it could not run; `is_outage`: it can later."""
+    """The findings of one check.
+
+    `not_checked` says why it could not run; `is_outage`: it can run later.
+    """
 
     check: Check
     findings: list[Finding] = field(default_factory=list)
@@ -71,7 +74,7 @@ class Outcome:
     is_outage: bool = False
 
     def value(self) -> dict[str, Any]:
-        """Return it for programs, with the number that each check has had from the first."""
+        """Return the outcome for programs, with the number that its check has always had."""
         named = {"check": self.check.name, "invariant": self.check.number}
         found = [{**named, "where": f.where, "what": f.what} for f in self.findings]
         said = {"not_checked": self.not_checked, "is_outage": self.is_outage}
@@ -82,7 +85,10 @@ class Outcome:
 
 
 async def read_world(config: CtlSettings) -> World:
-    """Fold the streams; the stores are read by the checks. Raises BusUnavailable, UnknownSchema."""
+    """Fold the streams and open the stores, which the checks read.
+
+    Raises BusUnavailable, UnknownSchema.
+    """
     async with cli.bus(config) as bus:
         table = await settled_table(bus)
         controls = {service: Control(service) for service in SERVICES}
@@ -125,7 +131,7 @@ async def readable(
 
 
 async def settled_table(bus: Bus) -> Table:
-    """The table once no record is behind its ledger, or as it stands after some seconds."""
+    """Return the table once no record is behind its ledger, or as it is after five seconds."""
     table = Table()
     deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
     while True:
@@ -147,7 +153,7 @@ def asking(config: CtlSettings) -> Ask:
 
 
 def check_all(world: World) -> list[Outcome]:
-    """Run every check. One that cannot read what it needs says so, and the others go on."""
+    """Run every check. One that cannot read what it needs says so, and the others still run."""
     return [run_one(each, world) for each in CHECKS]
 
 

@@ -36,7 +36,10 @@ UNDO = {"paused": "duramen resume", "stopped": "duramen start", "running": "dura
 
 
 async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[cli.T | None]]) -> cli.T:
-    """Look at each observation and event, and each half second, until `look` finds something."""
+    """Call `look` at each observation and event, and each half second, until it finds something.
+
+    Raises NotObserved after `seconds`.
+    """
     wake = asyncio.Event()
     await bus.subscribe("ctl.observed.>", wake.set)
     await bus.subscribe("evt.>", wake.set)
@@ -56,7 +59,7 @@ async def wait_for(bus: Bus, seconds: float, look: Callable[[], Awaitable[cli.T 
 
 
 async def is_current(bus: Bus, table: Table, seen: Observed) -> bool:
-    """A receipt counts only if its fence is the ledger's current one."""
+    """Return whether a receipt counts: a fence that it names must be the ledger's current one."""
     if seen.fence is None or seen.lineage is None:
         return True
     await table.update(bus)
@@ -65,7 +68,7 @@ async def is_current(bus: Bus, table: Table, seen: Observed) -> bool:
 
 
 async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
-    """The trainers whose lease was renewed lately; all of them if none was."""
+    """Return the trainers whose lease was renewed lately; all of them if none was."""
     found = {}
     for instance, said in seen.items():
         _, lease = await read_lease(bus, f"trainer.{instance}")
@@ -77,7 +80,7 @@ async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
 async def receipts(
     bus: Bus, table: Table, state: DesiredState, generation: int
 ) -> dict[str, Observed] | None:
-    """What every living trainer says once all of them have obeyed; None before."""
+    """Return what every living trainer says once all of them have obeyed; None before."""
     seen = await living(bus, await observed_all(bus, "trainer"))
     for said in seen.values():
         if said.generation < generation or said.state not in SEEN_AS[state]:

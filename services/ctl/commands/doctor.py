@@ -1,4 +1,4 @@
-"""duramen doctor: is everything there that training needs? Each line ends with what to do."""
+"""duramen doctor: look at everything that training needs, and say what to do where it fails."""
 
 import asyncio
 import json as jsonlib
@@ -31,7 +31,7 @@ HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the 
 
 @dataclass(frozen=True)
 class Look:
-    """One thing looked at. `ok` None: could not be looked at from here."""
+    """The result of looking at one thing. `ok` is None if it could not be looked at from here."""
 
     what: str
     ok: bool | None
@@ -39,7 +39,7 @@ class Look:
 
 
 def look_around(what: str, call: Callable[[], str]) -> Look:
-    """Look at one thing; what it raises is what was found."""
+    """Look at one thing and return the result; an error that it raises is what was found."""
     try:
         return Look(what, True, call())
     except (DuramenError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
@@ -59,7 +59,10 @@ def look_bus(config: CtlSettings) -> str:
 
 
 def look_sync(config: CtlSettings) -> str:
-    """Every acknowledged record must be on disk: without it a power cut takes them all."""
+    """Check that the bus syncs every acknowledged record to disk. Raises ValueError if not.
+
+    Without that, a power cut loses records.
+    """
     with reach.http(timeout=3) as http:
         found = http.get(f"{config.nats_monitor_url}/varz").json()
     if not found["jetstream"]["config"].get("sync_always"):
@@ -103,7 +106,7 @@ def look_inbox(config: CtlSettings) -> str:
 
 
 def look_host(checkout: Path) -> list[Look]:
-    """What `make up` looks at before it starts: engine, GPU, ports, permissions, clock, disks."""
+    """Look at what `make up` does at its start: engine, GPU, ports, permissions, clock, disks."""
     command = [sys.executable, "-m", "infra.compose", "doctor", "--json"]
     try:
         done = subprocess.run(
@@ -115,8 +118,10 @@ def look_host(checkout: Path) -> list[Look]:
 
 
 def look_all(config: CtlSettings) -> list[Look]:
-    """Look at everything at once: what hangs is waited for only once. In the order in which it
-    depends on each other."""
+    """Look at everything at once: what hangs is waited for only once.
+
+    The results come in the order in which one thing depends on another.
+    """
     calls: dict[str, Callable[[], str]] = {"bus": lambda: look_bus(config)}
     if config.nats_monitor_url:
         calls["bus durability"] = lambda: look_sync(config)

@@ -1,4 +1,4 @@
-"""duramen estimate: what training a base takes of a GPU's memory, before anything is loaded."""
+"""duramen estimate: the GPU memory that training a base takes, before anything is loaded."""
 
 import re
 from pathlib import Path
@@ -68,7 +68,10 @@ def stored(shown: str) -> Shape:
 
 
 def size_in_bytes(text: str) -> int:
-    """Return the bytes that `24GB`, `24 GiB` or `512M` means, in powers of two as on a card."""
+    """Return the bytes that `24GB`, `24 GiB` or `512M` means, in powers of two as on a card.
+
+    Raises UsageError.
+    """
     match = SIZE.match(text.strip())
     if match is None or not match[2]:
         raise UsageError(f"{text!r} is not a size. Write it like this: 24GB.")

@@ -62,7 +62,7 @@ Job = Annotated[str, typer.Argument(help="A job as the queue shows it, or the id
 
 
 def ask_evolution(kind: type[cli.T], path: str, **query: object) -> cli.T:
-    """One question to the evolution service."""
+    """Ask the evolution service one question and return its answer as `kind`."""
     config = cli.settings()
     given = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
     address = API + path + (f"?{given}" if given else "")
@@ -70,14 +70,14 @@ def ask_evolution(kind: type[cli.T], path: str, **query: object) -> cli.T:
 
 
 def resolve(shown: str, lineage: str | None) -> tuple[WatchedDataset, int | None]:
-    """(dataset, run) that `3f9a1c2b7d10.1`, any prefix of it, a path or a file name means."""
+    """Return (dataset, run) that `3f9a1c2b7d10.1`, a prefix of it, a path or a file name means."""
     prefix, _, run = shown.partition(".")
     if shown.count("/") == 2:  # a whole path: lineage/dataset/run
         lineage, prefix, run = shown.split("/")
     mine = [
         d for d in ask_evolution(Datasets, "/datasets").datasets if lineage in (None, d.lineage)
     ]
-    known = [dataset for dataset in mine if dataset.name == shown]  # `a.jsonl` is no hash
+    known = [dataset for dataset in mine if dataset.name == shown]  # `a.jsonl` is not a hash
     known = known or [dataset for dataset in mine if dataset.dataset.startswith(prefix)]
     if not known:
         raise NotFound(f"No snapshots of {shown!r} yet.", next_step="duramen evolution list")
@@ -186,7 +186,7 @@ def example(
 
 
 def most_shown(probes: list[ProbeSummary]) -> int:
-    """The number of the example with most to see: learned if one was, then most often answered."""
+    """Return the number of the example to show: learned if one was, then most often answered."""
     order = sorted(probes, key=lambda p: (p.state != "learned", -p.asked))
     return order[0].number if order else 1
 
@@ -213,8 +213,11 @@ def width() -> int:
 
 
 def plot(snapshots: list[CurvePoint], value: str, title: str) -> None:
-    """A line for each split, drawn with a sign of its own. On the axis are the snapshots, evenly
-    spaced: they come at steps 1, 2, 4, 8, …, which would crowd at the left of a true scale."""
+    """Plot a line for each split, drawn with a sign of its own.
+
+    On the axis are the snapshots, evenly spaced: they come at steps 1, 2, 4, 8, …, which would
+    crowd at the left of a true scale.
+    """
     import plotext  # takes a tenth of a second, and only the curves need it
 
     figure = plotext.figure
@@ -245,7 +248,7 @@ def plot(snapshots: list[CurvePoint], value: str, title: str) -> None:
 
 
 def curve(snapshots: list[CurvePoint], split: Split, value: str) -> list[tuple[int, float]]:
-    """(place on the axis, value) of the snapshots that know one."""
+    """Return (place on the axis, value) of the snapshots that know one."""
     found = []
     for place, snapshot in enumerate(snapshots):
         at = snapshot.splits.get(split)
@@ -256,8 +259,10 @@ def curve(snapshots: list[CurvePoint], split: Split, value: str) -> list[tuple[i
 
 
 def print_splits(summary: Summary) -> None:
-    """How well each kind of example is answered, how many are in which state, and how fast they
-    were learned: three tables, for one would be wider than a terminal."""
+    """Print how well and how fast each kind of example is learned, and its states.
+
+    They are three tables, because one would be wider than a terminal.
+    """
     splits = summary.splits.items()
     titles = ("n", "loss", "exact match", "loose match", "similar")
     heads: Heads = ["examples", *(number(title) for title in titles)]
@@ -307,8 +312,10 @@ def speed_words(speed: LearningSpeed) -> str:
 
 
 def heat(tokens: list[Piece]) -> Text:
-    """The expected answer as the model now finds it: the words that it does not expect stand out.
-    Without colours, these are in brackets."""
+    """Return the expected answer as the model now finds it.
+
+    The words that it does not expect stand out: they are red, and in brackets.
+    """
     shown = Text("Its tokens: ", style="bold")
     for token in tokens:
         surprising = token.probability < UNLIKELY
@@ -322,7 +329,7 @@ def heat(tokens: list[Piece]) -> Text:
 
 
 def print_probes(summary: Summary) -> None:
-    """Every example by its number."""
+    """Print every example with its number."""
     heads: Heads = [number("N"), "kind", "state", number("loss"), text("question or text")]
     drawn: Rows = [
         [
@@ -343,7 +350,7 @@ def example_state_cell(probe: ProbeSummary) -> Cell:
 
 
 def history_table(points: list[PointShown]) -> Table:
-    """What the model said at each step."""
+    """Return a table of what the model said at each step."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("file then trained", overflow="ellipsis", no_wrap=True, max_width=24)
@@ -379,7 +386,7 @@ def texts(found: ExampleHistory) -> Table:
 
 
 def since_words(found: ExampleHistory) -> list[tuple[str, str] | str]:
-    """The state in its colour, and since when."""
+    """Return the state in its colour, and since when it holds."""
     words: list[tuple[str, str] | str] = [(found.state, STATE_STYLES[found.state])]
     if found.step is not None:
         words.append(f" at step {found.step}")

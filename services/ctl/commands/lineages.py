@@ -1,4 +1,4 @@
-"""duramen lineage: adapters that train on and on, each on one base."""
+"""duramen lineage: adapters that every job trains further, each on one base."""
 
 from typing import Annotated
 
@@ -56,7 +56,7 @@ async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -
 
 
 async def make_first_lineage(bus: Bus, root: str) -> str | None:
-    """`main` on this base, if there is none yet."""
+    """Create `main` on this base if there is none yet; return its name, else None."""
     table = await Table.of(bus)
     line = table.lines.get("main")
     if line is not None and line.settings is not None:
@@ -66,12 +66,15 @@ async def make_first_lineage(bus: Bus, root: str) -> str | None:
 
 
 def named(targets: str) -> str | list[str]:
-    """`all-linear`, or the names between commas."""
+    """Return `all-linear`, or a list of the names between commas."""
     return targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
 
 
 def check_targets(targets: list[str], shape: Shape) -> None:
-    """Raises UsageError for names that the base has not: it would be trained without them."""
+    """Refuse names that the base does not have: it would be trained without them.
+
+    Raises UsageError.
+    """
     known = {linear.name.rpartition(".")[2] for linear in shape.linears}
     unknown = [
         target
@@ -123,7 +126,7 @@ def new(
 
 
 def flags_wrong(error: ValidationError) -> str:
-    """Return why a lineage cannot be as it was wished for, by the flags that say so."""
+    """Return why a lineage cannot be created as asked for, with the flags that are wrong."""
     fields = [(str(each["loc"][-1]), why_wrong(each)) for each in error.errors()]
     return "; ".join(
         f"{'NAME' if field == 'lineage' else '--' + field}: {why}" for field, why in fields

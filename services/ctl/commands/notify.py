@@ -1,4 +1,4 @@
-"""duramen notify: do notifications arrive?"""
+"""duramen notify: send a test notification."""
 
 import typer
 

@@ -31,7 +31,7 @@ OVER_SHOWN = 20
 
 
 def queue_order(table: Table) -> list[Job]:
-    """Running first, then the queue as it will be trained, then what is over, newest first."""
+    """Return running jobs, then queued ones in order of training, then those over, newest first."""
 
     def key(job: Job) -> tuple[int, int, int]:
         state = ORDER.index(job.record.state)
@@ -66,7 +66,7 @@ class View:
         return cls(table, views, await forecast.rate_of(bus, view.seen))
 
     def row(self, job: Job) -> dict[str, Any]:
-        """One job for programs; `reason`: why it is in its state, where there is more to say."""
+        """Return a job for programs; `reason` says why it is in its state, if there is a reason."""
         record, name = job.record, job.id
         tokens, estimated = self.tokens.of(job)
         start = self.starts.get(name)
@@ -93,7 +93,7 @@ class View:
         }
 
     def progress(self, job: Job) -> dict[str, Any] | None:
-        """Of a running job: how far it is, or paused; None if its trainer does not show it."""
+        """Return how far a running job is, or paused; None if its trainer does not show it."""
         seen = self.shown.get(job.id.path)
         if seen is None:
             return None
@@ -180,7 +180,7 @@ def print_jobs(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
 
 
 def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
-    """Below the table: whole sentences, each once."""
+    """Print what is to be noted below the table: whole sentences, each once."""
     queued = {row["lineage"] for row in rows if row["state"] == "queued"}
     for lineage, why in view.held.items():
         if lineage in queued or lineage == "*":
@@ -205,7 +205,7 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
 
 
 def job_state_cell(row: dict[str, Any]) -> Cell:
-    """The state and what belongs to it: how far it is, or what it became."""
+    """Return the state and what belongs to it: how far it is, or what it became."""
     state, progress = row["state"], row["progress"]
     if progress is not None:
         state = "paused" if progress["paused"] else state
@@ -273,7 +273,7 @@ async def _change(shown: str, verb: JobVerb, json: bool, **changes: Any) -> None
 
 
 def refuse(job: Job, verb: JobVerb) -> None:
-    """Raises UsageError, naming what can be done instead."""
+    """Refuse what the job's state rules out. Raises UsageError, naming what can be done instead."""
     state, shown = job.record.state, f"{job.record.name} ({job.id})"
     if verb == "retry":
         if state not in ("failed", "skipped"):

@@ -1,4 +1,4 @@
-"""duramen restore: a version in a folder of its own, whole, or an error."""
+"""duramen restore: copy a version into a folder of its own, whole, or end with an error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +80,10 @@ def restore(
 
 
 class Restore:
-    """Streams from the first store that has an object whole; says when it was not the first."""
+    """A restore, which takes each object from the first store that has it whole.
+
+    It says when that was not the first.
+    """
 
     def __init__(self, stores: list[Store], *, quiet: bool = False) -> None:
         self.stores, self.quiet = stores, quiet
@@ -89,7 +92,10 @@ class Restore:
     def run(
         self, lineage: str, name: str | None, target: Path, *, with_base: bool
     ) -> dict[str, Any]:
-        """Raises TargetNotEmpty, NotFound, ObjectDamaged, StoreUnavailable."""
+        """Copy a version into the target and verify it; return what was done, for programs.
+
+        Raises TargetNotEmpty, NotFound, ObjectMissing, ObjectDamaged, StoreUnavailable.
+        """
         refuse_filled(target)
         name = name or self.latest(lineage)
         commit = self.commit(lineage, name)
@@ -112,7 +118,7 @@ class Restore:
         }
 
     def latest(self, lineage: str) -> str:
-        """The version that users load."""
+        """Return the name of the version that users load. Raises NotFound."""
         key = layout.latest(lineage)
         record = self._first(key, lambda store: read_latest(store, key))
         if record is None:
@@ -135,7 +141,7 @@ class Restore:
     def fetch(
         self, key: str, sha256: str, size: int, target: Path, ids: dict[str, str] | None = None
     ) -> None:
-        """One file, from the first store that gives the right bytes."""
+        """Copy one file from the first store that gives the right bytes."""
         ref = ObjectRef(bucket="duramen", key=key, sha256=sha256, size=size)
 
         def attempt(store: Store) -> Path:
@@ -145,7 +151,7 @@ class Restore:
             raise ObjectMissing("store and backup", PRECIOUS, key)
 
     def base(self, root: str, target: Path) -> None:
-        """A base and its SHA256SUMS, whose hash is the base's name."""
+        """Copy a base and its SHA256SUMS, whose hash is the base's name."""
         key = layout.base_commit(root)
         data = self._first(key, lambda store: store.read(PRECIOUS, key, sha256=root))
         if data is None:
@@ -155,7 +161,10 @@ class Restore:
         write_synced(target / "SHA256SUMS", data)
 
     def check_sums(self, commit: CommitRecord, target: Path) -> None:
-        """SHA256SUMS must say of each file what the commit record says."""
+        """Check that SHA256SUMS says of each file what the commit record says.
+
+        Raises DuramenError.
+        """
         listed = parse_sums((target / "SHA256SUMS").read_bytes())
         committed = {f.path: f.sha256 for f in commit.files if f.path != "SHA256SUMS"}
         if listed != committed:
@@ -164,7 +173,7 @@ class Restore:
             )
 
     def _first(self, key: str, attempt: Callable[[Store], cli.T]) -> cli.T | None:
-        """What the first store gives; None where all say that there is no such object."""
+        """Return what the first store gives; None where all say that there is no such object."""
         failure: DuramenError | None = None
         for store in self.stores:
             try:
@@ -188,12 +197,12 @@ class Restore:
 
 
 def commit_of(store: Store, key: str) -> CommitRecord:
-    """Raises ObjectMissing; an unreadable one counts as missing there."""
+    """Return a store's commit record. Raises ObjectMissing, also for an unreadable one."""
     return parsed_commit(CommitRecord, store.read(PRECIOUS, key), store, key)
 
 
 def read_latest(store: Store, key: str) -> Latest:
-    """Raises ObjectMissing; an unreadable one counts as missing there."""
+    """Return a store's `latest`. Raises ObjectMissing, also for an unreadable one."""
     found = store.read_newest(PRECIOUS, key)
     return parsed_commit(Latest, found[0] if found else b"", store, key)
 

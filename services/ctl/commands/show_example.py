@@ -39,7 +39,10 @@ def show_example(
 
 
 def find_dataset(store: "Store", shown: str) -> str:
-    """The one stored dataset whose hash begins so. Raises NotFound, UsageError."""
+    """Return the one stored dataset that a job, or the start of an id, names.
+
+    Raises NotFound, UsageError.
+    """
     prefix = shown.split("/")[1] if shown.count("/") == 2 else shown.partition(".")[0]
     if not prefix or set(prefix) - set("0123456789abcdef"):
         raise UsageError(f"{shown!r} is not the id of a dataset.", next_step="duramen queue list")
@@ -78,7 +81,7 @@ def print_tokens(found: RowShown) -> None:
 
 
 def drawn(tokens: list[Token], *, colours: bool) -> "Text":
-    """Each token in a tone of its own; without colours, cut by · and trained ones in ⟦ ⟧."""
+    """Return the tokens in alternating tones; without colours, cut by ·, trained ones in ⟦ ⟧."""
     from rich.text import Text
 
     text, before = Text(), False

@@ -1,4 +1,4 @@
-"""`duramen snapshot`: look at what the model answers now, and wait for it."""
+"""`duramen snapshot`: measure what the model answers now, and wait for the result."""
 
 from typing import Annotated
 

@@ -73,7 +73,7 @@ def submit(
 
 
 def sidecar_of(file: Path) -> Path | None:
-    """`data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, if there is one."""
+    """Return `data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, or None."""
     plain = PACKED.sub("", file.name)
     stems = dict.fromkeys([plain.rpartition(".")[0] or plain, file.name])
     found = (file.with_name(stem + suffix) for stem in stems for suffix in (".yaml", ".yml"))
@@ -81,7 +81,7 @@ def sidecar_of(file: Path) -> Path | None:
 
 
 def sidecar_text(path: Path) -> str:
-    """Raises UsageError for what is too long to go along, or no text."""
+    """Return the text of a sidecar. Raises UsageError if it is too long, or not UTF-8."""
     try:
         text = path.read_text("utf-8-sig") if path.stat().st_size <= MOST_SIDECAR else None
     except UnicodeDecodeError as error:
@@ -94,7 +94,7 @@ def sidecar_text(path: Path) -> str:
 
 
 class Ingest:
-    """The HTTP side of ingest. Raises ServiceUnavailable where it does not answer."""
+    """A client of ingest over HTTP. Raises ServiceUnavailable where ingest does not answer."""
 
     def __init__(self, url: str, token: str) -> None:
         import httpx
@@ -144,7 +144,7 @@ class Ingest:
 
 
 def told(report: Report | Working, json: bool, *, wait: bool) -> None:
-    """Print what became of the file. Raises Refused, NotObserved."""
+    """Print what became of the file. Raises SubmissionRefused, NotObserved."""
     if isinstance(report, Working):
         why = f" ({report.why})" if report.why else ""
         raise NotObserved(f"The file has arrived as {report.taken} and is still being read{why}.")
@@ -169,7 +169,7 @@ def told(report: Report | Working, json: bool, *, wait: bool) -> None:
 
 
 def contents_summary(contents: Contents) -> list[str]:
-    """What the file holds, in a few lines."""
+    """Return what the file holds, in a few lines."""
     found = [f"{count_of(contents.rows, 'row')}, {count_of(contents.original_bytes, 'byte')}"]
     found += [f"  layout {name}: {count}" for name, count in contents.layouts.items()]
     if contents.duplicate_rows:

@@ -1,4 +1,4 @@
-"""duramen versions, rollback: what was trained, with its copies, and what training goes on from."""
+"""duramen versions, rollback: what was trained, its copies, and what training continues from."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,7 +38,10 @@ def ask_of_vault(kind: type[cli.T], path: str, method: str = "GET", seconds: flo
 
 
 def version_number(version: str | None, lineage: str) -> int:
-    """The number of `version`, else of the newest published one. Raises UsageError, NotFound."""
+    """Return the number of `version`, else of the newest published one.
+
+    Raises UsageError, NotFound.
+    """
     if version is not None:
         return parse_version(version)
     rows = ask_of_vault(list[VersionRow], f"/api/versions?lineage={lineage}")
@@ -103,7 +106,7 @@ def print_versions(rows: Sequence[VersionRow]) -> None:
 
 
 def copies_of(row: VersionRow) -> Cell:
-    """`3 copies, 1 disk` is no redundancy, and red."""
+    """Return how many copies and disks a version has: red below 3 copies or 2 disks."""
     if row.state == "pending":
         return Cell("pending", "yellow")
     shown = f"{row.copies} on {count_of(row.domains, 'disk')}"
@@ -226,7 +229,10 @@ class CommandRefused(DuramenError):
 
 
 async def ask_vault(bus: Bus, command: Once, seconds: float) -> Answered:
-    """Give the command, wait for its answer. Raises Refused if it is `void`, NotObserved."""
+    """Give the command and wait for its answer.
+
+    Raises CommandRefused if the answer is `void`, and NotObserved.
+    """
     vault = Control("vault")
     await vault.update(bus)
     answer = await control.once(bus, vault, command, seconds)

@@ -45,7 +45,7 @@ LINE_SECONDS = 10.0  # between progress lines where there is no terminal to redr
 
 @dataclass
 class Follower:
-    """What was seen so far, and how it is shown."""
+    """A display of the training: what was seen so far, and how it is shown."""
 
     config: CtlSettings
     bus: Bus
@@ -56,7 +56,7 @@ class Follower:
     live: Status | None = None
 
     async def look(self) -> bool:
-        """Show what is new; True if nothing is left to do."""
+        """Show what is new; return whether nothing is left to do."""
         await self.table.update(self.bus)
         async for sequence, event in events(self.bus, self.after):
             self.after = sequence
@@ -80,7 +80,7 @@ class Follower:
             cli.console.print(text, markup=False, soft_wrap=True)
 
     async def is_over(self) -> bool:
-        """Nothing queued, nothing open, every numbered version committed."""
+        """Return whether nothing is queued or open, and every numbered version is committed."""
         if not self.table.jobs or self.table.queue():
             return False
         for line in self.table.lines.values():
@@ -122,9 +122,9 @@ def progress_line(table: Table, seen: Observed, queued: int) -> str:
 
 
 def describe_event(table: Table, event: Event) -> str:
-    """Return an event as one line for people, or nothing.
+    """Return an event as one line for people, or an empty text.
 
-    What this program does not know is shown as it is.
+    An event that this program does not know is shown as it is.
     """
     job = escape(job_at(table, event.job) or "")
     match parse_event(event):
@@ -207,7 +207,7 @@ async def follow(view: Follower, until_done: bool) -> None:
 
 
 async def follow_json(view: Follower, until_done: bool) -> None:
-    """Events as they are, a line each."""
+    """Print events as they are, a line each."""
     wake = await wakes(view.bus)
     while True:
         await view.table.update(view.bus)

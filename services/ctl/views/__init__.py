@@ -1,1 +1,1 @@
-"""What several commands draw."""
+"""The views that several commands draw."""

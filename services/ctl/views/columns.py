@@ -1,7 +1,7 @@
-"""Tables for a terminal, in which only free text is shortened: names and numbers stand whole.
+"""Tables for a terminal, in which only free text is shortened: names and numbers stay whole.
 
-Not rich's own: that one takes eight seconds for ten thousand rows, and where the terminal is narrow
-it cuts numbers as readily as words.
+They are not rich's own tables: those take eight seconds for ten thousand rows, and where the
+terminal is narrow they cut numbers as readily as words.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Column:
-    """`free`: text that may be shortened to what the other columns leave."""
+    """A column. `free`: its text may be shortened to what the other columns leave."""
 
     title: str
     right: bool = False
@@ -58,9 +58,9 @@ def lines(
     *,
     colours: bool,
 ) -> Iterator[str]:
-    """A heading and a line for each row. `width`: of the terminal, None for no limit.
+    """Yield a heading and a line for each row. `width`: of the terminal, None for no limit.
 
-    Where the other columns leave a free text too little room, it stands on a line below.
+    Where the other columns leave a free text too little room, it is put on a line below.
     """
     known = [c if isinstance(c, Column) else Column(c) for c in columns]
     table = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(known)
@@ -92,7 +92,7 @@ def lines(
 
 
 def texts_of(column: Sequence[Cell | str]) -> list[str]:
-    """What is written in a column."""
+    """Return what is written in a column, each text on one line."""
     texts = [c.text if isinstance(c, Cell) else c for c in column]
     return texts if "".join(texts).isprintable() else [one_line(c) for c in texts]
 
@@ -102,7 +102,7 @@ def styles_of(column: Sequence[Cell | str]) -> list[str]:
 
 
 def filled(column: Column, texts: list[str], styles: list[str], room: int) -> list[str]:
-    """A column, each cell as wide as it is."""
+    """Return a column's cells, each as wide as the column."""
     if "".join(texts).isascii() and not any(styles) and max(map(len, texts), default=0) <= room:
         # most columns, at a tenth of the time
         return [c.rjust(room) if column.right else c.ljust(room) for c in texts]
@@ -111,7 +111,7 @@ def filled(column: Column, texts: list[str], styles: list[str], room: int) -> li
 
 
 def room_for_free(columns: Sequence[Column], widths: Sequence[int], width: int) -> int:
-    """What each free text that wants it would get, at the least."""
+    """Return the room that each free text would get at the least, if it needs any."""
     free = [at for at, column in enumerate(columns) if column.free]
     if not free:
         return LEAST
@@ -127,7 +127,10 @@ def widest(column: Sequence[str]) -> int:
 def shortened(
     columns: Sequence[Column], widths: Sequence[int], width: int, beside: Sequence[int]
 ) -> list[int]:
-    """Free texts share what the others leave: the narrow ones first, the wide ones evenly."""
+    """Return the widths of the columns, with free texts sharing what the others leave.
+
+    Narrow ones get what they need first; wide ones share the rest evenly.
+    """
     free = [at for at, column in enumerate(columns) if column.free]
     others = [widths[at] for at in beside if at not in free]
     gaps = len(beside) - 1 if len(beside) == len(columns) else len(free)
@@ -140,7 +143,7 @@ def shortened(
 
 
 def padded(column: Column, cell: str, room: int, style: str) -> str:
-    """A cell as wide as its column, cut with an ellipsis where it is wider."""
+    """Return a cell as wide as its column, cut with an ellipsis where it is wider."""
     cell = fitted(cell, room)
     blank = " " * (room - size(cell))
     if style:
@@ -149,7 +152,7 @@ def padded(column: Column, cell: str, room: int, style: str) -> str:
 
 
 def fitted(cell: str, room: int) -> str:
-    """Whole where it fits, else its beginning and an ellipsis."""
+    """Return a text whole where it fits, else its beginning and an ellipsis."""
     return cell if size(cell) <= room else set_cell_size(cell, room - 1).rstrip() + "…"
 
 
@@ -158,7 +161,10 @@ def size(cell: str) -> int:
 
 
 def one_line(cell: str) -> str:
-    """Names come from files: what would move the cursor or colour the rest becomes visible."""
+    """Return a text on one line, with control characters made visible.
+
+    Names come from files, and could otherwise move the cursor or colour the rest.
+    """
     if cell.isprintable():
         return cell
     return "".join(c if c.isprintable() else "�" for c in " ".join(cell.split()))
@@ -168,7 +174,7 @@ def one_line(cell: str) -> str:
 
 
 def size_of(count: int | None) -> str:
-    """Bytes for people: `1.2 MB`."""
+    """Return bytes for people: `1.2 MB`."""
     if count is None:
         return "-"
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
@@ -198,7 +204,7 @@ def loss_of(loss: float | None, digits: int = 2) -> str:
 
 
 def span_of(seconds: float) -> str:
-    """A duration for people, in its two largest units: `45s`, `12m`, `3h 5m`, `2d 4h`."""
+    """Return a duration for people, in its two largest units: `45s`, `12m`, `3h 5m`, `2d 4h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -211,5 +217,5 @@ def span_of(seconds: float) -> str:
 
 
 def moment_of(text: str | None) -> str:
-    """An ISO time in UTC, to the minute: `2025-03-01 14:05`."""
+    """Return an ISO time in UTC to the minute: `2025-03-01 14:05`."""
     return text[:16].replace("T", " ") if text else "-"

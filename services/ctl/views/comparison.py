@@ -19,7 +19,7 @@ SHOWN = 10  # examples
 
 
 def print_comparison(found: Comparison, *, everything: bool) -> None:
-    """Counts for each kind of example, then the clearest changes with both answers."""
+    """Print counts for each kind of example, then the clearest changes with both answers."""
     for name in ("a", "b"):
         place = found.a if name == "a" else found.b
         shown = Text.assemble((f"{name.upper()}  ", "bold"), place.shown)
@@ -56,7 +56,7 @@ def print_counts(found: Comparison) -> None:
 
 
 def print_example(example: ComparedExample) -> None:
-    """A line of numbers, the question, and what is expected beside what both said."""
+    """Print a line of numbers, the question, and what is expected beside what both said."""
     before, after = example.a, example.b
     file = example.file or example.dataset[:12]
     style = CHANGE_STYLES[example.change]
@@ -79,7 +79,7 @@ def print_example(example: ComparedExample) -> None:
 
 
 def said(look: MeasuredOnce) -> Text:
-    """An answer, green if it is right, with how sure the model was and how close it came."""
+    """Return an answer, green if it is right, with how sure the model was and how close it came."""
     if look.answer is None:
         right = "every word right" if look.is_right else f"{share(look.token_accuracy)} right"
         return Text(f"(not asked; {right} when the answer is given)", style="dim")
@@ -94,5 +94,5 @@ def said(look: MeasuredOnce) -> Text:
 
 
 def share(value: float | None) -> str:
-    """A share in percent, or a dash where nothing was asked."""
+    """Return a share in percent, or a dash where nothing was asked."""
     return "–" if value is None else f"{100 * value:.0f} %"

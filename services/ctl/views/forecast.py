@@ -1,7 +1,8 @@
-"""When a queued job will start, from what is before it and how fast the trainer was seen to be.
+"""Forecast of the start of queued jobs, from what is before them and the trainer's speed.
 
 Nothing is stored for it: tokens and steps are those of the plans. A job that has no plan yet is
-taken to have as many tokens for each byte of its dataset as those of its lineage that have one.
+assumed to have as many tokens for each byte of its dataset as the jobs of its lineage that have
+one.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ STALE_SECONDS = 60.0  # a service shows itself every five or ten seconds
 
 @dataclass
 class Tokens:
-    """How many tokens a job has to train, over all epochs, and whether that is an estimate."""
+    """The tokens that each job has to train, over all epochs, known or estimated."""
 
     table: Table
     each_byte: dict[str, float] = field(default_factory=dict)
@@ -31,14 +32,14 @@ class Tokens:
         self.each_byte = {name: tokens / size for name, (tokens, size) in sums.items() if size}
 
     def of(self, job: Job) -> tuple[float | None, bool]:
-        """(tokens, is it an estimate); None where nothing is known to estimate from."""
+        """Return (tokens, is it an estimate); None where nothing is known to estimate from."""
         if job.record.tokens is not None:
             return job.record.tokens, False
         ratio = self.each_byte.get(job.id.lineage)
         return (None if ratio is None else ratio * job.record.dataset.size), True
 
     def left(self, job: Job) -> float | None:
-        """Those that earlier segments have not trained, and the open one when it opened."""
+        """Return the tokens that the closed segments of a job have not trained; None if unknown."""
         tokens, _ = self.of(job)
         line, steps = self.table.lines.get(job.id.lineage), job.record.steps
         if tokens is None or line is None or not steps:
@@ -47,7 +48,7 @@ class Tokens:
 
 
 async def rate_of(bus: Bus, seen: Observed | None) -> float | None:
-    """Tokens a second: now, or when the trainer was last seen training."""
+    """Return tokens a second: now, or when the trainer was last seen training, else None."""
     if seen is not None and seen.progress is not None and seen.progress.tokens_per_second:
         return seen.progress.tokens_per_second
     found: float | None = None
@@ -62,14 +63,14 @@ async def rate_of(bus: Bus, seen: Observed | None) -> float | None:
 
 
 def reasons(seen: Observed | None) -> dict[str, str]:
-    """Lineage -> why it cannot train now, as the trainer says; `*`: it trains nothing at all."""
+    """Return why each lineage cannot train now, as the trainer says; `*`: it trains nothing."""
     return dict(seen.waiting) if seen else {}
 
 
 def starts(
     table: Table, seen: Observed | None, age_seconds: float, rate: float | None
 ) -> dict[JobId, float | None]:
-    """Seconds from now until each queued job is expected to start, None where unknown.
+    """Return the seconds until each queued job is expected to start, None where unknown.
 
     Nothing is expected of a trainer that is silent, paused or stopped, or of a held lineage; what
     comes behind a job of unknown length is unknown, too.
@@ -99,7 +100,7 @@ def running_job(table: Table, seen: Observed) -> Job | None:
 
 
 def in_line(queue: list[Job], running: Job | None) -> list[Job]:
-    """The queue with the running job in it: behind those of a higher level, which preempt it."""
+    """Return the queue with the running job behind those of a higher level, which preempt it."""
     if running is None:
         return queue
     rank = LEVEL_RANK[running.record.level]

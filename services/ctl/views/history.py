@@ -21,7 +21,7 @@ HISTORY_HEADS: Heads = [number("record"), "at (UTC)", "what", text("by"), text("
 
 
 def history_of(table: Table, job: Job) -> dict[str, Any]:
-    """What `duramen queue show` adds to a row of the queue."""
+    """Return what `duramen queue show` adds to a row of the queue."""
     record = job.record
     segments = table.segments_of(job.id)
     closes = [s.closed for s in segments if s.closed]
@@ -54,13 +54,13 @@ def object_place(ref: ObjectRef) -> str:
 
 
 def owner_of(table: Table, job: Job) -> str:
-    """Who trains it, as the ledger says."""
+    """Return who trains the job, as the ledger says."""
     segment = table.last_segment(job.id)
     return segment.record.owner if segment else "nobody"
 
 
 def log_key(segment: Segment) -> str:
-    """Where the job's log is: with the results of its last segment, or with its progress."""
+    """Return the key of a segment's log: with its results once closed, else with its progress."""
     if segment.closed is None:
         return layout.progress_file(segment.job.lineage, segment.id, JOB_LOG)
     fence = segment.closed.fence
@@ -68,7 +68,7 @@ def log_key(segment: Segment) -> str:
 
 
 def log_text(store: "Store", table: Table, job: Job) -> str:
-    """The log of its last segment, with what earlier ones wrote. Raises NotFound."""
+    """Return the log of a job's last segment, with what earlier ones wrote. Raises NotFound."""
     segments = table.segments_of(job.id)
     again = f"duramen queue show {job.id}"
     if not segments:
@@ -106,7 +106,7 @@ def segment_value(table: Table, segment: Segment) -> dict[str, Any]:
 
 
 def changed(before: JobRecord | None, after: JobRecord) -> str:
-    """What one record says that the one before did not."""
+    """Return what one record says that the one before did not."""
     if before is None:
         return f"{after.level} priority"
     parts = []

@@ -1,4 +1,4 @@
-"""Which rows of a job's file are not trained, and why: from ingest's report and the job's plan."""
+"""The rows of a job's file that are not trained, and why, from ingest's report and the plan."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ REPEATED, BAD, HELD_OUT = "repeated", "bad", "held out, to be measured"
 
 
 def left_out_of(store: "Store", job: "Job") -> list[dict[str, Any]]:
-    """For each reason {reason, rows, lines}: `lines` of the original, from 1, at most 20.
+    """Return {reason, rows, lines} for each reason; `lines` of the original, from 1, at most 20.
 
     What a plan leaves out is known once there is one. Blocking. Raises StoreUnavailable.
     """
@@ -59,7 +59,10 @@ def object_or_none(store: "Store", key: str) -> bytes | None:
 
 
 def left_out_if_known(store: "Store", job: "Job") -> list[dict[str, Any]] | None:
-    """As `of`; None where the store cannot be asked: the rest of a job is shown all the same."""
+    """Return the same as `left_out_of`, or None where the store cannot be asked.
+
+    The rest of a job is shown all the same.
+    """
     try:
         return left_out_of(store, job)
     except DuramenError:
@@ -67,7 +70,7 @@ def left_out_if_known(store: "Store", job: "Job") -> list[dict[str, Any]] | None
 
 
 def reason_lines(found: list[dict[str, Any]] | None) -> list[str]:
-    """A line for each reason."""
+    """Return a line for each reason."""
     if found is None:
         return ["unknown: the store does not answer"]
     return [

@@ -1,4 +1,4 @@
-"""What jobs, versions and records are called on the screen."""
+"""The names of jobs, versions and records on the screen."""
 
 import re
 

@@ -12,13 +12,13 @@ from shared.store.s3 import Store
 
 
 def roots(store: Store) -> list[str]:
-    """Roots of all committed bases."""
+    """Return the roots of all committed bases."""
     found = map(layout.parse_base_commit, store.keys(PRECIOUS, layout.BASES))
     return [root for root in found if root is not None]
 
 
 def find_root(store: Store, shown: str) -> str:
-    """The one base whose root begins so. Raises NotFound."""
+    """Return the root that begins with `shown`. Raises NotFound unless there is exactly one."""
     found = [root for root in roots(store) if shown and root.startswith(shown)]
     if len(found) != 1:
         how = "no base" if not found else f"more than one base ({len(found)})"
@@ -40,7 +40,7 @@ def base_row(store: Store, root: str, table: Table) -> dict[str, Any]:
 
 
 def model_name(store: Store, root: str, sha256: str | None) -> str:
-    """Type and size as config.json says them: `llama, 30 layers of 576`."""
+    """Return a model's type and size as config.json says them: `llama, 30 layers of 576`."""
     try:
         found = loads(store.read(PRECIOUS, layout.base_file(root, "config.json"), sha256=sha256))
     except (DuramenError, ValueError):
