@@ -1,1 +1,1 @@
-"""The network and what is asked of it: a torch library without settings, bus or store."""
+"""The network, its losses and its answers: a torch library without settings, bus or store."""

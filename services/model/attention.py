@@ -1,9 +1,10 @@
-"""Attention over sequences that lie one behind the other in a row, each seeing only itself.
+"""Attention over sequences that are laid end to end in a row, each seeing only itself.
 
-Registered with transformers as `packed`. For this name transformers builds no mask; the lengths
-travel as the extra keyword `lengths` through the model's forward. Sliding windows are kept by a
-mask a sequence; scores with a soft cap (Gemma 2) are computed in full, without a fused kernel.
-Attention with anything else of its own is refused here, and then goes one conversation at a time.
+It is registered with transformers as `packed`. For this name transformers builds no mask; the
+lengths travel as the extra keyword `lengths` through the model's forward. Sliding windows are kept
+by one mask per sequence; scores with a soft cap (Gemma 2) are computed in full, without a fused
+kernel. Attention with any other peculiarity is refused here; such a model then takes one
+conversation at a time.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from services.model.template import Encoded
 
 NAME = "packed"
-# What some models hand to their attention and this one does not do: learned sinks, a bias for each
-# position, the mask of a head.
+# Arguments that some models pass to their attention and that are not implemented here: learned
+# sinks, a bias for each position, the mask of a head.
 PECULIAR = ("s_aux", "head_mask", "position_bias", "attention_bias")
 
 
@@ -50,9 +51,9 @@ class Batch:
 
 
 def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
-    """Lay examples end to end on a device.
+    """Return a batch of examples, laid end to end on a device.
 
-    All that a step needs to know of its batch is made here, on the host, and travels in one copy.
+    All that a step needs to know of its batch is computed here, on the host, and copied at once.
     """
     ids = np.concatenate([e.ids for e in examples]).astype(np.int64)
     lengths = [length for e in examples for length in e.lengths]
@@ -77,9 +78,9 @@ def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
 
 
 def on_device(numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Return the numbers on a device, without waiting for what that has still to do."""
+    """Return the numbers on a device, without waiting for the work that is queued there."""
     host = torch.from_numpy(numbers)
-    # Only a copy from pinned memory is queued; for any other the host waits.
+    # Only a copy from pinned memory is queued; the host waits for any other.
     return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
@@ -98,10 +99,11 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     ends: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """[1, heads, tokens, size] each -> [1, tokens, heads, size]; keys may have fewer heads.
+    """Return the attention of each sequence over itself, [1, tokens, heads, size].
 
-    `ends` (see Batch) is given where one kernel for all sequences was found to be right.
-    Raises NotImplementedError for attention that has more to it than a window or a soft cap.
+    Query, key and value are [1, heads, tokens, size] each; keys and values may have fewer heads.
+    `ends` (see Batch) is given where one kernel for all sequences was found to be right. Raises
+    NotImplementedError for attention with more peculiarities than a window or a soft cap.
     """
     unknown = sorted(name for name in PECULIAR if rest.get(name) is not None)
     if unknown:
@@ -120,7 +122,7 @@ def packed_attention(  # noqa: PLR0917  # the order is that of transformers
     parts: list[torch.Tensor] = []
     split = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
     for q, own_k, own_v in split:
-        behind = shared if parts else 0  # the first is what the others see
+        behind = shared if parts else 0  # the first sequence is the one that the others see
         k = torch.cat((key[:, :, :behind], own_k), 2) if behind else own_k
         v = torch.cat((value[:, :, :behind], own_v), 2) if behind else own_v
         if softcap is not None:
@@ -151,7 +153,10 @@ def capped(
     sliding_window: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    """One sequence whose scores s become cap * tanh(s / cap); all of them are held at once."""
+    """Return the attention of one sequence whose scores s become cap * tanh(s / cap).
+
+    All scores are held in memory at once.
+    """
     tokens, size = query.shape[2:]
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
@@ -168,8 +173,11 @@ def capped(
 def window(
     tokens: int, size: int | None, device: torch.device, seen: int | None = None
 ) -> torch.Tensor | None:
-    """The mask of a causal sliding window, of the last `tokens` of `seen` (all, if not given); None
-    where it would be that of plain causal attention over all."""
+    """Return the mask [tokens, seen] of a causal sliding window of `size` tokens (None: no limit).
+
+    It covers the last `tokens` of `seen` tokens (all, if not given). Returns None where plain
+    causal attention over all does the same.
+    """
     seen = seen or tokens
     if seen == tokens and (size is None or tokens <= size):
         return None
@@ -187,8 +195,11 @@ def varlen(
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """Run one flash kernel over all sequences; needs a GPU. Which model may use it on which card
-    is decided by comparing its states and gradients with the model's own (kernels.py)."""
+    """Run one flash kernel over all sequences; needs a GPU. Returns [1, tokens, heads, size].
+
+    Whether a model may use it on this card is decided by comparing states and gradients with those
+    of the model's own attention (kernels.py).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
@@ -208,7 +219,7 @@ def varlen(
 
 
 def fewer_keys(are_shared: bool) -> dict[str, Any]:
-    """Return what tells the kernel that queries share keys; torch 2.11's does it without a word."""
+    """Return the arguments that let queries share keys; torch 2.11's kernel needs none."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = signature(varlen_attn).parameters
@@ -216,5 +227,5 @@ def fewer_keys(are_shared: bool) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Make this attention known to transformers by its name."""
+    """Register this attention with transformers under its name."""
     AttentionInterface.register(NAME, packed_attention)

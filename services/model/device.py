@@ -6,9 +6,9 @@ from shared.host import machine_memory
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the GPU for `auto` where there is one, and for `cpu` the CPU.
+    """Return the GPU if torch can use one and `cpu` is not wanted, else the CPU.
 
-    Raises RuntimeError if `cuda` is wanted and torch can use no GPU: the CPU never stands in.
+    Raises RuntimeError if `cuda` is wanted and torch can use no GPU: the CPU never replaces it.
     """
     usable = torch.cuda.is_available()
     if wanted == "cuda" and not usable:
@@ -20,7 +20,10 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def total_memory(wanted: str) -> int:
-    """Return the bytes of that GPU, or of this machine as far as its container may use it."""
+    """Return the memory of the chosen device in bytes: the GPU's, or this machine's.
+
+    The machine's is counted as far as its container may use it.
+    """
     if choose_device(wanted).type == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     return machine_memory().total

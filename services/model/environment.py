@@ -1,4 +1,4 @@
-"""What a checkpoint was computed with: on another machine the same steps may give other bits."""
+"""Names the hardware and libraries in use: with others, the same steps may give other bits."""
 
 import platform
 from typing import Any
@@ -12,6 +12,7 @@ from shared.host import cpu_name
 
 
 def library_versions(device: torch.device) -> dict[str, Any]:
+    """Return the versions of libraries, the device, the CPU and its number of threads, by name."""
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

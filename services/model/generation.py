@@ -1,8 +1,8 @@
-"""What the model says by itself: greedy answers, in batches of about one length.
+"""Generates the model's own answers, greedily, in batches of about equal length.
 
-Where it would begin is known from measuring (`Measured.draft`): an answer that is all as expected
-needs no generation, and any other goes on behind its first word that is not. The length of what is
-generated is bounded.
+How an answer begins is known from measuring (`Measured.draft`): one that is entirely as expected
+needs no generation, and any other continues after its first token that differs. The length of what
+is generated is limited.
 """
 
 import math
@@ -20,14 +20,16 @@ from services.model.template import Encoded
 
 BATCH = 16  # a CPU is as busy with more
 GPU_BATCH = 64
-MOST_TOKENS = 96  # that are generated
+MOST_TOKENS = 96  # generated for one answer
 SLACK_TOKENS = 8  # beyond the length of the expected answer
 
 
 @dataclass
 class Said:
-    """An answer as tokens, without its end of turn. `losses`: of each token said, its end too, in
-    nats; `is_cut`: it reached the limit."""
+    """An answer of the model as tokens, without its end of turn.
+
+    `losses`: in nats, of each token, the end of turn included. `is_cut`: it reached the limit.
+    """
 
     tokens: list[int]
     losses: list[float] = field(default_factory=list)
@@ -35,17 +37,20 @@ class Said:
 
     @property
     def confidence(self) -> float | None:
-        """Geometric mean of the probabilities of its tokens."""
+        """The geometric mean of the probabilities of its tokens; None without any."""
         return math.exp(-sum(self.losses) / len(self.losses)) if self.losses else None
 
 
 class Answering:
-    """`stops`: tokens that end an answer. `most_tokens`: in all answers that are generated at once,
-    with their prompts and padding; a longer one is generated alone."""
+    """Lets the network answer.
+
+    `stops`: tokens that end an answer. `most_tokens`: limit for all answers generated at once, with
+    their prompts and padding; a longer one is generated alone.
+    """
 
     def __init__(self, network: Network, stops: Sequence[int], most_tokens: int) -> None:
         self.network, self.stops, self.most_tokens = network, list(stops), most_tokens
-        # A window counts the padding in between, and a state would pass through it.
+        # A sliding window would count the padding in between, and a state would pass through it.
         config = network.base.config.get_text_config()
         self.shares = network.packs and not getattr(config, "sliding_window", None)
 
@@ -54,7 +59,7 @@ class Answering:
         asked: Mapping[str, tuple[Encoded, Measured]],
         leave: Callable[[], bool] = lambda: False,
     ) -> dict[str, Said] | None:
-        """Greedy answers by name; None if told to leave."""
+        """Return greedy answers by name, or None if `leave` says so."""
         found = {name: self.begun(measured) for name, (_, measured) in asked.items()}
         rooms = {name: self.room(found[name], measured) for name, (_, measured) in asked.items()}
         open_ = sorted((n for n in asked if rooms[n] > 0), key=lambda n: (rooms[n], n))
@@ -76,19 +81,25 @@ class Answering:
         return found
 
     def begun(self, measured: Measured) -> Said:
-        """What is known of the answer already; with its end, that is all of it."""
+        """Return the part of the answer that is known from measuring.
+
+        With its end of turn, that is the whole answer.
+        """
         tokens = measured.draft
         ended = tokens[-1] in self.stops
         return Said(tokens[:-1] if ended else list(tokens), list(measured.draft_losses))
 
     def room(self, begun: Said, measured: Measured) -> int:
-        """Tokens that may still be said; 0 if the answer has ended."""
+        """Return how many tokens the answer may still get; 0 if it has ended."""
         if len(begun.losses) > len(begun.tokens) or measured.first_mismatch is None:
             return 0
         return min(MOST_TOKENS, measured.tokens + SLACK_TOKENS - len(begun.tokens))
 
     def generate(self, prompts: list[list[int]], limits: list[int]) -> list[Said]:
-        """The padding stands behind what all begin with, which goes through the model once."""
+        """Generate the answers to these prompts, each up to its own limit in tokens.
+
+        The beginning that all prompts share goes through the model once; the padding follows it.
+        """
         shared = shared_tokens(prompts) if self.shares else 0
         width = max(len(p) for p in prompts)
         ids = torch.full((len(prompts), width), self.stops[0])
@@ -118,7 +129,7 @@ class Answering:
         return [self.until_stop(tokens[:limit], own[:limit]) for tokens, own, limit in rows]
 
     def prefix(self, ids: torch.Tensor, rows: int) -> DynamicCache:
-        """Keys and values of [1, n] tokens, for `rows` rows."""
+        """Return the cache with the keys and values of [1, n] tokens, repeated for `rows` rows."""
         cache = DynamicCache(config=self.network.base.config)
         self.network.base(input_ids=ids, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(rows)
@@ -143,8 +154,11 @@ class TokenLosses(LogitsProcessor):
 
 
 def batches(sizes: Sequence[tuple[int, int]], most: int, most_tokens: int) -> Iterator[slice]:
-    """Cut (tokens of a prompt, tokens that may be said) so that of each part, at most `most` long,
-    the longest prompt and answer, once for each, are `most_tokens` or less; or it is one alone."""
+    """Cut a list of (tokens of a prompt, tokens of its answer at most) into batches.
+
+    A batch has at most `most` items, and padded to its longest prompt and answer at most
+    `most_tokens` tokens; an item that is larger stands alone.
+    """
     start, width, room = 0, 0, 0
     for at, (prompt_tokens, limit) in enumerate(sizes):
         width, room = max(width, prompt_tokens), max(room, limit)
@@ -157,13 +171,16 @@ def batches(sizes: Sequence[tuple[int, int]], most: int, most_tokens: int) -> It
 
 
 def prompt_tokens(encoded: Encoded) -> list[int]:
-    """The tokens before the last answer."""
+    """Return the tokens before the last answer."""
     ids: list[int] = encoded.last.ids[: encoded.answer[0]].tolist()
     return ids
 
 
 def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all begin with; the last one of each is its own."""
+    """Return how many tokens all prompts share at their beginning; 0 if too few to be worth it.
+
+    The last token of a prompt is never shared.
+    """
     arrays = [np.array(p[:-1], np.int32) for p in prompts]
     shared = min(common(arrays[0], other) for other in arrays)
     return shared if len(prompts) > 1 and shared >= LEAST_SHARED else 0

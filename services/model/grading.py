@@ -1,4 +1,4 @@
-"""How an answer compares with the expected one."""
+"""Compares an answer with the expected one."""
 
 import re
 import unicodedata
@@ -11,9 +11,12 @@ AROUND = " \"'“”‘’`.!?"
 
 @dataclass(frozen=True)
 class Grade:
-    """`exact`: the same but for white space at the ends. `normalized`: the same but for case, white
-    space, the way a number is written, and quotes and full stops at the ends. `similarity`: share
-    of characters that both have in the same order, 0 to 1."""
+    """The grade of an answer.
+
+    `exact`: the same except for white space at the ends. `normalized`: the same except for case,
+    white space, the way numbers are written, and quotes, full stops, `!` and `?` at the ends.
+    `similarity`: the share of characters that both have in the same order, 0 to 1.
+    """
 
     exact: bool
     normalized: bool
@@ -21,7 +24,11 @@ class Grade:
 
 
 def grade(answer: str, expected: set[str], beginning: str | None = None) -> Grade:
-    """`expected`: all that is right. `beginning`: what to compare an answer with that was cut."""
+    """Return the grade of an answer.
+
+    `expected`: all right answers. `beginning`: the text to compare with instead, if the answer was
+    cut; such an answer is neither exact nor normalized.
+    """
     said = answer.strip()
     exact = beginning is None and said in expected
     if exact:
@@ -35,7 +42,7 @@ def grade(answer: str, expected: set[str], beginning: str | None = None) -> Grad
 
 
 def normalize(text: str) -> str:
-    """`The total is  1,200.50.` and `the total is 1200.5` become the same."""
+    """Return a text as compared: `The total is  1,200.50.` becomes `the total is 1200.5`."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return NUMBER.sub(plain_number, plain.strip(AROUND))
 

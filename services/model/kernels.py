@@ -1,9 +1,9 @@
-"""Which way attention goes over a batch: each is compared with the model's own before it trains.
+"""Chooses how attention runs over a batch, by comparing each way with the model's own attention.
 
 A fast kernel may be wrong on one card and right on another, and its gradients may be wrong where
 its results are right. So hidden states and gradients are compared on the device that trains, once
-for each base, device and version of the libraries; what was found is kept in a file. A way that
-differs is not taken, and the job's log says why.
+for each base, device and version of the libraries; the result is kept in a file. A way that differs
+is not taken, and the job's log says why.
 """
 
 import json
@@ -23,24 +23,24 @@ from services.model.out_of_memory import is_out_of_memory
 from services.model.template import Encoded
 from shared.files import write_synced
 
-# What a model raises for attention or arguments that it does not know.
+# Raised by a model for attention or arguments that it does not know.
 UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
-# Rounding of two orders of computing, as a share of what is computed: float32, and half precision.
+# Rounding between two orders of computation, as a share of the result: float32, half precision.
 EXACT, ROUNDED = 1e-3, 0.1
-LENGTHS = (131, 70, 9)  # tokens: over, around and under the blocks of a kernel
-LONGEST_WINDOW = 1024  # tokens; the edge of a longer window is too dear to be tried
+LENGTHS = (131, 70, 9)  # tokens: above, around and below the block size of a kernel
+LONGEST_WINDOW = 1024  # tokens; trying the edge of a longer window is too expensive
 
 
 class Way(Enum):
-    """How attention goes over the sequences of a row, from the fastest to the safest."""
+    """The ways in which attention runs over the sequences of a row, from fastest to safest."""
 
     VARLEN = "varlen"  # one kernel for all sequences
-    PACKED = "packed"  # a kernel for each sequence, all else of the model once
-    ALONE = "alone"  # the model's own attention, one sequence at a time: what others are held to
+    PACKED = "packed"  # a kernel for each sequence, the rest of the model once
+    ALONE = "alone"  # the model's own attention, one sequence at a time: the reference for others
 
 
 class Attending(Protocol):
-    """What is asked of a network to compare its attention (`network.Network` answers)."""
+    """The part of a network that is needed to compare its attention (see `network.Network`)."""
 
     device: torch.device
     base: Any
@@ -48,17 +48,17 @@ class Attending(Protocol):
     notes: list[str]
 
     def take(self, way: Way) -> None:
-        """Let attention go this way from now on. Raises one of UNFIT if the model refuses it."""
+        """Let attention run this way from now on. Raises one of UNFIT if the model refuses it."""
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """Return the hidden states [T, d] behind the last layer."""
+        """Return the hidden states [T, d] after the last layer."""
 
 
 class Proofs:
-    """Results of earlier comparisons: {what was compared: why it was refused, or null}, as JSON.
+    """The results of earlier comparisons, as JSON: {comparison: why it was refused, or null}.
 
-    Without a path nothing is kept. `base` is all that names the base: its root, its dtype, and how
-    it is quantised.
+    Without a path nothing is kept. `base` identifies the base: its root, its dtype, and how it is
+    quantised.
     """
 
     def __init__(self, path: Path | None = None, base: Sequence[str] = ()) -> None:
@@ -71,7 +71,7 @@ class Proofs:
         return ", ".join([way.value, *self.base, str(here["device"]), *versions])
 
     def found(self) -> dict[str, str | None]:
-        """Return all that is kept; a file that cannot be read is compared anew."""
+        """Return all results that are kept; none if the file cannot be read."""
         try:
             known = json.loads(self.path.read_bytes()) if self.path else {}
         except (OSError, ValueError):
@@ -86,9 +86,9 @@ class Proofs:
 
 
 def choose_way(network: Attending, proofs: Proofs) -> None:
-    """Take the fastest way that computes what the model's own attention computes.
+    """Take the fastest way that gives the same results as the model's own attention.
 
-    Called in `network.measuring()`. Adds to `network.notes` what was refused, and why.
+    Call it inside `network.measuring()`. It adds to `network.notes` what was refused, and why.
     """
     vocabulary = int(network.base.config.get_text_config().vocab_size)
     short = pack([sequence(7, vocabulary, 3), sequence(5, vocabulary, 11)], network.device)
@@ -115,7 +115,7 @@ def choose_way(network: Attending, proofs: Proofs) -> None:
 
 
 def candidate_ways(network: Attending) -> list[Way]:
-    """Return the ways that this device and number format may have, the fastest first."""
+    """Return the ways that this device and number format allow, the fastest first."""
     half = network.base.dtype in (torch.bfloat16, torch.float16)
     fused = [Way.VARLEN] if network.device.type == "cuda" and half else []
     return [*fused, Way.PACKED]
@@ -130,14 +130,14 @@ def differing_states(found: torch.Tensor, expected: torch.Tensor) -> str | None:
     """Return why these hidden states [T, d] are not the expected ones, or None if they are."""
     scale = max(float(expected.abs().max()), 1.0)
     difference = float((found - expected).abs().max()) / scale
-    # Asked this way round, a NaN differs.
+    # Compared this way round, a NaN counts as different.
     if difference <= limit(found.dtype):
         return None
     return f"its results differ from those of each conversation alone by {difference:.1%}"
 
 
 def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
-    """Return why this way is refused, or None; as it was found before, or by comparing now."""
+    """Return why this way is refused, or None, from an earlier result or by comparing now."""
     name = proofs.name(way, network.device)
     known = proofs.found()
     if name in known:
@@ -147,8 +147,8 @@ def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        # Nothing is known, so nothing is kept. What is new is not trusted; what every CPU and test
-        # has been through is.
+        # Nothing was found out, so nothing is kept. The varlen kernel is then not trusted; packed
+        # attention, which runs on every CPU and in every test, is.
         unknown = "memory ran out before its gradients were compared"
         if way is Way.PACKED:
             network.notes.append(f"attention is used although {unknown}")
@@ -158,7 +158,10 @@ def compared(network: Attending, way: Way, proofs: Proofs) -> str | None:
 
 
 def compare_way(network: Attending, way: Way) -> str | None:
-    """Compare states and gradients of this way with those of the model's own attention."""
+    """Compare this way's states and gradients with those of the model's own attention.
+
+    Returns why they differ, or None if they do not.
+    """
     batch = trial(network)
     network.take(Way.ALONE)
     expected, expected_gradients = backward(network, batch)
@@ -173,7 +176,7 @@ def limit(dtype: torch.dtype) -> float:
 
 
 def trial(network: Attending) -> Batch:
-    """Return a few sequences for comparing: longer than a kernel's blocks and a short window."""
+    """Return a few sequences to compare with, longer than a kernel's blocks and a short window."""
     config = network.base.config.get_text_config()
     longest = LENGTHS[0]
     window = getattr(config, "sliding_window", None) or 0
@@ -188,10 +191,10 @@ def trial(network: Attending) -> Batch:
 
 
 def backward(network: Attending, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the hidden states [T, d] and the gradients of the adapter by its names.
+    """Return the hidden states [T, d], and the adapter's gradients by name.
 
-    What comes down on the states is random, not a loss: each of them then counts alike, and no
-    table of the vocabulary's size is made.
+    The gradient of the states is random instead of a loss's: every state then counts alike, and no
+    table of the vocabulary's size is needed.
     """
     with torch.enable_grad():
         states = network.hidden(batch)
@@ -210,8 +213,8 @@ def differing_gradients(
 ) -> str | None:
     """Return why these gradients are not the expected ones, or None if they are.
 
-    All matrices of one kind are judged together, `q_proj` of all layers: rounding evens out over
-    them, and what is wrong with queries, keys or values does not drown in larger gradients.
+    All matrices of one kind are judged together, for example `q_proj` of all layers: rounding evens
+    out over them, and an error in queries, keys or values is not hidden by larger gradients.
     """
     if set(found) != set(expected):
         return "its gradients reach other parts of the model"
@@ -230,6 +233,6 @@ def differing_gradients(
 
 
 def sequence(tokens: int, vocabulary: int, factor: int) -> Encoded:
-    """Return some token ids, all with a label, for trying the model out."""
+    """Return an example of this many tokens, all with a label, for trying the model out."""
     ids = (np.arange(1, tokens + 1) * factor) % vocabulary
     return Encoded(ids.astype(np.int32), np.ones(tokens, np.bool_))

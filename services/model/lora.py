@@ -1,4 +1,4 @@
-"""The LoRA adapter on a base: where it sits, how it begins, and how its tensors are named."""
+"""The LoRA adapter on a base: its modules, its initial values and the names of its tensors."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from shared.formats.adapter import AdapterShape
 def with_adapter(base: Any, lora: AdapterShape) -> Any:
     """Return peft's model around the base, with a new adapter of this shape."""
     with warnings.catch_warnings():
-        # peft asks for a property that transformers has renamed; nobody here can change that.
+        # peft asks for a property that transformers has renamed; that cannot be changed here.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         return get_peft_model(base, lora_config(lora, beside_decoder(base)))
 
@@ -59,7 +59,7 @@ def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 def initialize(adapter: dict[str, torch.nn.Parameter], seed: int) -> None:
     """Draw A as peft does, but from a generator of our own, and set B to zero.
 
-    The generator is the CPU's, so that a lineage begins with the same bits on any device.
+    The generator is the CPU's, so that a lineage starts with the same bits on any device.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Cross-entropy where there is a label, without the table of [tokens, vocabulary].
+"""Computes cross-entropy at the labels, without a table of [tokens, vocabulary].
 
-The language model's head is frozen, so its gradient can be computed while the loss is: two matrix
-products, chunk by chunk, and nothing of vocabulary size is kept.
+The language model's head is frozen, so the gradient can be computed together with the loss: two
+matrix products, chunk by chunk, and nothing of vocabulary size is kept.
 """
 
 from typing import Any
@@ -13,7 +13,10 @@ from shared.memory_estimate import HEAD_CHUNK_TOKENS
 
 
 class FrozenHeadLoss(torch.autograd.Function):
-    """(hidden [n, d], weight [V, d], targets [n]) -> (sum of losses, losses [n] float32)."""
+    """The loss of a frozen head, as a function that torch can differentiate.
+
+    (hidden [n, d], weight [V, d], targets [n]) -> (sum of losses, losses [n] float32).
+    """
 
     @staticmethod
     def forward(
@@ -42,7 +45,10 @@ class FrozenHeadLoss(torch.autograd.Function):
 
 
 def plain_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from logits [n, V], for heads with a bias, a scale or a soft cap."""
+    """Return (sum of losses, losses [n] float32) from logits [n, V].
+
+    It serves heads with a bias, a scale or a soft cap.
+    """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     return losses.sum(), losses.detach()
 
@@ -50,7 +56,10 @@ def plain_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
 def most_likely(
     logits: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss of the target [n] float32, most likely token [n], its loss [n] float32) of [n, V]."""
+    """Return (loss of the target, most likely token, its loss) from logits [n, V].
+
+    Each is [n]; the losses are float32.
+    """
     chances = torch.log_softmax(logits.float(), -1)
     top = chances.max(-1)
     return -chances.gather(1, targets[:, None]).squeeze(1), top.indices, -top.values

@@ -1,18 +1,19 @@
-"""Where an answer stands in the text of its conversation: what is trained, character by character.
+"""Finds each answer in the text of its conversation: the characters that are trained.
 
 The text up to an answer, as the model is prompted with it, must be the beginning of the whole text,
-and the answer is what follows, with the special token that ends the turn; a template that marks
-`{% generation %}` is asked instead. Either way what is found must be the words of the message.
+and the answer is what follows, with the special token that ends the turn; if a template marks
+`{% generation %}`, its marks are used instead. Either way, the text found must be the words of the
+message.
 
-What a template puts between special tokens before an answer is a header, and is not trained either.
+Text that a template puts between special tokens before an answer is a header, and is not trained.
 
-Where the template shows an answer otherwise than the model would have to give it (Mistral leaves
-the system prompt out once there is an answer, DeepSeek drops the thought), it is written behind
-its prompt as the message has it.
+Where the template shows an answer differently than the model would have to give it (Mistral leaves
+the system prompt out once there is an answer, DeepSeek drops the thought), the answer is written
+after its prompt as the message has it.
 
-Reasoning models: an answer may hold a thought, `<think>…</think>`, which the template may set in
-lines of its own; it is trained, for the model is to think. Where a message holds no thought and the
-template puts an empty one, that is the template's, and is not trained.
+Reasoning models: an answer may contain a thought, `<think>…</think>`, which the template may put on
+lines of its own; it is trained, because the model must learn to think. Where a message contains no
+thought and the template puts an empty one, that is the template's, and is not trained.
 """
 
 import re
@@ -23,24 +24,24 @@ from services.model.template_sandbox import Rendered
 from shared.errors import CannotTrain
 
 EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
-OPENED = re.compile(r"(?:<think>\s*)?(</think>\s*)$|<think>\s*$")  # by a prompt; 1: closed again
+OPENED = re.compile(r"(?:<think>\s*)?(</think>\s*)$|<think>\s*$")  # by a prompt; 1: closed, too
 EMPTY_LAST = re.compile(r"(?:<think>)?\s*</think>\s*$")
-HEADER_CHARS = 100  # longest header that a template puts before an answer
+HEADER_CHARS = 100  # the longest header that is accepted before an answer
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>(.*)", re.DOTALL)
 
 Range = tuple[int, int]
 
 
 class NotThere(Exception):
-    """This text does not hold the answer as it should; why."""
+    """The text does not contain the answer as it should; the message says why."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant's message: its index and words, the prompt for it, the talk that ends with it.
+    """An assistant's message: its index and words, its prompt, and the conversation up to its end.
 
     `prompt` is None if the template marks what is generated. `calls`: the names of the functions
-    that it calls, which the template writes behind its words.
+    that it calls, which the template writes after its words.
     """
 
     index: int
@@ -53,7 +54,7 @@ class Turn:
 def find_answer(
     turn: Turn, text: Rendered, order: int, turns: int, specials: Sequence[str]
 ) -> Range:
-    """The characters [start, end) of `text` that are trained for this turn, its end included.
+    """Return the range [start, end) of characters trained for this turn, its end included.
 
     `order`: which of the `turns` answers in this text it is. Raises NotThere.
     """
@@ -83,7 +84,7 @@ def find_marked(
 
 
 def merged(ranges: Sequence[Range]) -> list[Range]:
-    """Ranges that touch, as one."""
+    """Return the ranges with those that touch joined into one, and without empty ones."""
     found: list[Range] = []
     for start, end in ranges:
         if found and found[-1][1] == start:
@@ -94,7 +95,10 @@ def merged(ranges: Sequence[Range]) -> list[Range]:
 
 
 def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
-    """The range of the answer that begins at `start`, after an empty thought of the template's."""
+    """Return the range of the answer that begins at `start`.
+
+    A header or an empty thought that the template puts there is left out. Raises NotThere.
+    """
     at = words(text, start, turn.content)
     if at is None and not turn.calls:
         headed = behind_header(text, start, turn.content.strip(), specials)
@@ -117,8 +121,11 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
 
 
 def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -> Range | None:
-    """The answer behind a header of the template's own, `<|channel|>final<|message|>`: between
-    special tokens, and so nothing that the assistant says."""
+    """Return the range of an answer that follows a header of the template's own, or None.
+
+    A header such as `<|channel|>final<|message|>` begins and ends with special tokens, so the
+    assistant does not say it.
+    """
     for at, end in answer_places(text, start, answer, specials):
         lead = text[start:at].strip()
         between = any(map(lead.startswith, specials)) and any(map(lead.endswith, specials))
@@ -128,7 +135,10 @@ def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -
 
 
 def call_range(text: str, start: int, at: int, turn: Turn, specials: Sequence[str]) -> Range:
-    """The range of an answer with its calls: up to the special token that ends `text`."""
+    """Return the range of an answer with its calls, up to the special token that ends `text`.
+
+    Raises NotThere.
+    """
     end = len(text.rstrip())
     last = next((s for s in specials if text.endswith(s, start, end)), None)
     if last is None:
@@ -142,7 +152,7 @@ def call_range(text: str, start: int, at: int, turn: Turn, specials: Sequence[st
 
 
 def words(text: str, start: int, content: str) -> int | None:
-    """Where the words of a message end, if `text` says them from `start`; else None."""
+    """Return where the words of a message end, if `text` has them from `start` on; else None."""
     end = skip_space(text, start, content.strip())
     thought = THOUGHT.fullmatch(content)
     if end is None and thought is not None:
@@ -155,9 +165,9 @@ def words(text: str, start: int, content: str) -> int | None:
 
 
 def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
-    """(prompt with the answer behind it as the message has it, start, end of the answer).
+    """Return (prompt followed by the answer as the message has it, start, end of the answer).
 
-    None unless the template itself puts the answer behind the same header and ends it.
+    None unless the template itself puts the answer after the same header and ends it.
     """
     if turn.prompt is None or turn.calls:
         return None
@@ -165,7 +175,7 @@ def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
     thought = THOUGHT.fullmatch(turn.content)
     prompt, own, lead = turn.prompt, turn.content.strip(), ""
     if opened and thought:
-        # Where the prompt says that there is no thought, the message knows better.
+        # The message has a thought, even where the prompt says that there is none.
         prompt = prompt[: opened.start()] if opened[1] else prompt
         own = own if opened[1] else own.removeprefix("<think>").lstrip()
     elif opened and not opened[1]:
@@ -179,8 +189,11 @@ def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
 
 
 def behind_prompt(turn: Turn, header: str, specials: Sequence[str]) -> tuple[str, str] | None:
-    """(space before the answer, its end) as the template has them, if it puts the answer behind
-    that header, or behind one that the prompt goes on from with a few words."""
+    """Return (space before the answer, its end) as the template has them, or None.
+
+    The template must put the answer after that header, or after one that the prompt continues with
+    a few words.
+    """
     shown, prompt = turn.until.text, turn.prompt or ""
     for answer in {turn.content.strip(): 0, last_words(turn.content): 0}:
         for at, end in answer_places(shown, 0, answer, specials):
@@ -195,14 +208,16 @@ def behind_prompt(turn: Turn, header: str, specials: Sequence[str]) -> tuple[str
 
 
 def last_words(content: str) -> str:
-    """An answer without its thought."""
+    """Return an answer without its thought."""
     thought = THOUGHT.fullmatch(content)
     return (thought[2] if thought else content).strip()
 
 
 def answer_places(text: str, start: int, answer: str, specials: Sequence[str]) -> Iterator[Range]:
-    """Where an answer stands with its end-of-turn token, (answer's start, token's end), last one
-    first: its words may also occur in what stands before."""
+    """Yield (start of the answer, end of its end-of-turn token) of each place, last one first.
+
+    The last place comes first because the words of an answer may also occur earlier.
+    """
     at = text.rfind(answer, start) if answer else -1
     while at >= 0:
         end = ended(text, at + len(answer), specials)
@@ -212,7 +227,7 @@ def answer_places(text: str, start: int, answer: str, specials: Sequence[str]) -
 
 
 def ended(text: str, at: int, specials: Sequence[str]) -> int | None:
-    """Where the special token ends that follows at `at`, if one does."""
+    """Return the end of the special token that follows at `at`, or None if none does."""
     ends = (skip_space(text, at, special) for special in specials)
     return next((end for end in ends if end is not None), None)
 
@@ -225,14 +240,14 @@ def common_end(one: str, other: str) -> str:
 
 
 def skip_space(text: str, start: int, word: str) -> int | None:
-    """Where `word` ends, if nothing but space lies between it and `start`; else None."""
+    """Return where `word` ends if only white space lies between it and `start`; else None."""
     while start < len(text) and text[start].isspace() and not text.startswith(word, start):
         start += 1
     return start + len(word) if text.startswith(word, start) else None
 
 
 def marked_text(text: str, start: int, end: int) -> str:
-    """The text with its trained part in ⟦ ⟧."""
+    """Return the text with its trained part in ⟦ ⟧."""
     return f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
 
 

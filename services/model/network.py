@@ -1,4 +1,4 @@
-"""The frozen base with its LoRA adapter, and the two questions that are asked of it."""
+"""The frozen base with its LoRA adapter: its loss, its predictions and its adapter's state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape, Tensors
 from shared.memory_estimate import HEAD_CHUNK_TOKENS
 
-# What transformers, safetensors and torch raise for a folder that is no model they can read.
+# Raised by transformers, safetensors and torch for a folder from which they cannot load a model.
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError),
     *(RuntimeError, SafetensorError),
@@ -32,8 +32,8 @@ UNREADABLE = (
 class Network:
     """A base and its adapter on one device.
 
-    `lean` says that the head is a plain frozen matrix, `way` how attention goes over the sequences
-    of a row (see kernels.py), and `notes`, for the job's log, what is done otherwise than usual.
+    `lean` says that the head is a plain frozen matrix, `way` how attention runs over the sequences
+    of a row (see kernels.py), and `notes`, for the job's log, what is done differently than usual.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Network:
     ) -> None:
         self.device = choose_device(device)
         torch.use_deterministic_algorithms(True)
-        # Nothing here reads memory before it is written; else each new tensor is filled first.
+        # Nothing here reads memory before writing it, so new tensors need not be filled first.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         attention.register()
-        # The job's log is for people.
+        # People read the job's log, and progress bars would clutter it.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             base: Any = AutoModelForCausalLM.from_pretrained(
@@ -64,11 +64,11 @@ class Network:
                 use_safetensors=True,
                 **(nf4(dtype, self.device) if quantize == "nf4" else {}),
             )
-            # Greedy is greedy: Qwen's, for one, wants a penalty for words that came before.
+            # Answers must be greedy: Qwen's own settings, for example, penalize repeated words.
             base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-            # Gemma 2, for one, has no sdpa: its own choice serves where masks are needed.
+            # Not always sdpa, which Gemma 2, for example, lacks; used where masks are needed.
             self.native: str = base.config._attn_implementation
-            if quantize == "none":  # a quantised one lies there already, and must not be moved
+            if quantize == "none":  # a quantised base is on the device already and must not move
                 base.to(self.device)
             else:
                 keep_trainable(base)
@@ -89,18 +89,18 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether several sequences go through the model at once."""
+        """True if several sequences go through the model at once."""
         return self.way is not Way.ALONE
 
     def take(self, way: Way) -> None:
-        """Let attention go this way from now on. Raises one of UNFIT if the model refuses it."""
+        """Let attention run this way from now on. Raises one of UNFIT if the model refuses it."""
         wanted = self.native if way is Way.ALONE else attention.NAME
         if self.base.config._attn_implementation != wanted:
             self.base.set_attn_implementation(wanted)
         self.way = way
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """Hidden states [T, d] behind the last layer."""
+        """Return the hidden states [T, d] after the last layer."""
         body = self.base.get_decoder() if hasattr(self.base, "get_decoder") else self.base.model
         states = [
             body(**part, attention_mask=None, use_cache=False).last_hidden_state[0]
@@ -109,7 +109,7 @@ class Network:
         return torch.cat(states)
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """Logits [n, V] at the labels, by the model's own head."""
+        """Return the logits [n, V] at the labels, from the model's own head."""
         found = []
         for part, sources in self.passes(batch):
             logits = self.base(
@@ -120,7 +120,10 @@ class Network:
         return torch.cat(found)
 
     def passes(self, batch: Batch) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        """(arguments of the model, sources) of each pass: one for all sequences, or one each."""
+        """Yield (arguments of the model, sources) of each pass.
+
+        There is one pass for all sequences, or one for each.
+        """
         if self.packs:
             whole = {"input_ids": batch.ids, "position_ids": batch.positions}
             shared = {"shared": batch.shared} if batch.shared else {}
@@ -128,7 +131,7 @@ class Network:
             yield {**whole, "lengths": batch.lengths, **shared, **fused}, batch.sources
             return
         start = 0
-        # Cut by counts that the host knows: a mask on the device would have to be waited for.
+        # Cut by counts that the host knows: for a mask on the device it would have to wait.
         own = torch.split(batch.sources, batch.sequence_labels)
         for length, sources in zip(batch.lengths, own, strict=True):
             here = slice(start, start + length)
@@ -137,9 +140,9 @@ class Network:
             start += length
 
     def loss(self, batch: Batch, noise_alpha: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sum over the labels, with a gradient; loss of each label [n] float32).
+        """Return (sum over the labels, with a gradient; loss of each label [n] float32).
 
-        `noise_alpha`: of NEFTune; 0 is none.
+        `noise_alpha`: strength of NEFTune's noise; 0 is none.
         """
         with self.noise(batch, noise_alpha):
             return self.exact_loss(batch)
@@ -149,14 +152,14 @@ class Network:
         """Add NEFTune's noise (arXiv 2310.05914) to the embeddings inside.
 
         It is uniform, up to alpha / sqrt(L * d) for a sequence of L tokens and embeddings of size
-        d, and drawn from torch's generator, which the loop has set by where it is.
+        d, and drawn from torch's generator, which the training loop seeds for each micro-batch.
         """
         if alpha == 0:
             yield
             return
         lengths = batch.ends.diff()
         scale = lengths.float().rsqrt() * alpha
-        # Without the size of what it gives, it would ask the device for it.
+        # Without the output's size, torch would have to ask the device for it.
         tokens = batch.ids.shape[1]
         sizes = torch.repeat_interleave(scale, lengths, output_size=tokens)
         passed = 0
@@ -175,6 +178,7 @@ class Network:
             hook.remove()
 
     def exact_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `loss` does, without adding noise."""
         if not self.lean:
             return plain_loss(self.logits(batch), batch.targets)
         states = self.hidden(batch).index_select(0, batch.sources)
@@ -184,7 +188,7 @@ class Network:
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(loss [n] float32, most likely token [n], its loss [n] float32) at the labels."""
+        """Return (loss, most likely token, its loss) at the labels; each [n], losses float32."""
         if not self.lean:
             return most_likely(self.logits(batch), batch.targets)
         states = self.hidden(batch).index_select(0, batch.sources)
@@ -198,7 +202,7 @@ class Network:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """No dropout and no gradients inside; as before afterwards."""
+        """Switch dropout and gradients off inside."""
         self.model.eval()
         try:
             with torch.no_grad():
@@ -208,7 +212,7 @@ class Network:
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Attention with masks, as padded batches and a cache need it."""
+        """Measure inside with masked attention, which padded batches and a cache need."""
         self.base.set_attn_implementation(self.native)
         try:
             with self.measuring():
@@ -218,7 +222,10 @@ class Network:
                 self.base.set_attn_implementation(attention.NAME)
 
     def check(self, proofs: Proofs) -> None:
-        """Try what the loop relies on, on this very model, and choose. Raises Failure (base)."""
+        """Try out on this very model what the training loop relies on, and set `way` and `lean`.
+
+        Raises CannotTrain (base) if the model cannot be trained here.
+        """
         vocabulary = int(self.base.config.get_text_config().vocab_size)
         with self.measuring():
             try:
@@ -236,10 +243,10 @@ class Network:
             )
 
     def plain_head(self, batch: Batch) -> bool:
-        """True if logits are hidden states times a frozen matrix and nothing else.
+        """Return whether logits are hidden states times a frozen matrix and nothing else.
 
-        Seen from outside: what the head is given are the hidden states, and what it gives is what
-        the model gives, even where it is replaced by numbers that any cap or scale would change.
+        It is tested from outside: the head's input must be the hidden states, and its output must
+        be the model's, even when replaced by numbers that any cap or scale would change.
         """
         head: Any = self.base.get_output_embeddings()
         if type(head) is not torch.nn.Linear:
@@ -265,11 +272,14 @@ class Network:
         return torch.equal(found, numbers) and torch.equal(inputs, states)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The adapter's tensors by the names under which peft stores them, float32."""
+        """Return the adapter's tensors by the names under which peft stores them, float32."""
         return {n: p.detach().cpu().numpy().copy() for n, p in self.adapter.items()}
 
     def restore(self, tensors: Tensors) -> None:
-        """Raises Failure (checkpoint) unless names and shapes are exactly those of the adapter."""
+        """Set the adapter to these tensors.
+
+        Raises CannotTrain (checkpoint) unless names and shapes are exactly those of the adapter.
+        """
         same = set(tensors) == set(self.adapter) and all(
             tuple(tensors[n].shape) == tuple(p.shape) for n, p in self.adapter.items()
         )
@@ -283,8 +293,10 @@ class Network:
 
 
 def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
-    """Arguments that load the matrices of the layers in four bits (QLoRA, arXiv 2305.14314);
-    embeddings, norms and head stay as they are. Raises Failure (base)."""
+    """Return the arguments that load the layers' matrices in four bits (QLoRA, arXiv 2305.14314).
+
+    Embeddings, norms and head stay as they are. Raises CannotTrain (base) without bitsandbytes.
+    """
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -303,8 +315,11 @@ def nf4(dtype: str, device: torch.device) -> dict[str, Any]:
 
 
 def keep_trainable(base: Any) -> None:
-    """Have no matrix packed anew for inference: bitsandbytes does so on a CPU with AVX512-BF16 when
-    the model is first asked something, and no gradient flows through what it packs."""
+    """Keep bitsandbytes from repacking matrices for inference.
+
+    It does so on a CPU with AVX512-BF16 at the model's first use, and no gradient flows through a
+    repacked matrix.
+    """
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

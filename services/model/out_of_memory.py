@@ -1,4 +1,4 @@
-"""Recognises memory that ran out, on a GPU or on a CPU."""
+"""Recognises errors that mean that memory ran out, on a GPU or on a CPU."""
 
 SIGNS = (
     *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
@@ -7,5 +7,5 @@ SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch.OutOfMemoryError, and what the allocators of a CPU raise instead."""
+    """Return whether memory ran out: torch.OutOfMemoryError, or what a CPU's allocators raise."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)

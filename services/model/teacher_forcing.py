@@ -1,7 +1,7 @@
-"""What the model makes of given answers: loss, probabilities and the most likely tokens.
+"""Measures the model on given answers: loss, probabilities and the most likely tokens.
 
-Probes lie packed one behind the other; what those of a pack begin with in common, as a system
-prompt, is stored and computed once, and each of them sees it.
+Probes are packed end to end; a beginning that all of a pack share, such as a system prompt, is
+stored and computed once, and each of them sees it.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from services.model.attention import Batch, pack
 from services.model.network import Network
 from services.model.template import Encoded
 
-LEAST_SHARED = 4  # tokens: below, there is nothing to win
+LEAST_SHARED = 4  # tokens: sharing fewer gains nothing
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One probe with its answer given. `losses` float32 [tokens], nats.
+    """The measurement of one probe with its answer given. `losses`: float32 [tokens], nats.
 
-    `draft`: how the model would begin by itself: the expected tokens as far as they are the most
-    likely ones, then the one that it would say instead; `draft_losses` are theirs.
+    `draft`: how the model's own answer would begin: the expected tokens as far as they are the most
+    likely ones, then the token that it would say instead. `draft_losses`: the losses of these.
     """
 
     losses: NDArray[np.float32]
@@ -51,7 +51,7 @@ class Measured:
 def measure_answers(
     network: Network, examples: Sequence[Encoded], pack_tokens: int
 ) -> list[Measured]:
-    """Each example's last answer, in the order given."""
+    """Measure each example's last answer; return the results in the order given."""
     answers = [last_answer(e) for e in examples]
     results: dict[int, Measured] = {}
     with network.measuring():
@@ -77,7 +77,7 @@ def measured_answer(
 
 
 def last_answer(encoded: Encoded) -> Encoded:
-    """The conversation up to its last answer, with labels on that answer only."""
+    """Return the conversation up to its last answer, with labels on that answer only."""
     start, end = encoded.answer
     asked = np.zeros(end, np.bool_)
     asked[start:end] = True
@@ -85,8 +85,11 @@ def last_answer(encoded: Encoded) -> Encoded:
 
 
 def packs(examples: Sequence[Encoded], most: int) -> list[tuple[list[int], int]]:
-    """(indices, tokens that they begin with in common) of packs of at most `most` tokens; a longer
-    example stands alone. Sorted by their tokens, so that equal beginnings lie together."""
+    """Return (indices, number of tokens shared at the beginning) of each pack.
+
+    A pack has at most `most` tokens; a longer example stands alone. Examples are sorted by their
+    tokens, so that those with equal beginnings come together.
+    """
     found: list[tuple[list[int], int]] = []
     total = 0
     for n in sorted(range(len(examples)), key=lambda n: examples[n].ids.tolist()):
@@ -105,19 +108,22 @@ def packs(examples: Sequence[Encoded], most: int) -> list[tuple[list[int], int]]
 
 
 def shareable_tokens(example: Encoded) -> int:
-    """Tokens that may be shared: all before the one that predicts the answer's first."""
+    """Return how many tokens may be shared: all before the one that predicts the answer's first."""
     return max(0, int(np.argmax(example.trained)) - 1)
 
 
 def common(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
-    """Length of the common beginning."""
+    """Return the length of the common beginning."""
     size = min(len(first), len(second))
     same = first[:size] == second[:size]
     return size if same.all() else int(np.argmin(same))
 
 
 def pack_behind(examples: Sequence[Encoded], shared: int, device: torch.device) -> Batch:
-    """As `pack`, with the first `shared` tokens of all once, before the rest of each."""
+    """Return a batch as `pack` does, but with the `shared` first tokens of all examples only once.
+
+    They form the first sequence; the rest of each example follows.
+    """
     if not shared:
         return pack(examples, device)
     prefix = Encoded(examples[0].ids[:shared], np.zeros(shared, np.bool_))

@@ -1,9 +1,10 @@
-"""Chat to tokens, and the mask of what is trained: the assistant's words and its end of turn.
+"""Turns a chat into tokens and a mask of what is trained: the assistant's words and end of turn.
 
-A template may show an answer differently once the talk goes on: reasoning models drop earlier
-thoughts, others move the system prompt to the last question. Such an answer is trained as the model
-will have to give it, in a sequence of its own that ends with it; one row is then several sequences.
-What cannot be trained as it was written is refused, with the place shown, before anything is.
+A template may show an answer differently once the conversation continues: reasoning models drop
+earlier thoughts, others move the system prompt to the last question. Such an answer is trained as
+the model will have to give it, in a sequence of its own that ends with it; one row then becomes
+several sequences. A row that cannot be trained as it was written is refused, with the place shown,
+before anything is trained.
 """
 
 import hashlib
@@ -46,10 +47,11 @@ Tools = Sequence[dict[str, Any]] | None
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row. `ids` int32 [n], `trained` bool [n]: True where a token is learned.
+    """One row as tokens. `ids` int32 [n], `trained` bool [n]: True where a token is learned.
 
-    `parts`: the lengths of its sequences where it needs more than one, laid end to end: some
-    templates show an answer differently once the talk goes on, and it is trained as first seen.
+    `parts`: the lengths of its sequences, laid end to end, where it needs more than one: some
+    templates show an answer differently once the conversation continues, and it is trained as it is
+    first shown.
     """
 
     ids: NDArray[np.int32]
@@ -65,7 +67,7 @@ class Encoded:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """bool [n]: tokens with a loss. The first of a sequence has none: nothing comes before."""
+        """The tokens with a loss, bool [n]: not the first of a sequence, as nothing predicts it."""
         found = self.trained.copy()
         found[np.cumsum([0, *self.lengths[:-1]])] = False
         return found
@@ -75,7 +77,7 @@ class Encoded:
         return int(self.labelled.sum())
 
     def cut(self, length: int) -> "Encoded | None":
-        """Each sequence cut to `length` tokens; None if nothing is left to train."""
+        """Return the row with each sequence cut to `length` tokens; None if no label is left."""
         kept, start = [], 0
         for size in self.lengths:
             end = start + min(size, length)
@@ -86,14 +88,16 @@ class Encoded:
 
     @property
     def last(self) -> "Encoded":
-        """Its last sequence alone, which ends with the whole conversation."""
+        """The last sequence alone, which contains the conversation to its end."""
         start = len(self.ids) - self.lengths[-1]
         return Encoded(self.ids[start:], self.trained[start:])
 
     @property
     def answer(self) -> tuple[int, int]:
-        """Token range [start, end) of the last answer with its end of turn, in `last`; of plain
-        text all that has something before it."""
+        """The token range [start, end) in `last` of the last answer with its end of turn.
+
+        For plain text, it is everything but the first token.
+        """
         trained = self.last.trained
         end = int(np.flatnonzero(trained)[-1]) + 1
         gaps = np.flatnonzero(~trained[:end])
@@ -103,8 +107,8 @@ class Encoded:
 class Chat:
     """A tokenizer with a chat template and a clock that stands still.
 
-    `chat_template`: instead of the one that comes with the base; without either, no conversation
-    can be rendered.
+    `chat_template`: used instead of the base's own; without either, no conversation can be
+    rendered.
     """
 
     def __init__(self, base_dir: Path, clock: str, chat_template: str | None = None) -> None:
@@ -132,7 +136,11 @@ class Chat:
         }
 
     def rendered(self, wishes: Sequence[Rendering]) -> list[Rendered]:
-        """Raises TemplateRefuses, or Failure (template) for one that cannot be used."""
+        """Return each rendering.
+
+        Raises TemplateRefuses if the template refuses one, or CannotTrain (template) if there is no
+        template or it cannot be used.
+        """
         if not self.template.text:
             raise CannotTrain(
                 "template",
@@ -147,16 +155,22 @@ class Chat:
         return found
 
     def render(self, messages: Sequence[ChatTurn], prompt: bool = False) -> str:
-        """The text that the model sees. `prompt`: ends where the assistant begins to speak."""
+        """Return the text that the model sees. `prompt`: it ends where the assistant would begin.
+
+        Raises as `rendered` does.
+        """
         return self.rendered([wish(messages, prompt)])[0].text
 
     def tokens(self, text: str) -> list[int]:
-        # No special tokens of the tokenizer's own: the template has printed those it wants.
+        # Without the tokenizer's own special tokens: the template has printed those it wants.
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def encode_text(self, text: str) -> Encoded:
-        """Plain text without a template: between the tokenizer's own tokens, all of it trained."""
+        """Encode plain text without a template, between the tokenizer's own special tokens.
+
+        All of it is trained.
+        """
         ids: list[int] = self.tokenizer(text)["input_ids"]
         end = self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
@@ -164,7 +178,10 @@ class Chat:
         return Encoded(np.array(ids, np.int32), np.ones(len(ids), np.bool_))
 
     def encode(self, messages: Sequence[ChatTurn], tools: Tools = None) -> Encoded:
-        """Tokens and mask, verified. Raises Failure (mask), or TemplateRefuses."""
+        """Return the verified tokens and mask of a conversation.
+
+        Raises TemplateRefuses, or CannotTrain (mask, template).
+        """
         turns, whole = self.turns(messages, tools)
         left, text = list(range(len(turns))), whole
         views = {} if turns else {0: self.view(self.tokens(whole.text), {})}
@@ -183,7 +200,7 @@ class Chat:
     def turns(
         self, messages: Sequence[ChatTurn], tools: Tools = None
     ) -> tuple[list[Turn], Rendered]:
-        """(the assistant's turns, the whole conversation)."""
+        """Return (the assistant's turns, the whole conversation), rendered."""
         at = [n for n, m in enumerate(messages) if m.role == "assistant"]
         wishes = [wish(messages[:n], tools=tools) for n in (len(messages), *(n + 1 for n in at))]
         if not self.marks:
@@ -206,8 +223,11 @@ class Chat:
         return closed, whole
 
     def closed(self, messages: Sequence[ChatTurn], turn: Turn, tools: Tools) -> Turn:
-        """The turn with its end: some templates (GLM) end it by what begins the next one, and
-        their models stop at that token."""
+        """Return the turn with its end-of-turn token.
+
+        Some templates (GLM) end a turn with the token that begins the next one, and their models
+        stop at that token.
+        """
         text = turn.until.text.rstrip()
         if turn.until.marks is not None or any(map(text.endswith, self.specials)):
             return turn
@@ -224,9 +244,10 @@ class Chat:
     def view_of(
         self, turns: list[Turn], asked: list[int], text: Rendered
     ) -> tuple[Encoded, list[int]]:
-        """(the text with those turns trained that it shows as they are, which those are).
+        """Return (the text as tokens, the turns that are trained in it).
 
-        Nothing is found in the text that ends with a turn unless that turn is.
+        Those are the turns of `asked` that the text shows unchanged. In a text that ends with a
+        turn, none is found unless that last turn is.
         """
         own = next((n for n, t in enumerate(turns) if text is t.until), None)
         count = len(turns) if own is None else own + 1
@@ -243,20 +264,23 @@ class Chat:
         return self.view(batch["input_ids"], ranges), list(ranges)
 
     def tokens_at(self, text: str, batch: Any, start: int, end: int) -> Range:
-        """The token range of characters. Raises NotThere if a token reaches over an edge."""
+        """Return the token range of a range of characters.
+
+        Raises NotThere if a token straddles one of its ends, or the tokens are of other words.
+        """
         before, until = self.tokens(text[:start]), self.tokens(text[:end])
         if batch["input_ids"][: len(before)] != before:
             raise NotThere("a token straddles the beginning of an answer")
         if batch["input_ids"][: len(until)] != until:
             raise NotThere("a token straddles the end of an answer")
-        # And once more, by another way: where the tokenizer itself says that its tokens are from.
+        # A second check, in another way: by the places that the tokenizer gives for its tokens.
         offsets = batch["offset_mapping"][len(before) : len(until)]
         if not offsets or text[offsets[0][0] : offsets[-1][1]].strip() != text[start:end].strip():
             raise NotThere("the tokens of an answer are not those of its words")
         return len(before), len(until)
 
     def written(self, turn: Turn) -> Encoded | None:
-        """The answer behind its prompt, where the template shows something else."""
+        """Return the answer written after its prompt, or None; for templates that alter answers."""
         made = written(turn, self.specials)
         if made is None:
             return None
@@ -269,7 +293,10 @@ class Chat:
         return self.view(batch["input_ids"], {0: found})
 
     def refuse(self, turn: Turn, text: Rendered, order: int) -> NoReturn:
-        """Raises Failure (mask): why a turn is not in the text that ends with it, and that text."""
+        """Refuse a turn that its text does not show as written.
+
+        Raises CannotTrain (mask), with the reason and the text that should end with the turn.
+        """
         example = text.text
         if turn.prompt is not None and example.startswith(turn.prompt):
             example = marked_text(example, len(turn.prompt), len(example))
@@ -297,7 +324,7 @@ def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None
 
 
 def joined(views: list[Encoded]) -> Encoded:
-    """One row of several sequences."""
+    """Return these views as one row of several sequences."""
     if len(views) == 1:
         return views[0]
     return Encoded(
@@ -308,7 +335,7 @@ def joined(views: list[Encoded]) -> Encoded:
 
 
 def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:
-    """The tokens at which this model is to stop, as its files say."""
+    """Return the tokens at which the model must stop, according to its files."""
     numbers = {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
         try:
@@ -321,14 +348,17 @@ def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:
 
 
 def default_template(found: Any) -> str | None:
-    """Some tokenizers bring several templates by name; conversations take the default one."""
+    """Return the tokenizer's template for conversations, or None.
+
+    Some tokenizers have several templates by name; that is then the default one.
+    """
     if isinstance(found, dict):
         found = found.get("default")
     return found if isinstance(found, str) else None
 
 
 def plain_token(specials: dict[str, Any]) -> dict[str, Any]:
-    """Special tokens as strings: some are objects that say how they are split."""
+    """Return special tokens as strings: some are objects that say how they are split."""
     return {
         name: [str(t) for t in token] if isinstance(token, list | tuple) else str(token)
         for name, token in specials.items()

@@ -1,10 +1,10 @@
-"""Chat templates are programs of strangers: they run in a child, with little memory and time.
+"""Runs chat templates, which are strangers' programs, in a child with little memory and time.
 
-`python -m services.model.template_sandbox` speaks JSON lines: requests on stdin, answers on stdout.
-Jinja's sandbox keeps a template from files and objects, not from memory or time: one multiplied
-string takes gigabytes, two nested loops take for ever. The child can write no file, may map
-`MEMORY_BYTES` beyond what it had at its start, and gets `cpu_seconds` for each request; the kernel
-ends it otherwise. Time is that of the processor, so a busy machine changes no outcome.
+`python -m services.model.template_sandbox` reads requests as JSON lines on stdin and answers on
+stdout. Jinja's sandbox keeps a template from files and objects, but does not limit memory or time:
+one multiplied string takes gigabytes, two nested loops may never end. The child can write no file,
+may map `MEMORY_BYTES` beyond what it had at its start, and gets `cpu_seconds` for each request; the
+kernel ends it otherwise. Time is processor time, so a busy machine does not change the outcome.
 """
 
 import atexit
@@ -30,7 +30,7 @@ class TemplateRefuses(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """A template with all that it may see besides the conversation; `clock`: ISO, stands still."""
+    """A template and all that it may see besides the conversation. `clock`: a fixed ISO time."""
 
     text: str
     specials: dict[str, Any]  # bos_token and so on
@@ -39,7 +39,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Rendering:
-    """One rendering. `prompt`: it ends where the assistant begins to speak."""
+    """A request for one rendering. `prompt`: it ends where the assistant begins to speak."""
 
     messages: list[dict[str, Any]]
     prompt: bool = False
@@ -48,21 +48,27 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Rendered:
-    """`marks`: character ranges that the template marks as generated, None if it marks none."""
+    """A rendered text.
+
+    `marks`: the character ranges that the template marks as generated; None if it cannot mark any.
+    """
 
     text: str
     marks: list[tuple[int, int]] | None = None
 
 
 class Renderer:
-    """The child, started when first needed and again after it was ended."""
+    """The child process that renders, started when first needed and again after it ended."""
 
     def __init__(self, cpu_seconds: int = CPU_SECONDS) -> None:
         self.cpu_seconds = cpu_seconds
         self.child = Child("services.model.template_sandbox")
 
     def render(self, template: Template, wishes: Sequence[Rendering]) -> list[Rendered | str]:
-        """Each as rendered, or in the template's own words why not. Raises Failure (base)."""
+        """Return each text as rendered, or the template's own words why it refused.
+
+        Raises CannotTrain (template) if the template cannot be used at all.
+        """
         request = {"template": asdict(template), "wishes": [asdict(w) for w in wishes]}
         try:
             reply = self.child.ask(request, self.cpu_seconds)
@@ -73,6 +79,7 @@ class Renderer:
         return [r if isinstance(r, str) else Rendered(r[0], r[1]) for r in reply["rendered"]]
 
     def ended(self, status: int) -> CannotTrain:
+        """Return the error for a child that ended with this status."""
         if status == -signal.SIGXCPU:
             why = f"it takes more than {self.cpu_seconds} seconds of processor time for one row"
         else:
@@ -86,7 +93,7 @@ class Renderer:
 
 @functools.cache
 def renderer() -> Renderer:
-    """One for this process: the child knows no template before it is told one."""
+    """Return the one renderer of this process; each request brings its own template."""
     made = Renderer()
     atexit.register(made.close)
     return made
@@ -96,7 +103,7 @@ def renderer() -> Renderer:
 
 
 def serve_renderings() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends; this runs in the child."""
     from transformers.utils import chat_template_utils  # slow, and only the child needs it
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +125,7 @@ def serve_renderings() -> None:
 
 
 def render(template: Template, wish: Rendering) -> tuple[str, Any] | str:
+    """Return (text, ranges marked as generated or None), or the reason why the template refused."""
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -140,7 +148,7 @@ def render(template: Template, wish: Rendering) -> tuple[str, Any] | str:
 
 
 def marks_generation(template: str) -> bool:
-    """Whether the template says itself what the assistant generates."""
+    """Return whether the template itself marks what the assistant generates."""
     flat = template.replace("{%-", "{%").replace("-%}", "%}").replace(" ", "")
     return "{%generation%}" in flat
 

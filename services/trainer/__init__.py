@@ -1,1 +1,1 @@
-"""The trainer: a supervisor that speaks to the bus, and a worker process that trains."""
+"""The trainer: a supervisor that communicates over the bus, and a worker process that trains."""

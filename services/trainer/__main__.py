@@ -22,8 +22,10 @@ from shared.store.s3 import Store
 
 
 async def measured_dtype(settings: TrainerSettings) -> str:
-    """float32 or bfloat16, whichever this machine multiplies faster; kept until the device, or
-    torch, is another one."""
+    """Return float32 or bfloat16, as measured on this machine.
+
+    The measurement is kept and made again when the device or torch's version changes.
+    """
     kept = device.file_in(settings.state_dir)
     if settings.device == "cuda" and not driver():
         raise SystemExit("no GPU answers, and DURAMEN_DEVICE=cuda: the start is tried again")
@@ -41,7 +43,7 @@ async def measured_dtype(settings: TrainerSettings) -> str:
 
 
 async def main(settings: TrainerSettings) -> None:
-    """Lock the checkpoint folder, connect, look for work for ever."""
+    """Lock the checkpoint folder, connect, and look for work until the service ends."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if own_lease.lock_folder(settings.state_dir / "supervisor.lock") is None:
         raise SystemExit(f"another trainer runs on {settings.state_dir}")

@@ -1,12 +1,12 @@
-"""Checkpoints: everything that a bit-identical continuation needs, named by what is in it.
+"""Checkpoints: everything that a bit-identical continuation needs, named by its content.
 
     00000340-1f9c2b7d10aa/
         adapter_model.safetensors   adapter_config.json   as peft reads them
         optimizer.safetensors       <name>.exp_avg, .exp_avg_sq, .step for each adapter tensor
         header.json                 canonical JSON; its SHA-256 is the checkpoint's id
 
-Written to a temporary name, synced, renamed: a directory with a proper name is whole. Randomness
-is a function of counters, so no state of a generator is kept. Needs no torch.
+A checkpoint is written under a temporary name, synced and renamed: a directory with a proper name
+is whole. Randomness is a function of counters, so no generator state is kept. Works without torch.
 """
 
 import hashlib
@@ -49,7 +49,10 @@ def write_checkpoint(
     optimizer: Tensors,
     adapter_config: bytes,
 ) -> tuple[Path, Header]:
-    """Write one checkpoint under `directory`; `header` lacks only `tensors` and `files`."""
+    """Write one checkpoint under `directory`; return its folder and its whole header.
+
+    `header` lacks only `tensors` and `files`.
+    """
     payload = {
         ADAPTER: save(dict(adapter), metadata={"format": "pt"}),
         ADAPTER_CONFIG: adapter_config,
@@ -65,13 +68,16 @@ def write_checkpoint(
     with whole_folder(final) as temporary:
         for name, data in {**payload, HEADER: full.to_bytes()}.items():
             write_synced(temporary / name, data)
-        if final.exists():  # the same state was saved before; it is replaced, for it may be damaged
+        if final.exists():  # the same state was saved before; replace it, for it may be damaged
             shutil.rmtree(final)
     return final, full
 
 
 def read_checkpoint_header(path: Path) -> Header:
-    """The header, checked against the directory's name. Raises Failure (checkpoint)."""
+    """Return the header of a checkpoint.
+
+    Raises CannotTrain (checkpoint) if it cannot be read or is not canonical.
+    """
     try:
         data = (path / HEADER).read_bytes()
         header = Header.from_bytes(data)
@@ -83,12 +89,18 @@ def read_checkpoint_header(path: Path) -> Header:
 
 
 def verify_checkpoint(path: Path) -> Header:
-    """Read all files and hash them and their tensors. Raises Failure (checkpoint)."""
+    """Check the hashes of all files and tensors; return the header.
+
+    Raises CannotTrain (checkpoint) if one differs.
+    """
     return load(path).header
 
 
 def load(path: Path) -> Checkpoint:
-    """Verify everything, then return the tensors. Raises Failure (checkpoint). Never unpickles."""
+    """Verify everything, then return the tensors; nothing is unpickled.
+
+    Raises CannotTrain (checkpoint) if anything is damaged.
+    """
     header = read_checkpoint_header(path)
     for name, contents in header.files.items():
         if name != Path(name).name:
@@ -107,7 +119,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
-    """All checkpoints of this segment with a readable header, newest first."""
+    """Return all checkpoints of this segment with a readable header, newest first."""
     found = []
     for path in directory.glob("[0-9]*-*"):
         try:
@@ -120,20 +132,20 @@ def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:
 
 
 def prune_checkpoints(directory: Path, segment: str, keep: Path | None = None) -> None:
-    """Leave the newest three of the segment that are whole by their sizes, and `keep`."""
+    """Remove all but the segment's newest three that are whole by their sizes, and `keep`."""
     whole = 0
     for path, header in of_segment(directory, segment):
         if all(is_size(path / n, c.size) for n, c in header.files.items()):
             whole += 1
         if whole > KEPT and path != keep:
-            # Renamed first, so that a half-deleted one never bears a checkpoint's name.
+            # Renamed first, so that a half-deleted folder never has a checkpoint's name.
             doomed = path.with_name(f".{path.name}.doomed")
             path.rename(doomed)
             shutil.rmtree(doomed)
 
 
 def sweep_half_written(directory: Path) -> None:
-    """Remove what a killed worker left half written or half deleted."""
+    """Remove files that a killed worker left half written or half deleted."""
     for pattern in (".*.tmp", ".*.doomed"):
         for path in directory.glob(pattern):
             if path.is_dir():
@@ -143,7 +155,10 @@ def sweep_half_written(directory: Path) -> None:
 
 
 def tensors_sha256(tensors: Tensors) -> str:
-    """SHA-256 over name, dtype, shape and little-endian bytes of each tensor, sorted by name."""
+    """Return the SHA-256 of the tensors, sorted by name.
+
+    It covers name, dtype, shape and little-endian bytes of each.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
@@ -154,7 +169,7 @@ def tensors_sha256(tensors: Tensors) -> str:
 
 
 def difference(header: Header, expected: Mapping[str, Any]) -> list[str]:
-    """One line for each field of the header that is not as expected."""
+    """Return one line for each field of the header that is not as expected."""
     return [
         f"{name}: the checkpoint has {getattr(header, name)}, this run has {value}"
         for name, value in expected.items()

@@ -1,4 +1,4 @@
-"""The device that is trained on, told without torch, and whether what was measured still holds."""
+"""Names the training device without torch, and checks whether a measurement still holds."""
 
 import json
 from importlib.metadata import version
@@ -12,7 +12,10 @@ from shared.host import cpu_name
 
 
 def here(wanted: str) -> dict[str, str]:
-    """What a measurement holds for, told without torch: the supervisor asks at each start."""
+    """Return the device and torch version for which a measurement holds, without importing torch.
+
+    The supervisor, which never imports torch, asks at each start.
+    """
     name = gpu_name() if wanted != "cpu" else ""
     return {
         "device": "cuda" if name else "cpu",
@@ -22,12 +25,12 @@ def here(wanted: str) -> dict[str, str]:
 
 
 def file_in(state_dir: Path) -> Path:
-    """Return where the last measurement is kept."""
+    """Return the path of the file that keeps the last measurement."""
     return state_dir / "dtype.json"
 
 
 def holds(kept: Path, wanted: str) -> bool:
-    """Whether an earlier measurement was made on what is here now."""
+    """Return whether an earlier measurement was made on this device with this torch."""
     if not kept.exists():
         return False
     found: dict[str, Any] = json.loads(kept.read_bytes())
@@ -35,7 +38,7 @@ def holds(kept: Path, wanted: str) -> bool:
 
 
 def gpu_name() -> str:
-    """Of the GPU that CUDA takes; empty without one."""
+    """Return the name of the GPU that CUDA takes; empty without one."""
     try:
         return plain_text(pynvml.nvmlDeviceGetName(first()))
     except pynvml.NVMLError:

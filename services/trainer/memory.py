@@ -1,6 +1,6 @@
-"""Memory as it is: what is free and who holds it, and what is needed.
+"""Measures memory: what is free, who holds it, and what training would need.
 
-Needs no torch: the supervisor asks, too.
+Works without torch, because the supervisor uses it as well.
 """
 
 import json
@@ -30,7 +30,7 @@ from shared.protocol.records import LineageSettings
 
 @dataclass(frozen=True)
 class Memory:
-    """Of the device that is trained on, in bytes."""
+    """The memory of the device that is trained on, in bytes."""
 
     device: str  # cuda or cpu
     total: int
@@ -39,7 +39,11 @@ class Memory:
 
 
 def measured_memory(settings: TrainerSettings) -> Memory:
-    """Of the GPU as NVML sees it, or of this machine as far as its container may use it."""
+    """Return the memory to train in: the GPU's as NVML sees it, or this machine's.
+
+    The machine's is counted as far as its container may use it. The free part is at most
+    DURAMEN_MEMORY_LIMIT.
+    """
     found = of_gpu() if takes_gpu(settings) else None
     found = found or of_machine()
     if settings.memory_limit is None:
@@ -50,8 +54,11 @@ def measured_memory(settings: TrainerSettings) -> Memory:
 
 
 def takes_gpu(settings: TrainerSettings) -> bool:
-    """Whether torch computes there, too: `auto` is what it was measured on, once it was. A driver
-    may answer for a GPU that this torch cannot use."""
+    """Return whether training runs on the GPU.
+
+    `auto` means the device of the last measurement, once there is one: a driver may answer for a
+    GPU that this torch cannot use.
+    """
     kept = device.file_in(settings.state_dir)
     if settings.device == "auto" and kept.is_file():
         measured_on: str = json.loads(kept.read_bytes()).get("device", "cuda")
@@ -60,7 +67,7 @@ def takes_gpu(settings: TrainerSettings) -> bool:
 
 
 def of_gpu() -> Memory | None:
-    """The GPU that is trained on; None without one."""
+    """Return the memory of the GPU that is trained on, or None without one."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(first())
     except pynvml.NVMLError:
@@ -69,14 +76,14 @@ def of_gpu() -> Memory | None:
 
 
 def of_machine() -> Memory:
-    """Return this machine's memory, as far as its container may use it."""
+    """Return this machine's memory as far as its container may use it."""
     return Memory("cpu", *machine_memory())
 
 
 def process_name(pid: int, device: str) -> str:
-    """`ollama (pid 4711)`; the number alone where the process is another container's.
+    """Return a process as `ollama (pid 4711)`, or as `pid 4711` if its name cannot be read.
 
-    NVML numbers processes as the host does, so it is asked for their names as well.
+    NVML numbers GPU processes as the host does, so NVML is also asked for their names.
     """
     try:
         name = psutil.Process(pid).name() if device == "cpu" else gpu_process_name(pid)
@@ -86,11 +93,12 @@ def process_name(pid: int, device: str) -> str:
 
 
 def gpu_process_name(pid: int) -> str:
+    """Return the name of a process that uses the GPU. Raises NVMLError."""
     return Path(plain_text(pynvml.nvmlSystemGetProcessName(pid))).name
 
 
 def holders(device: str) -> list[tuple[int, int]]:
-    """(bytes, pid) of the three programs that hold most of a device's memory."""
+    """Return (bytes, pid) of the three programs that hold most of a device's memory."""
     if device == "cuda":
         found = [(size, pid) for pid, size in on_gpu().items()]
     else:
@@ -103,7 +111,10 @@ def holders(device: str) -> list[tuple[int, int]]:
 
 
 def on_gpu() -> dict[int, int]:
-    """Bytes by pid, of all that compute or draw there; who does both is told of twice."""
+    """Return the bytes held by each pid that computes or draws on the GPU.
+
+    NVML lists a process that does both twice; it is counted once.
+    """
     found: dict[int, int] = {}
     kinds = (
         pynvml.nvmlDeviceGetGraphicsRunningProcesses,
@@ -125,7 +136,10 @@ def need(
     *,
     recompute: bool = False,
 ) -> Estimate:
-    """Of a segment. Before the plan is known its longest row is taken for a micro-batch at most."""
+    """Return the memory that a segment is estimated to need.
+
+    The plan need not be known: its longest row is assumed to fit into one micro-batch.
+    """
     choice = Choice(dtype, micro_tokens, line.quantize, recompute)
     lora = line.lora
     targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
@@ -135,8 +149,11 @@ def need(
 
 
 def shortage(least: Estimate, here: Memory) -> str | None:
-    """Why to wait, with the need, what is free, and who holds it; None if there is enough, or if
-    waiting would not help: an estimate may be wrong, and what does not fit will say so itself."""
+    """Return why to wait for memory, naming the need, what is free and who holds it, or None.
+
+    None if there is enough, and also if the device could never hold it: waiting would not help, the
+    estimate may be wrong, and training reports it if memory really runs out.
+    """
     if least.total <= here.free or least.total > here.total:
         return None
     what = "GPU memory" if here.device == "cuda" else "memory"

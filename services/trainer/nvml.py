@@ -1,4 +1,4 @@
-"""The GPU that CUDA takes, as NVML sees it. Needs no torch."""
+"""Finds the GPU that CUDA takes, through NVML and without torch."""
 
 import os
 from typing import Any
@@ -9,8 +9,10 @@ FIRST = "0"  # of those that CUDA is given; without one there is no series at al
 
 
 def first() -> Any:
-    """NVML's handle of the GPU that CUDA takes; NVML itself heeds no CUDA_VISIBLE_DEVICES. A part
-    of a GPU (MIG) stands for the first whole one. Raises NVMLError, also where all are hidden."""
+    """Return NVML's handle of the GPU that CUDA takes; NVML itself ignores CUDA_VISIBLE_DEVICES.
+
+    For a part of a GPU (MIG), return the first whole GPU. Raises NVMLError, also if all are hidden.
+    """
     pynvml.nvmlInit()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", FIRST).partition(",")[0].strip()
     if named.startswith("MIG"):
@@ -25,12 +27,12 @@ def first() -> Any:
 
 
 def plain_text(text: Any) -> str:
-    """Older drivers' libraries give bytes."""
+    """Return NVML's text as a string; the libraries of older drivers give bytes."""
     return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def driver() -> str:
-    """The driver's version; empty where there is none."""
+    """Return the driver's version; empty where there is none."""
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())

@@ -1,7 +1,7 @@
-"""What supervisor and worker say to each other.
+"""The protocol between supervisor and worker.
 
 The supervisor hands over a specification (a JSON file) and sends commands, one line of JSON each,
-on the worker's standard input; the worker tells events, one line each, on its standard output.
+on the worker's standard input; the worker sends events, one line each, on its standard output.
 """
 
 import errno
@@ -28,15 +28,21 @@ class EvalDataset(Part):
 
 
 class TrainingPlace(NamedTuple):
-    """How far training has come: steps of the job's plan, and optimizer updates of the lineage."""
+    """The place that training has reached: steps of the job's plan, and steps of the lineage.
+
+    `global_step` counts steps without an update, too.
+    """
 
     position: int
     global_step: int
 
 
 class Start(Part):
-    """Where training goes on. `job_steps_from`: the plan position at which this segment began;
-    the rhythm of the snapshots is counted from there."""
+    """The place where training starts or resumes.
+
+    `job_steps_from`: the plan position at which this segment began; the snapshots are scheduled
+    from there.
+    """
 
     position: int = Field(ge=0)
     global_step: int = Field(ge=0)
@@ -44,10 +50,11 @@ class Start(Part):
 
 
 class SnapshotSettings(Part):
-    """Snapshots may cost `fraction` of the training time plus an allowance for the job; its first
-    and its last may each cost another allowance.
+    """The time budget of snapshots, and where they are written.
 
-    `baselines`: where later jobs find what the bare base said to the same probes.
+    They may cost `fraction` of the training time plus an allowance for the job; its first and its
+    last may each cost another allowance. `baselines`: where later jobs find what the bare base
+    answered to the same probes.
     """
 
     fraction: float = Field(default=0.05, ge=0)
@@ -100,37 +107,37 @@ class Spec(BaseModel):
 
 
 class StopReason(StrEnum):
-    """Why a worker ends before its plan does: the supervisor says it, and the worker's end does."""
+    """The reason why a worker ends before its plan: given in `stop`, repeated in the end event."""
 
     PAUSE = "pause"
     STOP = "stop"
     SKIP = "skip"
     PREEMPT = "preempt"
-    LOST = "lost"  # the segment is another's by now: nothing is kept of what came after
-    SHUTDOWN = "shutdown"  # the supervisor ends, and goes on from here at its next start
+    LOST = "lost"  # the segment is another trainer's by now: nothing trained since is kept
+    SHUTDOWN = "shutdown"  # the supervisor ends, and resumes from here at its next start
 
 
 class Go(Part):
-    """The plan is stored: train."""
+    """Start training: the plan is stored."""
 
     command: Literal["go"] = "go"
 
 
 class Stop(Part):
-    """End behind the step with a checkpoint; before the first one, at once and without an event."""
+    """End after the step with a checkpoint; before the first step, at once and without an event."""
 
     command: Literal["stop"] = "stop"
     reason: StopReason
 
 
 class TakeCheckpoint(Part):
-    """Save behind the step; a `checkpoint` event answers."""
+    """Save after the step; a `checkpoint` event answers."""
 
     command: Literal["checkpoint"] = "checkpoint"
 
 
 class TakeSnapshot(Part):
-    """Measure behind the step; a `snapshot` or `snapshot_skipped` event answers."""
+    """Measure after the step; a `snapshot` or `snapshot_skipped` event answers."""
 
     command: Literal["snapshot"] = "snapshot"
 
@@ -142,7 +149,7 @@ COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discrimina
 
 
 class PlanReady(Part):
-    """All batches are decided; the worker waits for `go`. `seconds`: that the plan took."""
+    """All batches are decided; the worker waits for `go`. `seconds`: the time the plan took."""
 
     event: Literal["plan"] = "plan"
     path: Path
@@ -159,7 +166,7 @@ class PlanReady(Part):
 
 
 class WorkerReady(Part):
-    """Base, adapter and checkpoint are loaded. `attention` and `notes`: how it is trained here."""
+    """Base, adapter and checkpoint are loaded. `attention` and `notes`: how training works here."""
 
     event: Literal["ready"] = "ready"
     seconds: float
@@ -216,7 +223,7 @@ class SnapshotTaken(Part):
 
 
 class SnapshotSkipped(Part):
-    """A snapshot was due, or `asked` for, and is not taken."""
+    """A snapshot that was due, or `asked` for, is not taken."""
 
     event: Literal["snapshot_skipped"] = "snapshot_skipped"
     decision: dict[str, JsonValue]
@@ -224,7 +231,7 @@ class SnapshotSkipped(Part):
 
 
 class TrainingEnded(Part):
-    """The plan is done (`reason` None), or the worker was told to stop. Nothing comes after it."""
+    """The plan is done (`reason` None), or the worker was asked to stop. This event is the last."""
 
     event: Literal["end"] = "end"
     reason: StopReason | None
@@ -232,7 +239,7 @@ class TrainingEnded(Part):
 
 
 class TrainingFailed(Part):
-    """The job cannot go on; the fields are those of CannotTrain. Nothing comes after it."""
+    """The job cannot continue; the fields are those of CannotTrain. This event is the last."""
 
     event: Literal["failed"] = "failed"
     kind: FailureKind

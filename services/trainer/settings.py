@@ -1,4 +1,4 @@
-"""The settings of trainer."""
+"""The settings of the trainer."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,10 @@ JOB_DEFAULTS = TrainingSettings()  # whose defaults are those of a job
 
 
 class TrainerSettings(LeaseSettings):
-    """trainer: one GPU, one folder of checkpoints. Training settings are a job's defaults."""
+    """The settings of one trainer, with one GPU and one folder of checkpoints.
+
+    Its training settings are the defaults of a job.
+    """
 
     service = "trainer"
 
@@ -123,5 +126,5 @@ class TrainerSettings(LeaseSettings):
     )
 
     def job_defaults(self) -> dict[str, Any]:
-        """Return what a job trains with that sets nothing itself, by the names that plans store."""
+        """Return the settings of a job that sets none itself, by the names that plans store."""
         return {stored: getattr(self, name) for name, stored in OF_A_JOB.items()}

@@ -1,1 +1,1 @@
-"""The supervisor: bus, store, lease and control; never torch."""
+"""The supervisor, which handles bus, store, lease and control, and never imports torch."""

@@ -1,4 +1,4 @@
-"""The trainer's HTTP side: metrics, health, what it is doing, what a row is to it (read-only)."""
+"""The trainer's read-only HTTP API: metrics, health, its state, and how the model sees a row."""
 
 import asyncio
 from typing import Annotated
@@ -20,19 +20,19 @@ RowNumber = Annotated[int, Path(ge=1)]
 
 
 def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
-    """Routes: /api/status, /api/example/{lineage}/{dataset}/{row}."""
+    """Return the app with the routes /api/status and /api/example/{lineage}/{dataset}/{row}."""
     app = http.make_app(
         settings, {"bus": trainer.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
 
     @app.get("/api/status")
     async def status() -> Observed:
-        """What `ctl.observed.trainer.<lease id>` says, as of now."""
+        """Return the current content of `ctl.observed.trainer.<lease id>`."""
         return view_of(trainer)
 
     @app.get("/api/example/{lineage}/{dataset}/{row}", response_model_exclude_unset=True)
     async def example(lineage: str, dataset: Hash, row: RowNumber) -> RowShown:
-        """The tokens of a row (from 1) and which of them are trained."""
+        """Return the tokens of a row (from 1), and which of them are trained."""
         return await example_shown(trainer, lineage, dataset, row)
 
     return app

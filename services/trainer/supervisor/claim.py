@@ -1,6 +1,6 @@
-"""Claiming: which job is next, opening a segment, taking over a dead owner's, mending records.
+"""Claims work: opens segments, takes over those of dead owners, and completes job records.
 
-Ownership lives in the ledger alone; it changes first, the job record follows.
+Ownership lives in the ledger alone: the ledger changes first, then the job's record follows.
 """
 
 import socket
@@ -34,7 +34,7 @@ MEND: dict[str, JobVerb] = {
 
 @dataclass(frozen=True)
 class Owner:
-    """Who claims: the writer's name, its lease, and what it decides at a first open."""
+    """The trainer that claims: its name, its lease, and what it decides when a segment opens."""
 
     by: str
     lease: str
@@ -43,7 +43,10 @@ class Owner:
 
 
 async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segment:
-    """Claim a job: its sequence in the ledger is the fence. Raises Conflict if another did."""
+    """Claim a job and return its new segment, whose fence is the record's sequence in the ledger.
+
+    Raises Conflict if another trainer was first.
+    """
     line = table.lines[job.id.lineage]
     assert line.head is not None
     micro, asked = micro_tokens(line, owner)
@@ -72,11 +75,11 @@ async def open_segment(bus: Bus, table: Table, job: Job, owner: Owner) -> Segmen
 
 
 def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
-    """Return the micro-batch split of a new segment, and what was asked where memory ran out.
+    """Return the micro-batch tokens of a new segment and, if memory ran out, the tokens asked for.
 
-    The split is as the settings ask, or as small as the segment before had to be on this same
-    device, until the settings ask for something else. At the floor it stays; that it was asked for
-    is noted even so: from then on gradients are checkpointed.
+    The size is what the settings ask for, or as small as the segment before had to be under this
+    same lease, until the settings change. It never goes below the floor. The second number is given
+    even at the floor: from then on gradients are checkpointed.
     """
     asked = owner.micro_tokens
     before = next((s for s in reversed(line.segments.values()) if s.closed is not None), None)
@@ -86,7 +89,7 @@ def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
     if close is not None and close.cause == RAN_OUT:
         half = smaller(record.micro_tokens)
         return half or record.micro_tokens, asked
-    # After a failure it starts anew: its size was not what the job failed for.
+    # After a failure the size starts over: it was not the reason for that failure.
     if record.micro_tokens_asked == asked and close is not None and close.outcome != "failed":
         return record.micro_tokens, asked
     return asked, None
@@ -97,7 +100,8 @@ async def reopen_segment(
 ) -> Segment:
     """Take over an open segment under a new fence, from the checkpoint that `start` names.
 
-    `died`: its owner was training, so that a job which kills its owners is not tried for ever.
+    `died`: its owner was training. Such deaths are counted until a newer checkpoint exists, so that
+    a job which kills its owners is not tried endlessly. Raises Conflict if another was first.
     """
     line = table.lines[segment.job.lineage]
     job = table.jobs[segment.job]
@@ -131,7 +135,7 @@ async def _append_open(bus: Bus, table: Table, line: Line, record: LineOpen) -> 
 
 
 async def mend(bus: Bus, table: Table, by: str) -> None:
-    """Complete job records that are behind their ledger; whoever finds one may do it."""
+    """Complete job records that are behind their ledger; any process that finds one may do so."""
     for job in table.behind():
         state = table.projection(job) or "queued"
         segment = table.last_segment(job.id)

@@ -1,4 +1,4 @@
-"""Closing a segment: the commit point of training."""
+"""Closes segments, which is the commit point of training."""
 
 import asyncio
 from typing import get_args
@@ -34,9 +34,9 @@ async def close_segment(
     cause: str | None = None,
     keep: bool = False,
 ) -> None:
-    """Close the held segment: the commit point. The checkpoint is in the store, read back.
+    """Close the held segment, once its checkpoint is in the store and read back.
 
-    Raises StoreUnavailable, with nothing closed: it is asked for again when the store is back.
+    Raises StoreUnavailable, with nothing closed; the caller tries again when the store is back.
     """
     segment = trainer.held.open
     line, job = trainer.table.lines[segment.job.lineage], trainer.table.jobs[segment.job]
@@ -70,9 +70,9 @@ async def close_segment(
 async def store_head(
     trainer: Trainer, line: Line, segment: Segment, *, keeps: bool
 ) -> tuple[Head, TrainingPlace]:
-    """Return the head behind the segment, and its place; without `keeps` it is as it was.
+    """Return the lineage's head after the segment, and its place; unchanged without `keeps`.
 
-    A new head's checkpoint is in the store then. Raises StoreUnavailable.
+    The checkpoint of a new head is then in the store. Raises StoreUnavailable.
     """
     assert line.head is not None
     store, folder = trainer.local.store, trainer.local.segment(line.lineage, segment.id).make()
@@ -86,14 +86,17 @@ async def store_head(
 
 
 async def store_result(trainer: Trainer, line: Line, segment: Segment, job: Job) -> ObjectRef:
-    """Return where log, metrics and snapshots of the job so far lie. Raises StoreUnavailable."""
+    """Store log, metrics and snapshots of the job so far; return the object that lists them.
+
+    Raises StoreUnavailable.
+    """
     store, folder = trainer.local.store, trainer.local.segment(line.lineage, segment.id)
     earlier = await asyncio.to_thread(earlier_files, trainer.local, line, job)
     return await asyncio.to_thread(work_bucket.put_result, store, segment, folder, earlier)
 
 
 async def commit_close(trainer: Trainer, line: Line, segment: Segment, record: LineClose) -> None:
-    """Append the close to the ledger, let go of the segment, and tell."""
+    """Append the close to the ledger, release the segment, and report it."""
     is_ours = True
     try:
         await line.append(trainer.bus, "close", record)
@@ -120,14 +123,17 @@ async def commit_close(trainer: Trainer, line: Line, segment: Segment, record: L
 
 
 async def close_stopped(trainer: Trainer) -> None:
-    """Close the held segment as a stop asks: discarded, if that was asked for this segment."""
+    """Close the held segment as stopped, or as void if the stop asked to discard it.
+
+    Raises StoreUnavailable.
+    """
     desired = trainer.orders.control.desired
     is_discarded = desired is not None and desired.discard == trainer.held.open.id
     await close_segment(trainer, "void" if is_discarded else "stopped")
 
 
 def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
-    """Clean `work` and this disk after the commit, as their owner."""
+    """Remove from `work` and from this disk what nobody needs after the close."""
     try:
         retention.sweep_ended(trainer.local.store, line)
     except (StoreUnavailable, ObjectMissing) as error:
@@ -136,5 +142,5 @@ def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
 
 
 def moves_head(line: Line, checkpoint: CheckpointRef | None) -> bool:
-    """Return whether closing at this checkpoint gives the lineage another head."""
+    """Return whether a close at this checkpoint would change the lineage's head."""
     return checkpoint is not None and (line.head is None or line.head.checkpoint != checkpoint)

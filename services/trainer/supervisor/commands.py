@@ -1,4 +1,4 @@
-"""One-time commands: each is answered once, `done` or `void` with the reason."""
+"""Answers one-time commands: each once, as `done` or as `void` with the reason."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from shared.protocol.events import Answered, Event
 
 
 async def answer_live(trainer: Trainer, run: WorkerRun) -> None:
-    """Ask snapshot and checkpoint of the worker; what means another segment is void."""
+    """Pass snapshot and checkpoint commands to the worker; answer those for other segments."""
     for at, once in trainer.orders.pending():
         if once.segment != run.segment.id:
             await answer_missed(trainer, at, once)
@@ -22,14 +22,17 @@ async def answer_live(trainer: Trainer, run: WorkerRun) -> None:
             continue
         asked = await run.ask(once.command, at)
         if asked is None:
-            return  # looked at again when the worker has answered; a pause need not wait for it
+            return  # checked again when the worker has answered; a pause need not wait for it
         why = asked.refused
         await answer_once(trainer, at, once, "void" if why else "done", why or once.command)
 
 
 async def answer_idle(trainer: Trainer) -> None:
-    """Answer with no worker: a skip closes the held segment, whatever was asked before it; one that
-    is paused has its checkpoint."""
+    """Answer commands while no worker runs.
+
+    A skip closes the held segment, whatever was asked before it. A paused segment has its
+    checkpoint already.
+    """
     held = trainer.held
     for at, once in trainer.orders.pending():
         if held.segment is not None and (once.command, once.segment) == ("skip", held.segment.id):
@@ -48,7 +51,10 @@ async def answer_idle(trainer: Trainer) -> None:
 
 
 async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
-    """A command for a segment that is not held: done before a crash, or too late."""
+    """Answer a command for a segment that is not held: done before a crash, or too late.
+
+    Does nothing while that segment is open, for then its owner answers.
+    """
     for line in trainer.table.lines.values():
         segment = line.segments.get(once.segment or "")
         if segment is None:
@@ -69,6 +75,7 @@ async def answer_missed(trainer: Trainer, at: int, once: Once) -> None:
 async def answer_once(
     trainer: Trainer, at: int, once: Once, outcome: Literal["done", "void"], why: str
 ) -> None:
+    """Publish the answer to a command, and count it as answered."""
     answered = Answered(
         command=once.nonce,
         sequence=at,
@@ -84,6 +91,10 @@ async def answer_once(
 
 
 async def close_skipped(trainer: Trainer, at: int, once: Once) -> None:
+    """Close the held segment as skipped, then answer the skip and the commands before it.
+
+    Raises StoreUnavailable.
+    """
     await close_segment(trainer, "skipped", cause=once.nonce, keep=once.keep)
     for earlier, other in trainer.orders.pending():
         if earlier < at:

@@ -1,4 +1,4 @@
-"""The trainer's supervisor: looks for work, owns at most one segment, and obeys.
+"""The trainer's supervisor: it looks for work, owns at most one segment, and obeys commands.
 
     look ── open segment of a dead owner? ── take it over
       │                                          │
@@ -6,9 +6,10 @@
                                                  ▼
     train until: done · failed · died · paused · stopped · skipped · preempted ── close the segment
 
-A paused segment stays open with its checkpoint stored and no worker: what resumes is what a
-restart resumes, so exact resume is the only way on. A store that is away blocks no training and no
-pause: what the end of a worker asks for is kept (HeldSegment) and done when it is back.
+A paused segment stays open with its checkpoint stored and no worker: it resumes exactly as it would
+after a restart, so exact resume is the only way to continue. A store that is away blocks neither
+training nor a pause: what has to be done after a worker's end is kept (HeldSegment) and done when
+the store is back.
 """
 
 import asyncio
@@ -57,19 +58,23 @@ OUT_OF_MEMORY = Counter(
 REACTION = Histogram("duramen_control_reaction_seconds", "From a command seen to its effect.")
 DESIRED_STOPS = {"paused": StopReason.PAUSE, "stopped": StopReason.STOP}
 OWNER_DEATHS_ALLOWED = 3  # of one segment, before its job counts as what kills them
-GOODBYE_SECONDS = 25.0  # less than a container's stop_grace_period
+# Less than the 27 s after which shared.service.loop.run cancels again, which would cut this wait
+# short, and less than a container's stop_grace_period.
+GOODBYE_SECONDS = 25.0
 
 
 async def look_for_work(trainer: Trainer) -> None:
-    """Look, obey, train. Returns when there is nothing more to do now."""
+    """Look for work, obey commands and train; return when there is nothing more to do now."""
     while await step(trainer):
         pass
     await publish_observed(trainer)
 
 
 async def step(trainer: Trainer) -> bool:
-    """One decision; True if another may follow at once. A store that is away is waited for here,
-    with everything else as it was."""
+    """Make one decision; return True if another may follow at once.
+
+    If the store is away, nothing else changes and the decision is tried again at the next look.
+    """
     try:
         return await decide_next(trainer)
     except StoreUnavailable as error:
@@ -81,15 +86,20 @@ async def step(trainer: Trainer) -> bool:
 
 
 async def tell_outage(trainer: Trainer) -> None:
-    """Alarm once when the store has been away for longer than its limit."""
+    """Raise one alarm when the store has been away for longer than its limit."""
     if trainer.outage.is_long and not trainer.outage.told:
         trainer.outage.told = True
         await trainer.tell(Alarm(what="store_away", detail=trainer.outage.sentence))
 
 
 async def decide_next(trainer: Trainer) -> bool:
-    """Do what comes next; True if another decision may follow at once. Raises StoreUnavailable."""
+    """Do what comes next; return True if another decision may follow at once.
+
+    Raises StoreUnavailable.
+    """
     await trainer.refresh()
+    # The ledger changes first and a job's record follows, so a process that ended in between left
+    # a record behind; whoever sees one completes it.
     await claim.mend(trainer.bus, trainer.table, trainer.by)
     held = trainer.held
     if held.segment is not None and not trainer.is_mine(held.segment):
@@ -105,14 +115,14 @@ async def decide_next(trainer: Trainer) -> bool:
             await close_stopped(trainer)
         elif state == "running":
             await train_held(trainer)
-        else:  # paused: looked at again every second
+        else:  # paused: checked again every second
             await store_held(trainer)
             return False
         return True
     if state != "running":
         return False
     job = await next_job(trainer)
-    trainer.outage.over()  # each that waits asked the store, or none does
+    trainer.outage.over()  # whoever waits has just asked the store, or nobody waits
     if job is None:
         return False
     await open_job(trainer, job)
@@ -120,18 +130,18 @@ async def decide_next(trainer: Trainer) -> bool:
 
 
 async def may_train(trainer: Trainer, segment: Segment) -> bool:
-    """Return whether there is memory for a held segment now; if not, why is shown."""
+    """Return whether there is memory for a held segment now; if not, note the reason to show."""
     line = trainer.table.lines[segment.job.lineage]
     trainer.waiting.note(line.lineage, None)
     if len(segment.opens) == 1:
-        return True  # it was asked when its job was claimed
+        return True  # memory was checked when its job was claimed
     short = await short_of_memory(trainer, line, segment.record)
     trainer.waiting.note(line.lineage, short)
     return short is None
 
 
 async def train_held(trainer: Trainer) -> None:
-    """Train the held segment until there is a reason to end, then do what the reason asks."""
+    """Train the held segment until there is a reason to end, then act on that reason."""
     segment = trainer.held.open
     if trainer.table.jobs[segment.job].record.state == "removed":
         await close_segment(trainer, "void")
@@ -143,7 +153,7 @@ async def train_held(trainer: Trainer) -> None:
         failure = Failure(kind="deaths", message=why, next_step=step)
         await close_segment(trainer, "failed", failure=failure)
         return
-    if not await may_train(trainer, segment):  # its job waits in the queue, and others go on
+    if not await may_train(trainer, segment):  # its job goes back to the queue; others can run
         await close_segment(trainer, "preempted")
         return
     trainer.memory.worker_comes()
@@ -163,7 +173,7 @@ async def train_held(trainer: Trainer) -> None:
 
 
 def new_run(trainer: Trainer, segment: Segment) -> WorkerRun:
-    """Return a run on the held segment that has not begun."""
+    """Return a new run on the held segment, not started yet."""
     run = WorkerRun(
         settings=trainer.settings,
         bus=trainer.bus,
@@ -181,20 +191,24 @@ def new_run(trainer: Trainer, segment: Segment) -> WorkerRun:
 
 
 def not_started(error: ObjectMissing | ObjectDamaged | OSError, segment: Segment) -> Failure:
-    """Return why no worker could be started; raise what is not the job's own."""
+    """Return the failure of a job whose worker could not be started.
+
+    Raises an OSError again unless the disk is full: any other is not the job's fault.
+    """
     if isinstance(error, OSError):
         if error.errno not in DISK_FULL:
             raise error
         return failure("disk", str(error), segment.job)
-    # Where its base is damaged a whole lineage waits; a dataset or plan is this job's own.
+    # A damaged base makes its whole lineage wait; a dataset or a plan concerns this job alone.
     kind = "base" if error.where.key.startswith(layout.BASES) else "data"
     return Failure(kind=kind, message=str(error), next_step="duramen check")
 
 
 async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
-    """Go on from the checkpoint before one of the segment's own that nobody can train from.
+    """Resume from an earlier checkpoint when the one to start from cannot be used.
 
-    If it is the head's, its lineage waits, for no job of it is to blame, and the others go on.
+    If that is the head's own, the segment is closed and its lineage waits, since none of its jobs
+    is to blame; other lineages continue.
     """
     segment = trainer.held.open
     line, start = trainer.table.lines[segment.job.lineage], segment.record.checkpoint
@@ -207,13 +221,13 @@ async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
 
 
 async def train_watched(trainer: Trainer, run: WorkerRun) -> Ended:
-    """Run the worker and the watch beside it."""
+    """Run the worker and watch it for reasons to stop; return how it ended."""
     running = asyncio.create_task(run.run())
     asking = asyncio.create_task(ask_again(trainer))
     try:
         while not running.done():
             if asking.done():
-                asking.result()  # it failed: so does the watch
+                asking.result()  # it never returns, so it failed: raise its error here
             beat()
             await tell_outage(trainer)
             await publish_observed(trainer)
@@ -222,7 +236,7 @@ async def train_watched(trainer: Trainer, run: WorkerRun) -> Ended:
                 await ask_to_stop(trainer, run)
         return running.result()
     finally:
-        if not running.done():  # this process ends: what was trained is saved on this disk
+        if not running.done():  # this process is ending: have what was trained saved on this disk
             await run.stop(StopRequest(StopReason.SHUTDOWN))
             await asyncio.wait([running], timeout=GOODBYE_SECONDS)
         for task in (running, asking):
@@ -240,7 +254,7 @@ async def something(running: asyncio.Task[Ended], *events: asyncio.Event) -> Non
 
 
 async def ask_to_stop(trainer: Trainer, run: WorkerRun) -> None:
-    """Ask the worker to end at the end of its step if there is a reason; else answer commands."""
+    """Ask the worker to end after its step if there is a reason to; else answer commands."""
     try:
         await trainer.refresh()
     except BusUnavailable as error:
@@ -254,7 +268,7 @@ async def ask_to_stop(trainer: Trainer, run: WorkerRun) -> None:
 
 
 def stop_request(trainer: Trainer, segment: Segment) -> StopRequest | None:
-    """Return why the worker of this segment is to end; None to go on."""
+    """Return why the worker of this segment has to end, or None if it may continue."""
     if not trainer.is_mine(segment):
         return StopRequest(StopReason.LOST)
     for at, once in trainer.orders.pending():
@@ -270,6 +284,10 @@ def stop_request(trainer: Trainer, segment: Segment) -> StopRequest | None:
 
 
 def may_preempt(trainer: Trainer, job: Job, segment: Segment) -> bool:
+    """Return whether a queued job could train at once if this segment ended.
+
+    Its lineage must have a base, wait for nothing, and have no open segment but this one.
+    """
     line = trainer.table.lines.get(job.id.lineage)
     if line is None or line.settings is None or job.id.lineage in trainer.waiting.reasons:
         return False
@@ -277,7 +295,10 @@ def may_preempt(trainer: Trainer, job: Job, segment: Segment) -> bool:
 
 
 async def after(trainer: Trainer, ended: Ended) -> None:
-    """Do what the end of a worker means for the segment. Raises StoreUnavailable: then again."""
+    """Do with the segment what the end of its worker requires.
+
+    Raises StoreUnavailable; it is then called again at the next look.
+    """
     segment, request = trainer.held.open, ended.request
     reason = request.reason if request is not None else None
     log.get().info("worker_ended", how=ended.how, reason=reason)
@@ -299,7 +320,10 @@ async def after(trainer: Trainer, ended: Ended) -> None:
 
 
 async def obey(trainer: Trainer, request: StopRequest) -> None:
-    """Do with the segment what its worker was stopped for. Raises StoreUnavailable: then again."""
+    """Do with the segment what its worker was stopped for.
+
+    Raises StoreUnavailable; `after` is then called again at the next look.
+    """
     match request.reason:
         case StopReason.STOP:
             await close_stopped(trainer)
@@ -308,15 +332,15 @@ async def obey(trainer: Trainer, request: StopRequest) -> None:
         case StopReason.SKIP:
             assert request.command is not None
             await close_skipped(trainer, *request.command)
-        case _:  # a pause: it stays open, and a new fence starts from what was just stored
+        case _:  # a pause: it stays open, and a new fence starts from the newest checkpoint
             await reopen(trainer, trainer.held.open, died=False)
 
 
 def may_shrink(trainer: Trainer, segment: Segment, ended: Ended) -> bool:
-    """Return whether memory ran out and something is left to be tried.
+    """Return whether memory ran out and there is still something to try.
 
-    It is a smaller micro-batch, or, where nothing is left to halve, checkpointing alone, once. It
-    comes with the first halving, too.
+    That is a smaller micro-batch or, once, gradient checkpointing, which comes with the first
+    halving and is tried alone where nothing is left to halve.
     """
     if ended.failure is None or ended.failure.kind != "memory":
         return False
@@ -327,9 +351,9 @@ def may_shrink(trainer: Trainer, segment: Segment, ended: Ended) -> bool:
 
 
 async def shrink(trainer: Trainer, segment: Segment, ended: Ended) -> None:
-    """Close the segment where it is: the job goes on at once in one with half the micro-batch.
+    """Close the segment where it is; its job continues at once in one with half the micro-batch.
 
-    A segment has one split, so that its replay gives the same bits.
+    A segment keeps one micro-batch size, so that replaying it gives the same bits.
     """
     assert ended.failure is not None
     was = segment.record.micro_tokens

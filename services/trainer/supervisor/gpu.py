@@ -1,7 +1,7 @@
-"""The GPU as NVML sees it: metrics, and a guard that ends the service when it is lost.
+"""Measures the GPU through NVML, and ends the service when the GPU is lost.
 
 A GPU can vanish from a container while it runs ("Failed to initialize NVML"): nothing but a new
-start attaches it again, and training must never go on on the CPU instead.
+start attaches it again, and training must never continue on the CPU instead.
 """
 
 import asyncio
@@ -20,16 +20,19 @@ TOTAL = Gauge("duramen_gpu_memory_bytes", "Memory of the GPU.", ["gpu"])
 HEAT = Gauge("duramen_gpu_temperature_celsius", "Temperature of the GPU.", ["gpu"])
 POWER = Gauge("duramen_gpu_power_watts", "Electrical power of the GPU.", ["gpu"])
 GPU_SECONDS = 5.0
-# What some do not tell (a part of a GPU, one of a virtual machine) does not make them lost.
+# Some GPUs do not tell everything (a part of a GPU, one in a virtual machine); they are not lost.
 NOT_TOLD = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission)
 
 
 class GpuLost(Exception):
-    """The GPU does not answer any more."""
+    """The GPU no longer answers."""
 
 
 async def watch_gpu() -> None:
-    """Measure for ever. Raises GpuLost, so that the service ends and is started again."""
+    """Measure the GPU without end.
+
+    Raises GpuLost when it does not answer, so that the service ends and is started again.
+    """
     try:
         device = first()
         while True:
@@ -41,7 +44,7 @@ async def watch_gpu() -> None:
 
 
 def measure_gpu(device: Any) -> None:
-    """Read everything once. What a GPU does not tell is left out: it is up if it has a name."""
+    """Read everything once, and leave out what the GPU does not tell: it is up if it has a name."""
     pynvml.nvmlDeviceGetName(device)
     with suppress(*NOT_TOLD):
         memory = pynvml.nvmlDeviceGetMemoryInfo(device)

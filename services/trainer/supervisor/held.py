@@ -1,4 +1,4 @@
-"""The segment that this trainer holds, at most one, and all that hangs on it."""
+"""The segment that this trainer holds, at most one, and all that belongs to it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,12 @@ from shared.ledger.lineage import Segment
 
 @dataclass
 class HeldSegment:
-    """Changed by its methods alone, so that the lease always names the fence of what is held.
+    """The held segment, if any, with its run.
 
-    `ended`: what the end of its worker still asks for; `is_blocked`: that was tried, and needs a
-    store that is away. `not_uploaded`: the checkpoint that the segment goes on from, if only this
-    disk has it.
+    It is changed by its methods alone, so that the lease always names the fence of what is held.
+    `ended`: the end of its worker, while something must still be done about it; `is_blocked`: that
+    was tried, but needs a store that is away. `not_uploaded`: the checkpoint that the segment
+    resumes from, if only this disk has it.
     """
 
     lease: OwnLease
@@ -26,38 +27,38 @@ class HeldSegment:
 
     @property
     def open(self) -> Segment:
-        """The segment, where the caller knows that one is held."""
+        """The held segment; the caller knows that there is one."""
         assert self.segment is not None
         return self.segment
 
     @property
     def is_ending(self) -> bool:
-        """Whether what the end of a worker asks for is under way."""
+        """True while something is being done about the end of a worker."""
         return self.ended is not None and not self.is_blocked
 
     def take(self, segment: Segment, not_uploaded: Path | None = None) -> None:
-        """Hold a segment that was claimed, or claimed anew under another fence."""
+        """Hold a segment that was claimed, or claimed again under another fence."""
         self.release()
         self.segment, self.not_uploaded = segment, not_uploaded
         self.lease.fence = segment.fence
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Hold no segment any longer."""
         self.segment, self.lease.fence = None, None
         self.ended, self.is_blocked, self.not_uploaded = None, False, None
 
     def starts(self, run: WorkerRun) -> None:
-        """Note that this run trains it from now on."""
+        """Note that this run trains the segment from now on."""
         self.run = run
 
     def leaves(self, ended: Ended | None) -> None:
-        """Note that its run is over, and how its worker ended; None if there was none."""
+        """Note that the run is over, and how its worker ended (None: there was no end)."""
         self.run, self.ended = None, ended
 
     def blocks(self) -> None:
-        """Note that what the end of its worker asks for waits for the store."""
+        """Note that what must be done about the worker's end waits for the store."""
         self.is_blocked = True
 
     def uploaded(self) -> None:
-        """Note that the store has what it goes on from."""
+        """Note that the store now has the checkpoint that the segment resumes from."""
         self.not_uploaded = None

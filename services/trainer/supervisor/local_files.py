@@ -1,4 +1,4 @@
-"""The trainer's own disk: what it fetched (verified by hash) and what it makes for each segment.
+"""The trainer's disk: the files it fetched (verified by hash) and those it makes for a segment.
 
 cache/bases/<root>/   cache/datasets/<sha256>.jsonl   cache/plans/<sha256>.json
 segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoints/,snapshots/}
@@ -72,7 +72,10 @@ class Local:
         return shutil.disk_usage(self.root).free
 
     def base(self, root: str) -> Path:
-        """The folder of a base, fetched once and hashed. Raises ObjectMissing, ObjectDamaged."""
+        """Return the folder of a base, fetched once and verified by hash.
+
+        Raises ObjectMissing, ObjectDamaged.
+        """
         folder = self.cache / "bases" / root
         if folder.exists():
             return folder
@@ -88,20 +91,22 @@ class Local:
         return folder
 
     def shape(self, root: str) -> Shape:
-        """What of a base decides about memory: from its folder here, else from the store. Raises
-        UsageError, StoreUnavailable, ObjectMissing."""
+        """Return the shape of a base, which decides about memory, from this disk or the store.
+
+        Raises UsageError, StoreUnavailable, ObjectMissing.
+        """
         folder = self.cache / "bases" / root
         return shape_of_folder(folder) if folder.exists() else shape_in_store(self.store, root)
 
     def object(self, kind: str, ref: ObjectRef, suffix: str) -> Path:
-        """A dataset or plan by its hash. Raises ObjectMissing, ObjectDamaged."""
+        """Return the file of a dataset or plan, by hash. Raises ObjectMissing, ObjectDamaged."""
         path = self.cache / kind / f"{ref.sha256}{suffix}"
         if not path.exists() or sha256_file(path) != ref.sha256:
             self.store.fetch(ref, path)
         return path
 
     def checkpoint(self, line: Line, ref: CheckpointRef) -> Path:
-        """A checkpoint's folder: local if whole, else from `work`, else out of its version.
+        """Return a checkpoint's folder: local if whole, else from `work`, else from its version.
 
         Raises ObjectMissing or ObjectDamaged if it is nowhere whole.
         """
@@ -123,7 +128,10 @@ class Local:
         return target
 
     def has_head(self, line: Line) -> bool:
-        """Whether the head's checkpoint is here, in `work`, or in a version. Raises no damage."""
+        """Return whether the head's checkpoint is here, in `work`, or in a version.
+
+        In the store only its header's existence is checked, so damage is not noticed.
+        """
         ref = line.head.checkpoint if line.head else None
         if ref is None:
             return True
@@ -154,7 +162,10 @@ class Local:
             write_synced(temporary / HEADER, header)
 
     def prune(self, keep: set[str]) -> None:
-        """Drop old segment folders beyond the newest few, never those named in `keep`."""
+        """Remove old files: segment folders, except the newest few and those named in `keep`.
+
+        Fetched checkpoints go as well, and all but the newest fetched datasets and plans.
+        """
         folders = sorted(
             self.root.glob("segments/*/*"), key=lambda f: f.stat().st_mtime, reverse=True
         )
@@ -172,7 +183,7 @@ class Local:
 
 
 def is_checkpoint_whole(folder: Path, checkpoint_id: str) -> bool:
-    """Whether a local checkpoint is the one meant, with every byte in place."""
+    """Return whether a local checkpoint has this id, with every byte in place."""
     header = folder / HEADER
     if not header.is_file() or sha256_file(header) != checkpoint_id:
         return False
@@ -183,7 +194,7 @@ def is_checkpoint_whole(folder: Path, checkpoint_id: str) -> bool:
 
 
 def version_of(line: Line, ref: CheckpointRef) -> int | None:
-    """The version that holds this checkpoint's files, if a close gave it a number."""
+    """Return the version that contains this checkpoint's files, or None."""
     for version, mark in line.versions.items():
         held = line.heads[mark].checkpoint
         if held is not None and held.id == ref.id:

@@ -1,4 +1,4 @@
-"""Finding work: the next job, and open segments whose owner is dead."""
+"""Finds work: the next job, and open segments whose owner is dead."""
 
 import asyncio
 import functools
@@ -32,7 +32,10 @@ ASK_SECONDS = 30.0
 
 
 async def next_job(trainer: Trainer) -> Job | None:
-    """The first queued job whose lineage can train now; says of the others why not."""
+    """Return the first queued job whose lineage can train now, or None.
+
+    Notes of each lineage before it why it cannot.
+    """
     trainer.waiting.forget()
     free = trainer.local.free_bytes()
     for job in trainer.table.queue():
@@ -47,9 +50,11 @@ async def next_job(trainer: Trainer) -> Job | None:
 
 
 async def ask_again(trainer: Trainer) -> None:
-    """While a worker trains: whether what others wait for is still missing, so that the reasons are
-    true and a higher level preempts as soon as it can train. For ever; raises what the idle look
-    raises, but an outage."""
+    """Check again and again, while a worker trains, what the other lineages wait for.
+
+    This keeps the reasons that are shown true, and lets a job of a higher level preempt as soon as
+    it can train. Never returns; outages are logged, other errors are raised.
+    """
     while True:
         await asyncio.sleep(ASK_SECONDS)
         try:
@@ -59,7 +64,7 @@ async def ask_again(trainer: Trainer) -> None:
 
 
 async def ask_those_that_wait(trainer: Trainer) -> None:
-    """Ask again for each lineage that waits and has queued jobs. Raises StoreUnavailable."""
+    """Check again each lineage that waits and has queued jobs. Raises StoreUnavailable."""
     free = trainer.local.free_bytes()
     queued = {job.id.lineage for job in trainer.table.queue()}
     for lineage in list(trainer.waiting.reasons):
@@ -68,7 +73,7 @@ async def ask_those_that_wait(trainer: Trainer) -> None:
 
 
 async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
-    """Why a lineage cannot train now, with the next command; None if it can."""
+    """Return why a lineage cannot train now, with the next command where one helps, or None."""
     line = trainer.table.lines.get(lineage)
     if line is None or line.settings is None:
         return "it has no base yet: duramen base add DIR"
@@ -87,7 +92,7 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
 
 
 async def unusable_head(trainer: Trainer, line: Line) -> str | None:
-    """Why what the lineage would go on from cannot be had."""
+    """Return why the checkpoint of the lineage's head cannot be used, or None if it can."""
     if not await asyncio.to_thread(trainer.local.has_head, line):
         return "the checkpoint of its head is in no store: duramen check"
     head = line.head.checkpoint if line.head else None
@@ -95,7 +100,7 @@ async def unusable_head(trainer: Trainer, line: Line) -> str | None:
 
 
 async def unusable_base(trainer: Trainer, line: Line) -> str | None:
-    """Why no job of the lineage can be trained on its base."""
+    """Return why no job of the lineage can be trained on its base, or None."""
     assert line.settings is not None
     root = line.settings.base_root
     sums = layout.base_commit(root)
@@ -105,9 +110,9 @@ async def unusable_base(trainer: Trainer, line: Line) -> str | None:
 
 
 async def lost_bus(trainer: Trainer, line: Line) -> str | None:
-    """Return why no new v001 is made: the ledger has no versions, but some place has.
+    """Return why no new v001 may be made, or None: the ledger has no versions, but a place has.
 
-    Of backup and archive the vault knows, and tells.
+    The vault reports what is in the backup and the archive.
     """
     if line.versions:
         return None
@@ -131,8 +136,10 @@ async def lost_bus(trainer: Trainer, line: Line) -> str | None:
 
 
 def refused_base(table: Table, line: Line) -> str | None:
-    """Why no job of a lineage can be trained, as the last one that was tried has found; None once
-    that one is queued again, or nothing of the kind was found."""
+    """Return why the last job that was tried found the lineage's base unusable, or None.
+
+    None as well once that job is queued again.
+    """
     last = next((s for s in reversed(line.segments.values()) if s.closed is not None), None)
     failure = last.closed.failure if last and last.closed else None
     if last is None or failure is None or failure.kind != "base":
@@ -146,13 +153,16 @@ def refused_base(table: Table, line: Line) -> str | None:
 
 
 async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None) -> str | None:
-    """Why a lineage must wait for memory, before a job is claimed or a held one goes on: the same
-    for both, or a segment would be closed for want of memory and its job claimed at once."""
+    """Return why a lineage must wait for memory, or None if it need not.
+
+    `record`: of a held segment that is about to train; None before a job is claimed. Both are
+    judged alike, or a segment would be closed for lack of memory and its job claimed again at once.
+    """
     assert line.settings is not None
     root, settings = line.settings.base_root, trainer.settings
     try:
         shape = await trainer.memory.shape(root)
-    except (UsageError, ValueError) as error:  # the worker says in full what is wrong with a base
+    except (UsageError, ValueError) as error:  # the worker reports in full what is wrong with it
         log.get().warning("memory_not_estimated", base=root, why=str(error))
         return None
     except ObjectMissing as error:
@@ -160,7 +170,7 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     except StoreUnavailable:
         if record is None:
             raise
-        return None  # nothing is known, and nothing is claimed by going on
+        return None  # unknown; but the segment is held already, so nothing is claimed
     recompute = settings.gradient_checkpointing != "off"
     dtype: Any = record.dtype if record else line.dtype or trainer.dtype
     tokens = record.micro_tokens if record else claim.micro_tokens(line, trainer.owner)[0]
@@ -170,7 +180,7 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
 
 
 async def open_job(trainer: Trainer, job: Job) -> None:
-    """Claim a job; if another was first, nothing is held and the next look finds out."""
+    """Claim a job and hold its segment; if another trainer was first, hold nothing."""
     with suppress(Conflict):
         segment = await claim.open_segment(trainer.bus, trainer.table, job, trainer.owner)
         trainer.held.take(segment)
@@ -179,7 +189,7 @@ async def open_job(trainer: Trainer, job: Job) -> None:
 
 
 async def own_segment(trainer: Trainer, job: Job) -> None:
-    """After the ledger's open record: the lease names the fence, the job's record follows."""
+    """Make the lease and the job's record follow the held segment's open record in the ledger."""
     segment = trainer.held.open
     await trainer.held.lease.renew()
     while job.record.state in ("queued", "running"):
@@ -194,7 +204,7 @@ async def own_segment(trainer: Trainer, job: Job) -> None:
 
 
 async def take_over_lost(trainer: Trainer) -> None:
-    """Reclaim an open segment whose owner is dead: mine from before, or a silent one's."""
+    """Reclaim one open segment whose owner is dead: this trainer's own, or a silent trainer's."""
     for line in trainer.table.lines.values():
         segment = line.open_segment
         if segment is None:
@@ -210,9 +220,12 @@ async def take_over_lost(trainer: Trainer) -> None:
 async def newest_of_open(
     trainer: Trainer, segment: Segment, folder: SegmentFolder
 ) -> work_bucket.Found | None:
-    """The newest valid checkpoint of an open segment. With the store away, what this disk holds
-    will do for a segment that nobody else can have trained; else raises StoreUnavailable."""
-    if trainer.outage.is_on:  # it may hang for a minute before it is seen to be away again
+    """Return the newest valid checkpoint of an open segment, or None.
+
+    With the store away, this disk's is enough if nobody else can have trained the segment; else
+    raises StoreUnavailable.
+    """
+    if trainer.outage.is_on:  # a request may hang for a minute before it fails again
         found = await newest_here(trainer, segment, folder)
         if found is not None:
             return found
@@ -233,7 +246,7 @@ async def newest_of_open(
 async def newest_here(
     trainer: Trainer, segment: Segment, folder: SegmentFolder
 ) -> work_bucket.Found | None:
-    """The newest valid checkpoint on this disk, if no other can be newer."""
+    """Return the newest valid checkpoint on this disk, or None if another could be newer."""
     if segment.record.lease != trainer.held.lease.name:
         return None
     mine = functools.partial(work_bucket.newest_checkpoint, only_local=True)
@@ -242,7 +255,10 @@ async def newest_here(
 
 
 async def store_held(trainer: Trainer) -> None:
-    """What a pause rests on is in the store, read back. Raises StoreUnavailable."""
+    """Upload the held segment's checkpoint, read back, unless the store has it already.
+
+    Raises StoreUnavailable.
+    """
     path, store = trainer.held.not_uploaded, trainer.local.store
     if path is not None:
         lineage = trainer.held.open.job.lineage
@@ -252,7 +268,11 @@ async def store_held(trainer: Trainer) -> None:
 
 
 async def reopen(trainer: Trainer, segment: Segment, *, died: bool) -> None:
-    """A new fence on an open segment, from its newest valid checkpoint."""
+    """Claim an open segment under a new fence, from its newest valid checkpoint, and hold it.
+
+    If another trainer was first, hold nothing. `died`: its owner was training. Raises
+    StoreUnavailable.
+    """
     line = trainer.table.lines[segment.job.lineage]
     folder = trainer.local.segment(line.lineage, segment.id).make()
     found = await newest_of_open(trainer, segment, folder)

@@ -1,4 +1,4 @@
-"""What a trainer shows of itself: `ctl.observed.trainer.<lease id>`."""
+"""Publishes the state of a trainer as `ctl.observed.trainer.<lease id>`."""
 
 from services.trainer.supervisor.trainer import BEAT_SECONDS, Trainer
 from shared import log
@@ -8,7 +8,7 @@ from shared.service import loop
 
 
 def view_of(trainer: Trainer) -> Observed:
-    """Return what this trainer is, now."""
+    """Return the current state of this trainer, as it is published."""
     segment, run = trainer.held.segment, trainer.held.run
     line = trainer.table.lines.get(segment.job.lineage) if segment else None
     checkpoint = segment.record.checkpoint if segment else None
@@ -34,7 +34,7 @@ def view_of(trainer: Trainer) -> Observed:
 
 
 def shown_state(trainer: Trainer) -> tuple[ObservedState, int]:
-    """Return the state that is shown, and the generation of the command that it obeys."""
+    """Return the state to show, and the generation of the command that the trainer obeys."""
     held, orders = trainer.held, trainer.orders
     desired = orders.control.state
     is_held_up = held.segment is not None and held.segment.job.lineage in trainer.waiting.reasons
@@ -47,13 +47,13 @@ def shown_state(trainer: Trainer) -> tuple[ObservedState, int]:
         shown = desired
     else:
         shown = "waiting" if waits_for(trainer) else "idle"
-    # While a worker still runs, a newer generation is seen but not obeyed yet.
+    # While a worker still runs, a newer generation has been seen but is not obeyed yet.
     is_obeyed = shown == desired or not is_busy
     return shown, orders.control.generation if is_obeyed else obeyed(trainer)
 
 
 def waits_for(trainer: Trainer) -> dict[str, str]:
-    """Return why each lineage waits, and first, as `*`, what all of them wait for."""
+    """Return why each lineage waits, and first, under `*`, what all of them wait for."""
     outage = trainer.outage
     said = outage.is_long if trainer.held.run is not None else outage.is_on
     return (
@@ -62,7 +62,7 @@ def waits_for(trainer: Trainer) -> dict[str, str]:
 
 
 def is_local(trainer: Trainer) -> bool:
-    """Return whether the checkpoint that is shown lies on this disk alone."""
+    """Return whether the checkpoint that is shown exists on this disk alone."""
     run = trainer.held.run
     is_uploaded = run is not None and run.state.checkpoint is not None
     return trainer.held.not_uploaded is not None and not is_uploaded
@@ -82,7 +82,7 @@ async def publish_observed(trainer: Trainer) -> None:
 
 
 async def keep_observed(trainer: Trainer) -> None:
-    """Show that the supervisor lives, also while a store makes it wait."""
+    """Show again and again that the supervisor is alive, even while it waits for the store."""
 
     async def show_again() -> None:
         if trainer.observer.shown is not None:

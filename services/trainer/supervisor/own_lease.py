@@ -1,4 +1,4 @@
-"""This trainer's own lease and the lock of its folder: it lives, and it is the only one."""
+"""This trainer's lease and the lock on its folder: it is alive, and it is the only one there."""
 
 import asyncio
 import fcntl
@@ -17,7 +17,7 @@ from shared.protocol.observed import Lease
 
 
 def lease_name(state_dir: Path) -> str:
-    """`trainer.<id>`, the id kept with the checkpoint folder: who holds that folder holds it."""
+    """Return `trainer.<id>`; the id is kept in the checkpoint folder, whose owner has the lease."""
     path = state_dir / "lease-id"
     if not path.exists():
         write_synced(path, uuid.uuid4().hex[:12].encode())
@@ -26,9 +26,9 @@ def lease_name(state_dir: Path) -> str:
 
 @dataclass
 class OwnLease:
-    """The lease that says this trainer lives.
+    """The lease that says that this trainer is alive.
 
-    Its folder is locked, so whoever wrote it before is gone.
+    The trainer's folder is locked, so any process that wrote the lease before has ended.
     """
 
     bus: Bus
@@ -39,7 +39,7 @@ class OwnLease:
     _sequence: int = -1
 
     async def renew(self) -> None:
-        """Write it now. Raises Conflict if another process of this name lives."""
+        """Write the lease now. Raises Conflict if another process of this name is alive."""
         if self._sequence < 0:
             self._sequence, _ = await read_lease(self.bus, self.name)
         lease = Lease(owner=self.owner, host=socket.gethostname(), fence=self.fence)
@@ -51,7 +51,7 @@ class OwnLease:
                 raise
 
     async def keep(self) -> None:
-        """Renew four times a lease's length, for ever; outages are waited out."""
+        """Renew the lease four times in its length, without end; outages are waited out."""
         while True:
             try:
                 await self.renew()
@@ -61,7 +61,7 @@ class OwnLease:
 
 
 def lock_folder(path: Path) -> int | None:
-    """Take the lock that says "a supervisor lives here"; its descriptor, None if it is taken."""
+    """Take the lock of a supervisor's folder; return its descriptor, or None if it is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

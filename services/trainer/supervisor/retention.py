@@ -1,13 +1,13 @@
-"""What goes from `work`, which belongs to the trainer, and when. Blocking.
+"""Deletes from the bucket `work`, which belongs to the trainer. Blocking. It keeps:
 
-    checkpoints         of the open segment: the newest three uploads, and the one that it goes on
+    checkpoints         of the open segment: the newest three uploads, and the one that it resumes
                         from; of closed ones: what a close left as head, until a committed version
                         contains it or a rollback left it behind
     progress            of the open segment
     results, snapshots  until a committed version of their job holds them; of segments that led to
                         nothing (void, skipped, unusable, rolled back), the newest of the lineage
 
-So what stays grows only with jobs that were trained in part and never finished.
+So what is kept grows only with jobs that were trained in part and never finished.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ KEPT_DEAD = 32  # segments of a lineage whose log and snapshots may still be loo
 
 
 def prune_uploads(store: Store, line: Line, segment: Segment) -> None:
-    """Of the open segment the newest three uploads stay, and whatever the ledger names."""
+    """Delete all uploads of the open segment but the newest three and those the ledger names."""
     kept = line.referenced()
     refs = [ref for ref, _ in work_bucket.uploaded(store, line.lineage, segment.id)]
     for ref in refs[:-KEPT_UPLOADS]:
@@ -35,7 +35,7 @@ def prune_uploads(store: Store, line: Line, segment: Segment) -> None:
 
 
 def sweep_ended(store: Store, line: Line) -> None:
-    """After a close: whatever of the lineage's ended segments nobody needs any more."""
+    """Delete, after a close, what nobody needs any longer of the lineage's ended segments."""
     prefixes = layout.segment_prefixes(line.lineage)
     keys = [key for prefix in prefixes for key in store.keys(WORK, prefix)]
     listed = committed_versions(store, line)
@@ -44,7 +44,7 @@ def sweep_ended(store: Store, line: Line) -> None:
 
 
 def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
-    """Those of the keys that go, where these versions are committed."""
+    """Return those of the keys that may be deleted, given the committed versions."""
     heads = {ref.prefix for ref in line.unpublished_heads(committed).values()}
     held = {segment.id for segment in held_segments(line, committed)}
     found = []
@@ -52,7 +52,7 @@ def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
         kind, place, fence = layout.parse_work(key)
         segment = line.segments.get(place)
         if segment is None or segment is line.open_segment:
-            continue  # nothing that this fold does not know as ended
+            continue  # delete nothing that is not known to have ended
         stays = {
             "checkpoints": key.rpartition("/")[0] in heads,
             "progress": False,
@@ -71,10 +71,10 @@ def committed_versions(store: Store, line: Line) -> set[int]:
 
 
 def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[str]) -> set[int]:
-    """Return the versions by which these keys would go, and whose commit is of another close.
+    """Return the versions whose commit in the store belongs to another close than the ledger's.
 
-    What stands under a version's name may be from before the bus was lost. Commits before the
-    oldest segment of the keys are not read: they hold nothing of it.
+    A commit under a version's name may date from before the bus was lost. Commits from before the
+    oldest segment of these keys are not read: they contain nothing of it.
     """
     segments = (line.segments.get(key.split("/")[2].partition("-")[0]) for key in keys)
     closed = [s.closed_at for s in segments if s and s.closed]
@@ -91,8 +91,11 @@ def foreign_versions(store: Store, line: Line, listed: set[int], keys: Iterable[
 
 
 def held_segments(line: Line, committed: set[int]) -> list[Segment]:
-    """Ended segments whose log, metrics and snapshots are not in a version, or not yet, or are
-    carried along by a job that is not finished."""
+    """Return the ended segments whose log, metrics and snapshots must stay in `work`.
+
+    No committed version has them, or a job that is not finished still carries them along. Of dead
+    segments only the newest count.
+    """
     living = line.living()
     pending = set(line.versions) - committed
     finished = {s.job for s in line.kept() if s.closed and s.closed.outcome == "done"}
@@ -112,11 +115,11 @@ def held_segments(line: Line, committed: set[int]) -> list[Segment]:
 
 
 def is_last_fence(segment: Segment, fence: int | None) -> bool:
-    """Whether a result is the one that the close names, and not of an attempt before it."""
+    """Return whether a result belongs to the fence that closed the segment, not an earlier one."""
     return segment.closed is None or fence == segment.closed.fence
 
 
 def delete_all(store: Store, keys: Iterable[str]) -> None:
-    """Delete, headers of checkpoints first: without its header the rest is nobody's."""
+    """Delete these keys, headers of checkpoints first: without a header no reader uses the rest."""
     for key in sorted(keys, key=lambda key: not key.endswith(f"/{HEADER}")):
         store.delete(WORK, key)

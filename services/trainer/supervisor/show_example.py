@@ -1,4 +1,4 @@
-"""Answers `show-example`: what a row of a dataset is to the model, by a child of the trainer."""
+"""Answers `show-example`: how the model sees a row of a dataset, found by a child process."""
 
 import asyncio
 import json
@@ -49,7 +49,10 @@ async def example_shown(trainer: Trainer, lineage: str, dataset: str, row: int) 
 
 
 def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, str]:
-    """The dataset and all of the base but its weights. Raises ObjectMissing, ObjectDamaged."""
+    """Fetch the dataset and all files of the base but its weights; return their paths.
+
+    Raises ObjectMissing, ObjectDamaged.
+    """
     key = layout.dataset_data(dataset)
     data = local.object(
         "datasets", ObjectRef(bucket="duramen", key=key, sha256=dataset, size=0), ".jsonl"
@@ -68,7 +71,11 @@ def fetch(local: Local, settings: LineageSettings, dataset: str) -> dict[str, st
 
 
 async def ask_child(request: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """Tokenizers and templates of foreign models are never loaded by the supervisor itself."""
+    """Have a child process encode the row; return what it printed.
+
+    The supervisor itself never loads the tokenizers and templates of other people's models. Raises
+    DuramenError if the child fails or takes longer than EXAMPLE_SECONDS.
+    """
     with tempfile.TemporaryDirectory(prefix="duramen-example-") as folder:
         path = Path(folder) / "request.json"
         path.write_text(json.dumps(request), encoding="utf-8")

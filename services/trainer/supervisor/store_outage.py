@@ -1,4 +1,4 @@
-"""A store that does not answer while training goes on: since when, and whether people are told."""
+"""Notes since when the store has not answered, and whether people have been alarmed."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ USUAL_LIMIT_SECONDS = 300.0
 
 @dataclass
 class Outage:
-    """`limit_seconds`: how long the store may be away before it is said. Nothing ends by it."""
+    """An outage of the store. It ends no training.
+
+    `limit_seconds`: how long the store may be away before it is reported.
+    """
 
     limit_seconds: float = USUAL_LIMIT_SECONDS
     told: bool = False
@@ -23,7 +26,7 @@ class Outage:
     _since: datetime | None = None
 
     def failed(self, error: Exception) -> None:
-        """The store refused, or did not answer."""
+        """Note that the store refused, or did not answer."""
         if self._began is None:
             self._began, self._since = time.monotonic(), now()
         seconds = time.monotonic() - self._began
@@ -31,7 +34,7 @@ class Outage:
         log.get().warning("store_away", error=str(error), seconds=round(seconds, 1))
 
     def over(self) -> None:
-        """The store did what it was asked."""
+        """Note that the store did what it was asked to."""
         if self._began is not None:
             log.get().info("store_back", seconds=round(time.monotonic() - self._began, 1))
         self._began, self.told = None, False

@@ -1,4 +1,4 @@
-"""What one trainer holds while it lives; the other rooms act on it."""
+"""The state of one trainer while it runs; the other modules act on it."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ BEAT_SECONDS = 5.0
 
 @dataclass
 class Trainer:
-    """One trainer: the streams as folded, and who owns which part of its state."""
+    """The state of one trainer: the bus's streams as read so far, and owners of all the rest."""
 
     settings: TrainerSettings
     bus: Bus
@@ -52,20 +52,21 @@ class Trainer:
 
     @property
     def instance(self) -> str:
-        """The id of its lease, which stays with its folder."""
+        """The id of the trainer's lease, which stays with its folder."""
         return self.held.lease.name.removeprefix("trainer.")
 
     @property
     def owner(self) -> Owner:
-        """How a record says who claims."""
+        """The trainer as the records of a claim name it."""
         return Owner(self.by, self.held.lease.name, self.dtype, self.settings.micro_batch_tokens)
 
     def is_mine(self, segment: Segment) -> bool:
+        """Return whether the segment is still open under the fence that this trainer holds."""
         line = self.table.lines[segment.job.lineage]
         return line.open_segment is not None and line.open_segment.fence == segment.fence
 
     async def refresh(self) -> None:
-        """Fold what is new on the bus."""
+        """Read what is new on the bus, and set the metrics of queue and desired state."""
         await self.table.update(self.bus)
         await self.orders.refresh()
         for level in LEVELS:
@@ -76,6 +77,7 @@ class Trainer:
     async def tell(
         self, data: EventData, lineage: str | None = None, of: Segment | None = None
     ) -> None:
+        """Send an event about the segment `of`, or else the held one; an outage is only logged."""
         segment = of or self.held.segment
         job = segment.job.path if segment else None
         lineage = lineage or (segment.job.lineage if segment else None)

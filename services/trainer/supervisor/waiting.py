@@ -1,4 +1,4 @@
-"""What lineages wait for: the reasons that are shown, and the memory that a worker would need."""
+"""The reasons why lineages wait, as they are shown, and the check for a worker's memory."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -11,35 +11,35 @@ from shared.memory_estimate import Shape
 
 @dataclass
 class Waiting:
-    """Why lineages cannot train now, and the heads that nobody can go on from.
+    """The reasons why lineages cannot train now, and the heads that cannot be resumed from.
 
-    `reasons` by lineage. `unusable`: by the id of a head's checkpoint.
+    `reasons`: by lineage. `unusable`: by the id of a head's checkpoint.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
 
     def note(self, lineage: str, why: str | None) -> None:
-        """Note why a lineage waits; None: it does not."""
+        """Note why a lineage waits, or, with None, that it does not."""
         if why is None:
             self.reasons.pop(lineage, None)
         else:
             self.reasons[lineage] = why
 
     def forget(self) -> None:
-        """Forget all reasons, since they are asked for anew."""
+        """Forget all reasons, before they are determined again."""
         self.reasons.clear()
 
     def give_up(self, checkpoint: str, why: str) -> None:
-        """Note that nobody can go on from this head."""
+        """Note that training cannot resume from this head."""
         self.unusable[checkpoint] = why
 
 
 @dataclass
 class MemoryCheck:
-    """What is known of bases, and of this machine while a worker runs on it.
+    """The facts that decide whether a worker fits into memory.
 
-    `shapes` by root of the base. `free_before`: bytes, before the worker came.
+    `shapes`: by root of the base. `free_before`: bytes that were free before the worker started.
     """
 
     settings: TrainerSettings
@@ -54,10 +54,13 @@ class MemoryCheck:
         return self.shapes[root]
 
     def worker_comes(self) -> None:
-        """Note what is free before a worker takes its part."""
+        """Note how much memory is free before a worker takes its share."""
         self.free_before = memory.measured_memory(self.settings).free
 
     def here(self, *, is_training: bool) -> memory.Memory:
-        """Return what there is; what a worker holds is free again once it is preempted."""
+        """Return this machine's memory; with a worker running, what it holds counts as free.
+
+        That memory is free again once the worker is preempted.
+        """
         found = memory.measured_memory(self.settings)
         return replace(found, free=max(found.free, self.free_before)) if is_training else found

@@ -1,4 +1,4 @@
-"""What the trainer puts into `work`: checkpoints, snapshots, results. Blocking, all read back."""
+"""Puts checkpoints, snapshots and results into the bucket `work`. Blocking; all are read back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from shared.store.s3 import Store
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint of a segment, on this disk (`local`), in the store, or both."""
+    """A checkpoint of a segment, on this disk (`local`), in the store (`stored`), or both."""
 
     ref: CheckpointRef
     local: Path | None
@@ -39,7 +39,10 @@ def reference(lineage: str, name: str, header: Header) -> CheckpointRef:
 
 
 def put_checkpoint(store: Store, lineage: str, path: Path) -> CheckpointRef:
-    """Upload a checkpoint, its header last: a header in the store means that all is there."""
+    """Upload a checkpoint, its header last: a header in the store means that all files are there.
+
+    Raises CannotTrain (checkpoint) if it is damaged on this disk.
+    """
     header = checkpoint.verify_checkpoint(path)
     ref = reference(lineage, path.name, header)
     for name, contents in header.files.items():
@@ -55,12 +58,12 @@ def put_object(store: Store, key: str, path: Path) -> ObjectRef:
 
 
 def put_plan(store: Store, path: Path, sha256: str) -> ObjectRef:
-    """A plan is named by its hash, written once, and precious."""
+    """Upload a plan to the bucket of precious objects, named by its hash."""
     return store.put_file(PRECIOUS, layout.plan(sha256), path, sha256).ref
 
 
 def put_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
-    """Log and metrics beside the newest checkpoint, so that another host can go on from both."""
+    """Upload log and metrics beside the newest checkpoint, so that another host can resume."""
     for path in (folder.metrics, folder.job_log):
         if path.exists():  # read at once: it grows while it is uploaded
             key = layout.progress_file(lineage, segment, path.name)
@@ -68,7 +71,7 @@ def put_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder
 
 
 def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder) -> None:
-    """Bring what another host left; what is missing starts empty."""
+    """Fetch log and metrics that another host left; keep those on this disk."""
     for path in (folder.metrics, folder.job_log):
         key = layout.progress_file(lineage, segment, path.name)
         if not path.exists():
@@ -81,7 +84,11 @@ def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder
 def put_result(
     store: Store, segment: Segment, folder: SegmentFolder, earlier: Sequence[ResultFile]
 ) -> ObjectRef:
-    """result.json: hashes of log, metrics and snapshots of the job so far, named by the close."""
+    """Upload log, metrics, snapshots, and the result.json that lists their hashes.
+
+    Returns the reference to result.json, which the close names. It covers the whole job so far:
+    `earlier` are the files of its earlier segments.
+    """
     named = segment.job.lineage, segment.id
     files = [file for file in earlier if file.is_snapshot]
     for path in (folder.metrics, folder.job_log):
@@ -105,14 +112,17 @@ def put_result(
 
 
 def is_alive(segment: Segment, header: Header) -> bool:
-    """Whether recovery may start here: of this segment, and no dead branch of it."""
+    """Return whether recovery may start here: in this segment, and not on a dead branch of it."""
     return header.segment == segment.id and segment.holds(header.fence, header.global_step)
 
 
 def newest_checkpoint(
     store: Store, segment: Segment, folder: SegmentFolder, *, only_local: bool = False
 ) -> Found | None:
-    """The newest valid checkpoint of a segment, local or uploaded; a tie goes to the local one."""
+    """Return the newest valid checkpoint of a segment, or None.
+
+    It may be local or uploaded; at the same step the local one is preferred.
+    """
     lineage = segment.job.lineage
     there = [] if only_local else uploaded(store, lineage, segment.id)
     stored = {ref.id for ref, _ in there}
@@ -126,7 +136,7 @@ def newest_checkpoint(
 
 
 def is_whole(store: Store, candidate: Found) -> bool:
-    """Whether every byte is what was written, read now where it lies."""
+    """Return whether every byte is what was written, by reading it now."""
     if candidate.local is not None:
         return is_valid(candidate.local)
     prefix = candidate.ref.prefix
@@ -151,7 +161,7 @@ def is_valid(path: Path) -> bool:
 
 
 def uploaded(store: Store, lineage: str, segment: str) -> list[tuple[CheckpointRef, Header]]:
-    """Checkpoints of a segment in the store, oldest first, by their headers."""
+    """Return the checkpoints of a segment in the store with their headers, oldest first."""
     found = []
     for key in store.keys(WORK, layout.checkpoints(lineage, segment)):
         file = layout.parse_checkpoint_file(key)

@@ -1,8 +1,8 @@
 """The process that trains: `python -m services.trainer.worker SPEC.json`.
 
-It reads local files only and speaks as `protocol` says: events on stdout, commands on stdin,
-sentences for the job's log on stderr. It dies with its supervisor, and holds a lock for its life,
-so that two never train the same thing. After `end` or `failed` it exits with 0.
+It reads local files only and communicates as `protocol` says: events on stdout, commands on stdin,
+sentences for the job's log on stderr. It dies with its supervisor, and holds a lock as long as it
+lives, so that two workers never train the same thing. After `end` or `failed` it exits with 0.
 """
 
 import fcntl
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # Before torch is imported: threads that spin while waiting collapse where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-# Each step has another number of tokens. In blocks of fixed sizes a GPU's memory then fills with
-# holes: 9.1 GiB held for 6.8 GiB used (1.2 billion weights, recomputed), and 7.3 GiB with these.
+# Steps differ in their number of tokens, so blocks of fixed sizes leave holes in a GPU's memory:
+# 9.1 GiB held for 6.8 GiB used (1.2 billion weights, recomputed), but 7.3 GiB with this setting.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -37,11 +37,12 @@ from services.trainer.worker.pipe import SupervisorPipe, say
 from shared.child import die_with_parent
 from shared.errors import CannotTrain, FailureKind
 
-LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to go
-OURS = str(Path(__file__).parents[2])  # services/: where a traceback is in our own code
+LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to disappear
+OURS = str(Path(__file__).parents[2])  # services/: traceback lines in here are in our own code
 
 
 def main(arguments: list[str]) -> int:
+    """Train as the specification says, and report how it ended; return the exit status."""
     if len(arguments) != 1:
         sys.exit("usage: python -m services.trainer.worker SPEC.json")
     if not die_with_parent():
@@ -62,7 +63,10 @@ def main(arguments: list[str]) -> int:
 
 
 def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
-    """Plan, wait for `go`, train. torch is imported here, after the environment is set."""
+    """Make the plan, wait for `go`, and train.
+
+    torch is imported in here, after the environment variables are set.
+    """
     began = time.monotonic()
     if spec.quantize == "none":
         leave_out_quantizer()
@@ -89,7 +93,10 @@ def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
 
 
 def check_inputs(spec: Spec) -> None:
-    """Remove what a killed worker left, and refuse a base that cannot be trained here."""
+    """Remove files that a killed worker left, and check that the base can be trained here.
+
+    Raises CannotTrain (base).
+    """
     from services.model.device import total_memory
     from services.trainer import checkpoint
     from services.trainer.worker import base_check
@@ -101,7 +108,7 @@ def check_inputs(spec: Spec) -> None:
 
 
 def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
-    """Make the plan, or load the one that the job has, and tell it."""
+    """Make the plan, or load the job's own, and report it to the supervisor."""
     from services.trainer.worker.data.plan import build_plan, load_plan
 
     began = time.monotonic()
@@ -120,7 +127,7 @@ def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
 def start_training(
     spec: Spec, pipe: SupervisorPipe, material: "Material", chat: "Chat", began: float
 ) -> None:
-    """Load base, adapter and checkpoint; train. `began`: monotonic seconds of the start."""
+    """Load base, adapter and checkpoint, then train. `began`: monotonic seconds of the start."""
     from services.trainer.worker import loop, saving
     from services.trainer.worker.optimizer import make_optimizer
     from services.trainer.worker.snapshot.snapshot import Snapshots
@@ -141,7 +148,7 @@ def start_training(
 
 
 def load_network(spec: Spec, seed: int) -> "Network":
-    """Load the base with a new adapter, and note in the job's log what is done otherwise."""
+    """Load the base with a new adapter; write to the job's log what is done differently."""
     from services.model.kernels import Proofs
     from services.model.network import Network
 
@@ -161,7 +168,7 @@ def load_network(spec: Spec, seed: int) -> "Network":
 
 
 def ready(network: "Network", seconds: float) -> WorkerReady:
-    """Return the event that says how this model is trained here."""
+    """Return the event that reports how this model is trained here."""
     return WorkerReady(
         seconds=seconds,
         parameters=sum(p.numel() for p in network.adapter.values()),
@@ -174,6 +181,10 @@ def ready(network: "Network", seconds: float) -> WorkerReady:
 
 
 def check_start(spec: Spec, steps: int) -> None:
+    """Check that training can start where the specification says.
+
+    Raises CannotTrain: `data` if that is beyond the plan, `checkpoint` if a checkpoint is missing.
+    """
     if spec.start.position > steps:
         raise CannotTrain(
             "data", f"The plan has {steps} steps; cannot start at {spec.start.position}."
@@ -183,12 +194,15 @@ def check_start(spec: Spec, steps: int) -> None:
 
 
 def leave_out_quantizer() -> None:
-    """Hide bitsandbytes from peft, which else imports it where it is installed, for seconds."""
+    """Hide bitsandbytes from peft, which would spend seconds importing it where it is installed."""
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
 
 
 def with_lock(path: Path) -> None:
-    """Hold the lock until this process ends; its file stays open for that."""
+    """Take the lock and hold it until this process ends, by keeping its file open.
+
+    Raises CannotTrain (internal) if another worker holds it for longer than LOCK_SECONDS.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + LOCK_SECONDS
@@ -203,6 +217,7 @@ def with_lock(path: Path) -> None:
 
 
 def classify(error: Exception) -> CannotTrain:
+    """Return an unexpected error as `memory`, `disk` or `internal`, with its place in our code."""
     kind: FailureKind = "internal"
     text = str(error) or type(error).__name__
     if is_out_of_memory(error):
@@ -215,6 +230,7 @@ def classify(error: Exception) -> CannotTrain:
 
 
 def report(pipe: SupervisorPipe, failure: CannotTrain) -> None:
+    """Write a failure to the job's log and send it to the supervisor."""
     say(f"failed ({failure.kind}): {failure.message}")
     pipe.emit(
         TrainingFailed(
@@ -236,5 +252,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     with suppress(OSError):
         sys.stderr.flush()
-    # Not through the interpreter's end: threads of native libraries may hang there.
+    # Skip the interpreter's shutdown: threads of native libraries may hang in it.
     os._exit(code)

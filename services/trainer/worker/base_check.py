@@ -1,6 +1,6 @@
-"""Tells in seconds whether a base can be trained here at all, before anything is computed.
+"""Checks in seconds whether a base can be trained here at all, before anything is computed.
 
-Reads the configuration and the headers of the weights; loads neither weights nor code.
+It reads the configuration and the headers of the weights, and loads neither weights nor code.
 """
 
 import json
@@ -21,10 +21,11 @@ def check_base(
     quantize: str = "none",
     limit: int | None = None,
 ) -> None:
-    """Raise CannotTrain (base) if the base cannot be trained on a device of `memory_bytes`.
+    """Check that the base can be trained on a device with `memory_bytes` of memory.
 
-    It cannot if there are no weights, if the model wants code that is not in transformers, or if
-    its weights alone are more than the device has or than `limit` bytes (None: no limit).
+    Raises CannotTrain (base) if there are no weights, if the model needs code that is not in
+    transformers, or if its weights alone take more than the device has or than `limit` bytes (None:
+    no limit).
     """
     config = configuration(base_dir)
     check_code(config)
@@ -43,6 +44,7 @@ def check_base(
 
 
 def configuration(base_dir: Path) -> dict[str, Any]:
+    """Return the base's config.json. Raises CannotTrain (base) if it cannot be used."""
     try:
         found = json.loads((base_dir / "config.json").read_bytes())
     except (OSError, ValueError) as error:
@@ -55,6 +57,10 @@ def configuration(base_dir: Path) -> dict[str, Any]:
 
 
 def check_code(config: dict[str, Any]) -> None:
+    """Check that transformers knows the model type and that it is a causal language model.
+
+    Raises CannotTrain (base).
+    """
     import transformers
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
@@ -76,7 +82,7 @@ def check_code(config: dict[str, Any]) -> None:
 
 
 def weight_files(base_dir: Path) -> list[Path]:
-    """The files that hold its weights, each of them there. Raises CannotTrain (base)."""
+    """Return the files with the base's weights. Raises CannotTrain (base) if any is missing."""
     try:
         names = weights_of({path.name for path in base_dir.iterdir()}, index_in(base_dir))
     except (OSError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""One row of a dataset as the model sees it.
+"""Prints one row of a dataset as the model sees it.
 
-`python -m services.trainer.worker.example REQUEST.json`
-Prints one JSON object: `sequences`, each a list of tokens {id, token, text, trained}, where `token`
-is the tokenizer's own spelling and `text` what it decodes to by itself; `left_out`, why the row is
-not trained, or null; or `failed` {kind, message, example} if its mask would be wrong.
+`python -m services.trainer.worker.example REQUEST.json` prints one JSON object: `sequences`, each a
+list of tokens {id, token, text, trained}, where `token` is the tokenizer's own spelling and `text`
+what the token decodes to by itself; `left_out`, why the row is not trained, or null; or `failed`
+{kind, message, example} if the row cannot be shown, for example if its mask would be wrong.
 """
 
 import json
@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 class Request(BaseModel):
-    """`row`: 1-based line of the dataset."""
+    """A request to show one row. `row`: 1-based line of the dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,6 +36,7 @@ class Request(BaseModel):
 
 
 def example_answer(request: Request) -> dict[str, Any]:
+    """Return `sequences` and `left_out` of the row that is asked for. Raises CannotTrain."""
     from services.model.template import Chat
     from services.trainer.worker.data.encoder import Encoder, Why
     from services.trainer.worker.data.rows import read_rows

@@ -1,6 +1,6 @@
-"""Tells whether this torch can use the GPU it sees, as JSON.
+"""Prints, as JSON, whether this torch can use the GPU that it sees.
 
-`python -m services.trainer.worker.gpu_check`
+Run `python -m services.trainer.worker.gpu_check`.
 """
 
 import json
@@ -10,7 +10,7 @@ from services.trainer.nvml import driver
 
 
 def verdict() -> dict[str, Any]:
-    """Whether torch can compute on the GPU, and why not."""
+    """Return whether torch can compute on the GPU (`usable`), and if not, `why`."""
     import torch
 
     arches = torch.cuda.get_arch_list()

@@ -3,7 +3,7 @@
 A step is one optimizer update on one batch of the plan. Conversations are packed without padding,
 attention keeps them apart, the head is applied only where there is a label. The batch, the learning
 rate and the randomness of a step are functions of (plan, seed, global_step), so training can stop
-behind any step and go on in another process with the same bits.
+after any step and resume in another process, bit for bit.
 """
 
 import functools
@@ -41,23 +41,27 @@ def train(
     snapshots: Snapshots,
     supervisor: SupervisorLink,
 ) -> TrainingEnded:
-    """Train from `spec.start` to the end of the plan or until told to stop; return the event.
+    """Train from `spec.start` until the plan ends or a stop is requested; return the end event.
 
-    Commands are obeyed between steps. Raises CannotTrain (nan) after three steps in a row without a
-    finite gradient. Where memory runs out, what is trained is saved before the error goes on.
+    Commands are obeyed between steps. Raises CannotTrain (nan) after three steps in a row (or all
+    steps of a shorter plan) without a finite loss and gradient. If memory runs out, what has been
+    trained is saved before the error is raised.
     """
     settings, steps = material.plan.settings, material.plan.steps
     at = TrainingPlace(spec.start.position, spec.start.global_step)
-    # What a kill must not change: when bad steps are too many, and what looking has cost.
+    # Read back from the metrics, so that a kill changes neither the count of bad steps in a row
+    # nor what snapshots have cost.
     metrics, past = open_metrics(spec.metrics, at.position)
     snapshots.governor.spent_seconds = past.snapshot_seconds
     saving = Saving(spec, material, network, optimizer, metrics, supervisor)
     while True:
         wanted = supervisor.take()
         last = at.position == len(steps)
+        # Once all steps are done there is nothing left to stop: the job ends as done.
         stopped = wanted.stop is not None and not last
-        # What is trained is saved before anything else is done with it.
+        # Save what has been trained before doing anything else with it.
         saving.serve(at, ending=last or stopped, asked=wanted.checkpoint)
+        # A stop does not wait for a snapshot: whoever asked for it wants the worker to end.
         if not stopped:
             told = snapshots.due(at, past, supervisor, saving, asked=wanted.snapshot, last=last)
             if told is not None:
@@ -70,17 +74,21 @@ def train(
         parts = split(rows, material.rows, spec.micro_tokens)
         rate = learning_rate(settings, at.global_step, at.position, len(steps))
         examples = [[material.rows[r] for r in part] for part in parts]
+        # If memory runs out inside, a checkpoint is saved first; then the error is raised again.
         with saving.first(at):
             # The only time in a step that the host waits for the device.
             norm, *numbers = gradient(network, settings, examples, at.global_step).tolist()
-        # One after the other: sum() rounds otherwise from Python 3.12 on.
+        # Added one by one: from Python 3.12 on, sum() rounds differently.
         loss_sum = functools.reduce(operator.add, numbers[: len(parts)])
         skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
-        # One NaN in the moments would stay there for ever, so a step without numbers is left out.
+        # A NaN would stay in the optimizer's moments forever, so a step without finite numbers
+        # makes no update.
         if not skipped:
             update(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
 
+        # A skipped step counts too: seeds and file names are made from global_step, and the newest
+        # checkpoint is found by it, so each position in the plan needs a number of its own.
         at = TrainingPlace(at.position + 1, at.global_step + 1)
         labels = sum(material.rows[r].labels for r in rows)
         event = StepDone(
@@ -119,32 +127,32 @@ def gradient(
     parts: Sequence[Sequence[Encoded]],
     global_step: int,
 ) -> torch.Tensor:
-    """Leave the clipped gradient of one step, given in micro-batches, in the adapter.
+    """Compute the clipped gradient of one step, given as micro-batches, into the adapter.
 
     Returns float32 [1 + micro-batches + rows], on the device: the norm before clipping, the sum of
-    losses of each micro-batch, the mean loss of each row. Nothing in here asks the device for a
-    number, so the host is ahead of it and it never stands still (tests/unit/test_waiting_for_none).
+    losses of each micro-batch, the mean loss of each row. Nothing here asks the device for a
+    number, so the host stays ahead and the device never idles (tests/unit/test_waiting_for_none).
     """
     labels = sum(example.labels for part in parts for example in part)
     sums: list[torch.Tensor] = []
     means: list[torch.Tensor] = []
     for micro, part in enumerate(parts):
-        # Dropout and noise are functions of where we are, not a state to carry along.
+        # Dropout and noise depend only on the place in training; no generator state is carried on.
         torch.manual_seed(mix(settings.seed, global_step, micro))
         batch = pack(part, network.device)
         total, losses = network.loss(batch, settings.neftune_alpha)
-        # The mean is over the labels of the whole step, however it was cut to fit: a mean of means
-        # would weigh short micro-batches more (huggingface.co/blog/gradient_accumulation).
+        # The mean is over the labels of the whole step, however it was split to fit: a mean of
+        # means gives short micro-batches more weight (huggingface.co/blog/gradient_accumulation).
         torch.autograd.backward(total / labels)
         sums.append(total.detach())
         means += [own.mean() for own in torch.split(losses, batch.labels)]
-    # One strange batch must not undo what many have taught (arXiv 1211.5063).
+    # One unusual batch must not undo what many others have taught (arXiv 1211.5063).
     norm = torch.nn.utils.clip_grad_norm_(list(network.adapter.values()), settings.clip)
     return torch.stack([norm, *sums, *means])
 
 
 def not_finite(bad: Sequence[tuple[int, ...]], settings: TrainingSettings) -> CannotTrain:
-    """Return what to say after too many steps without a finite loss and gradient."""
+    """Return the error to raise after too many steps in a row without finite loss and gradient."""
     lines = ", ".join(str(r + 1) for r in sorted({r for rows in bad for r in rows})[:NAMED_LINES])
     return CannotTrain(
         "nan",

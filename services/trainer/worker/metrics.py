@@ -12,8 +12,11 @@ from shared.formats.metrics import MetricsLine
 
 @dataclasses.dataclass
 class Past:
-    """What the job's earlier workers noted of the steps up to here. `bad`: the rows behind each of
-    the last steps in a row that were skipped; the times are those of the whole job."""
+    """The job's steps so far, its earlier workers' included, as noted in the metrics.
+
+    `bad`: the rows behind each skipped step of the unbroken series that ends here. The times are
+    those of the whole job.
+    """
 
     steps: int = 0
     bad: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
@@ -21,6 +24,7 @@ class Past:
     snapshot_seconds: float = 0.0
 
     def take(self, line: MetricsLine) -> None:
+        """Add one line of the metrics."""
         if line.rows is None:  # a decision about a snapshot, between the steps
             return
         self.steps += 1
@@ -34,8 +38,10 @@ class Past:
 
 
 def open_metrics(path: Path, position: int) -> tuple[Any, Past]:
-    """Open for appending, without the lines of steps that are about to be done again; and what
-    the kept ones say."""
+    """Open the metrics for appending; return the file and what its lines say.
+
+    Lines of steps after `position`, which are about to be done again, are removed first.
+    """
     kept, past = [], Past()
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
@@ -55,6 +61,6 @@ def write_line(file: Any, record: dict[str, Any]) -> None:
 
 
 def write_whole(file: Any, data: bytes) -> None:
-    """Write all of it: a disk that fills up takes a part and says nothing until the next write."""
+    """Write all of the data: a disk that fills up takes a part and fails only at the next write."""
     while data:
         data = data[file.write(data) :]

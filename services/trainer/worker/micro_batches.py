@@ -1,4 +1,4 @@
-"""How a step is cut so that its activations fit into memory; the update stays the same."""
+"""Cuts a step so that its activations fit into memory; the update stays the same."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from services.trainer.worker.data.plan import Material
 
 
 def may_be_halved(material: Material, micro_tokens: int) -> bool:
-    """Say whether halving it, again and again, cuts any step of the plan into smaller parts."""
+    """Return whether halving the size, down to the floor, cuts any step into more parts."""
     least = micro_tokens
     while (half := smaller(least)) is not None:
         least = half
@@ -21,7 +21,7 @@ def may_be_halved(material: Material, micro_tokens: int) -> bool:
 def split(
     rows: Sequence[int], encoded: Mapping[int, Encoded], micro_tokens: int
 ) -> list[list[int]]:
-    """Cut a step into micro-batches of at most `micro_tokens`; a longer row stands alone."""
+    """Cut a step into micro-batches of at most `micro_tokens` tokens; a longer row stands alone."""
     parts: list[list[int]] = []
     size = 0
     for row in rows:

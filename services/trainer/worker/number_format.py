@@ -1,7 +1,7 @@
-"""Measures which number format multiplies fastest here: one second of matrix products.
+"""Measures which number format multiplies fastest here, by one second of matrix products.
 
 `python -m services.trainer.worker.number_format auto|cuda|cpu` prints one JSON object. bfloat16 is
-*slower* than float32 on most CPUs, those without matrix units for it.
+*slower* than float32 on most CPUs, namely those without matrix units for it.
 """
 
 import json
@@ -18,7 +18,7 @@ MEASURE_SECONDS = 0.5  # for each format
 
 
 def flops(dtype: Any, device: str) -> float:
-    """Return the floating point operations a second of the product of two square matrices."""
+    """Return the floating-point operations per second of products of two square matrices."""
     import torch
 
     size = SIZES[device]
@@ -43,7 +43,7 @@ def synchronize(device: str) -> None:
 
 
 def measure_formats(wanted: str) -> dict[str, Any]:
-    """Return the faster format on the wanted device, and what it was measured on.
+    """Return the format to use on the wanted device, and what it was measured on.
 
     Raises RuntimeError if `cuda` is wanted and torch can use no GPU.
     """
@@ -55,13 +55,13 @@ def measure_formats(wanted: str) -> dict[str, Any]:
     single = flops(torch.float32, device)
     half = flops(torch.bfloat16, device)
     if device == "cuda":
-        # On a GPU memory decides, not only speed: half the bytes for the frozen weights.
+        # On a GPU memory matters as well as speed: bfloat16 halves the frozen weights' bytes.
         chosen = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     else:
         chosen = "bfloat16" if half > 1.5 * single else "float32"
     return {
         "dtype": chosen,
-        "here": here(wanted),  # not what was used: torch may be unable to use what is here
+        "here": here(wanted),  # may differ from `device`: torch may be unable to use the GPU
         "device": device,
         "float32_flops": single,
         "bfloat16_flops": half,

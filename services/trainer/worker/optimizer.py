@@ -1,6 +1,6 @@
-"""The optimizer: its rate at each step, its state as tensors with names, the seed of a micro-batch.
+"""The optimizer: its rate at each step, its state as named tensors, and the micro-batch's seed.
 
-All of it is a function of counters and settings, or is saved and restored to the bit.
+All of it is a function of counters and settings, or is saved and restored bit for bit.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ LOWEST_RATE = 0.1  # at the end of a job, as a share of the learning rate
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return AdamW over the adapter. The base is frozen, so its moments would cost memory alone."""
+    """Return AdamW over the adapter; moments of the frozen base would only cost memory."""
     return torch.optim.AdamW(
         list(network.adapter.values()),
         lr=settings.learning_rate,
@@ -31,14 +31,17 @@ def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.
 
 
 def update(optimizer: torch.optim.AdamW, rate: float) -> None:
-    """Make one update at this rate."""
+    """Make one update at this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
 
 
 def optimizer_state(network: Network, optimizer: torch.optim.AdamW) -> dict[str, NDArray[Any]]:
-    """Return Adam's moments and step counts, float32, by the adapter's names; zeros at first."""
+    """Return Adam's moments and step counts, float32, by the adapter's names.
+
+    They are zeros before the first update.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     for name, parameter in network.adapter.items():
         state = optimizer.state.get(parameter, {})
@@ -53,9 +56,9 @@ def optimizer_state(network: Network, optimizer: torch.optim.AdamW) -> dict[str,
 
 
 def restore_optimizer(network: Network, optimizer: torch.optim.AdamW, tensors: Tensors) -> None:
-    """Put saved moments and step counts back, to the bit.
+    """Restore saved moments and step counts, bit for bit.
 
-    Raises Failure (checkpoint) if a moment is missing or has another shape.
+    Raises CannotTrain (checkpoint) if a moment is missing or has another shape.
     """
     fields = ("exp_avg", "exp_avg_sq", "step")
     if set(tensors) != {f"{n}.{f}" for n in network.adapter for f in fields}:
@@ -70,11 +73,12 @@ def restore_optimizer(network: Network, optimizer: torch.optim.AdamW, tensors: T
 
 
 def learning_rate(settings: TrainingSettings, global_step: int, position: int, steps: int) -> float:
-    """Return the rate of a step, by where it is alone: resuming needs no other state.
+    """Return the learning rate of a step from its place alone: resuming needs no other state.
 
-    Linear warm-up, once for the whole lineage. Then `constant`, which needs no horizon and suits a
-    queue without end; or down to a tenth at the end of each job of `steps` steps: by a `cosine`
-    over all of it, or straight over its last `cooldown_fraction` (`wsd`: warm-up, stable, decay).
+    It rises linearly in a warm-up, once for the whole lineage. Then it is `constant`, which needs
+    no known end and suits an endless queue; or it falls to a tenth at the end of each job of
+    `steps` steps: by a `cosine` over the whole job, or linearly over its last `cooldown_fraction`
+    (`wsd`: warm-up, stable, decay).
     """
     warm = 1.0
     if settings.warmup_steps > 0:
@@ -91,8 +95,8 @@ def learning_rate(settings: TrainingSettings, global_step: int, position: int, s
 def mix(seed: int, global_step: int, micro: int) -> int:
     """Return the seed of one micro-batch, a number of 63 bits.
 
-    A hash, for neighbours must differ in all bits: seed + step would give the dropout of one
-    lineage's step 1 to another's step 0.
+    It is a hash, so that neighbouring places get unrelated seeds: seed + step would give step 1 of
+    one lineage the dropout of step 0 of another.
     """
     digest = hashlib.sha256(f"{seed}/{global_step}/{micro}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

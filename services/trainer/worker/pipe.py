@@ -24,7 +24,7 @@ from shared.child import ORPHANED
 
 @dataclass
 class Requests:
-    """What the supervisor has asked for and was not given yet."""
+    """The requests of the supervisor that have not been taken yet."""
 
     stop: StopReason | None = None
     checkpoint: bool = False
@@ -52,11 +52,11 @@ class SupervisorPipe:
         self._arrived = threading.Condition()
         self._requests = Requests()
         self._may_go = False
-        self._disposable = True  # until the first step nothing is lost by leaving at once
+        self._disposable = True  # before the first step, nothing is lost by exiting at once
         threading.Thread(target=self._listen, daemon=True).start()
 
     def emit(self, event: WorkerEvent) -> None:
-        """Tell the supervisor; end this process if it is gone."""
+        """Send an event to the supervisor; end this process if the supervisor is gone."""
         try:
             self._out.write(event.model_dump_json().encode() + b"\n")
         except BrokenPipeError:
@@ -72,7 +72,7 @@ class SupervisorPipe:
             with self._arrived:
                 self._note(command)
                 self._arrived.notify_all()
-        # End of file: the supervisor is gone, and with it whoever could use what comes next.
+        # End of file: the supervisor is gone, so nobody could use what this process still does.
         os._exit(ORPHANED)
 
     def _note(self, command: Command) -> None:
@@ -95,22 +95,22 @@ class SupervisorPipe:
         return taken
 
     def leaving(self) -> bool:
-        """Return True while a `stop` waits to be taken."""
+        """Return whether a `stop` waits to be taken."""
         with self._arrived:
             return self._requests.stop is not None
 
     def wait_for_go(self) -> None:
-        """Block until the plan is stored."""
+        """Block until `go` arrives: the plan is stored then."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._may_go)
 
     def begin(self) -> None:
-        """From here on `stop` means: at the end of the step, with a checkpoint."""
+        """Make `stop` mean, from here on, to end after the step with a checkpoint."""
         with self._arrived:
             self._disposable = False
 
 
 def say(sentence: str) -> None:
-    """Write a line for the job's log. On a full disk it is lost; what happened is still told."""
+    """Write a line to the job's log. On a full disk the line is lost, but no error is raised."""
     with suppress(OSError):
         os.write(2, sentence.encode(errors="backslashreplace") + b"\n")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are due, what is in them, and how training goes on from one."""
+"""Checkpoints of a run: when they are due, what is in them, and how training resumes from one."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ from shared.formats.checkpoint import Header
 
 
 class Saving:
-    """Saves what is trained when it is due, and says so; nothing is saved twice."""
+    """Saves checkpoints when they are due and reports them; nothing is saved twice."""
 
     def __init__(
         self,
@@ -44,21 +44,21 @@ class Saving:
 
     @property
     def kept(self) -> CheckpointSaved:
-        """Return the last checkpoint that was saved."""
+        """The last checkpoint that was saved."""
         assert self.saved is not None
         return self.saved
 
     def serve(self, at: TrainingPlace, *, ending: bool, asked: bool) -> None:
-        """Save at the end, at the cadence, or when asked; who asked is answered in any case."""
+        """Save at the end, at regular intervals, or when asked; a request is always answered."""
         due = time.monotonic() - self.saved_at >= self.spec.checkpoint_seconds
         if (ending or due or asked) and not self.keep(at) and asked and self.saved is not None:
             self.supervisor.emit(self.saved)
 
     def keep(self, at: TrainingPlace) -> bool:
-        """Save what is trained and say so; False if it was saved before."""
+        """Save what has been trained and report it; return False if it was saved before."""
         if self.saved is not None and self.saved.position == at.position:
             return False
-        # The metrics of these steps must not be lost where the steps are kept.
+        # The metrics of these steps must be on disk before the checkpoint that contains the steps.
         os.fsync(self.metrics.fileno())
         began = time.monotonic()
         path, checkpoint_id = save(self.spec, self.material, self.network, self.optimizer, at)
@@ -75,7 +75,7 @@ class Saving:
 
     @contextmanager
     def first(self, at: TrainingPlace) -> Iterator[None]:
-        """Save where memory runs out inside, then let the error go on: no weight has changed."""
+        """Save if memory runs out inside, then raise the error again: no weight has changed yet."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -87,7 +87,10 @@ class Saving:
 def restore_checkpoint(
     spec: Spec, material: Material, network: Network, optimizer: torch.optim.AdamW
 ) -> None:
-    """Go on from `spec.checkpoint`. Raises CannotTrain (checkpoint), showing what differs."""
+    """Restore adapter and optimizer from `spec.checkpoint`, if there is one.
+
+    Raises CannotTrain (checkpoint), which names what differs.
+    """
     if spec.checkpoint is None:
         return
     found = checkpoint.load(spec.checkpoint)
@@ -113,7 +116,7 @@ def restore_checkpoint(
 
 
 def report_environment(header: Header, spec: Spec, network: Network) -> None:
-    """Say in the job's log what may give other bits than before."""
+    """Write to the job's log every change that may make results differ in bits from before."""
     was, now = header.environment.model_dump(), library_versions(network.device)
     changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
     if header.micro_tokens != spec.micro_tokens:
@@ -153,7 +156,7 @@ def save(
 
 
 def header(spec: Spec, material: Material, network: Network, at: TrainingPlace) -> dict[str, Any]:
-    """Return what the header of a checkpoint says, but for the files."""
+    """Return the fields of a checkpoint's header, except `tensors` and `files`."""
     return {
         "lineage": spec.lineage,
         "segment": spec.segment,

@@ -1,1 +1,1 @@
-"""One worker's life on one segment: its process, its events, and the way of what it saved."""
+"""One worker's life on one segment: its process, its events, and the uploads of what it saved."""

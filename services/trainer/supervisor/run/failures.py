@@ -1,4 +1,4 @@
-"""What a user reads, and may type, after a job that cannot go on."""
+"""The messages that a user reads when a job cannot continue, and the commands to type next."""
 
 from services.trainer.protocol import TrainingFailed
 from shared.protocol.names import JobId
@@ -22,17 +22,17 @@ NEXT_STEPS = {
 
 
 def next_step(kind: str, job: JobId) -> str:
-    """Return the command after a failure; empty if there is none."""
+    """Return the command to type after a failure of this kind; empty if there is none."""
     return NEXT_STEPS.get(kind, "").format(job=job, lineage=job.lineage)
 
 
 def failure(kind: str, message: str, job: JobId) -> Failure:
-    """Return what the segment's close says of a failure, with the command after it."""
+    """Return a failure for the segment's close record, with the command to type next."""
     return Failure(kind=kind, message=message, next_step=next_step(kind, job))
 
 
 def told_failure(event: TrainingFailed, job: JobId) -> Failure:
-    """Return the failure that a worker told, with its example."""
+    """Return the failure that a worker reported, with its example."""
     message = event.message[:MESSAGE_CHARACTERS]
     if event.example:
         message += "\n" + event.example[:EXAMPLE_CHARACTERS]

@@ -1,4 +1,4 @@
-"""What a worker's events leave in the metrics."""
+"""The Prometheus metrics that are set from a worker's events."""
 
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic import JsonValue
@@ -39,7 +39,7 @@ def note_plan(event: PlanReady) -> None:
 
 
 def note_step(event: StepDone) -> None:
-    """Note the numbers of one step; of a loss that is not finite the one before stays."""
+    """Note the numbers of one step; a loss that is not finite leaves the one before in place."""
     if event.loss is not None:
         LOSS.set(event.loss)
     GLOBAL_STEP.set(event.global_step)
@@ -54,7 +54,7 @@ def note_step(event: StepDone) -> None:
 
 
 def note_snapshot(event: SnapshotTaken) -> None:
-    """Note what a snapshot took and found."""
+    """Note how long a snapshot took and what it measured."""
     SNAPSHOT_SECONDS.observe(event.seconds)
     note_decision(event.decision)
     for split, means in event.summary.items():
@@ -64,7 +64,7 @@ def note_snapshot(event: SnapshotTaken) -> None:
 
 
 def note_decision(decision: dict[str, JsonValue]) -> None:
-    """Note that a snapshot was taken or skipped, and the account of its time."""
+    """Note that a snapshot was taken or skipped, and the time allowed for snapshots and spent."""
     SNAPSHOTS.labels(decision["size"]).inc()
     ALLOWED.set(float(str(decision["allowed_seconds"])))
     SPENT.set(float(str(decision["spent_seconds"])))

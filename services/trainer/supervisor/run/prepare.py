@@ -1,4 +1,4 @@
-"""What a worker needs, fetched to this disk and named in its specification."""
+"""Fetches what a worker needs to this disk and names it in the worker's specification."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class CheckpointUnusable(DuramenError):
 
 @dataclass(frozen=True)
 class Preparation:
-    """Of one worker on one segment."""
+    """Prepares one worker for one segment."""
 
     settings: TrainerSettings
     local: Local
@@ -41,7 +41,10 @@ class Preparation:
     folder: SegmentFolder
 
     def spec(self) -> Spec:
-        """Fetch all that the worker needs to this disk. Blocking."""
+        """Fetch all that the worker needs to this disk; return its specification. Blocking.
+
+        Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
+        """
         settings, record, plan = self.fixed, self.segment.record, self.job.record.plan
         self.bring_progress()
         return Spec(
@@ -88,12 +91,12 @@ class Preparation:
         return self.line.settings
 
     def bring_progress(self) -> None:
-        """Bring log and metrics; this segment's own come first: what is there is not replaced."""
+        """Fetch earlier log and metrics, this segment's own first; files that exist are kept."""
         work_bucket.get_progress(self.local.store, self.line.lineage, self.segment.id, self.folder)
         self.carry_earlier()
 
     def start(self) -> Start:
-        """Return where the segment goes on."""
+        """Return where the segment's training starts or resumes."""
         return Start(
             position=self.segment.record.position,
             global_step=self.segment.record.global_step,
@@ -101,7 +104,7 @@ class Preparation:
         )
 
     def snapshots(self) -> SnapshotSettings:
-        """Return what snapshots may cost, and where they go."""
+        """Return what snapshots may cost, and where they are written."""
         return SnapshotSettings(
             fraction=self.settings.snapshot_fraction,
             allowance_seconds=self.settings.snapshot_allowance_seconds,
@@ -110,13 +113,14 @@ class Preparation:
         )
 
     def plan(self, ref: ObjectRef) -> Path:
-        """The plan of the job: the segment that made it needs no store for it."""
+        """Return the file of the job's plan; the segment that made it has it without the store."""
         made = self.folder.plan
         if made.exists() and sha256_file(made) == ref.sha256:
             return made
         return self.local.object("plans", ref, ".json")
 
     def checkpoint(self, ref: CheckpointRef) -> Path:
+        """Return the folder of the checkpoint to resume from. Raises CheckpointUnusable."""
         try:
             return self.local.checkpoint(self.line, ref)
         except (ObjectMissing, ObjectDamaged) as error:
@@ -126,13 +130,15 @@ class Preparation:
             ) from error
 
     def recomputes(self, base: Path) -> bool:
-        """Whether to checkpoint gradients: the results are the same, in less memory and more time.
-        What is needed, and how it is met, is told in the job's log."""
+        """Return whether to checkpoint gradients: the same results in less memory and more time.
+
+        Writes to the job's log how much memory is needed and how much is free.
+        """
         assert self.line.settings is not None
         record, wanted = self.segment.record, self.settings.gradient_checkpointing
         try:
             need = self.need(base)
-        except UsageError:  # the worker says in full what is wrong with the base
+        except UsageError:  # the worker reports in full what is wrong with the base
             return wanted == "on"
         have = memory.measured_memory(self.settings).free
         on = wanted == "on" or record.micro_tokens_asked is not None
@@ -145,21 +151,24 @@ class Preparation:
         return on and wanted != "off"
 
     def need(self, base: Path, *, recompute: bool = False) -> Estimate:
-        """Raises UsageError if the base's files do not tell."""
+        """Return the memory that the segment is estimated to need.
+
+        Raises UsageError if the base's files do not say.
+        """
         line, record = self.line.settings, self.segment.record
         assert line is not None
         dtype, tokens = record.dtype, record.micro_tokens
         return memory.need(base, line, self.settings, dtype, tokens, recompute=recompute)
 
     def training_settings(self) -> TrainingSettings:
-        """The job's own settings over the trainer's defaults; the plan keeps what they were."""
+        """Return the job's own settings over the trainer's defaults; the plan records them."""
         assert self.line.settings is not None
         own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
         seed = self.line.settings.seed
         return TrainingSettings(**{**self.settings.job_defaults(), **own, "seed": seed})
 
     def eval_datasets(self) -> list[EvalDataset]:
-        """Files that are only ever measured, by hash."""
+        """Return the lineage's evaluation files, which are measured and never trained."""
         found = []
         keys = self.local.store.keys("duramen", layout.eval_records(self.line.lineage))
         records = filter(None, map(layout.parse_eval_record, sorted(keys)))
@@ -171,7 +180,10 @@ class Preparation:
         return found
 
     def earlier_plans(self) -> list[Path]:
-        """Plans of the last three other jobs behind the head: their probes are measured on."""
+        """Return the plans of the last three other jobs behind the head.
+
+        Their probes are measured in this job too.
+        """
         plans: dict[str, ObjectRef] = {}
         for segment in reversed(self.line.kept()):
             close = segment.closed
@@ -180,13 +192,13 @@ class Preparation:
         return [self.local.object("plans", ref, ".json") for ref in list(plans.values())[:3]]
 
     def lineage_plans(self) -> list[Path]:
-        """Plans of all other jobs of the lineage, whatever became of them."""
+        """Return the plans of all other jobs of the lineage, whatever became of them."""
         closes = [s.closed for s in self.line.segments.values() if s.closed]
         plans = {c.plan.sha256: c.plan for c in closes if c.plan and c.job != self.job.id.path}
         return [self.local.object("plans", ref, ".json") for ref in plans.values()]
 
     def carry_earlier(self) -> None:
-        """A job that goes on in a later segment carries its log and metrics along."""
+        """Fetch log and metrics of the job's earlier segment, unless this folder has its own."""
         if self.folder.metrics.exists() or self.folder.job_log.exists():
             return
         for file in earlier_files(self.local, self.line, self.job):
@@ -196,7 +208,7 @@ class Preparation:
 
 
 def earlier_files(local: Local, line: Line, job: Job) -> Sequence[ResultFile]:
-    """What the last kept segment of this job left in its result.json; empty if none."""
+    """Return the files listed in the result.json of this job's last kept segment; empty if none."""
     for segment in reversed(line.kept()):
         close = segment.closed
         if segment.job == job.id and close is not None and close.result is not None:

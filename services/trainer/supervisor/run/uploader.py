@@ -1,4 +1,4 @@
-"""What a worker saved, sent to the store while it trains on: newest checkpoint, and snapshots."""
+"""Sends the newest checkpoint and the snapshots to the store while the worker keeps training."""
 
 import asyncio
 import time
@@ -33,10 +33,10 @@ class SnapshotSent:
 
 @dataclass
 class Uploader:
-    """What is to be sent; training waits for none of it.
+    """The uploads of one run; training waits for none of them.
 
-    `first`: the checkpoint that the ledger says is gone on from, if only this disk has it yet.
-    `is_stuck`: the last try did not succeed.
+    `first`: the checkpoint from which, by the ledger, the segment resumed, if only this disk has it
+    yet. `is_stuck`: the last try did not succeed.
     """
 
     local: Local
@@ -50,21 +50,21 @@ class Uploader:
     _snapshots: list[SnapshotTaken] = field(default_factory=list)
 
     def checkpoint(self, path: Path) -> None:
-        """Have this one sent; those that were not sent before it are skipped."""
+        """Queue this checkpoint; an older one that was not sent yet is skipped."""
         self._newest = path
 
     def snapshot(self, event: SnapshotTaken) -> None:
-        """Have the file sent that this event names."""
+        """Queue the snapshot file that this event names."""
         self._snapshots.append(event)
 
     async def send(self) -> AsyncIterator[CheckpointRef | SnapshotSent]:
-        """Send until nothing is left; yield what is in the store by now."""
+        """Send until nothing is left; yield each item once it is in the store."""
         while self.first is not None or self._newest is not None or self._snapshots:
             for send in (self._send_first, self._send_newest, self._send_snapshot):
                 try:
                     sent = await send()
                 except (StoreUnavailable, ObjectDamaged, FileNotFoundError) as error:
-                    self.is_stuck = True  # or it was pruned meanwhile, since a newer one is there
+                    self.is_stuck = True  # or the file was pruned, because a newer one exists
                     if isinstance(error, StoreUnavailable):
                         self.outage.failed(error)
                     log.get().warning("not_uploaded", segment=self.segment.id, error=str(error))
@@ -85,7 +85,7 @@ class Uploader:
         if (newest := self._newest) is None:
             return None
         ref = await self._send_checkpoint(newest)
-        if self._newest == newest:  # else another came meanwhile
+        if self._newest == newest:  # else a newer one was queued meanwhile
             self._newest = None
         return ref
 
@@ -110,7 +110,7 @@ class Uploader:
 
     def _put_checkpoint(self, path: Path) -> CheckpointRef:
         store, lineage = self.local.store, self.line.lineage
-        # The steps before it first: whoever goes on from a checkpoint finds what led to it.
+        # Log and metrics first: whoever resumes from a checkpoint must find the steps behind it.
         work_bucket.put_progress(store, lineage, self.segment.id, self.folder)
         ref = work_bucket.put_checkpoint(store, lineage, path)
         retention.prune_uploads(store, self.line, self.segment)

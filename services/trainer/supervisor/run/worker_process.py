@@ -20,7 +20,10 @@ ORDER = "CUDA_DEVICE_ORDER"  # without it CUDA begins with the fastest GPU, NVML
 
 
 def environment(threads: int | None) -> dict[str, str]:
-    """What a worker may see: no secret, no way to a hub. OMP's threads must not spin on a CPU."""
+    """Return the environment of a worker: no secrets, no access to a hub.
+
+    OMP_WAIT_POLICY keeps OpenMP's threads from spinning on a CPU.
+    """
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     kept |= {k: v for k, v in os.environ.items() if k.startswith(("NVIDIA_", "OPENBLAS_"))}
     kept |= {
@@ -38,14 +41,14 @@ def environment(threads: int | None) -> dict[str, str]:
 
 
 class Worker:
-    """One worker, from spawn to exit."""
+    """One worker process, from spawn to exit."""
 
     def __init__(self, process: asyncio.subprocess.Process, log_file: int) -> None:
         self._process, self._log_file = process, log_file
 
     @classmethod
     async def spawn(cls, spec: Path, job_log: Path, threads: int | None) -> "Worker":
-        """Start a worker on a spec; its standard error is appended to the job's log."""
+        """Start a worker with a spec file; its standard error is appended to the job's log."""
         log_file = os.open(job_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -77,7 +80,7 @@ class Worker:
             yield event
 
     async def send(self, command: Command) -> None:
-        """Give a command; a worker that is gone does not hear it, and its end is seen elsewhere."""
+        """Send a command; if the worker is gone, do nothing, for its end is seen elsewhere."""
         assert self._process.stdin is not None
         if self._process.returncode is None:
             try:
@@ -87,7 +90,7 @@ class Worker:
                 return
 
     async def wait(self) -> int:
-        """Its exit status (negative: the signal that ended it)."""
+        """Wait for its end; return its exit status (negative: the signal that ended it)."""
         status = await self._process.wait()
         if self._log_file >= 0:
             os.close(self._log_file)
@@ -95,7 +98,7 @@ class Worker:
         return status
 
     async def kill(self) -> None:
-        """End it now, as for an owner who lost the segment."""
+        """Kill it now, if it still runs, and wait for its end."""
         if self._process.returncode is None:
             self._process.kill()
         await self.wait()

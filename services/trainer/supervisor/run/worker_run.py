@@ -1,7 +1,8 @@
 """One worker's life on one segment: spec, events, uploads, until it ends for a reason.
 
-The segment is the ledger's; this only trains it. What the worker saves is uploaded while it goes
-on; the last checkpoint is uploaded and read back before `run` returns, unless the store is away.
+The ledger decides about the segment; this code only trains it. What the worker saves is uploaded
+while training continues; the last checkpoint is uploaded and read back before `run` returns, unless
+the store is away.
 """
 
 import asyncio
@@ -59,9 +60,9 @@ LATE_STEPS = 20  # the speed that is shown is that of these
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Why a running worker is asked to end, and the one-time command behind it, if any.
+    """The reason why a running worker is asked to end, and the one-time command behind it, if any.
 
-    `command`: its sequence on CTL, and itself. `since`: monotonic seconds.
+    `command`: its sequence on CTL, and the command itself. `since`: monotonic seconds.
     """
 
     reason: StopReason
@@ -71,9 +72,9 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a worker ended, and what it had been asked by then.
+    """The way in which a worker ended, and the stop that it had been asked for, if any.
 
-    `died`: without a word, as by SIGKILL. `final`: a smaller micro-batch would not help.
+    `died`: without an event, for example by SIGKILL. `final`: a smaller micro-batch would not help.
     """
 
     how: Literal["done", "stopped", "failed", "died"]
@@ -85,7 +86,7 @@ class Ended:
 
 @dataclass
 class AskedCommand:
-    """A one-time command that the worker has heard. `refused`: why it was not done."""
+    """A one-time command that was sent to the worker. `refused`: why it was not done."""
 
     sequence: int
     command: str
@@ -95,7 +96,7 @@ class AskedCommand:
 
 @dataclass
 class State:
-    """What a run shows of itself while it goes on."""
+    """The progress that a run shows while it continues."""
 
     progress: Progress | None = None
     checkpoint: CheckpointRef | None = None  # the newest that is in the store
@@ -104,9 +105,9 @@ class State:
 
 @dataclass
 class WorkerRun:
-    """Runs a worker on a segment. `changed` is set whenever `state` is worth showing.
+    """The run of one worker on a segment. `changed` is set whenever `state` is worth showing.
 
-    `by`: who writes records. `not_uploaded`: the checkpoint that the segment goes on from, if only
+    `by`: who writes records. `not_uploaded`: the checkpoint that the segment resumes from, if only
     this disk has it.
     """
 
@@ -142,10 +143,10 @@ class WorkerRun:
         self._log = log.get().bind(job=str(self.job.id), segment=self.segment.id)
 
     async def run(self) -> Ended:
-        """Train until the worker ends.
+        """Train until the worker ends; return how it ended.
 
-        Before its start raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable,
-        OSError.
+        Before the worker starts, raises StoreUnavailable, ObjectMissing, ObjectDamaged,
+        CheckpointUnusable, OSError.
         """
         spec = await asyncio.to_thread(self.prepare)
         if self.request is not None:
@@ -155,7 +156,7 @@ class WorkerRun:
         worker = await Worker.spawn(path, self.folder.job_log, self.settings.threads)
         self.worker = worker
         gauges.RUNNING.set(1)
-        gauges.LAST_STEP.set_to_current_time()  # from here on the first step is awaited
+        gauges.LAST_STEP.set_to_current_time()  # from here on, the first step is waited for
         self._log.info("worker_started", pid=worker.pid, fence=self.segment.fence)
         try:
             ended = await self.attend(worker) or await self.silent_end(worker, kills)
@@ -168,9 +169,9 @@ class WorkerRun:
                 self._uploads.cancel()
 
     async def stop(self, request: StopRequest) -> None:
-        """End at the end of the step with a checkpoint; before the first step, at once.
+        """Ask the worker to end after its step with a checkpoint, or at once before the first step.
 
-        A segment that is lost is left now, for nothing of it may be kept.
+        If the segment is lost, the worker is killed: nothing that it still does may be kept.
         """
         self.request = request
         if self.worker is not None and request.reason is StopReason.LOST:
@@ -179,9 +180,9 @@ class WorkerRun:
             await self.worker.send(Stop(reason=request.reason))
 
     async def ask(self, command: str, sequence: int) -> AskedCommand | None:
-        """Pass a one-time command on, once; return it when it is answered.
+        """Pass a one-time command on, once; return it when it is answered, None before.
 
-        A worker that is not there yet is asked later.
+        If the worker has not started yet, it is asked at a later call.
         """
         if self.worker is None:
             return None
@@ -191,15 +192,18 @@ class WorkerRun:
         return self.asked if self.asked.is_answered else None
 
     def prepare(self) -> Spec:
-        """Blocking. Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable."""
+        """Fetch what the worker needs; return its specification. Blocking.
+
+        Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
+        """
         parts = (self.settings, self.local, self.line, self.job, self.segment, self.folder)
         return Preparation(*parts).spec()
 
     # ---- events ----------------------------------------------------------------------------------
 
     async def attend(self, worker: Worker) -> Ended | None:
-        """Take its events until it is gone; return the end that it told, None if it told none."""
-        if self.request is not None:  # made while it was spawned
+        """Act on the worker's events until it exits; return the end it reported, or None."""
+        if self.request is not None:  # made while the worker was starting
             await worker.send(Stop(reason=self.request.reason))
         ended = None
         async for event in worker.events():
@@ -208,7 +212,10 @@ class WorkerRun:
         return ended
 
     async def silent_end(self, worker: Worker, kills: int | None) -> Ended:
-        """Return how it ended that told nothing. `kills`: of its memory group before."""
+        """Return how a worker ended that reported no end.
+
+        `kills`: the kernel's out-of-memory kills in this memory group before the worker started.
+        """
         status = await worker.wait()
         if status == 0 and self.request is not None:  # told to stop before its first step
             return Ended("stopped")
@@ -218,7 +225,7 @@ class WorkerRun:
         return Ended("died")
 
     async def take(self, event: WorkerEvent) -> Ended | None:
-        """Act on one event of the worker; return an end if it says that it ends."""
+        """Act on one event of the worker; return how it ends if the event says so, else None."""
         match event:
             case PlanReady():
                 await self.take_plan(event)
@@ -245,7 +252,7 @@ class WorkerRun:
         return None
 
     def take_ready(self, event: WorkerReady) -> None:
-        """Log how this model is trained here, and what is done otherwise than usual."""
+        """Log how this model is trained here, and what is done differently than usual."""
         seconds = round(event.seconds, 1)
         self._log.info("worker_ready", seconds=seconds, attention=event.attention)
         for note in event.notes:
@@ -253,7 +260,7 @@ class WorkerRun:
         self._base_parameters = event.base_parameters
 
     async def take_plan(self, event: PlanReady) -> None:
-        """Let the worker train once its plan is stored and named by the job's record."""
+        """Let the worker train once its plan is stored and named in the job's record."""
         gauges.note_plan(event)
         if self.job.record.plan is None:
             ref = await self.store_plan(event)
@@ -271,7 +278,7 @@ class WorkerRun:
         await self.worker.send(Go())
 
     async def store_plan(self, event: PlanReady) -> ObjectRef | None:
-        """Store a plan, however long it takes; None if told to stop meanwhile."""
+        """Store a plan, however long it takes; return None if a stop is requested meanwhile."""
         while self.request is None:
             try:
                 ref = await asyncio.to_thread(
@@ -286,7 +293,7 @@ class WorkerRun:
         return None
 
     def take_step(self, event: StepDone) -> None:
-        """Show how far training has come, and how fast it was lately."""
+        """Show how far training has come, and how fast the latest steps were."""
         gauges.note_step(event)
         late = [*self.state.late_steps[1 - LATE_STEPS :], event]
         self.state.late_steps = late
@@ -304,7 +311,10 @@ class WorkerRun:
         self.changed.set()
 
     def measure_use(self, tokens_per_second: float) -> None:
-        """Forward and backward through frozen weights: 4 operations a weight and token."""
+        """Set the share of the measured matrix speed that training uses, if that was measured.
+
+        Forward and backward through frozen weights take 4 operations per weight and token.
+        """
         kept = device.file_in(self.settings.state_dir)
         if self._base_parameters and kept.exists():
             speeds = json.loads(kept.read_bytes())
@@ -313,8 +323,10 @@ class WorkerRun:
                 gauges.MFU.set(4 * self._base_parameters * tokens_per_second / speed)
 
     def take_checkpoint(self, event: CheckpointSaved) -> None:
-        """Send a checkpoint to the store while training goes on. Who asked, or the end, may name
-        one that was told before."""
+        """Send a checkpoint to the store while training continues.
+
+        An answer to a command, or the end, may name a checkpoint that was reported before.
+        """
         if event != self._saved:
             gauges.CHECKPOINT_SECONDS.observe(event.write_seconds)
         self._saved = event
@@ -322,7 +334,7 @@ class WorkerRun:
         self.upload()
 
     def answer(self, command: str, refused: str | None = None) -> None:
-        """Note that a one-time command, if the worker was asked one, is done or refused."""
+        """Note that this one-time command, if it was sent to the worker, is done or refused."""
         if self.asked is not None and self.asked.command == command:
             self.asked.is_answered, self.asked.refused = True, refused
         self.changed.set()
@@ -330,12 +342,12 @@ class WorkerRun:
     # ---- uploads ---------------------------------------------------------------------------------
 
     def upload(self) -> None:
-        """Have what is to be sent sent, in a task beside the training."""
+        """Start the task that uploads beside training, unless it runs already."""
         if self._uploads is None or self._uploads.done():
             self._uploads = asyncio.create_task(self.take_uploads())
 
     async def take_uploads(self) -> None:
-        """Show what is in the store by now."""
+        """Upload what is queued, and show and report what is in the store."""
         async for sent in self.uploader.send():
             match sent:
                 case CheckpointRef():
@@ -348,7 +360,7 @@ class WorkerRun:
     async def finish_uploads(self) -> None:
         """Wait until all is sent, but not for a store that is away.
 
-        Whoever closes or pauses the segment sees to the rest.
+        Closing or pausing the segment then takes care of the rest.
         """
         task = self._uploads
         while task is not None and not task.done() and not self.uploader.is_stuck:
@@ -357,7 +369,7 @@ class WorkerRun:
             task.result()
 
     async def tell_snapshot(self, event: SnapshotTaken, ref: ObjectRef) -> None:
-        """Tell on the bus that a snapshot is in the store."""
+        """Send an event on the bus that a snapshot is in the store."""
         stored = SnapshotStored.model_validate(
             event.model_dump(include={"global_step", "position", "summary", "decision"})
             | {"segment": self.segment.id, "fence": self.segment.fence}
@@ -367,5 +379,5 @@ class WorkerRun:
         )
         try:
             await self.bus.event(message)
-        except BusUnavailable as error:  # the object is found by listing, too
+        except BusUnavailable as error:  # the snapshot is also found by listing the store
             self._log.warning("event_not_sent", kind="snapshot", error=str(error))

@@ -1,4 +1,4 @@
-"""Which rows are held out and which are watched: a function of the content of a row alone."""
+"""Chooses the rows to hold out and to watch, by the content of each row alone."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -18,14 +18,17 @@ HELDOUT_SALT = "heldout"
 
 
 def draw(ids: Iterable[str], count: int, salt: str) -> list[str]:
-    """Draw `count` different ids, evenly and always the same, whatever order they come in."""
+    """Draw `count` different ids evenly, always the same ones, whatever order they come in."""
     ranked = sorted(set(ids), key=lambda name: hashlib.sha256(f"{salt}:{name}".encode()).digest())
     return ranked[: max(count, 0)]
 
 
 def draw_by_length(lengths: Mapping[str, int], count: int, salt: str) -> list[str]:
-    """Draw `count` ids, stratified by length: one from each of `count` equal parts of the ids in
-    the order of their lengths. Always the same, whatever order they come in."""
+    """Draw `count` ids, stratified by length: one from each of `count` equal parts.
+
+    The parts are cut from the ids in the order of their lengths. The draw is always the same,
+    whatever order the ids come in.
+    """
     places = {name: place for place, name in enumerate(draw(lengths, len(lengths), salt))}
     ordered = sorted(lengths, key=lambda name: (lengths[name], places[name]))
     count = max(0, min(count, len(ordered)))
@@ -34,9 +37,10 @@ def draw_by_length(lengths: Mapping[str, int], count: int, salt: str) -> list[st
 
 
 def heldout(ids: Iterable[str], fraction: float) -> set[str]:
-    """The ids of a file that are never trained. `ids` has one entry a row, repeats included.
+    """Return the ids of a file that are never trained. `ids` has one entry per row, with repeats.
 
-    Nothing for files under 200 rows; else `fraction` of the rows, at least one, at most 64.
+    The result is empty for files under 200 rows; else `fraction` of the rows, at least 1, at most
+    64.
     """
     rows = list(ids)
     if len(rows) < HELDOUT_FILE_ROWS or fraction <= 0:

@@ -1,4 +1,4 @@
-"""Rows to tokens, or the reason why a row cannot be used."""
+"""Turns rows into tokens, or gives the reason why a row cannot be used."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from shared.protocol.names import OnLong
 
 
 class Why(NamedTuple):
-    """Why a row is not trained. `tokens`: its length, if that is the reason."""
+    """The reason why a row is not trained. `tokens`: its length, if that is the reason."""
 
     reason: str
     tokens: int | None = None
 
 
 class Encoder:
-    """Encodes rows and says why one is left out."""
+    """Encodes rows and gives the reason if one is left out."""
 
     def __init__(self, chat: Chat, max_length: int, on_long: OnLong = "set_aside") -> None:
         self.chat = chat
@@ -25,7 +25,10 @@ class Encoder:
         self.on_long = on_long
 
     def encode(self, row: CanonicalRow | Probe) -> Encoded | Why:
-        """The tokens, or the reason why this row cannot be used."""
+        """Return the tokens of a row, or the reason why it cannot be used.
+
+        Raises CannotTrain (mask, template).
+        """
         if isinstance(row, Probe):
             plain = CanonicalRow(row.id, row.messages, text=row.text)
             row = CanonicalRow.parse(row.line.encode()) if row.line else plain
@@ -42,7 +45,10 @@ class Encoder:
         return self.fitted(encoded)
 
     def fitted(self, encoded: Encoded) -> Encoded | Why:
-        """Not longer than may be: cut, if that is wanted and leaves something to train."""
+        """Return the tokens if they are short enough, else cut to length, or the reason why not.
+
+        They are cut only if `on_long` is `truncate` and something to train is left.
+        """
         longest = max(encoded.lengths)
         if longest <= self.max_length:
             return encoded
@@ -50,11 +56,14 @@ class Encoder:
         return cut or Why(f"longer than {self.max_length} tokens", longest)
 
     def is_whole(self, encoded: Encoded) -> bool:
-        """False for what was cut, or may have been: its last token ends no answer."""
+        """Return False if a row was cut, or may have been: its last token then ends no answer."""
         return self.on_long != "truncate" or max(encoded.lengths) < self.max_length
 
     def again(self, row: CanonicalRow | Probe) -> Encoded:
-        """The tokens of a row that is in the plan. Raises Failure (data)."""
+        """Return the tokens of a row that is in the plan.
+
+        Raises CannotTrain (data) if it cannot be used any more, or as `encode` does.
+        """
         found = self.encode(row)
         if isinstance(found, Why):
             raise CannotTrain("data", f"A row of the plan cannot be used any more: {found.reason}.")

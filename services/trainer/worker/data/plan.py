@@ -1,7 +1,7 @@
 """The plan: every batch of a job, decided once, as one immutable file named by its SHA-256.
 
-Later code reads the plan and never decides again. Tokens are not stored: they are computed from
-dataset, tokenizer, template and frozen clock, and must hash to what the plan says.
+Later code reads the plan and decides nothing again. Tokens are not stored: they are computed from
+dataset, tokenizer, template and frozen clock, and must hash to the value in the plan.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Material:
     probes: list[Encoded]
 
     def event(self, path: Path, seconds: float) -> PlanReady:
-        """Return the event that tells the supervisor of this plan."""
+        """Return the event that reports this plan to the supervisor."""
         plan = self.plan
         return PlanReady(
             path=path,
@@ -52,7 +52,10 @@ class Material:
 
 
 def build_plan(spec: Spec, chat: Chat) -> Material:
-    """Decide all batches of the job and write `spec.plan_out`. Raises Failure (data, mask)."""
+    """Decide all batches of the job and write `spec.plan_out`; return the plan with its tokens.
+
+    Raises CannotTrain (data, mask, template).
+    """
     rows = read_rows(spec.dataset, spec.dataset_sha256)
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
     encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
@@ -64,7 +67,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         rows,
         held,
         evaluated={row.id for other in evals.values() for row in other},
-        # To train them would spoil what they tell.
+        # Training on them would make their results meaningless.
         earlier=earlier_heldout(spec),
     )
     if not encoded:
@@ -112,7 +115,10 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
 
 
 def load_plan(spec: Spec, chat: Chat) -> Material:
-    """Read `spec.plan`, compute its tokens again and compare. Raises Failure (data, mask)."""
+    """Read `spec.plan`, compute its tokens again and compare their hash; return both.
+
+    Raises CannotTrain (data, mask, template).
+    """
     assert spec.plan is not None
     data = spec.plan.read_bytes()
     name = hashlib.sha256(data).hexdigest()
@@ -150,7 +156,7 @@ def load_plan(spec: Spec, chat: Chat) -> Material:
 
 
 def read_plan(data: bytes) -> Plan:
-    """Read a stored plan. Raises Failure (data)."""
+    """Return a stored plan. Raises CannotTrain (data) if it cannot be read."""
     try:
         return Plan.from_bytes(data)
     except ValueError as error:
@@ -165,9 +171,10 @@ def training_rows(
     evaluated: set[str],
     earlier: set[str],
 ) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
-    """(tokens of the rows to train, held-out rows, rows left out). Raises Failure (data).
+    """Return (tokens of the rows to train, held-out rows, rows left out).
 
-    By row id: `held` out of this file, `evaluated` only, held out of an `earlier` file.
+    The sets hold row ids: `held` out of this file, `evaluated` only, held out of an `earlier` file.
+    Raises CannotTrain (data, mask, template).
     """
     encoded: dict[int, Encoded] = {}
     heldout_rows: list[int] = []
@@ -196,7 +203,7 @@ def training_rows(
 
 
 def earlier_heldout(spec: Spec) -> set[str]:
-    """Rows that other jobs of the lineage held out: to train them would spoil what they tell."""
+    """Return the ids of rows that other jobs of the lineage held out."""
     found: set[str] = set()
     for path in spec.lineage_plans:
         found |= heldout_of(path.read_bytes())
@@ -204,7 +211,7 @@ def earlier_heldout(spec: Spec) -> set[str]:
 
 
 def check_long(encoder: Encoder, never: list[LeftOut]) -> None:
-    """Raises Failure (data) if rows are too long and that is to be refused."""
+    """Check that no row is too long where `on_long` is `refuse`. Raises CannotTrain (data)."""
     long = [entry for entry in never if entry.tokens is not None]
     if encoder.on_long == "refuse" and long:
         count = "1 row is" if len(long) == 1 else f"{len(long)} rows are"
@@ -218,7 +225,10 @@ def check_long(encoder: Encoder, never: list[LeftOut]) -> None:
 def order(
     rows: list[int], lengths: Mapping[int, int], settings: TrainingSettings
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Shuffle each epoch by (seed, epoch) alone, and cut it into steps of `batch_tokens`."""
+    """Shuffle each epoch by (seed, epoch) alone, and cut it into steps; return [epoch][step][row].
+
+    A step has at most `batch_tokens` tokens; a longer row makes a step alone.
+    """
     epochs = []
     for epoch in range(settings.epochs):
         shuffle = np.random.Generator(np.random.PCG64([settings.seed, epoch]))
@@ -238,7 +248,7 @@ def order(
 
 
 def tokens_sha256(rows: Iterable[Encoded], probes: Iterable[Encoded]) -> str:
-    """Over all token ids and masks, with their lengths, in order."""
+    """Return the SHA-256 of all token ids and masks, with their lengths, in order."""
     digest = hashlib.sha256()
     for part in (rows, probes):
         for encoded in part:

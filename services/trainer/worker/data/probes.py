@@ -1,5 +1,7 @@
-"""Which rows a job watches: of its own file, trained and held out, of `inbox/eval`, and of earlier
-files. A choice depends on what the rows say, never on their places in the file."""
+"""Chooses the rows that a job watches, by their content and never by their places in the file.
+
+They come from its own file, trained and held out, from `inbox/eval`, and from earlier files.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,7 +22,7 @@ from shared.protocol.names import Split
 def probe_candidates(
     split: Split, dataset: str, rows: Sequence[CanonicalRow], numbers: Iterable[int]
 ) -> dict[str, Probe]:
-    """Probes by id; of equal rows the first."""
+    """Return the rows with these numbers as probes, by id; of equal rows the first."""
     found: dict[str, Probe] = {}
     for n in numbers:
         row = rows[n]
@@ -45,9 +47,12 @@ def watched(
     asked: Sequence[Mapping[str, Probe]],
     earlier: Iterable[Probe],
 ) -> tuple[list[Probe], list[Encoded]]:
-    """The probes of a job with their tokens. `asked`: those of each evaluation file; `earlier`:
-    those of the lineage's earlier jobs, so that forgetting shows."""
-    # Neither kind may crowd out the other: each may claim half, and what the other leaves.
+    """Return the probes of a job, and their tokens in the same order.
+
+    `asked`: candidates of each evaluation file. `earlier`: probes of the lineage's earlier jobs,
+    which show what the model forgets.
+    """
+    # Neither kind may crowd out the other: each gets up to half, plus what the other leaves free.
     held_count = min(len(held), max(OWN_PROBES // 2, OWN_PROBES - len(trained)))
     evaluated = {name: p for file in asked for name, p in file.items() if name not in held}
     chosen = [
@@ -70,7 +75,7 @@ def watched(
 
 
 def chosen_from(found: Mapping[str, Probe], count: int) -> list[Probe]:
-    """Short and long rows in the proportions of the file."""
+    """Choose `count` probes, with short and long rows in the proportions of the file."""
     lengths = {
         name: len(p.text or "") + sum(len(m.content) for m in p.messages)
         for name, p in found.items()

@@ -1,4 +1,4 @@
-"""Reading the rows of a canonical dataset."""
+"""Reads the rows of a canonical dataset."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,10 @@ from shared.formats.dataset import CanonicalRow
 
 
 def read_rows(path: Path, sha256: str) -> list[CanonicalRow]:
-    """All rows of a canonical dataset. Raises Failure (data) if its bytes are not `sha256`."""
+    """Return all rows of a canonical dataset.
+
+    Raises CannotTrain (data) if its bytes do not hash to `sha256` or a line cannot be parsed.
+    """
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

@@ -1,8 +1,8 @@
-"""When a snapshot is worth its time, and how large it may be.
+"""Decides when a snapshot is worth its time, and how large it may be.
 
-Snapshots come at job steps 0, 1, 2, 4, 8, …, and at last step by step as their cost allows. In
-between they may cost a fraction of the training time plus an allowance. The first and the last are
-always taken, each of as many probes as fit into one more allowance.
+Snapshots come at job steps 0, 1, 2, 4, 8, …, and later at regular distances, as their cost allows.
+In total they may cost a fraction of the training time plus an allowance. The first and the last are
+always taken, each with as many probes as fit into one more allowance.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -18,10 +18,10 @@ FULL_SHARE = 4  # a full snapshot must fit this often into the time that is left
 
 @dataclass(frozen=True)
 class Decision:
-    """`size` None: skipped. Seconds: spent so far on snapshots, allowed for them so far, and what
-    one of this size is expected to take (None: not known yet).
+    """A decision about one snapshot. `size` None: it is skipped.
 
-    `limit_seconds`: what this one may take at most, None for no limit.
+    Seconds: spent so far on snapshots, allowed for them so far, and expected for one of this size
+    (None: not known yet). `limit_seconds`: what this one may take at most, None for no limit.
     """
 
     size: Size | None
@@ -33,14 +33,14 @@ class Decision:
 
     @property
     def told(self) -> dict[str, Any]:
-        """For snapshots, metrics and events."""
+        """The decision as snapshots, metrics and events store it."""
         fields = asdict(self)
         fields["size"] = self.size or "skipped"
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in fields.items()}
 
 
 class Governor:
-    """Keeps the account of what snapshots have cost in this process."""
+    """Keeps account of what snapshots have cost, and decides about the next one."""
 
     def __init__(self, settings: SnapshotSettings, probes: int, began: int) -> None:
         self.settings, self.probes = settings, probes
@@ -53,7 +53,7 @@ class Governor:
     def decide(
         self, job_step: int, train_seconds: float, *, last: bool = False, asked: bool = False
     ) -> Decision | None:
-        """What to do at this step; None: nothing is due, or was said to be skipped before."""
+        """Return what to do at this step; None if nothing is due, or its skip was reported."""
         allowed = self.settings.fraction * train_seconds + self.settings.allowance_seconds
         account = {"spent_seconds": self.spent_seconds, "allowed_seconds": allowed}
         if not self.probes:
@@ -72,7 +72,7 @@ class Governor:
         if job_step < self.next_step:
             return None
         left = allowed - self.spent_seconds
-        # A full one may take a part of what is left only, or the later steps would get none.
+        # A full one may take only a part of what is left, or later steps would get none.
         if FULL_SHARE * (full or 0.0) <= left:
             why = f"a {FULL_SHARE}th of the time left is enough for all"
             limit = left if full is None else None  # nobody knows yet what it costs
@@ -86,14 +86,16 @@ class Governor:
         return Decision(None, "no time is left for one", **account, expected_seconds=small)
 
     def expected_seconds(self, size: Size) -> float | None:
-        """None: nothing is known yet, and it is worth finding out."""
+        """Return what a snapshot of this size is expected to take; None if nothing is known yet."""
         if size == "small" and size not in self.cost_seconds and "full" in self.cost_seconds:
             return self.cost_seconds["full"] * min(1.0, SMALL_MEASURED / self.probes)
         return self.cost_seconds.get(size)
 
     def give_up(self, decision: Decision, job_step: int) -> Decision:
-        """Memory ran out in one that cannot take less: training goes on without it, and tries again
-        twice as far."""
+        """Skip a snapshot for which memory ran out, and plan the next one twice as far.
+
+        Training continues without it. Returns the decision as it is reported then.
+        """
         self.taken_at, self.next_step = job_step, job_step + max(job_step, 1)
         return replace(decision, size=None, why="memory ran out, and it cannot take less")
 
@@ -106,8 +108,11 @@ class Governor:
         *,
         asked: bool = False,
     ) -> None:
-        """Note the cost, and set the next step: twice as far, or as near as the cost allows once
-        that is nearer. One that was asked for costs the others nothing."""
+        """Note the cost of a snapshot, and set the step of the next one.
+
+        That is twice as far, or as near as the cost allows once that is nearer. A snapshot that was
+        asked for takes nothing from the budget of the others.
+        """
         self.spent_seconds += 0.0 if asked else seconds
         known = self.cost_seconds.get(size, seconds)
         self.cost_seconds[size] = 0.5 * known + 0.5 * seconds
@@ -121,5 +126,5 @@ class Governor:
 
 
 def power_of_two_from(step: int) -> int:
-    """The smallest power of two that is not below `step`."""
+    """Return the smallest power of two that is not below `step`."""
     return 1 << max(step - 1, 0).bit_length()

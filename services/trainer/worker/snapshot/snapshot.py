@@ -1,8 +1,8 @@
-"""Snapshots: what the model makes of its probes at one step, stored as one Parquet file.
+"""Snapshots: how the model does on its probes at one step, stored as one Parquet file.
 
-Measured with the answer given (loss, probabilities, first wrong token), and by letting the model
-answer greedily through the chat template. A snapshot reads the weights only; all randomness of
-training is a function of counters, so it cannot disturb it.
+It is measured with the answer given (loss, probabilities, first wrong token), and by letting the
+model answer greedily through the chat template. A snapshot only reads the weights, and all
+randomness of training is a function of counters, so a snapshot cannot disturb training.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class Snapshots:
         self.job_tokens = list(accumulate(lengths, initial=0))
         began = spec.start.position - spec.start.job_steps_from
         self.governor = Governor(spec.snapshot, len(self.probes), began)
-        # What goes through the model at once; less after memory ran out.
+        # Tokens that go through the model at once; fewer after memory ran out.
         self.pack_tokens = min(PACK_TOKENS, spec.micro_tokens)
         self.answering = Answering(network, self.stop_ids(), CACHE_SHARE * spec.micro_tokens)
         self.fitting: int | None = None  # probes of a full one, if not all fit into its limit
@@ -83,9 +83,9 @@ class Snapshots:
     ) -> dict[str, Any] | None:
         """Take a snapshot if one is worth its time now; return what to note of it, or None.
 
-        Where memory runs out, what is trained is saved first. The error goes on if smaller
-        micro-batches are left to be tried, for then looking takes less, too; else training goes on
-        without this snapshot.
+        If memory runs out, what has been trained is saved first. The error is then raised again if
+        smaller micro-batches can be tried, because measuring takes less memory then, too; else
+        training continues without this snapshot.
         """
         job_step = at.position - self.spec.start.job_steps_from
         decision = self.decide(job_step, past.train_seconds, last=last, asked=asked)
@@ -93,7 +93,7 @@ class Snapshots:
             return None
         if decision.size is not None:
             each = past.train_seconds / max(1, past.steps)
-            # Who wants to pause waits for no snapshot, but the last one is always taken.
+            # A stop does not wait for a snapshot, but the last one is always taken.
             leave = (lambda: False) if last else supervisor.leaving
             try:
                 with saving.first(at):
@@ -118,9 +118,9 @@ class Snapshots:
         step_seconds: float = 0.0,
         leave: Callable[[], bool] = lambda: False,
     ) -> SnapshotTaken | None:
-        """Measure, write the file, and return the `snapshot` event; None if told to `leave`.
+        """Measure, write the file, and return the `snapshot` event, or None if `leave` says so.
 
-        Where memory runs out it looks again with less at once, and raises if that is no help.
+        If memory runs out, fewer tokens are tried at once; raises the error if that does not help.
         """
         assert decision.size is not None
         if self.whole is not None and self.whole.global_step == global_step:
@@ -168,7 +168,7 @@ class Snapshots:
         return event
 
     def is_whole(self, rows: Sequence[dict[str, Any]]) -> bool:
-        """Whether these are all probes, each that can be asked with its answer."""
+        """Return whether these rows are all probes, with an answer for each that can be asked."""
         askable = sum(p.text is None for p in self.probes)
         return len(rows) == len(self.probes) and answered(rows) == askable
 
@@ -177,7 +177,7 @@ class Snapshots:
     def looked_in_memory(
         self, decision: Decision, leave: Callable[[], bool]
     ) -> list[dict[str, Any]] | None:
-        """As `looked`, with less and less at once, down to one example at a time."""
+        """Do as `looked` does, with ever fewer tokens at once, down to one example at a time."""
         while True:
             try:
                 return self.looked(decision, leave)
@@ -189,7 +189,10 @@ class Snapshots:
             self.answering.most_tokens = smaller(self.answering.most_tokens) or 0
 
     def looked(self, decision: Decision, leave: Callable[[], bool]) -> list[dict[str, Any]] | None:
-        """One row a probe; None if told to leave. The first few show how many fit into a limit."""
+        """Measure the probes; return one row for each, or None if `leave` says so.
+
+        The first few show how many fit into a limit of time.
+        """
         found: dict[str, Measured] = {}
         said: dict[str, Said] = {}
         began = time.monotonic()
@@ -207,8 +210,11 @@ class Snapshots:
         return [self.row(p, found[p.id], said.get(p.id)) for p in self.plan_probes if p.id in found]
 
     def fit(self, decision: Decision, seconds_each: float) -> int:
-        """How many probes a full snapshot has: all that were asked for by hand; else the same ones
-        each time, so that they can be compared."""
+        """Return how many probes a full snapshot has.
+
+        A snapshot that was asked for has all. Any other has the same ones each time, so that
+        snapshots can be compared.
+        """
         if decision.why == "asked for":
             return len(self.probes)
         if self.fitting is None and decision.limit_seconds is not None:
@@ -228,14 +234,14 @@ class Snapshots:
         said: dict[str, Said],
         leave: Callable[[], bool],
     ) -> bool:
-        """False if told to leave."""
+        """Let the model answer these probes, into `said`; return False if `leave` says so."""
         asked = {p.id: (self.encoded[p.id], found[p.id]) for p in probes if p.text is None}
         answers = self.answering.answer(asked, leave)
         said.update(answers or {})
         return answers is not None
 
     def row(self, probe: Probe, measured: Measured, said: Said | None) -> dict[str, Any]:
-        """What a snapshot says of one probe, but for the step."""
+        """Return a snapshot's row for one probe, without the fields of the step."""
         row: dict[str, Any] = {
             "probe": probe.id,
             "split": probe.split,
@@ -254,7 +260,7 @@ class Snapshots:
             text = self.text(said.tokens)
             ids = self.expected_ids(probe)
             beginning = self.text(ids[: len(said.tokens)]) if said.is_cut else None
-            # As the row has it, or as the template sets it: thoughts in lines of their own.
+            # As the row has it, or as the template shows it: thoughts in lines of their own.
             right = {probe.expected.strip(), self.text(ids).strip()}
             graded = grade(text, right, beginning)
             row |= {
@@ -277,13 +283,13 @@ class Snapshots:
         return str(self.chat.tokenizer.decode(ids, skip_special_tokens=True))
 
     def pieces(self, probe: Probe) -> list[str]:
-        """The expected answer, cut at its tokens; an end of turn is empty."""
+        """Return the expected answer as the texts of its tokens; an end of turn is empty."""
         stream = DecodeStream(skip_special_tokens=True)
         tokenizer = self.chat.tokenizer.backend_tokenizer
         return [stream.step(tokenizer, i) or "" for i in self.expected_ids(probe)]
 
     def stop_ids(self) -> list[int]:
-        """The tokens that end an answer in these examples, and the tokenizer's own end."""
+        """Return the tokens that end an answer in these examples, and the tokenizer's own."""
         asked = (self.encoded[p.id] for p in self.plan_probes if p.text is None)
         ends = {int(e.last.ids[e.answer[1] - 1]) for e in asked}
         if self.chat.tokenizer.eos_token_id is not None:
@@ -293,20 +299,29 @@ class Snapshots:
     # ---- before the first step -------------------------------------------------------------------
 
     def measured_before(self, decision: Decision, global_step: int) -> list[dict[str, Any]] | None:
-        """What the bare base said to these probes in an earlier job, if it was asked for all."""
+        """Return the rows of an earlier job's snapshot of the bare base, or None.
+
+        They serve only for a full snapshot at step 0, with the same probes.
+        """
         path = self.baseline()
         if global_step != 0 or decision.size != "full" or path is None or not path.exists():
             return None
         return snapshot_file.read_snapshot(path)
 
     def keep(self, path: Path, rows: Sequence[dict[str, Any]], global_step: int) -> None:
-        """A new adapter changes nothing: at step 0 of any lineage the model is its base."""
+        """Keep a whole snapshot of step 0 for later jobs of any lineage on this base.
+
+        A new adapter changes nothing, so the model is its bare base there.
+        """
         baseline = self.baseline()
         if global_step == 0 and baseline is not None and self.is_whole(rows):
             snapshot_file.copy(path, baseline)
 
     def baseline(self) -> Path | None:
-        """Named by all that its content depends on."""
+        """Return the file of the bare base's snapshot, named by all that its content depends on.
+
+        None if none is kept.
+        """
         directory = self.spec.snapshot.baselines
         if directory is None:
             return None
@@ -323,8 +338,10 @@ def answered(rows: Sequence[dict[str, Any]]) -> int:
 
 
 def spread(probes: Sequence[Probe]) -> list[Probe]:
-    """All of them so that the splits take turns, always in the same order: however many are taken
-    from the beginning, each split is there."""
+    """Order the probes so that the splits take turns, always in the same order.
+
+    However many are then taken from the beginning, every split is represented.
+    """
     by_id = {p.id: p for p in probes}
     queues: dict[str, list[str]] = {}
     for name in draw(by_id, len(by_id), "small"):
@@ -336,8 +353,11 @@ def spread(probes: Sequence[Probe]) -> list[Probe]:
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By split: count, mean loss and token accuracy, answered, shares of exact and of normalized
-    matches among the answers, or None."""
+    """Return the means of a snapshot by split.
+
+    They are the count, mean loss and token accuracy, the number answered, and the shares of exact
+    and of normalized matches among the answers (None without answers).
+    """
     summary = {}
     for split in sorted({r["split"] for r in rows}):
         those = [r for r in rows if r["split"] == split]
