@@ -136,6 +136,7 @@ class Answering:
         return cache
 
     def until_stop(self, tokens: list[int], losses: list[float]) -> Said:
+        """Return the answer up to its end of turn, or all tokens, marked as cut, without one."""
         end = next((i for i, t in enumerate(tokens) if t in self.stops), None)
         if end is None:
             return Said(tokens, losses, is_cut=True)

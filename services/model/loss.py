@@ -22,6 +22,7 @@ class FrozenHeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the losses, and keep the gradient of the hidden states for `backward`."""
         gradient = torch.empty_like(hidden)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), HEAD_CHUNK_TOKENS):
@@ -40,6 +41,7 @@ class FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Return the gradient of the hidden states alone; the head is frozen."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[0], None, None
 

@@ -73,6 +73,10 @@ def find_answer(
 def find_marked(
     turn: Turn, text: Rendered, order: int, turns: int, specials: Sequence[str]
 ) -> Range:
+    """Return what `find_answer` does, for a template that marks what is generated.
+
+    Raises NotThere.
+    """
     ranges = merged(text.marks or [])
     if len(ranges) != turns:
         raise NotThere(f"{turns} answers, but {len(ranges)} are marked as generated")
@@ -233,6 +237,7 @@ def ended(text: str, at: int, specials: Sequence[str]) -> int | None:
 
 
 def common_end(one: str, other: str) -> str:
+    """Return the longest ending that two texts share."""
     length = 0
     while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
         length += 1
@@ -252,6 +257,7 @@ def marked_text(text: str, start: int, end: int) -> str:
 
 
 def wrong_tokens(reason: str, example: str) -> CannotTrain:
+    """Return the error for a row whose mask would be wrong, with its text as the example."""
     return CannotTrain(
         "mask", f"The loss mask would be wrong: {reason}.", suspect=True, example=example[:4000]
     )

@@ -71,6 +71,7 @@ def measured_answer(
     best: NDArray[np.int64],
     best_losses: NDArray[np.float32],
 ) -> Measured:
+    """Return the measurement of one answer from the predictions at its tokens."""
     right = best == targets
     said = len(right) if right.all() else int(np.argmin(right)) + 1
     return Measured(losses, right, best[:said].tolist(), best_losses[:said].tolist())

@@ -37,6 +37,8 @@ KEPT = 3  # local checkpoints of a segment
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A verified checkpoint in memory."""
+
     header: Header
     adapter: Tensors
     optimizer: Tensors

@@ -23,6 +23,8 @@ Device = Literal["auto", "cuda", "cpu"]  # `cuda` is never answered with the CPU
 
 
 class EvalDataset(Part):
+    """A dataset that is measured and never trained."""
+
     path: Path
     sha256: Sha256
 
@@ -64,6 +66,8 @@ class SnapshotSettings(Part):
 
 
 class Spec(BaseModel):
+    """The specification of one worker: all that it needs to train one segment."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     lineage: str
@@ -89,7 +93,7 @@ class Spec(BaseModel):
     quantize: Literal["none", "nf4"] = "none"  # of the frozen base
     gradient_checkpointing: bool = False  # recompute on the way back instead of keeping
     settings: TrainingSettings = TrainingSettings()
-    clock: str  # ISO time that a chat template is told, frozen
+    clock: str  # the frozen ISO time that a chat template sees
     checkpoint: Path | None = None
     start: Start
     micro_tokens: Annotated[int, Field(ge=1)]
@@ -179,7 +183,7 @@ class WorkerReady(Part):
 
 
 class StepDone(Part):
-    """One optimizer update, or one that was left out because its numbers were not finite."""
+    """A step is done. `skipped`: it made no update, because its numbers were not finite."""
 
     event: Literal["step"] = "step"
     position: int

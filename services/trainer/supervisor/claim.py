@@ -22,7 +22,7 @@ WAITED = Histogram(
     "From a file's being queued to its first segment.",
     buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 86400),
 )
-RAN_OUT = "memory"  # the cause of a close whose job goes on with smaller micro-batches
+RAN_OUT = "memory"  # the cause of a close whose job continues with smaller micro-batches
 MEND: dict[str, JobVerb] = {
     "running": "run",
     "queued": "requeue",

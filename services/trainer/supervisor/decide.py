@@ -122,7 +122,7 @@ async def decide_next(trainer: Trainer) -> bool:
     if state != "running":
         return False
     job = await next_job(trainer)
-    trainer.outage.over()  # whoever waits has just asked the store, or nobody waits
+    trainer.outage.over()  # no question to the store failed in this look
     if job is None:
         return False
     await open_job(trainer, job)

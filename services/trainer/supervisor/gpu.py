@@ -29,7 +29,7 @@ class GpuLost(Exception):
 
 
 async def watch_gpu() -> None:
-    """Measure the GPU without end.
+    """Measure the GPU every GPU_SECONDS, without end.
 
     Raises GpuLost when it does not answer, so that the service ends and is started again.
     """

@@ -69,6 +69,7 @@ def is_local(trainer: Trainer) -> bool:
 
 
 def obeyed(trainer: Trainer) -> int:
+    """Return the generation that was shown last; 0 before the first."""
     shown = trainer.observer.shown
     return shown.generation if shown else 0
 

@@ -51,7 +51,7 @@ class OwnLease:
                 raise
 
     async def keep(self) -> None:
-        """Renew the lease four times in its length, without end; outages are waited out."""
+        """Renew the lease every quarter of its length, without end; outages are waited out."""
         while True:
             try:
                 await self.renew()

@@ -65,6 +65,7 @@ def doomed(line: Line, committed: set[int], keys: Iterable[str]) -> list[str]:
 
 
 def committed_versions(store: Store, line: Line) -> set[int]:
+    """Return the versions of the ledger that have a commit record in the store."""
     keys = set(store.keys(PRECIOUS, layout.commit_records(line.lineage)))
     names = {v: layout.commit(line.lineage, v) for v in line.versions}
     return {version for version, key in names.items() if key in keys}

@@ -42,14 +42,17 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
+        """True while the store is away."""
         return self._began is not None
 
     @property
     def is_long(self) -> bool:
+        """True once the store has been away for longer than its limit."""
         return self._began is not None and time.monotonic() - self._began > self.limit_seconds
 
     @property
     def sentence(self) -> str:
+        """The sentence that users read about the outage."""
         return (
             f"the store has not answered since {self._since:%H:%M:%S} UTC, and what was trained "
             "lies on the trainer's disk until it does: duramen doctor"

@@ -30,7 +30,7 @@ BEAT_SECONDS = 5.0
 
 @dataclass
 class Trainer:
-    """The state of one trainer: the bus's streams as read so far, and owners of all the rest."""
+    """The parts of one trainer: the streams as read so far, and the owner of each part of state."""
 
     settings: TrainerSettings
     bus: Bus

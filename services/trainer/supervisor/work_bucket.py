@@ -28,6 +28,7 @@ class Found:
 
 
 def reference(lineage: str, name: str, header: Header) -> CheckpointRef:
+    """Return the record of a checkpoint, given its folder's name and its header."""
     return CheckpointRef(
         id=header.id,
         prefix=layout.checkpoint(lineage, header.segment, name),
@@ -153,6 +154,7 @@ def is_whole(store: Store, candidate: Found) -> bool:
 
 
 def is_valid(path: Path) -> bool:
+    """Return whether a local checkpoint is undamaged."""
     try:
         checkpoint.verify_checkpoint(path)
     except CannotTrain:

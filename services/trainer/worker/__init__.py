@@ -1,1 +1,1 @@
-"""The worker: torch and local files; never bus or store."""
+"""The worker, which uses torch and local files, and never bus or store."""

@@ -1,1 +1,1 @@
-"""Snapshots: what the model makes of its probes, within a budget of time."""
+"""Snapshots: how the model does on its probes, measured within a time budget."""

@@ -48,7 +48,7 @@ class Governor:
         self.cost_seconds: dict[Size, float] = {}  # moving average of what one took
         self.taken_at: int | None = None  # job step of the last one
         self.next_step = power_of_two_from(began)
-        self.skipped_for: int | None = None  # the step that was last said to be skipped
+        self.skipped_for: int | None = None  # the last step that was reported as skipped
 
     def decide(
         self, job_step: int, train_seconds: float, *, last: bool = False, asked: bool = False

@@ -223,6 +223,7 @@ class Snapshots:
         return self.fitting or len(self.probes)
 
     def measure(self, probes: Sequence[Probe], found: dict[str, Measured]) -> None:
+        """Measure these probes with their answers given, into `found`."""
         encoded = [self.encoded[p.id] for p in probes]
         results = measure_answers(self.network, encoded, self.pack_tokens)
         found.update(zip((p.id for p in probes), results, strict=True))
@@ -274,6 +275,7 @@ class Snapshots:
         return row
 
     def expected_ids(self, probe: Probe) -> list[int]:
+        """Return the tokens of the expected answer, its end of turn included."""
         encoded = self.encoded[probe.id]
         start, end = encoded.answer
         ids: list[int] = encoded.last.ids[start:end].tolist()
@@ -334,6 +336,7 @@ class Snapshots:
 
 
 def answered(rows: Sequence[dict[str, Any]]) -> int:
+    """Return how many of these rows have an answer of the model."""
     return sum(row.get("answer") is not None for row in rows)
 
 
