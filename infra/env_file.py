@@ -1,10 +1,13 @@
-"""The user's .env, read with the standard library alone: before there is an environment."""
+"""A reader of the user's .env, for use before there is an environment.
+
+Uses only the standard library.
+"""
 
 from pathlib import Path
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """NAME=value lines, values optionally quoted; `#` begins a comment line."""
+    """Return the values of NAME=value lines, optionally quoted; `#` begins a comment line."""
     found = {}
     for line in path.read_text().splitlines() if path.is_file() else []:
         name, separator, value = line.strip().removeprefix("export ").partition("=")

@@ -1,7 +1,7 @@
-"""Where everything listens on 127.0.0.1, embedded or in containers. Standard library alone.
+"""The ports on which everything listens on 127.0.0.1, embedded or in containers.
 
 DURAMEN_PORT_BASE moves all ports (default 4220: 4220 to 4259 are used); DURAMEN_PORT_NATS,
-DURAMEN_PORT_STORE, … move one.
+DURAMEN_PORT_STORE, … move one. Uses only the standard library.
 """
 
 import socket
@@ -35,12 +35,12 @@ OFFSETS = {  # name -> number above the base
 
 
 def port_setting(name: str) -> str:
-    """Name of the environment variable that sets the port `name`."""
+    """Return the name of the environment variable that sets the port `name`."""
     return PREFIX + name.upper()
 
 
 def is_taken(port: int) -> bool:
-    """True if `port` cannot be listened on at 127.0.0.1."""
+    """Return whether `port` cannot be listened on at 127.0.0.1."""
     with socket.socket() as probe:
         # Connections of an earlier run in TIME_WAIT do not hinder a listener.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

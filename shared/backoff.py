@@ -1,10 +1,10 @@
-"""Growing delays between attempts. Standard library alone."""
+"""Growing delays between attempts. Uses only the standard library."""
 
 import time
 
 
 class Backoff:
-    """Twice as long after each failure in a row; `first` and `longest` in seconds."""
+    """A delay that doubles after each failure in a row, from `first` to `longest` seconds."""
 
     def __init__(self, first: float, longest: float) -> None:
         self.first, self.longest = first, longest
@@ -13,14 +13,14 @@ class Backoff:
 
     @property
     def is_over(self) -> bool:
-        """Whether the next attempt may be made."""
+        """Return whether the next attempt may be made."""
         return time.monotonic() >= self._due
 
     def grow(self) -> None:
-        """Put the next attempt off, after one that failed."""
+        """Put off the next attempt, after one that failed."""
         self.seconds = min(2 * self.seconds or self.first, self.longest)
         self._due = time.monotonic() + self.seconds
 
     def end(self) -> None:
-        """Begin again with the first delay, after an attempt that did not fail."""
+        """Reset the delay, after an attempt that did not fail."""
         self.seconds, self._due = 0.0, float("-inf")

@@ -1,7 +1,7 @@
-"""Child processes that do what may go wrong: asked by JSON lines, held to little memory and time.
+"""Child processes for work that may go wrong, within limits of memory and time.
 
-Standard library alone. The kernel ends a child that takes too much; the next question starts
-another.
+Parent and child exchange JSON lines. The kernel ends a child that takes too much; the next question
+starts another one. Uses only the standard library.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class ChildEnded(Exception):
-    """The child ended instead of answering. `status`: as in `subprocess.Popen.returncode`."""
+    """The child ended instead of answering. `status` is that of `subprocess.Popen.returncode`."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -31,7 +31,7 @@ class ChildEnded(Exception):
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS…`, which runs `answer_lines`. Takes one question at a time."""
+    """A process `python -m MODULE ARGUMENTS…` that runs `answer_lines`, one question at a time."""
 
     def __init__(self, *module: str, environment: Mapping[str, str] | None = None) -> None:
         self.command = [sys.executable, "-m", *module]
@@ -39,7 +39,10 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the child if there is none; one that dies with its parent dies with this thread."""
+        """Start the child if there is none, and return it.
+
+        A child that dies with its parent dies with the thread that calls this.
+        """
         if self._process is None:
             self._process = subprocess.Popen(
                 self.command,
@@ -58,10 +61,10 @@ class Child:
         wall_seconds: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        """Return the child's answer. Blocking; calls `meanwhile` about once a second.
+        """Return the child's answer. Blocks, and calls `meanwhile` about once a second.
 
-        Raises ChildEnded: it took more memory than it may, more processor time than `cpu_seconds`
-        (SIGXCPU) or more time than `wall_seconds` (SIGKILL), or it crashed.
+        Raises ChildEnded if the child took more memory than it may, more processor time than
+        `cpu_seconds` (SIGXCPU) or more time than `wall_seconds` (SIGKILL), or if it crashed.
         """
         child = self.start()
         assert child.stdin is not None
@@ -78,7 +81,7 @@ class Child:
         return answer
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """End the child, whatever it is doing."""
         child, self._process = self._process, None
         if child is None:
             return
@@ -95,7 +98,7 @@ def read_line(
     seconds: float | None,
     meanwhile: Callable[[], None] | None,
 ) -> bytes:
-    """Return a line that the child writes; less than one if it ended, or took too long."""
+    """Return a line from the child, or no bytes if it ended or took too long."""
     assert child.stdout is not None
     begun, found = time.monotonic(), b""
     while not found.endswith(b"\n"):
@@ -117,7 +120,7 @@ def read_line(
 
 
 def answer_lines(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer each question until stdin ends; each has its own processor time."""
+    """Answer each question until stdin ends; each has its own limit of processor time."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print
     for line in sys.stdin.buffer:
@@ -127,7 +130,10 @@ def answer_lines(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def limit_memory(memory_bytes: int, *, may_write: bool) -> None:
-    """Let this process map `memory_bytes` beyond what it has now, and leave no core dump."""
+    """Let this process map `memory_bytes` beyond what it has now, and leave no core dump.
+
+    Unless it `may_write`, it cannot write to files, either.
+    """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     soft_limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
     soft_limit(resource.RLIMIT_CORE, 0)
@@ -136,26 +142,28 @@ def limit_memory(memory_bytes: int, *, may_write: bool) -> None:
 
 
 def limit_time(seconds: int) -> None:
-    """Let this process compute that long from now: the kernel counts whole seconds from its start.
+    """Let this process use that many seconds of processor time from now on.
 
-    It is the processor's time, so that a busy machine changes no outcome.
+    The kernel counts whole seconds from the start of the process. Processor time is what counts, so
+    that a busy machine changes no outcome.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
 
 def soft_limit(which: int, most: int) -> None:
-    """Set a limit that the kernel enforces, within the hard one."""
+    """Set a limit that the kernel enforces, at most as high as the hard limit."""
     hard = resource.getrlimit(which)[1]
     soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(which, (soft, hard))
 
 
 def die_with_parent(parent: int | None = None) -> bool:
-    """Have the kernel kill this process when its parent ends, however it ends; exec keeps the wish.
+    """Have the kernel kill this process when its parent ends, however it ends.
 
-    More exactly, when the thread ends that started it. `parent`: its process id, where this process
-    was told. Leaves at once if the parent has ended already. Returns False where it is refused.
+    More exactly, that happens when the thread ends that started this process. The request survives
+    exec. `parent` is the parent's process id, where this process was given it. The process exits at
+    once if the parent has already ended. Returns False if the request is not possible.
     """
     parent = os.getppid() if parent is None else parent
     asked = False

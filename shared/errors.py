@@ -1,7 +1,7 @@
-"""Every condition that a user or another service can meet, one class each.
+"""Every error that a user or another service can meet, one class for each.
 
-The class docstring is the default message; typed fields come first and the message is made from
-them. `next_step` is the command that a user would type next, and ends the message.
+The class docstring is the default message. Typed fields come first, and the message is made from
+them. `next_step` is the command that a user would type next; it ends the message.
 """
 
 from typing import ClassVar, Literal, NamedTuple
@@ -112,7 +112,7 @@ class StoreUnavailable(DuramenError):
 
 
 class Location(NamedTuple):
-    """Where an object lies. A file outside all stores has neither place nor bucket."""
+    """The place of an object. A file outside all stores has neither place nor bucket."""
 
     place: str  # store, backup or archive
     bucket: str
@@ -169,8 +169,11 @@ FailureKind = Literal[
 
 
 class CannotTrain(Exception):
-    """The job cannot go on. `suspect`: what was trained so far may be unusable. `final`: a smaller
-    micro-batch would not help."""
+    """The job cannot continue.
+
+    `suspect`: what was trained so far may be unusable. `final`: a smaller micro-batch would not
+    help.
+    """
 
     def __init__(
         self,

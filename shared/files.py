@@ -1,4 +1,4 @@
-"""Files that survive a power cut, and their hashes. Standard library alone."""
+"""Files that survive a power cut, and their hashes. Uses only the standard library."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, hex, in constant memory."""
+    """Return the SHA-256 of a file, in hex, using constant memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -36,9 +36,9 @@ def whole_file(
     """Open a file that gets its name when the block ends without an error, whole and synced.
 
     `mode`: its permission bits, whatever the umask; until then nobody else can read it. `owner`:
-    the uid and gid that root gives it to; other users cannot. `once`: raise FileExistsError where
-    the name is taken, instead of replacing what has it. `through`: the path to write first, where
-    several threads may write this file at a time.
+    the uid and gid that root gives it to; other users cannot. `once`: raise FileExistsError if the
+    name is taken, instead of replacing the file that has it. `through`: the path to write first,
+    where several threads may write this file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = through or hidden_beside(path)
@@ -63,9 +63,9 @@ def whole_file(
 
 
 def give_new_name(temporary: Path, path: Path) -> None:
-    """Name a file, or raise FileExistsError: a link never replaces, a rename does.
+    """Give a file its name, or raise FileExistsError: a link never replaces, a rename does.
 
-    Where the file system knows no links (exFAT), a rename after a look is what there is.
+    A file system without links (exFAT) gets a check and then a rename.
     """
     try:
         os.link(temporary, path)
@@ -85,22 +85,22 @@ def write_synced(
     owner: tuple[int, int] | None = None,
     once: bool = False,
 ) -> None:
-    """Write a file so that a power cut leaves it whole or absent. For the rest see whole_file."""
+    """Write a file so that a power cut leaves it whole or absent. See whole_file for the rest."""
     with whole_file(path, mode, owner=owner, once=once) as file:
         file.write(data)
 
 
 def copy_synced(source: Path, target: Path) -> None:
-    """Copy a file so that it is whole or absent; what has the name already is replaced."""
+    """Copy a file so that the copy is whole or absent; a file of that name is replaced."""
     with source.open("rb") as reading, whole_file(target) as file:
         shutil.copyfileobj(reading, file, BLOCK_BYTES)
 
 
 @contextmanager
 def whole_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Give a hidden folder to fill, which gets its name when the block ends without an error.
+    """Yield a hidden folder to fill; it gets its name when the block ends without an error.
 
-    Raises OSError where a folder that holds something has the name.
+    Raises OSError if a folder that is not empty has the name.
     """
     temporary = hidden_beside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -115,7 +115,7 @@ def whole_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
 
 
 def hidden_beside(path: Path) -> Path:
-    """Return the name under which `path` is written; another process has another one."""
+    """Return the name under which `path` is written first; each process has its own."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

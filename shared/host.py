@@ -1,4 +1,4 @@
-"""The machine that this runs on, and the control group of its memory that this process is in."""
+"""The machine that this runs on, and the memory control group of this process."""
 
 import platform
 from contextlib import suppress
@@ -12,7 +12,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def cpu_name() -> str:
-    """Return the model of the CPU where Linux tells it, else its architecture."""
+    """Return the model of the CPU if Linux gives it, or else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
@@ -22,14 +22,14 @@ def cpu_name() -> str:
 
 
 class MachineMemory(NamedTuple):
-    """Bytes that this process may use in all, and those that are free."""
+    """The bytes that this process may use in all, and those that are free."""
 
     total: int
     free: int
 
 
 def machine_memory() -> MachineMemory:
-    """Return what the kernel could give without swapping, within what each group is allowed."""
+    """Return the memory that the kernel could give without swapping, within group limits."""
     machine = psutil.virtual_memory()
     total, free = int(machine.total), int(machine.available)
     limits = cgroup_files("memory.max", "memory.limit_in_bytes")
@@ -44,7 +44,7 @@ def machine_memory() -> MachineMemory:
 
 
 def cached(group: Path) -> int:
-    """Return the bytes of files that the kernel would drop before it kills."""
+    """Return the bytes of cached files that the kernel would drop before it kills a process."""
     with suppress(OSError, ValueError):
         for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
             name, _, size = line.partition(" ")
@@ -54,9 +54,10 @@ def cached(group: Path) -> int:
 
 
 def oom_kills() -> int | None:
-    """Return how many processes of this group the kernel has killed for memory; None if unknown.
+    """Return how many processes of this group the kernel has killed for lack of memory.
 
-    Only a rise of it tells an out-of-memory kill from any other SIGKILL.
+    None if that is unknown. Only a rise of the number distinguishes an out-of-memory kill from any
+    other SIGKILL.
     """
     for file in cgroup_files("memory.events", "memory.oom_control"):
         for line in file.read_text(encoding="ascii").splitlines():
@@ -67,7 +68,7 @@ def oom_kills() -> int | None:
 
 
 def cgroup_files(second: str, first: str) -> list[Path]:
-    """Return the files of this process's memory group, by their names in cgroups version 2 and 1.
+    """Return the files of this process's memory group, by their names in cgroups 2 and 1.
 
     A container sees its group as the root; `/proc/self/cgroup` may name it by the host's path.
     """

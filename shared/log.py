@@ -1,6 +1,7 @@
-"""Structured logs: one canonical line a handled message; JSON when standard error is no terminal.
+"""Structured logs: one canonical line for each handled message.
 
-Never training text, never a secret.
+The lines are JSON unless standard error is a terminal. They never contain training text or a
+secret.
 """
 
 import logging
@@ -17,7 +18,7 @@ _when_needed: "Callable[[], object] | None" = None
 
 
 def configure_when_needed(service: str, level: str) -> None:
-    """As `configure`, but only if something is logged."""
+    """Set up logging as `configure` does, but only when something is logged."""
     global _when_needed  # noqa: PLW0603 - logging is set up once for a process
     _when_needed = partial(configure, service, level)
 
@@ -51,7 +52,7 @@ def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogge
 
 
 def get() -> "structlog.stdlib.BoundLogger":
-    """The logger of a module; bound to the service once `configure` ran."""
+    """Return a logger. Logging is set up first if `configure_when_needed` was called."""
     import structlog
 
     if _when_needed is not None:

@@ -1,7 +1,8 @@
-"""How much memory training needs, told from a base's config.json and the headers of its weights.
+"""An estimate of the memory for training, from a base's config.json and weight headers.
 
-Arithmetic only: nothing is loaded, so it can be asked on any machine, about any base and any card.
-Measured against real workers on a CPU (tests/unit/test_estimate.py) and on a GPU (tests/gpu).
+Arithmetic only: nothing is loaded, so it can be made on any machine, about any base and any card.
+It was measured against real workers on a CPU (tests/unit/test_estimate.py) and on a GPU
+(tests/gpu).
 """
 
 import json
@@ -49,13 +50,13 @@ class Linear:
     ins: int
 
     def is_named(self, target: str) -> bool:
-        """Whether a LoRA target means it: by its name, or by how that ends."""
+        """Return whether a LoRA target means it: by its name, or by the end of its name."""
         return self.name == target or self.name.endswith(f".{target}")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a base decides about memory. `numbers`: all that its files hold."""
+    """The properties of a base that decide about memory. `numbers`: all that its files hold."""
 
     numbers: int
     layers: int
@@ -69,7 +70,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Choice:
-    """How to train. `tokens`: at once through the model, at least those of the longest row."""
+    """A way to train. `tokens` go through the model at once, at least those of the longest row."""
 
     dtype: Dtype
     tokens: int
@@ -84,7 +85,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the peak, by what takes them."""
+    """The bytes in use at the peak, by what takes them."""
 
     choice: Choice
     parts: dict[str, int]
@@ -99,7 +100,7 @@ class Estimate:
 
 
 def estimate_memory(shape: Shape, choice: Choice, adapter: AdapterShape, device: str) -> Estimate:
-    """The peak of training and of a snapshot, whichever is more."""
+    """Return the peak of training or of a snapshot, whichever is more."""
     width = WIDTHS[choice.dtype]
     tuned = shape.linears
     if not isinstance(adapter.targets, str):
@@ -135,10 +136,11 @@ def estimate_memory(shape: Shape, choice: Choice, adapter: AdapterShape, device:
 def activations(
     shape: Shape, tuned: tuple[Linear, ...], adapter: AdapterShape, width: int
 ) -> float:
-    """Bytes of a token that all layers keep for the way back.
+    """Return the bytes per token that all layers keep for the backward pass.
 
-    What each matrix gives and, once, what those that read the same are given; two more states for
-    the norms and the gate. The adapter computes in float32, and drops out of its own copy.
+    They are the outputs of each matrix; once, the inputs of matrices that read the same; and two
+    more states for the norms and the gate. The adapter computes in float32, and applies dropout to
+    its own copy.
     """
     outs = sum(m.outs for m in shape.linears)
     layers = max(1, shape.layers)
@@ -156,10 +158,10 @@ def choose_fitting(
     adapter: AdapterShape,
     device: str,
 ) -> Estimate:
-    """The first way that fits in `free` bytes, the nearest to `choice`; else the smallest one.
+    """Return the estimate of the first way that fits in `free` bytes, or of the smallest one.
 
-    Checkpointing changes no result, but takes time; nf4 changes it. The tokens are those of the
-    longest row, which is never cut.
+    Ways are tried from `choice` on. Checkpointing changes no result, but takes time; nf4 changes
+    the result. The tokens stay those of the longest row, which is never cut.
     """
     tried = estimate_memory(shape, choice, adapter, device)
     for way in ways(choice):
@@ -170,7 +172,7 @@ def choose_fitting(
 
 
 def ways(choice: Choice) -> Iterator[Choice]:
-    """From the dearest to the smallest."""
+    """Yield the ways to train, from the one that needs most memory to the smallest."""
     for quantize in ("none", "nf4") if choice.quantize == "none" else ("nf4",):
         yield replace(choice, quantize=quantize)
         yield replace(choice, quantize=quantize, checkpointing=True)
@@ -180,7 +182,10 @@ def ways(choice: Choice) -> Iterator[Choice]:
 
 
 def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape:
-    """From a config.json and the headers of all safetensors files. Raises UsageError."""
+    """Return the shape of a base, from its config.json and the headers of its safetensors files.
+
+    `headers`: of all of them. Raises UsageError.
+    """
     text = config.get("text_config") or config
     try:
         layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
@@ -210,14 +215,20 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
 
 
 def is_head_plain(text: dict[str, Any], names: set[str]) -> bool:
-    """As far as the files tell; a worker tries it out (`Network.plain_head`)."""
+    """Return whether the head is a matrix and nothing else, as far as the files tell.
+
+    A worker tries it out (`Network.plain_head`).
+    """
     biased = any(f"{head}.bias" in names for head in HEADS)
     scaled = any((text.get(name) or 1) != 1 for name in SCALES)
     return text.get("final_logit_softcapping") is None and not scaled and not biased
 
 
 def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
-    """The matrices of the layers; embeddings and head have no layer's number in their names."""
+    """Yield the matrices of the layers.
+
+    Embeddings and head are left out: their names have no layer's number.
+    """
     for name, shape in tensors:
         parts = name.split(".")
         if len(shape) == 2 and parts[-1] == "weight" and any(p.isdigit() for p in parts):
@@ -225,7 +236,7 @@ def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
 
 
 def shape_of_folder(folder: Path) -> Shape:
-    """Of a model directory. Raises UsageError."""
+    """Return the shape of a model directory. Raises UsageError."""
     headers = []
     try:
         config = json.loads((folder / "config.json").read_bytes())

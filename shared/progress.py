@@ -1,4 +1,4 @@
-"""Shows that the loops of this process get on, also from within a round that rightly lasts long."""
+"""Signs that the loops of this process make progress, also within a round that takes long."""
 
 import time
 from contextvars import ContextVar
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Loop:
-    """One loop: whether a round runs, and when it last showed that it gets on (monotonic)."""
+    """One loop: whether a round runs, and when it last showed progress (monotonic)."""
 
     name: str
     busy: bool = False
@@ -19,9 +19,9 @@ current: ContextVar[Loop | None] = ContextVar("loop", default=None)
 
 
 def beat() -> None:
-    """Show that the loop which calls this gets on.
+    """Show that the loop which calls this makes progress.
 
-    In a thread that knows no loop (a pool's), all of them are taken to get on.
+    In a thread that belongs to no loop (a pool's), this counts for all of them.
     """
     loop = current.get()
     for each in [loop] if loop else list(loops.values()):

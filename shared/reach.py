@@ -1,8 +1,8 @@
 """HTTP clients for our own addresses: bus monitor, stores, services, Prometheus.
 
-They never go through a proxy, whatever HTTP_PROXY and its kin say: a proxy cannot reach an address
-of this host or of its containers, and would see our tokens. What goes out to the world, such as the
-hub's downloads and notifications, keeps to the proxy, and does not use these clients.
+They never use a proxy, whatever HTTP_PROXY and similar variables say: a proxy cannot reach an
+address of this host or of its containers, and would see our tokens. Requests to the world outside,
+such as the hub's downloads and notifications, use the proxy, and not these clients.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,21 @@ if TYPE_CHECKING:  # loaded when used: most commands ask the bus alone
 
 
 def http(**options: Any) -> "httpx.Client":
-    """Return a client with httpx's own options."""
+    """Return a client that takes httpx's own options."""
     import httpx
 
     return httpx.Client(trust_env=False, **options)
 
 
 def http_async(**options: Any) -> "httpx.AsyncClient":
-    """Return an asynchronous client with httpx's own options."""
+    """Return an asynchronous client that takes httpx's own options."""
     import httpx
 
     return httpx.AsyncClient(trust_env=False, **options)
 
 
 def store_pool() -> "urllib3.PoolManager":
-    """Return the connections of a service to a store, tried again where that is harmless."""
+    """Return a service's connections to a store, which try again where that is harmless."""
     import urllib3
 
     again = urllib3.Retry(total=2, read=1, backoff_factor=0.2, status_forcelist=(502, 503, 504))
@@ -36,7 +36,7 @@ def store_pool() -> "urllib3.PoolManager":
 
 
 def pool(**options: Any) -> "urllib3.PoolManager":
-    """Return connections for a client of a store, which would else ask the environment."""
+    """Return connections for a client of a store, which would otherwise ask the environment."""
     import urllib3
 
     return urllib3.PoolManager(**options)

@@ -1,4 +1,7 @@
-"""The names of the services. Standard library alone: before `make up` a host has nothing else."""
+"""The names of the services.
+
+Uses only the standard library: before `make up` a host has nothing else.
+"""
 
 from typing import Literal
 

@@ -2,10 +2,10 @@
 
 Whoever starts something calls `refuse_unknown` first: `make up`, `make local` and `make demo` with
 the names in .env and in the environment, each service with those in its own environment. A name
-that is dropped in silence would leave its user with a setting that does nothing.
+that is silently dropped would leave its user with a setting that does nothing.
 
-Standard library alone: `make up` runs on a host that has nothing else. tests/unit/test_settings.py
-compares the names below with the settings classes.
+Uses only the standard library: `make up` runs on a host that has nothing else.
+tests/unit/test_settings.py compares the names below with the settings classes.
 """
 
 import difflib
@@ -74,7 +74,7 @@ RETIRED = frozenset(
 
 
 def refuse_unknown(names: Iterable[str]) -> str | None:
-    """Return a warning about names that have no effect any more, or None.
+    """Return a warning about names that no longer have any effect, or None.
 
     Raises UnknownSettings, which names every DURAMEN_ name that nothing reads.
     """
@@ -93,7 +93,7 @@ def refuse_unknown(names: Iterable[str]) -> str | None:
 
 
 def is_known(name: str) -> bool:
-    """Return True if something reads `name`, or the file that it names."""
+    """Return whether something reads `name`, or the file that it names."""
     return name in KNOWN_NAMES or (
         name.endswith("_FILE") and name.removesuffix("_FILE") in KNOWN_NAMES
     )

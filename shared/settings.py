@@ -1,4 +1,4 @@
-"""Settings, one class a service, from the environment (prefix DURAMEN_) and secret files.
+"""The settings of services, a class for each, from DURAMEN_ variables and secret files.
 
 A secret has no default. `DURAMEN_X_FILE` may name a file that holds the value of `DURAMEN_X`.
 """
@@ -14,7 +14,10 @@ PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin",
 
 
 def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
-    """Values of all `<prefix>*_FILE` variables that name a readable file, keyed without _FILE."""
+    """Return the values of all `<prefix>*_FILE` variables that name a readable file.
+
+    They are keyed without the prefix and _FILE, in lower case. A variable that is set itself wins.
+    """
     found: dict[str, str] = {}
     for name, path in os.environ.items():
         # NATS_SEED_FILE is a path in its own right: the client library reads it.
@@ -26,7 +29,7 @@ def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
 
 
 class Settings(BaseSettings):
-    """What every service needs: the bus, its own HTTP port, a folder for its own state."""
+    """The settings that every service needs: the bus, its own HTTP port, a folder for its state."""
 
     model_config = SettingsConfigDict(
         env_prefix="DURAMEN_", extra="ignore", frozen=True, defer_build=True
@@ -66,12 +69,12 @@ class Settings(BaseSettings):
         return value
 
     def masked(self) -> dict[str, str]:
-        """The resolved settings for the log; SecretStr masks itself."""
+        """Return the resolved settings for the log; SecretStr masks itself."""
         return {name: str(value) for name, value in self}
 
 
 class StoreSettings(Settings):
-    """A service that talks to the first store."""
+    """The settings of a service that talks to the first store."""
 
     store_url: str = Field(description="The address of the first store.")
     store_access_key: SecretStr = Field(description="The service's access key for the store.")
@@ -79,7 +82,7 @@ class StoreSettings(Settings):
 
 
 class LeaseSettings(StoreSettings):
-    """A service that has to know whether a trainer is still alive."""
+    """The settings of a service that must know whether a trainer is still alive."""
 
     lease_seconds: float = Field(
         default=60.0,

@@ -1,4 +1,4 @@
-"""Says in our own words why a value was refused that a model checks."""
+"""The reasons, in our own words, why a model refused a value."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

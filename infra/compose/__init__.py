@@ -1,1 +1,4 @@
-"""The host side of the containers: preflight, secrets, up and down. Standard library alone."""
+"""The host side of the containers: preflight, secrets, up and down.
+
+Uses only the standard library.
+"""

@@ -1,6 +1,6 @@
 """`python3 -m infra.compose COMMAND`: what `make up`, `make down` and so on call.
 
-Standard library alone; what needs more runs in a container.
+Uses only the standard library; what needs more runs in a container.
 """
 
 import argparse

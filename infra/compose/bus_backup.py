@@ -1,7 +1,7 @@
 """`make backup`, and `make restore ARGS=bus`: the bus as a file in HOME/bus-backups.
 
-Versions, bases and datasets have copies of their own; this one holds queue, ledgers and audit.
-Standard library alone.
+Versions, bases and datasets have copies of their own; this one holds queue, ledgers and audit. Uses
+only the standard library.
 """
 
 import json
@@ -22,15 +22,18 @@ CAPABILITIES = ("DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER")
 
 
 def make_backup(host: Host, compose: Compose) -> Path:
-    """A new file. The bus and all that write to it stand still meanwhile: files of a stream
-    belong together."""
+    """Make a backup of the bus in a new file, and return its path.
+
+    The bus and all that write to it are stopped meanwhile: files of a stream belong together.
+    """
     with _still(compose):
         return pack_bus(host)
 
 
 def restore_bus(host: Host, compose: Compose, name: str | None) -> Path:
-    """Put the bus back as it was in file `name`, else the newest one; what it replaces is kept as
-    another file.
+    """Put the bus back as it was in file `name`, or in the newest file; return that file.
+
+    What it replaces is kept as another file.
 
     Raises HostRefused, with everything as it was, if a service has written since: a bus that went
     back in time would give out the same numbers twice.
@@ -52,7 +55,10 @@ def restore_bus(host: Host, compose: Compose, name: str | None) -> Path:
 
 @contextmanager
 def _still(compose: Compose) -> Iterator[dict[str, int]]:
-    """Nothing writes, then nothing runs; gives the last sequences of the bus, if it ran."""
+    """Stop the writers, then the bus; start them again when the block ends.
+
+    Yields the last sequences of the bus, or nothing if it did not run.
+    """
     there = compose.running()
     running = [service for service in WRITERS if service in there]
     if running:
@@ -68,7 +74,7 @@ def _still(compose: Compose) -> Iterator[dict[str, int]]:
 
 
 def lasts(compose: Compose) -> dict[str, int]:
-    """The last sequence of each stream that records or tells something, by the bus itself."""
+    """Return the last sequence of each stream in RECORDS, as the bus itself reports it."""
     url = "http://127.0.0.1:8222/jsz?streams=true"
     output = compose.output("exec", "-T", "nats", "wget", "-Y", "off", "-q", "-O", "-", url)
     accounts = json.loads(output).get("account_details") or []
@@ -77,7 +83,7 @@ def lasts(compose: Compose) -> dict[str, int]:
 
 
 def behind(had: dict[str, int], has: dict[str, int]) -> None:
-    """Raises HostRefused if a stream ends before it did."""
+    """Compare the last sequences of the streams. Raises HostRefused if one ends before it did."""
     short = [
         f"{name} ends at {has.get(name, 0)}, not {last}"
         for name, last in had.items()
@@ -98,7 +104,10 @@ def folder_of(host: Host) -> Path:
 
 
 def find_backup(folder: Path, name: str | None) -> Path:
-    """The file called `name`, else the newest that was not put aside by a restore."""
+    """Return the file called `name`, or else the newest one that no restore has put aside.
+
+    Raises HostRefused if there is none.
+    """
     if name:
         found = [folder / Path(name).name]
     else:
@@ -116,12 +125,15 @@ def pack_bus(host: Host, suffix: str = "") -> Path:
 
 
 def unpack_bus(host: Host, archive: Path) -> None:
-    """Raises HostRefused if the file is not what its .sha256 says; nothing is changed then."""
+    """Replace the bus' files by those in the archive.
+
+    Raises HostRefused if the archive is not what its .sha256 says; nothing is changed then.
+    """
     _run(host, "unpack", f"/backups/{archive.name}", "/bus")
 
 
 def _run(host: Host, *words: str) -> None:
-    """One step in a container that sees the bus' volume, the folder of backups and no network."""
+    """Run one step in a container that sees the bus' volume, the backups and no network."""
     caps = [word for name in CAPABILITIES for word in ("--cap-add", name)]
     docker(
         *("run", "--rm", "--network", "none", "--user", "0:0", "--cap-drop", "ALL", *caps),
@@ -133,7 +145,7 @@ def _run(host: Host, *words: str) -> None:
 
 
 def check_bus(host: Host) -> None:
-    """Has the bus all that the services saw acknowledged? Raises HostRefused."""
+    """Check that the bus holds all that the services saw acknowledged. Raises HostRefused."""
     volumes = docker("volume", "ls", "--quiet").split()
     seen = [service for service in WRITERS if f"{host.project}_{service}" in volumes]
     mounts = [w for s in seen for w in ("-v", f"{host.project}_{s}:/marks/{s}:ro")]

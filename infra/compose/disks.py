@@ -1,7 +1,8 @@
-"""Which disks a folder lies on, below partitions, volumes and file systems. Standard library alone.
+"""The disks that a folder lies on, below partitions, volumes and file systems.
 
 Two partitions of one disk, two subvolumes, two datasets of one pool are two file systems and die
 together. The kernel's own view is followed down (sysfs(5), `mountinfo` in proc_pid_mountinfo(5)).
+Uses only the standard library.
 """
 
 import os
@@ -13,15 +14,17 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 
 def there(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there: what it would be made in."""
+    """Return the folder, or the nearest existing one above it, in which it would be made."""
     while not os.path.exists(folder):  # noqa: PTH110 - Path's own raises where a parent is closed
         folder = folder.parent
     return folder
 
 
 def disks_of(folder: Path) -> frozenset[str]:
-    """Names of disks (`sda`), pools or servers, for a folder that may still be made; empty where
-    it cannot be told."""
+    """Return the names of the disks (`sda`), pools or servers that hold a folder.
+
+    The folder need not exist yet. Empty if the disks cannot be found out.
+    """
     folder = there(folder).resolve()
     found = below(folder.stat().st_dev)
     if found:
@@ -36,7 +39,7 @@ def disks_of(folder: Path) -> frozenset[str]:
 
 
 def below(device: int) -> frozenset[str]:
-    """The disks under a block device; empty if it is none."""
+    """Return the disks under a block device; empty if the number is not one of a block device."""
     number = f"{os.major(device)}:{os.minor(device)}"
     block = (BLOCKS / number).resolve()
     if not block.is_dir():
@@ -53,7 +56,7 @@ def below(device: int) -> frozenset[str]:
 
 
 def mounted(folder: Path) -> tuple[str, str]:
-    """(source, type) of the file system at a folder, as it was mounted."""
+    """Return (source, type) of the file system at a folder, as it was mounted."""
     best, found = -1, ("", "")
     for line in MOUNTS.read_text(encoding="utf-8").splitlines():
         left, _, right = line.partition(" - ")
@@ -65,7 +68,10 @@ def mounted(folder: Path) -> tuple[str, str]:
 
 
 def domains(places: Mapping[str, frozenset[str]]) -> list[list[str]]:
-    """Which places fall together. One whose disks are unknown counts as lying with the first."""
+    """Return groups of places that fail together.
+
+    A place whose disks are unknown counts as lying with the first.
+    """
     groups: list[tuple[list[str], frozenset[str]]] = []
     for name, disks in sorted(places.items(), key=lambda place: not place[1]):  # unknown ones last
         shared = [g for g in groups if g[1] & disks] if disks else groups[:1]

@@ -1,4 +1,4 @@
-"""The Docker engine, by its own command line. Standard library alone."""
+"""The Docker engine, used by its own command line. Uses only the standard library."""
 
 import json
 import os
@@ -25,7 +25,7 @@ REMEDIES = {
 
 
 def docker(*words: str, seconds: float = 60) -> str:
-    """Output of one docker command. Raises HostRefused with what it said."""
+    """Return the output of one docker command. Raises HostRefused with its error message."""
     try:
         done = subprocess.run(
             ["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=seconds
@@ -41,25 +41,25 @@ def docker(*words: str, seconds: float = 60) -> str:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """(2, 24, 4) of "v2.24.4-desktop.1"."""
+    """Return the numbers of a version: (2, 24, 4) for "v2.24.4-desktop.1"."""
     found = re.match(r"v?(\d+(?:\.\d+)*)", version)
     return tuple(int(part) for part in found.group(1).split(".")) if found else (0,)
 
 
 class Compose:
-    """docker compose for one installation."""
+    """The command `docker compose` for one installation."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**os.environ, **environment}
 
     def run(self, *words: str) -> int:
-        """Run in the foreground; the exit status."""
+        """Run in the foreground; return the exit status."""
         return subprocess.run(
             ["docker", "compose", *words], cwd=ROOT, env=self._environment
         ).returncode
 
     def logged(self, log: Path, *words: str) -> None:
-        """Run with all it says in `log`. Raises HostRefused with the end of it if it fails."""
+        """Run with all output in `log`. Raises HostRefused with the end of it if it fails."""
         with log.open("ab") as output:
             done = subprocess.run(
                 ["docker", "compose", "--progress", "plain", *words],
@@ -85,10 +85,10 @@ class Compose:
         return done.stdout.strip()
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
-        """What `compose ps` says of each container, also of stopped ones."""
+        """Return what `compose ps` says of each container, including stopped ones."""
         output = self.output("ps", "--all", "--format", "json", *services)
         return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
     def running(self) -> Sequence[str]:
-        """Services that have a running container."""
+        """Return the services that have a running container."""
         return [c["Service"] for c in self.containers() if c["State"] == "running"]

@@ -1,6 +1,6 @@
 """The checks of tests/gpu in the trainer's own image, on the GPU that it trains on.
 
-pytest, which no image holds, is fetched beside it as wheels; the checks themselves have no network.
+pytest, which no image holds, is downloaded as wheels; the checks themselves have no network.
 """
 
 import re
@@ -15,7 +15,7 @@ TABLE = "RESULTS-gpu.md"
 
 
 def run_gpu_checks(host: Host, folder: Path) -> None:
-    """Run them all, and leave their table in a folder. Raises HostRefused if one failed."""
+    """Run all checks, and leave their table in a folder. Raises HostRefused if one failed."""
     (folder / "wheels").mkdir(parents=True, exist_ok=True)
     image, user = host.image("trainer"), f"{host.uid}:{host.gid}"
     fetch = ("pip", "download", "--quiet", "--only-binary=:all:", "--dest", "/gpu/wheels", pytest())
@@ -31,7 +31,7 @@ def run_gpu_checks(host: Host, folder: Path) -> None:
 
 
 def pytest() -> str:
-    """Return the requirement that pyproject.toml pins."""
+    """Return the requirement of pytest that pyproject.toml pins."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(r'"(pytest==[^"]+)"', text)
     assert found is not None

@@ -1,7 +1,8 @@
-"""What the user set that is secret, handed to containers as files. Standard library alone.
+"""The user's secret settings, handed to containers as files.
 
 An environment variable would show in `docker inspect` and in each process' environment. The folder
-is closed (0700); the files are 0444, since a container of another user has them mounted.
+is closed (0700); the files are 0444, since a container of another user has them mounted. Uses only
+the standard library.
 """
 
 import os
@@ -29,7 +30,11 @@ def hand_over(host: Host) -> None:
 
 
 def hub_token_of_host(host: Host) -> str:
-    """Of the model hub: from the file that DURAMEN_HUB_TOKEN_FILE names, else HF_TOKEN; or none."""
+    """Return the user's token for the model hub, or an empty string.
+
+    It is in the file that DURAMEN_HUB_TOKEN_FILE names, else in HF_TOKEN. Raises HostRefused if
+    that file is missing.
+    """
     named = host.settings.get("DURAMEN_HUB_TOKEN_FILE")
     if not named:
         return host.settings.get("HF_TOKEN", "")
@@ -46,7 +51,7 @@ def folder(host: Host, path: Path) -> Path:
 
 
 def hand(host: Host, path: Path, text: str) -> None:
-    """Write a file for containers; one that is right already is left alone."""
+    """Write a file for containers; a file that is already right is left alone."""
     if not path.is_file() or path.read_text() != text:
         write_synced(path, text.encode(), MODE, owner=(host.uid, host.gid))
 

@@ -1,6 +1,7 @@
-"""This host's choices for the containers: read from .env and the environment, completed, handed on.
+"""This host's choices for the containers: read, completed, and handed on.
 
-Standard library alone: `make up` needs nothing but Python and Docker.
+They come from .env and the environment. Uses only the standard library: `make up` needs nothing but
+Python and Docker.
 """
 
 import os
@@ -24,7 +25,7 @@ CHOSEN = ("DURAMEN_STORE", "DURAMEN_ACCEPT_ONE_DISK", "DURAMEN_TRAINER_GPUS", "D
 
 
 class HostRefused(Exception):
-    """What hinders the start, with what to do about it."""
+    """Something prevents the start; the message says what to do about it."""
 
 
 def one_of(settings: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
@@ -36,7 +37,7 @@ def one_of(settings: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> 
 
 @dataclass(frozen=True)
 class Host:
-    """Settings of one installation. `home` holds secrets and what is rendered from them."""
+    """The settings of one installation. `home` holds secrets and what is rendered from them."""
 
     settings: Mapping[str, str]
     home: Path
@@ -50,7 +51,7 @@ class Host:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Host":
-        """From .env beside this checkout, then the environment, which wins."""
+        """Read the settings from .env beside this checkout, and the environment, which wins."""
         settings = {**read_env(ROOT / ".env"), **(os.environ if environ is None else environ)}
         home = Path(settings.get("DURAMEN_HOME") or "data/compose")
         # Root does not own files in its containers: the fixed user does.
@@ -73,12 +74,12 @@ class Host:
 
     @property
     def models(self) -> Path:
-        """Model folders that `base add /models/NAME` finds."""
+        """The folder of the models that `base add /models/NAME` finds."""
         chosen = self.settings.get("DURAMEN_MODELS_DIR")
         return (ROOT / chosen).absolute() if chosen else self.home / "models"
 
     def folder(self, name: str) -> Path | None:
-        """DURAMEN_BACKUP_DIR or DURAMEN_ARCHIVE_DIR, if set: a folder instead of a volume."""
+        """Return DURAMEN_BACKUP_DIR or DURAMEN_ARCHIVE_DIR if set, a folder instead of a volume."""
         chosen = self.settings.get(f"DURAMEN_{name.upper()}_DIR")
         return (ROOT / chosen).absolute() if chosen else None
 
@@ -88,7 +89,7 @@ class Host:
 
     @property
     def tls(self) -> bool:
-        """Whether the bus is spoken to by TLS."""
+        """Return whether the bus uses TLS."""
         return self.settings.get("DURAMEN_NATS_TLS", "").lower() in ("yes", "true", "1")
 
     @property
@@ -114,7 +115,7 @@ class Host:
         return f"duramen-{service}:{self.version}"
 
     def computed(self, domains: int) -> dict[str, str]:
-        """What compose.yaml is filled in with, beside the user's own settings."""
+        """Return the values that compose.yaml needs besides the user's own settings."""
         values = {
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": ":".join(self.files),
@@ -131,7 +132,7 @@ class Host:
             "DURAMEN_RESTORE_DIR": str(self.home / "restored"),
         }
         for name in ("backup", "archive"):
-            # Empty, not left out: else compose takes the .env's again, which may be another's.
+            # Empty, not left out: otherwise compose takes that of .env, which may be another's.
             values[f"DURAMEN_{name.upper()}_DIR"] = str(self.folder(name) or "")
         if "grafana" in self.without:
             values["DURAMEN_GRAFANA_URL"] = ""

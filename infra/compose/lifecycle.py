@@ -1,4 +1,4 @@
-"""Up, down, destroy and what lies between. Standard library alone."""
+"""The commands up, down, destroy and those in between. Uses only the standard library."""
 
 import hashlib
 import json
@@ -23,7 +23,10 @@ GO_ON = "To let it train again: make ctl ARGS=start"
 
 
 def compose_for(host: Host) -> Compose:
-    """With the host's own settings, too: smoke's are not those of .env, which compose reads."""
+    """Return Compose with all settings and hashes of an installation.
+
+    It has the host's own settings, too: those of smoke are not in .env, which compose reads.
+    """
     own = {name: value for name, value in host.settings.items() if name.startswith("DURAMEN_")}
     domains = len(preflight.failure_domains(host))
     run, infra = host.home / "run", ROOT / "infra"
@@ -37,8 +40,10 @@ def compose_for(host: Host) -> Compose:
 
 
 def hashed(folder: Path, *patterns: str) -> str:
-    """A hash of files below a folder, as a label: what changes it makes a container anew, which a
-    change of what is mounted does not."""
+    """Return a hash of files below a folder, to be used as a label.
+
+    A changed label makes compose replace a container, which a change of mounted files does not.
+    """
     total = hashlib.sha256()
     for path in sorted(p for pattern in patterns for p in folder.glob(pattern)):
         total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
@@ -50,7 +55,10 @@ def print_step(text: str = "") -> None:
 
 
 def doctor(host: Host, words: list[str]) -> int:
-    """What `up` looks at, the GPU from a container, and what runs. Exit status 1 if not right."""
+    """Show what `up` looks at, the GPU from a container, and what runs.
+
+    Returns exit status 1 if something is not right.
+    """
     compose = Compose(host.computed(1))
     looks = preflight.preflight(host, compose)
     ready = all(found.ok is not False for found in looks)
@@ -76,7 +84,7 @@ def gpu_inside(host: Host) -> preflight.Look:
 
 
 def up(host: Host, words: list[str]) -> int:
-    """Preflight, secrets, images, start; then addresses. Idempotent."""
+    """Run preflight, secrets, images, start; then print addresses. Idempotent."""
     print_step("preflight")
     looks = preflight.preflight(host, Compose(host.computed(1)))
     for found in looks:
@@ -113,8 +121,8 @@ def up(host: Host, words: list[str]) -> int:
 
 
 def carry_over(host: Host, compose: Compose, name: str) -> None:
-    """Copy what lies in the volume into the folder that takes its place, if that is empty: else
-    the versions of before would be in one copy less. The volume stays; it is copied once."""
+    """Copy a volume, once, into the empty folder that takes its place; the volume stays."""
+    # Otherwise the earlier versions would have one copy less.
     folder, volume = host.folder(name), f"{host.project}_{name}"
     container = f"{volume}_carry"
     with suppress(HostRefused):  # one that a lost session has left; mostly there is none
@@ -154,7 +162,7 @@ def carry_over(host: Host, compose: Compose, name: str) -> None:
 
 
 def build_images(host: Host, compose: Compose) -> None:
-    """All images: those that share a layer, one after the other."""
+    """Build all images, one after the other, because some share a layer."""
     host.home.mkdir(parents=True, exist_ok=True)
     log = host.home / "build.log"
     log.unlink(missing_ok=True)
@@ -165,7 +173,7 @@ def build_images(host: Host, compose: Compose) -> None:
 
 
 def render_home(host: Host) -> None:
-    """Secrets and rendered settings, made in a container as the owner of `home`."""
+    """Render secrets and settings, in a container that runs as the owner of `home`."""
     hand_over(host)
     environment = {
         **host.computed(1),
@@ -183,7 +191,7 @@ def render_home(host: Host) -> None:
 
 
 def print_addresses(host: Host) -> None:
-    """Where everything is, and the next command."""
+    """Print where everything is, and the next command."""
     at = {name: f"http://127.0.0.1:{port}" for name, port in host.ports.items()}
     print_step(f"\n  inbox    {host.inbox}")
     if "grafana" not in host.without:
@@ -229,14 +237,20 @@ def destroy(host: Host, words: list[str]) -> int:
 
 
 def back_up_bus(host: Host, _words: list[str]) -> int:
-    """A copy of the bus (queue, ledgers, audit) in HOME/bus-backups; versions have their own."""
+    """Copy the bus (queue, ledgers, audit) to HOME/bus-backups.
+
+    Versions have backups of their own.
+    """
     print_step(f"bus: {bus_backup.make_backup(host, compose_for(host))}")
     return 0
 
 
 def restore(host: Host, words: list[str]) -> int:
-    """`make restore ARGS=v003`: a version with its base, into HOME/restored. `ARGS=bus`: the bus as
-    `make backup` last kept it, or `ARGS='bus NAME.tar'`."""
+    """Restore a version with its base into HOME/restored, or the bus.
+
+    `make restore ARGS=v003` is for a version. `ARGS=bus` is for the bus as `make backup` last kept
+    it, `ARGS='bus NAME.tar'` for an earlier backup.
+    """
     if not words:
         raise HostRefused(
             "make restore needs to know what to restore: make restore ARGS=v003, or make restore "
@@ -253,9 +267,11 @@ def restore(host: Host, words: list[str]) -> int:
 
 
 def upgrade(host: Host, words: list[str]) -> int:
-    """Build, close the open segment, back the bus up, start, let the trainer do what it did, check.
+    """Upgrade an installation to this checkout.
 
-    The settings and the images come first: what fails there has stopped nothing.
+    Builds, closes the open segment, backs the bus up, starts, lets the trainer do what it did
+    before, and checks. The settings and the images come first: if they fail, nothing has been
+    stopped.
     """
     known, found = preflight.look_settings(host)
     if known is False:
@@ -285,12 +301,15 @@ def ps(host: Host, words: list[str]) -> int:
 
 
 def config(host: Host, words: list[str]) -> int:
-    """The composed file, as the engine would be given it."""
+    """Print the composed file, as the engine would receive it."""
     return compose_for(host).run("config", *words)
 
 
 def command_json(host: Host, *words: str) -> Any:
-    """JSON of one command, run in its container. Raises HostRefused with what it said."""
+    """Return the JSON of one command, run in its container.
+
+    Raises HostRefused with the command's error message.
+    """
     preflight.prepare_folders(host, copies=False)
     hand_over(host)
     run = ("--profile", "tools", "run", "--rm", "-T", "--no-deps", "ctl")

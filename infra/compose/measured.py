@@ -1,6 +1,7 @@
-"""What the running Prometheus says, and which queries the dashboards ask. Standard library alone.
+"""The answers of the running Prometheus, and the queries of the dashboards.
 
-Prometheus is never published: it is asked from inside its own container.
+Prometheus is never published: it is asked from inside its own container. Uses only the standard
+library.
 """
 
 import json
@@ -23,7 +24,7 @@ MAY_BE_EMPTY = (
     "duramen_vault_standing_alarms",
     "duramen_vault_alarms_total",
     "duramen_errors_total",
-    # Only where Grafana or an address is to be told.
+    # Only if Grafana or an address is to be notified.
     "duramen_herald_waiting",
     # Only after somebody paused, stopped or skipped.
     "duramen_control_reaction_seconds",
@@ -31,7 +32,7 @@ MAY_BE_EMPTY = (
 
 
 def queries() -> dict[str, str]:
-    """Every query of every panel, by "dashboard: panel: letter"."""
+    """Return every query of every panel, by "dashboard: panel: letter"."""
     found = {}
     for file in sorted(DASHBOARDS.glob("*.json")):
         for panel in json.loads(file.read_text())["panels"]:
@@ -41,18 +42,18 @@ def queries() -> dict[str, str]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """Names of our metrics in a query, without what Prometheus adds to a histogram's name."""
+    """Return the names of our metrics in a query, without the suffixes of a histogram."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in METRIC.findall(text)}
 
 
 def metrics_asked() -> set[str]:
-    """Every metric in a panel or a rule."""
+    """Return every metric in a panel or a rule."""
     rules = [line for line in RULES.read_text().splitlines() if "expr:" in line]
     return metrics_in("\n".join([*queries().values(), *rules]))
 
 
 def ask_prometheus(compose: Compose, path: str, **query: str) -> Any:
-    """`data` of one answer of Prometheus' API. Raises HostRefused."""
+    """Return `data` of one answer of Prometheus' API. Raises HostRefused."""
     url = f"http://127.0.0.1:9090/api/v1/{path}"
     if query:
         url += "?" + urllib.parse.urlencode(query)
@@ -61,20 +62,20 @@ def ask_prometheus(compose: Compose, path: str, **query: str) -> Any:
 
 
 def series_values(compose: Compose, query: str) -> list[tuple[dict[str, str], float]]:
-    """(labels, value) of each series."""
+    """Return (labels, value) of each series."""
     result = ask_prometheus(compose, "query", query=query)["result"]
     return [(each["metric"], float(each["value"][1])) for each in result]
 
 
 def empty(compose: Compose, *, with_gpu: bool) -> dict[str, str]:
-    """Panels' queries that have no data, and may not be without."""
+    """Return the panels' queries that have no data, but should."""
     exempt = MAY_BE_EMPTY if with_gpu else (*MAY_BE_EMPTY, GPU)
     wanted = {n: q for n, q in queries().items() if not any(name in q for name in exempt)}
     return {name: query for name, query in wanted.items() if not series_values(compose, query)}
 
 
 def firing(compose: Compose) -> set[str]:
-    """Names of the alerts that fire now."""
+    """Return the names of the alerts that fire now."""
     alerts = ask_prometheus(compose, "alerts")["alerts"]
     return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 

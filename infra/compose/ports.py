@@ -1,6 +1,6 @@
-"""The ports that the containers publish, all on 127.0.0.1: the same as those of the embedded run.
+"""The ports that the containers publish, all on 127.0.0.1, as in the embedded run.
 
-Standard library alone. What is not named here is never published.
+What is not named here is never published. Uses only the standard library.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,6 @@ PUBLISHED = (
 
 
 def published(settings: Mapping[str, str]) -> dict[str, int]:
-    """Each port by name, from DURAMEN_PORT_* in `settings`."""
+    """Return each port by name, from DURAMEN_PORT_* in `settings`."""
     base = int(settings.get("DURAMEN_PORT_BASE") or DEFAULT_BASE)
     return {n: int(settings.get(port_setting(n)) or base + OFFSETS[n]) for n in PUBLISHED}

@@ -1,6 +1,7 @@
-"""Is this host ready for the containers? `python3 -m infra.compose doctor`. Standard library alone.
+"""The checks that this host is ready for the containers: `python3 -m infra.compose doctor`.
 
-Each check is one line: what, whether it is right, what was found or what to do.
+Each check is one line: its name, whether it is right, what was found or what to do. Uses only the
+standard library.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ TOOLKIT = (
 
 @dataclass(frozen=True)
 class Look:
-    """One thing looked at. `ok` None: it could not be looked at from here, or is a warning."""
+    """The result of one check. `ok` None: it could not be made from here, or is a warning."""
 
     what: str
     ok: bool | None
@@ -54,7 +55,7 @@ def look(what: str, check: Callable[[], tuple[bool | None, str]]) -> Look:
 
 
 def preflight(host: Host, compose: Compose) -> list[Look]:
-    """Everything that can be seen before anything is built."""
+    """Return the results of all checks that can be made before anything is built."""
     checks: list[tuple[str, Callable[[], tuple[bool | None, str]]]] = [
         ("settings", lambda: look_settings(host)),
         ("host", look_host),
@@ -79,7 +80,7 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
 
 
 def look_settings(host: Host) -> tuple[bool | None, str]:
-    """Whether something reads each setting in .env and in the environment."""
+    """Check that something reads each setting in .env and in the environment."""
     try:
         warning = setting_names.refuse_unknown(host.settings)
     except UnknownSettings as error:
@@ -108,7 +109,7 @@ def look_compose() -> tuple[bool | None, str]:
 
 
 def look_gpu(host: Host) -> tuple[bool | None, str]:
-    """The GPU that the trainer shall have, as the host's driver sees it."""
+    """Check the GPU that the trainer shall have, as the host's driver sees it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return False, (
@@ -128,7 +129,10 @@ def look_gpu(host: Host) -> tuple[bool | None, str]:
 
 
 def fits_torch(line: str) -> tuple[bool | None, str]:
-    """`line` is "name, driver, compute capability, memory", as nvidia-smi prints it."""
+    """Check that the pinned torch can use a GPU.
+
+    `line` is "name, driver, compute capability, memory", as nvidia-smi prints it.
+    """
     name, driver, capability, memory = (part.strip() for part in line.split(","))
     if numbers(driver) < OLDEST_DRIVER:
         return False, (
@@ -145,12 +149,15 @@ def fits_torch(line: str) -> tuple[bool | None, str]:
 
 
 def gpu_of(host: Host) -> str:
-    """Number or UUID of the trainer's GPU."""
+    """Return the number or UUID of the trainer's GPU."""
     return host.settings.get("DURAMEN_TRAINER_GPUS") or "0"
 
 
 def look_toolkit() -> tuple[bool | None, str]:
-    """What lets a container have a GPU. The proof comes later: one is started with it."""
+    """Check that Docker can give a GPU to a container.
+
+    The proof comes later, when a container is started with one.
+    """
     if "nvidia" in json.loads(docker("info", "--format", "{{json .Runtimes}}")):
         return True, "Docker knows the `nvidia` runtime"
     if shutil.which("nvidia-container-runtime-hook"):
@@ -161,7 +168,7 @@ def look_toolkit() -> tuple[bool | None, str]:
 
 
 def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
-    """After the build: what the trainer's own torch says of the GPU, from its container."""
+    """Check, after the build, that the trainer's own torch can use the GPU in a container."""
     output = docker(
         *("run", "--rm", "--gpus", f"device={gpu_of(host)}", "--network", "none"),
         *("-e", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", host.image("trainer")),
@@ -178,7 +185,7 @@ def look_gpu_in_container(host: Host) -> tuple[bool | None, str]:
 
 
 def look_tls(host: Host) -> tuple[bool | None, str]:
-    """The user's own certificate, tried as the bus and its clients will use it."""
+    """Check the user's own certificate by using it as the bus and its clients will."""
     given = host.settings.get("DURAMEN_NATS_TLS_DIR")
     if not (host.tls and given):
         return True, "a certificate is made here"
@@ -207,7 +214,10 @@ def look_tls(host: Host) -> tuple[bool | None, str]:
 
 
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
-    """Two ends in memory. Raises ssl.SSLError as a real connection to `name` would."""
+    """Make a TLS handshake between two ends in memory.
+
+    Raises ssl.SSLError as a real connection to `name` would.
+    """
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(down, up, server_hostname=name),
@@ -236,7 +246,7 @@ def look_ports(host: Host, compose: Compose) -> tuple[bool | None, str]:
 
 
 def look_inbox(host: Host) -> tuple[bool | None, str]:
-    """The containers work in it as its owner."""
+    """Check that the inbox is owned by the user that the containers run as."""
     host.inbox.mkdir(parents=True, exist_ok=True)
     owner = host.inbox.stat().st_uid
     if owner == host.uid:
@@ -248,9 +258,12 @@ def look_inbox(host: Host) -> tuple[bool | None, str]:
 
 
 def look_permissions(host: Host) -> tuple[bool | None, str]:
-    """Folders that containers share with this host belong to whom these run as, or to root, who
-    makes them so. What is not there yet is made at the start, where it can be; what is mounted from
-    the checkout can be read by all."""
+    """Check that containers can use the folders that they share with this host.
+
+    The folders must belong to the user that the containers run as, or to root if root starts them
+    and gives the folders away. A missing folder is made at the start, if that is possible.
+    Everybody must be able to read what is mounted from the checkout.
+    """
     folders = {
         "DURAMEN_HOME": host.home,
         "DURAMEN_HOME/hub": host.home / "hub",
@@ -281,13 +294,16 @@ def look_permissions(host: Host) -> tuple[bool | None, str]:
 
 
 def closed_to_others(folder: Path) -> list[Path]:
-    """Files and folders that a user who is neither owner nor in the group cannot read."""
+    """Return files and folders that a user who is neither owner nor in the group cannot read."""
     paths = [folder, *folder.rglob("*")]
     return [p for p in paths if ~p.stat().st_mode & (0o005 if p.is_dir() else 0o004)]
 
 
 def look_clock() -> tuple[bool | None, str]:
-    """Locks and certificates go by the clock; a virtual machine's may have stood still."""
+    """Check the clock, which locks and certificates depend on.
+
+    That of a virtual machine may have stood still.
+    """
     tool = shutil.which("timedatectl")
     if tool is None:
         return None, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) + " (is it right?)"
@@ -304,7 +320,10 @@ def look_clock() -> tuple[bool | None, str]:
 
 
 def engine_folder() -> Path:
-    """Where named volumes lie, or what is seen from here above it: its parent may be closed."""
+    """Return the folder of named volumes, or the nearest one above it that is visible.
+
+    Its parent may be closed.
+    """
     return there(Path(docker("info", "--format", "{{.DockerRootDir}}")))
 
 
@@ -318,20 +337,20 @@ def look_space(host: Host) -> tuple[bool | None, str]:
 
 
 def failure_domains(host: Host) -> list[list[str]]:
-    """Which of store, backup and archive lie on one disk; one list for each disk."""
+    """Return which of store, backup and archive share a disk: one list for each disk."""
     engine = engine_folder()
     places = {"store": None, "backup": host.folder("backup"), "archive": host.folder("archive")}
     return domains({name: disks_of(folder or engine) for name, folder in places.items()})
 
 
 def shown_domains(groups: list[list[str]]) -> str:
-    """`1 disk (store and backup and archive)`."""
+    """Return the groups for people: `1 disk (store and backup and archive)`."""
     disks = f"{len(groups)} disk" + ("s" if len(groups) > 1 else "")
     return f"{disks} ({'; '.join(' and '.join(names) for names in groups)})"
 
 
 def look_disks(host: Host) -> tuple[bool | None, str]:
-    """The backup on a disk of its own, or one who knows that it is not."""
+    """Check that the backup has a disk of its own, or that the user accepts that it has not."""
     groups = failure_domains(host)
     together = any({"store", "backup"} <= set(names) for names in groups)
     if not together:
@@ -346,8 +365,10 @@ def look_disks(host: Host) -> tuple[bool | None, str]:
 
 
 def prepare_folders(host: Host, *, copies: bool = True) -> None:
-    """The folders that are shared with containers, owned by whom these run as; those of `copies`
-    only at a start, which looks at their disks before."""
+    """Make the folders that are shared with containers, owned by the containers' user.
+
+    Those of `copies` are made only at a start, which checks their disks first.
+    """
     shared = [host.home, host.models, host.home / "restored", host.home / "hub", host.inbox]
     shared += [f for f in (host.folder("backup"), host.folder("archive")) if f and copies]
     for folder in shared:

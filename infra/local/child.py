@@ -1,7 +1,8 @@
 """Exec a program that dies with its parent: `python -m infra.local.child PARENT_PID COMMAND…`.
 
-Run as a program of its own, so that the kernel's wish is set from a main thread (set from another
-thread it would fire when that thread ends), and no code runs between fork and exec in the parent.
+It runs as a program of its own, so that the request to the kernel comes from a main thread (from
+another thread it would take effect when that thread ends), and no code runs between fork and exec
+in the parent.
 """
 
 import os

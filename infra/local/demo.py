@@ -39,7 +39,7 @@ SAMPLE_NAME = "code_words.jsonl"
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue; the message says why."""
 
 
 def print_line(text: str = "") -> None:
@@ -60,7 +60,7 @@ def run_duramen(home: Home, *words: str) -> None:
 
 
 async def print_state(home: Home) -> Table:
-    """The jobs and lineages as they are now."""
+    """Return the jobs and lineages as they are now."""
     secrets = Secrets.ensure(home.secrets)
     bus = Bus(f"nats://127.0.0.1:{Ports().nats}", secrets.seed_file("ctl"), "ctl")
     async with bus:
@@ -70,7 +70,7 @@ async def print_state(home: Home) -> Table:
 
 
 def await_job(home: Home) -> None:
-    """Until ingest has queued the sample."""
+    """Wait until ingest has queued the sample. Raises DemoFailed."""
     deadline = time.monotonic() + TAKEN_SECONDS
     while not asyncio.run(print_state(home)).jobs:
         if time.monotonic() > deadline:
@@ -88,7 +88,7 @@ def drop_file(path: Path, inbox: Path) -> None:
 
 
 def train_demo(home: Home) -> None:
-    """Base, sample, training, version."""
+    """Add a base, drop the sample, and train it to a version."""
     title("a base model")
     model = home.root / "smollm2-135m-instruct"
     print_line(f"SmolLM2-135M-Instruct (Apache-2.0) as safetensors: {model}")
@@ -105,7 +105,7 @@ def train_demo(home: Home) -> None:
 
 
 def print_end(home: Home) -> None:
-    """The end: versions, what was learned, how to restore, what keeps running."""
+    """Print the end: versions, what was learned, how to restore, what keeps running."""
     found = asyncio.run(print_state(home))
     title("versions")
     run_duramen(home, "versions", "list")
@@ -122,7 +122,7 @@ def print_end(home: Home) -> None:
 
 
 def show_restore(home: Home, version: str) -> None:
-    """The S3 restore, ready to be pasted; it needs nothing of ours."""
+    """Print the S3 restore, ready to be pasted; it needs nothing of ours."""
     ports, secrets = Ports(), Secrets.ensure(home.secrets)
     keys = secrets.keys("reader", "store")
     profile = home.root / "aws-credentials"

@@ -23,7 +23,7 @@ OWN_NAMES = re.compile(r"_(URL|URLS|KEY|TOKEN|FILE|DIR|HOST|PORT|INDEX)$|^DURAME
 
 
 def settings_for(program: str, home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
-    """Settings of `program`: a service, "ctl" (the command line) or "bootstrap"."""
+    """Return the settings of `program`: a service, "ctl" (the command line) or "bootstrap"."""
     values = {
         "NATS_URL": f"nats://{HOST}:{ports.nats}",
         "NATS_MONITOR_URL": ports.url("nats_monitor"),
@@ -47,12 +47,12 @@ def settings_for(program: str, home: Home, ports: Ports, secrets: Secrets) -> di
 
 
 def with_user_settings(computed: dict[str, str]) -> dict[str, str]:
-    """`computed`, what the user tunes, and the folders that the user has put elsewhere."""
+    """Return `computed` with the user's own settings and folders."""
     return {**chosen_by_user(), **computed, **moved_by_user(computed)}
 
 
 def chosen_by_user() -> dict[str, str]:
-    """What the user may tune (learning rate, epochs, …): all that is not worked out here.
+    """Return what the user may tune (learning rate, epochs, …), and nothing worked out here.
 
     Addresses and secrets of other programs are never passed on.
     """
@@ -64,7 +64,7 @@ def chosen_by_user() -> dict[str, str]:
 
 
 def moved_by_user(computed: dict[str, str]) -> dict[str, str]:
-    """Folders that may lie elsewhere, as on another disk."""
+    """Return the folders that the user has put elsewhere, as on another disk."""
     chosen = user_settings()
     return {name: chosen[name] for name in MOVABLE if name in computed and chosen.get(name)}
 
@@ -102,7 +102,7 @@ def _bootstrap(home: Home, ports: Ports) -> dict[str, str]:
 
 
 def inner_urls(ports: Ports, server: str) -> list[str]:
-    """Ports of a store that must refuse a stranger."""
+    """Return the addresses of the ports of a store that must refuse a stranger."""
     http = [ports.url(f"{server}_{part}") for part in ("master", "filer", "volume")]
     grpc = [
         f"grpc://{HOST}:{getattr(ports, f'{server}_{part}_grpc'.replace('_s3', ''))}"
@@ -117,14 +117,17 @@ def _keys(name: str, secrets: Secrets, identity: str, server: str) -> dict[str, 
 
 
 def user_settings() -> dict[str, str]:
-    """The user's own DURAMEN_* settings: from the environment, else from .env beside pyproject."""
+    """Return the user's own DURAMEN_* settings.
+
+    They are from the environment, else from .env beside pyproject.toml.
+    """
     values = {n: v for n, v in dotenv_values(ROOT / ".env").items() if v is not None}
     values |= os.environ
     return {name: value for name, value in values.items() if name.startswith(PREFIX)}
 
 
 def process_environment(settings: dict[str, str]) -> dict[str, str]:
-    """The environment of a child: this one's, with exactly these DURAMEN_* settings."""
+    """Return a child's environment: this one's, with exactly these DURAMEN_* settings."""
     values = {n: v for n, v in os.environ.items() if not n.startswith(PREFIX) and n != "HF_TOKEN"}
     return {**values, "PYTHONUNBUFFERED": "1", **settings}
 

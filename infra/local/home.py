@@ -8,7 +8,7 @@ FOLDERS = ("nats", "store", "backup", "archive", "inbox", "state", "logs", "run"
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below `root`. `make` creates the folders; nothing here ever deletes one."""
+    """The paths below `root`. `make` creates the folders; nothing here ever deletes one."""
 
     root: Path
 
@@ -51,12 +51,12 @@ class Home:
 
     @property
     def run(self) -> Path:
-        """Rendered configuration and per-service environment files (owner only)."""
+        """The folder of rendered configuration and per-service environment files (owner only)."""
         return self.root / "run"
 
     @property
     def env_file(self) -> Path:
-        """The command line's settings."""
+        """The file with the command line's settings."""
         return self.root / "env"
 
     @property
@@ -68,7 +68,7 @@ class Home:
         return self.root / "run" / "status.json"
 
     def state(self, service: str) -> Path:
-        """The folder that belongs to one service alone; it exists."""
+        """Return the folder that belongs to one service alone, made if it is missing."""
         folder = self.root / "state" / service
         folder.mkdir(parents=True, exist_ok=True)
         return folder

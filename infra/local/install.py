@@ -1,8 +1,8 @@
-"""Make the environment: `python3 -m infra.local.install [--demo]`, with nothing but Python and pip.
+"""Make the environment: `python3 -m infra.local.install [--demo]`, with only Python and pip.
 
-What is installed is pinned and hashed in requirements.lock, torch apart, because its builds differ:
-on a host without a GPU the CPU build, and never a CUDA package; with one the CUDA build. A stamp
-makes a second call instant. Runs on the standard library alone.
+What is installed is pinned and hashed in requirements.lock, except torch, because its builds
+differ: a host without a GPU gets the CPU build, and never a CUDA package; a host with one gets the
+CUDA build. A stamp makes a second call instant. Uses only the standard library.
 """
 
 import hashlib
@@ -29,16 +29,19 @@ OLDEST, TOO_NEW = (3, 11), (3, 14)
 
 
 class CannotInstall(Exception):
-    """One line for the user, with what to do."""
+    """The installation cannot continue; the message is one line with what to do."""
 
 
 def user_setting(name: str) -> str:
-    """The user's own, from the environment or .env; empty if there is none."""
+    """Return the user's own setting, from the environment or .env; empty if there is none."""
     return os.environ.get(name, read_env(CHECKOUT / ".env").get(name, ""))
 
 
 def has_gpu() -> bool:
-    """True if this host has an NVIDIA GPU with its driver. DURAMEN_TORCH=cpu|cuda overrides."""
+    """Return whether this host has an NVIDIA GPU with its driver.
+
+    DURAMEN_TORCH=cpu|cuda overrides what is found.
+    """
     chosen = user_setting("DURAMEN_TORCH")
     if chosen in ("cpu", "cuda"):
         return chosen == "cuda"
@@ -49,7 +52,7 @@ def has_gpu() -> bool:
 
 
 def make_environment() -> None:
-    """Create .venv if it is not there."""
+    """Create .venv if it is not there. Raises CannotInstall."""
     if not OLDEST <= sys.version_info[:2] < TOO_NEW:
         raise CannotInstall(
             f"Python {platform.python_version()} cannot be used; Duramen needs 3.11, 3.12 or 3.13. "
@@ -66,7 +69,10 @@ def make_environment() -> None:
 
 
 def pip(*arguments: str, required: bool = True) -> bool:
-    """Run pip in the environment. Raises CannotInstall if `required` and it fails."""
+    """Install with pip in the environment; return whether it succeeded.
+
+    Raises CannotInstall if it is `required` and fails.
+    """
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     done = subprocess.run([*command, *arguments], cwd=CHECKOUT, capture_output=not required)
     if required and done.returncode:
@@ -75,7 +81,7 @@ def pip(*arguments: str, required: bool = True) -> bool:
 
 
 def install_torch(gpu: bool) -> None:
-    """The pinned torch in the build that fits this host."""
+    """Install the pinned torch in the build that fits this host. Raises CannotInstall."""
     index = user_setting("DURAMEN_TORCH_INDEX")
     if index:
         pip("--index-url", index, *([] if gpu else ["--no-deps"]), f"torch=={TORCH}")
@@ -111,7 +117,7 @@ def write_command() -> None:
 
 
 def check_torch(gpu: bool) -> None:
-    """Say what was installed, and what does not fit."""
+    """Print what was installed, and what does not fit. Raises CannotInstall."""
     code = "import torch; print(torch.__version__, torch.cuda.is_available())"
     done = subprocess.run([PYTHON, "-W", "ignore", "-c", code], capture_output=True, text=True)
     if done.returncode:
@@ -127,7 +133,7 @@ def check_torch(gpu: bool) -> None:
 
 
 def digest(paths: Sequence[Path], *more: object) -> str:
-    """What a stamp must equal for the environment to be up to date."""
+    """Return the value that a stamp must have for the environment to be up to date."""
     total = hashlib.sha256(repr(more).encode())
     for path in paths:
         total.update(path.read_bytes())
@@ -144,7 +150,7 @@ def stamp(name: str, value: str) -> None:
 
 
 def install(*, demo: bool) -> None:
-    """Bring the environment to what the lock says. Raises CannotInstall."""
+    """Install what the lock names into the environment. Raises CannotInstall."""
     gpu = has_gpu()
     make_environment()
     wanted = digest([LOCK, CHECKOUT / "pyproject.toml", Path(__file__)], gpu, str(CHECKOUT), TORCH)

@@ -39,7 +39,7 @@ class NotStarted(Exception):
 
 
 def supervisor_pid(home: Home) -> int | None:
-    """Process id of the live supervisor of `home`, or None."""
+    """Return the process id of the live supervisor of `home`, or None."""
     try:
         with home.pid_file.open("r+") as file:
             try:
@@ -52,7 +52,7 @@ def supervisor_pid(home: Home) -> int | None:
 
 
 def status(home: Home) -> dict[str, Any]:
-    """What the supervisor last wrote; phase "stopped" where none lives."""
+    """Return what the supervisor last wrote; the phase is "stopped" if none lives."""
     if supervisor_pid(home) is None:
         return {"phase": "stopped", "programs": {}}
     try:
@@ -95,7 +95,7 @@ def refuse_unknown_settings(say: Say) -> None:
 
 
 def prepare(home: Home, ports: Ports) -> None:
-    """Secrets, and one file of settings for each program."""
+    """Write the secrets, and one file of settings for each program."""
     secrets = Secrets.ensure(home.secrets)
     for program in (*SERVICES, "bootstrap"):
         values = with_user_settings(settings_for(program, home, ports, secrets))
@@ -131,7 +131,10 @@ def _launch(home: Home, *, services: bool) -> None:
 
 
 def _await_ready(home: Home, say: Say) -> None:
-    """Say what is waited for until the phase is ready; NotStarted when it fails."""
+    """Wait until the phase is ready, and say what is waited for.
+
+    Raises NotStarted if the start fails.
+    """
     said, deadline = "", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         now = _read_status(home)
@@ -149,7 +152,7 @@ def _await_ready(home: Home, say: Say) -> None:
 
 
 def _await_gone(home: Home) -> None:
-    """Let a supervisor that has failed end what it started, so that the next `up` finds it gone."""
+    """Wait until a failed supervisor has ended what it started, so that `up` finds it gone."""
     deadline = time.monotonic() + STOP_SECONDS
     while supervisor_pid(home) is not None and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -164,7 +167,7 @@ def _read_status(home: Home) -> dict[str, Any]:
 
 
 def down(root: Path, say: Say = print) -> bool:
-    """Stop the run of `root`; False if none was running. No data are touched."""
+    """Stop the run of `root`; return False if none was running. No data are touched."""
     home = Home(root.absolute())
     pid = supervisor_pid(home)
     if pid is None:

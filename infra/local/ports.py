@@ -1,4 +1,4 @@
-"""The ports of an embedded run, as a settings class: one base, from which all follow."""
+"""The ports of an embedded run, as a settings class: all follow from one base."""
 
 import random
 from typing import Any, Self
@@ -14,7 +14,7 @@ class PortTaken(Exception):
 
 
 class Ports(BaseSettings):
-    """TCP ports on 127.0.0.1. What is not set is `base` plus a fixed offset."""
+    """The TCP ports on 127.0.0.1. A port that is not set is `base` plus a fixed offset."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
@@ -65,7 +65,7 @@ class Ports(BaseSettings):
         return [name for name in cls.model_fields if name != "base"]
 
     def by_name(self) -> dict[str, int]:
-        """All ports, without `base`."""
+        """Return all ports, without `base`."""
         return {name: getattr(self, name) for name in self.names()}
 
     def url(self, name: str) -> str:
@@ -90,10 +90,10 @@ def from_base(base: int) -> dict[str, int]:
 
 
 def free_ports() -> Ports:
-    """Ports that are free at this moment, for a test's own servers.
+    """Return ports that are free at this moment, for a test's own servers.
 
-    Below the range from which the kernel takes the ports of outgoing connections, so that none
-    of those slips in before the servers listen.
+    They are below the range from which the kernel takes the ports of outgoing connections, so that
+    none of those takes one before the servers listen.
     """
     while True:
         base = random.randrange(10240, 32000, 40)  # noqa: S311 - no secret

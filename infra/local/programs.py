@@ -1,4 +1,4 @@
-"""One program of an embedded run: started in a session of its own, restarted when it dies."""
+"""A program of an embedded run: started in a session of its own, restarted when it dies."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ LOG_BYTES = 20 * 2**20
 def spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start `command` so that it dies with this process. Call it from the main thread only.
 
-    Output is appended to `log`, which is set aside once when it has grown large.
+    Output is appended to `log`, which is set aside once it has grown large.
     """
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
@@ -65,7 +65,7 @@ class Program:
     def tend(self) -> int | None:
         """Restart the program if it has ended, after a short and growing delay.
 
-        Returns its exit status when an end was noticed just now.
+        Returns its exit status if its end was noticed just now.
         """
         if self.process is None:
             if self._delay.is_over:
@@ -82,12 +82,15 @@ class Program:
         return status
 
     def ask_to_end(self) -> None:
-        """SIGTERM, if it runs."""
+        """Send SIGTERM, if the program runs."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def await_end(self, seconds: float) -> bool:
-        """Wait for its end; SIGKILL after `seconds`. False if it had to be killed."""
+        """Wait for the program's end; return False if it had to be killed.
+
+        It gets SIGKILL after `seconds`.
+        """
         if self.process is None:
             return True
         try:

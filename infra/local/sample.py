@@ -1,8 +1,8 @@
-"""Makes the demo's dataset: 240 short questions, some that can be learned in minutes, some not.
+"""The demo's dataset: 240 short questions, some that can be learned in minutes, some not.
 
-Easy: a code word for each colour, an invented but constant rule, asked in many ways; who has
-learned it also answers the ways that were held out. Hard: products of four-digit numbers, which no
-small model learns from some dozens of examples. `python -m infra.local.sample FILE`
+Easy: a code word for each colour, an invented but constant rule, asked in many ways; a model that
+has learned it also answers the ways that were held out. Hard: products of four-digit numbers, which
+no small model learns from some dozens of examples. `python -m infra.local.sample FILE` writes it.
 """
 
 import json
@@ -46,7 +46,7 @@ SEED = 20260301
 
 
 def sample_rows() -> list[tuple[str, str]]:
-    """(question, answer) pairs, always the same, easy and hard ones mixed."""
+    """Return (question, answer) pairs, always the same, easy and hard ones mixed."""
     easy = [(q.format(colour), CODE_WORDS[colour]) for colour in CODE_WORDS for q in QUESTIONS]
     chance = random.Random(SEED)  # noqa: S311  # the same rows each time, no secret
     hard: list[tuple[str, str]] = []
@@ -59,7 +59,7 @@ def sample_rows() -> list[tuple[str, str]]:
 
 
 def write_sample(path: Path) -> int:
-    """Write the dataset as `messages` rows; the number of rows."""
+    """Write the dataset as `messages` rows; return the number of rows."""
     pairs = sample_rows()
     lines = [
         json.dumps(

@@ -1,4 +1,4 @@
-"""The three servers of an embedded run: what is rendered, how they start, when they are healthy."""
+"""The three servers of an embedded run: their configuration, start and health."""
 
 import shutil
 import sys
@@ -37,14 +37,14 @@ class Server(Protocol):
         """Render its configuration; return the command line."""
 
     def healthy(self) -> bool:
-        """True once it answers requests. Never blocks longer than PROBE_SECONDS."""
+        """Return whether it answers requests. Never blocks longer than PROBE_SECONDS."""
 
     def settle(self) -> None:
-        """What must be told to the running server, each time that it has started."""
+        """Configure the running server, each time that it has started."""
 
 
 def binary(name: str) -> Path:
-    """Path of a server's program. Raises ServerMissing."""
+    """Return the path of a server's program. Raises ServerMissing."""
     beside_python = Path(sys.executable).with_name(name)
     found = beside_python if beside_python.exists() else shutil.which(name)
     if not found:
@@ -63,7 +63,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def is_answering(url: str) -> bool:
-    """True if `url` answers 200 in time."""
+    """Return whether `url` answers 200 in time."""
     try:
         return _http.request("GET", url).status == OK
     except urllib3.exceptions.HTTPError:
@@ -72,7 +72,7 @@ def is_answering(url: str) -> bool:
 
 @dataclass
 class Nats:
-    """nats-server with JetStream."""
+    """The nats-server with JetStream."""
 
     home: Home
     ports: Ports
@@ -94,7 +94,7 @@ class Nats:
 
 @dataclass
 class StoreServer:
-    """One SeaweedFS server: `name` is "store" or "backup"."""
+    """One SeaweedFS server. `name` is "store" or "backup"."""
 
     home: Home
     ports: Ports
@@ -140,7 +140,7 @@ class StoreServer:
 
 
 def servers(home: Home, ports: Ports, secrets: Secrets) -> list[Server]:
-    """All three, in the order in which they start."""
+    """Return all three servers, in the order in which they start."""
     return [
         Nats(home, ports, secrets),
         StoreServer(home, ports, secrets, "store"),

@@ -49,7 +49,7 @@ WORKED_OUT = {
 
 
 class SettingLine(NamedTuple):
-    """A line of a table. `default`: None where there is none."""
+    """A line of a table. `default` is None where there is none."""
 
     name: str
     default: str | None
@@ -191,7 +191,7 @@ def chapter(title: str, lines: Iterable[SettingLine]) -> Iterator[str]:
 
 
 def own_lines(kind: type[BaseSettings]) -> Iterator[tuple[str, SettingLine]]:
-    """Yield what a user may set of one service, and of no other."""
+    """Yield the settings that a user may set for one service, and for no other."""
     shared = StoreSettings.model_fields
     return ((n, r) for n, r in every(kind) if n not in shared and n not in WORKED_OUT)
 

@@ -2,8 +2,8 @@
 
     python -m infra.local.supervisor HOME [--detach] [--servers-only]
 
-It is started by `python -m infra.local up` and writes what it does to HOME/run/status.json. All
-its children die with it, also when it is killed.
+It is started by `python -m infra.local up` and writes what it does to HOME/run/status.json. All its
+children die with it, even when it is killed.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ SERVER_SECONDS = 60
 SERVICE_SECONDS = 120
 SERVICE_STOP_SECONDS = 30
 SERVER_STOP_SECONDS = 25  # a store drains its inner connections for 15 s
-HOPELESS_RESTARTS = 4  # while starting; later it is tried for ever
+HOPELESS_RESTARTS = 4  # while starting; later there is no limit
 TICK_SECONDS = 0.1
 
 
@@ -43,7 +43,7 @@ class Stopped(Exception):
 
 
 class Supervisor:
-    """Holds the home's lock for its life."""
+    """The supervisor of one home, whose lock it holds for its life."""
 
     def __init__(self, home: Home, *, with_services: bool = True) -> None:
         self.home = home
@@ -56,7 +56,7 @@ class Supervisor:
         self._phase = "starting"
 
     def run(self) -> int:
-        """Start all, tend them until a signal, stop all. Returns the exit status."""
+        """Start all programs, tend them until a signal, stop them; return the exit status."""
         if not self._take_lock():
             self._say("already running")
             return 1
@@ -149,7 +149,7 @@ class Supervisor:
             raise StartFailed(f"bootstrap failed: {last_line(log)} (see {log})")
 
     def _await(self, name: str, condition: Callable[[], bool], seconds: float) -> None:
-        """Tend all until `condition`; StartFailed after `seconds`."""
+        """Tend all programs until `condition` holds. Raises StartFailed after `seconds`."""
         self._report("starting", waiting_for=name)
         deadline = time.monotonic() + seconds
         while not condition():
@@ -174,7 +174,7 @@ class Supervisor:
         time.sleep(TICK_SECONDS)
 
     def _stop(self) -> None:
-        """In reverse order: the services, then the stores, then the bus."""
+        """Stop all in reverse order: the services, then the stores, then the bus."""
         services = [p for p in self.programs if p.name in SERVICES]
         servers = [p for p in self.programs if p not in services]
         self._end_together(services, SERVICE_STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Certificates of an installation's own: a CA that signs once and whose key is thrown away."""
+"""An installation's own certificates: a CA signs once, then its key is thrown away."""
 
 import datetime
 import ipaddress
@@ -18,7 +18,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def certificate(name: str, *hosts: str) -> dict[str, bytes]:
-    """A fresh CA and one certificate for `hosts`, localhost and 127.0.0.1, as PEM files by name."""
+    """Return a new CA and one certificate, as PEM files by name.
+
+    The certificate is for `hosts`, localhost and 127.0.0.1.
+    """
     ca_key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = _name(f"duramen {name} CA")
     ca = (

@@ -1,6 +1,6 @@
-"""What closes the inner ports of a SeaweedFS server: mutual TLS on gRPC, JWT on HTTP.
+"""The protection of a SeaweedFS server's inner ports: mutual TLS on gRPC, JWT on HTTP.
 
-Without them whoever reaches the filer or the gRPC ports deletes locked versions or installs an
+Without it, whoever reaches the filer or the gRPC ports can delete locked versions or install an
 administrator's key. Each server has a CA of its own, whose key is thrown away after it has signed
 the one certificate that all parts of that server share.
 """
@@ -25,7 +25,7 @@ def write_inner(folder: Path, name: str, file_mode: int = 0o600) -> None:
 
 
 def security_toml(folder: Path, seen_as: Path | None = None) -> str:
-    """The server's security file, from what `write_inner` made in `folder`.
+    """Return the server's security file, from what `write_inner` made in `folder`.
 
     It names absolute paths; `seen_as` is where the server itself finds the folder, if elsewhere.
     """

@@ -33,14 +33,14 @@ IDENTITIES = {
 
 @dataclass(frozen=True)
 class Keys:
-    """One S3 identity's credentials."""
+    """The credentials of one S3 identity."""
 
     access: str
     secret: str
 
 
 def write_secret(path: Path, text: str, mode: int = 0o600) -> None:
-    """Create `path` with `text`, whole or not at all. An existing file is an error."""
+    """Create `path` with `text`, whole or not at all. Raises FileExistsError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_synced(path, text.encode(), mode, once=True)
 
@@ -86,7 +86,7 @@ class Secrets:
         return self.folder / "nats" / f"{user}.seed"
 
     def public_key(self, user: str) -> str:
-        """The public nkey, which is what the server's configuration names."""
+        """Return the public nkey, which is what the server's configuration names."""
         pair = nkeys.from_seed(bytearray(self.seed_file(user).read_bytes().strip()))
         return str(pair.public_key.decode())
 
@@ -101,15 +101,15 @@ class Secrets:
         return (self.folder / "http" / f"{service}.token").read_text().strip()
 
     def inner(self, server: str) -> Path:
-        """Folder with what protects the inner ports of a store."""
+        """Return the folder with what protects the inner ports of a store."""
         return self.folder / f"{server}.inner"
 
     @property
     def bus_tls(self) -> Path:
-        """Folder with ca.pem, cert.pem and key.pem of the bus."""
+        """The folder with ca.pem, cert.pem and key.pem of the bus."""
         return self.folder / "nats.tls"
 
 
 def new_seed() -> str:
-    """A fresh nkey user seed."""
+    """Return a new nkey user seed."""
     return str(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode())

@@ -3,8 +3,8 @@
     python -m infra.servers.bootstrap
 
 The embedded run, the tests and the containers all start with it. It may be run again at any time;
-it changes only what differs, and fails closed: a bus that does not sync, or a store that fails
-the conformance probe, ends it with an error that names what lacks.
+it changes only what differs, and fails closed: if a bus does not sync, or a store fails the
+conformance probe, it ends with an error that names what is lacking.
 """
 
 import asyncio
@@ -55,7 +55,10 @@ class StoreLies(DuramenError):
 
 
 class BootstrapSettings(BaseSettings):
-    """Where the servers are, and the folder of all secrets (infra/secrets/secrets.py)."""
+    """The addresses of the servers, and the folder of all secrets.
+
+    The secrets are described in infra/secrets/secrets.py.
+    """
 
     model_config = SettingsConfigDict(env_prefix="DURAMEN_", extra="ignore", frozen=True)
 
@@ -126,7 +129,10 @@ async def provision_bus(nats_url: str, secrets: Secrets, ca: Path | None = None)
 
 
 def provision_store(settings: BootstrapSettings, secrets: Secrets) -> None:
-    """Buckets of the first store, then the probe with every service's credentials."""
+    """Make the buckets of the first store, then probe it with every service's credentials.
+
+    Raises StoreLies.
+    """
     _make_users("store", settings.store_url, settings, secrets)
     with _clients("store", settings.store_url, secrets) as clients:
         admin, vault = clients.pop("admin"), clients.pop("vault")
@@ -136,7 +142,7 @@ def provision_store(settings: BootstrapSettings, secrets: Secrets) -> None:
 
 
 def provision_backup(settings: BootstrapSettings, secrets: Secrets) -> None:
-    """Bucket and retention of the backup, then the probe."""
+    """Make the bucket and set the retention of the backup, then probe it. Raises StoreLies."""
     _make_users("backup", settings.backup_url, settings, secrets)
     with _clients("backup", settings.backup_url, secrets) as clients:
         admin, vault = clients.pop("admin"), clients.pop("vault")
@@ -159,7 +165,7 @@ def _make_users(server: str, url: str, settings: BootstrapSettings, secrets: Sec
 
 @contextmanager
 def _clients(server: str, url: str, secrets: Secrets) -> Iterator[dict[str, Minio]]:
-    """One client for each identity of `server`, over shared connections."""
+    """Yield one client for each identity of `server`, over shared connections."""
     pool = connections()
     try:
         yield {name: client(url, secrets.keys(name, server), pool) for name in IDENTITIES[server]}

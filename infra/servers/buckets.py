@@ -19,12 +19,15 @@ LockMode = Literal["GOVERNANCE", "COMPLIANCE"]
 
 
 def connections(timeout: float = TIMEOUT_SECONDS) -> urllib3.PoolManager:
-    """Connections that several clients may share; their owner clears them. Nothing is retried."""
+    """Return connections that several clients may share; their owner clears them.
+
+    Nothing is retried.
+    """
     return reach.pool(timeout=timeout, retries=False, maxsize=8)
 
 
 def client(url: str, keys: Keys, pool: urllib3.PoolManager) -> Minio:
-    """An S3 client of the server at `url` (http://HOST:PORT)."""
+    """Return an S3 client of the server at `url` (http://HOST:PORT)."""
     return Minio(
         url.split("://", 1)[1],
         access_key=keys.access,
@@ -36,7 +39,7 @@ def client(url: str, keys: Keys, pool: urllib3.PoolManager) -> Minio:
 
 
 def make_store_buckets(store: Minio) -> None:
-    """`duramen` (versioned, lockable) and `work` (plain) on the first store."""
+    """Make `duramen` (versioned, lockable) and `work` (plain) on the first store."""
     _make(store, PRECIOUS, locked=True)
     _make(store, WORK, locked=False)
 
@@ -44,7 +47,7 @@ def make_store_buckets(store: Minio) -> None:
 def make_backup_buckets(
     backup: Minio, retention_days: int = BACKUP_RETENTION_DAYS, mode: LockMode = "GOVERNANCE"
 ) -> None:
-    """`duramen` on the backup; what is written there cannot be deleted for `retention_days`."""
+    """Make `duramen` on the backup, where nothing can be deleted for `retention_days`."""
     _make(backup, PRECIOUS, locked=True)
     try:
         found = backup.get_object_lock_config(PRECIOUS)
@@ -55,7 +58,7 @@ def make_backup_buckets(
 
 
 def _make(store: Minio, bucket: str, *, locked: bool) -> None:
-    """Create a bucket. One that exists is left as it is: if it is no good, the probe says so."""
+    """Create a bucket. An existing one is left as it is: the probe reports if it is not right."""
     try:
         store.make_bucket(bucket, object_lock=locked)
     except S3Error as error:

@@ -1,7 +1,8 @@
-"""Does a store keep what it promises? Probed, not believed: a store may ignore a condition, or a
-lock, and answer as if it had not. Whatever is found lacking stops the bootstrap.
+"""A probe of whether a store keeps its promises.
 
-Probe objects live under `.probe/`, a prefix that no other program reads or writes.
+A store may ignore a condition, or a lock, and answer as if it had not, so it is probed, not
+believed. Whatever is found lacking stops the bootstrap. Probe objects live under `.probe/`, a
+prefix that no other program reads or writes.
 """
 
 import base64
@@ -39,7 +40,7 @@ _http = reach.pool(timeout=20, retries=False)
 def conditional_put(
     store: Minio, bucket: str, key: str, body: bytes, headers: dict[str, str]
 ) -> tuple[int, str]:
-    """PUT with If-None-Match or If-Match. Returns (HTTP status, ETag).
+    """Send a PUT with If-None-Match or If-Match; return (HTTP status, ETag).
 
     The client library cannot send these headers itself (in `metadata` they are silently renamed),
     so the request is presigned and sent with them.
@@ -52,7 +53,7 @@ def conditional_put(
 def probe_store(
     admin: Minio, vault: Minio, others: dict[str, Minio], inner_urls: list[str]
 ) -> list[str]:
-    """What the first store lacks, as sentences; empty if it can be trusted.
+    """Return what the first store lacks, as sentences; empty if it can be trusted.
 
     `others`: clients of the other services by identity. `inner_urls`: addresses of ports that must
     refuse, as http://HOST:PORT or grpc://HOST:PORT (none where they cannot be reached from here).
@@ -74,7 +75,10 @@ def probe_store(
 def probe_backup(
     admin: Minio, vault: Minio, others: dict[str, Minio], inner_urls: list[str]
 ) -> list[str]:
-    """What the backup lacks. `others` are identities that may only read there."""
+    """Return what the backup lacks, as sentences; empty if it can be trusted.
+
+    `others` are identities that may only read there.
+    """
     lacks = (
         _conditions(admin)
         + _checksums(admin)
@@ -92,7 +96,7 @@ def _fresh(name: str) -> str:
 
 
 def _conditions(admin: Minio) -> list[str]:
-    """Conditional create and conditional replace, twice each: the second must fail."""
+    """Try conditional create and conditional replace, twice each: the second must fail."""
     key, lacks = _fresh("condition"), []
     status, etag = conditional_put(admin, PRECIOUS, key, b"one", {"If-None-Match": "*"})
     if status != HTTP_OK or not etag:
@@ -110,7 +114,7 @@ def _conditions(admin: Minio) -> list[str]:
 
 
 def _checksums(admin: Minio) -> list[str]:
-    """Bytes that are not what the sender said are refused, and leave nothing behind."""
+    """Check that bytes with a wrong checksum are refused, and leave nothing behind."""
     key, body = _fresh("checksum"), b"these bytes"
     wrong = base64.b64encode(hashlib.md5(b"others", usedforsecurity=False).digest()).decode()
     status, _ = conditional_put(admin, PRECIOUS, key, body, {"Content-MD5": wrong})
@@ -124,7 +128,7 @@ def _checksums(admin: Minio) -> list[str]:
 
 
 def _versions(admin: Minio) -> list[str]:
-    """Versioning is on, and the first version of a replaced key can still be read."""
+    """Check that versioning is on, and the first version of a replaced key can still be read."""
     if admin.get_bucket_versioning(PRECIOUS).status != ENABLED:
         return [f"versioning is not on in bucket {PRECIOUS}"]
     key = _fresh("version")
@@ -136,7 +140,7 @@ def _versions(admin: Minio) -> list[str]:
 
 
 def _lock(admin: Minio, vault: Minio, *, by_default: bool) -> list[str]:
-    """A version under retention is deleted by nobody who has no right to bypass it."""
+    """Check that nobody without the right to bypass it deletes a version under retention."""
     key = _fresh("lock")
     version = _put(admin, key, b"locked")
     if by_default and not _is_retained(admin, key, version):
@@ -175,7 +179,7 @@ def _denials(client: Minio, identity: str, *, delete: bool, write: str | None) -
 
 
 def _inner(urls: list[str]) -> list[str]:
-    """Ports behind S3: a request without a token or a certificate must not be carried out."""
+    """Check that ports behind S3 refuse a request without a token or a certificate."""
     lacks = []
     for url in urls:
         if url.startswith("grpc://"):
@@ -189,8 +193,11 @@ def _inner(urls: list[str]) -> list[str]:
 
 
 def _accepts(method: str, url: str) -> bool:
-    """True if a stranger's request is not refused. What it names does not exist, or is only read:
-    if the door were open, nothing would be lost by trying."""
+    """Return whether a stranger's request is not refused.
+
+    What the request names does not exist, or is only read: even on an open port, nothing would be
+    lost by trying.
+    """
     try:
         return _http.request(method, url).status < FIRST_REFUSAL
     except urllib3.exceptions.HTTPError:
@@ -198,7 +205,7 @@ def _accepts(method: str, url: str) -> bool:
 
 
 def answers_stranger(address: str) -> bool:
-    """True if the gRPC port at HOST:PORT talks HTTP/2 to a client that shows no certificate."""
+    """Return whether the gRPC port at HOST:PORT talks HTTP/2 without a client certificate."""
     host, port = address.rsplit(":", 1)
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -1,8 +1,8 @@
 """The S3 identities of both stores and their policies, rendered for SeaweedFS.
 
-Every action is listed, never `s3:*`; each bucket-level action names the bare bucket. Nobody but
-the bootstrap may delete under `duramen`, and nobody at all in the backup: whoever holds all the
-services' keys can still destroy nothing there.
+Every action is listed, never `s3:*`; each bucket-level action names the bare bucket. Nobody but the
+bootstrap may delete under `duramen`, and nobody at all in the backup: whoever holds the keys of all
+the services can still destroy nothing there.
 """
 
 import json
@@ -106,13 +106,13 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
 
 
 def policy(server: str, identity: str) -> dict[str, Any]:
-    """The IAM policy document of `identity` on `server`."""
+    """Return the IAM policy document of `identity` on `server`."""
     statements = [*POLICIES[server][identity], DENY_PRECIOUS, EVERYWHERE]
     return {"Version": "2012-10-17", "Statement": statements}
 
 
 def s3_json(server: str, secrets: Secrets) -> str:
-    """SeaweedFS's -s3.config: identities of `server` with their policies."""
+    """Return SeaweedFS's -s3.config: the identities of `server` with their policies."""
     identities, policies = [], []
     for name in IDENTITIES[server]:
         keys = secrets.keys(name, server)

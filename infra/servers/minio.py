@@ -1,9 +1,9 @@
 """The users and policies of a MinIO server, provisioned through its administration API.
 
-The same policies that SeaweedFS reads from a file; here they are kept by the server itself, and
+The policies are those that SeaweedFS reads from a file. Here the server itself keeps them; they are
 written again at each start, so that a changed policy or a replaced secret takes effect. A key that
-was replaced may be known to others: whoever holds one of these policies and is none of these users
-is removed.
+was replaced may be known to others: a user who has one of these policies but is not one of these
+users is removed.
 """
 
 import json
@@ -21,9 +21,9 @@ ALREADY = "PolicyChangeAlreadyApplied"
 
 
 def provision(url: str, server: str, secrets: Secrets, pool: urllib3.PoolManager) -> None:
-    """Every identity of `server` with its keys and its policy; the root user is no identity.
+    """Create every identity of `server` with its keys and its policy.
 
-    Raises MinioAdminException for what the server refuses.
+    The root user is not an identity. Raises MinioAdminException for what the server refuses.
     """
     root, found = secrets.keys("admin", server), urlparse(url)
     admin = MinioAdmin(
@@ -47,7 +47,7 @@ def provision(url: str, server: str, secrets: Secrets, pool: urllib3.PoolManager
 
 
 def attach(admin: MinioAdmin, name: str, user: str) -> None:
-    """Give `user` the policy; that it has it already is no error."""
+    """Give `user` the policy; it is not an error if the user already has it."""
     try:
         admin.attach_policy([name], user=user)
     except MinioAdminException as error:

@@ -1,4 +1,4 @@
-"""How a SeaweedFS server is started: everything but S3 is for its own process only."""
+"""The start of a SeaweedFS server: everything but S3 is for its own process only."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ class WeedServer:
     host: str = "127.0.0.1"
 
     def command(self, weed: Path) -> list[str]:
-        """The command line. The server reads -config_dir before its own flags."""
+        """Return the command line. The server reads -config_dir before its own flags."""
         return [
             str(weed),
             "-logtostderr=true",
@@ -70,7 +70,7 @@ class WeedServer:
         ]
 
     def shell(self, weed: Path) -> list[str]:
-        """The command line of the server's administration shell, which reads standard input."""
+        """Return the command line of the administration shell, which reads standard input."""
         return [
             str(weed),
             f"-config_dir={self.config_dir}",

@@ -1,4 +1,4 @@
-"""The streams of the bus, as the server is told to keep them."""
+"""The streams of the bus, and their configuration on the server."""
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -41,7 +41,7 @@ STREAMS = {
 
 
 def stream_config(name: str) -> StreamConfig:
-    """The whole configuration of stream `name`; sizes in bytes, ages in seconds."""
+    """Return the whole configuration of stream `name`; sizes in bytes, ages in seconds."""
     config = StreamConfig(
         name=name,
         retention=RetentionPolicy.LIMITS,

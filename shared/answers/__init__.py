@@ -1,12 +1,12 @@
-"""What services answer over HTTP, as models: the services write them, the CLI reads them.
+"""The models of what services answer over HTTP: services write them, the CLI reads them.
 
-A reader passes over fields that it does not know: a service may be newer than who asks it.
+A reader ignores fields that it does not know, because the service may be newer than the reader.
 """
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Reply(BaseModel):
-    """What a service answers, or a part of it."""
+    """An answer of a service, or a part of one."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -1,7 +1,7 @@
-"""What evolution answers: curves, states and comparisons of examples, and each example's history.
+"""The answers of evolution: curves, states, comparisons and histories of examples.
 
-Shares and means are None where there is nothing to take them of; a loss is in nats a token, and
-None where it was not a number.
+Shares and means are None where there is nothing to average. A loss is in nats per token, and None
+where it was not a number.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ Change = Literal["better", "worse", "same"]
 
 
 class About(Reply):
-    """A dataset in one lineage. `name`: of its file; steps are the lineage's."""
+    """A dataset in one lineage. `name` is that of its file; the steps are those of the lineage."""
 
     dataset: str
     lineage: str
@@ -28,7 +28,7 @@ class About(Reply):
 
 
 class WatchedJob(Reply):
-    """A job that has snapshots. `job`: its whole name; `shown`: for people."""
+    """A job that has snapshots. `job` is its full name, `shown` its name for people."""
 
     job: str
     shown: str
@@ -38,7 +38,7 @@ class WatchedJob(Reply):
 
 
 class WatchedDataset(About):
-    """A dataset that has snapshots; `probes` counts its watched examples by split."""
+    """A dataset that has snapshots. `probes` counts its watched examples by split."""
 
     snapshots: int
     probes: dict[Split, int]
@@ -47,7 +47,7 @@ class WatchedDataset(About):
 
 
 class Datasets(Reply):
-    """Every dataset that has snapshots."""
+    """All datasets that have snapshots."""
 
     datasets: list[WatchedDataset]
 
@@ -56,7 +56,7 @@ class Datasets(Reply):
 
 
 class Means(Reply):
-    """Means over the `count` examples of a split; `exact_match` is of those `answered`."""
+    """The means over the `count` examples of a split. `exact_match` is over those `answered`."""
 
     count: int
     not_a_number: int
@@ -67,8 +67,11 @@ class Means(Reply):
 
 
 class SplitCurve(Reply):
-    """A split at one snapshot: over what was measured there, if anything was, and as `known`: over
-    all examples so far, each at its last value."""
+    """The means of a split at one snapshot.
+
+    Its own fields are over what was measured there, and None if nothing was. `known` is over all
+    examples so far, each with its last value.
+    """
 
     count: int | None = None
     not_a_number: int | None = None
@@ -80,7 +83,7 @@ class SplitCurve(Reply):
 
 
 class CurvePoint(Reply):
-    """One snapshot. `is_final`: at the last step of a job that is done."""
+    """One snapshot. `is_final`: it was taken at the last step of a job that is done."""
 
     global_step: int
     position: int
@@ -95,7 +98,7 @@ class CurvePoint(Reply):
 
 
 class Curves(About):
-    """A dataset's snapshots by step."""
+    """The snapshots of a dataset, by step."""
 
     snapshots: list[CurvePoint]
 
@@ -126,7 +129,7 @@ class MeasuredProbe(ProbeName):
 
 
 class SnapshotShown(About):
-    """Every example at one step."""
+    """All examples at one step."""
 
     global_step: int
     segment: str
@@ -138,7 +141,7 @@ class SnapshotShown(About):
 
 
 class LearningSpeed(Reply):
-    """How fast something was learned; None: it was not, or it is not known."""
+    """The speed of learning. A field is None if nothing was learned, or if it is not known."""
 
     steps_to_learned: int | float | None
     tokens_to_learned: int | float | None
@@ -146,7 +149,10 @@ class LearningSpeed(Reply):
 
 
 class StateShown(Reply):
-    """What became of an example, at which step, in which job, and `during` which file's."""
+    """The state of an example, with the step and job of that state.
+
+    `during` is the name of that job's file.
+    """
 
     state: State
     step: int | None
@@ -155,7 +161,10 @@ class StateShown(Reply):
 
 
 class ProbeSummary(ProbeName, StateShown):
-    """An example's number, state, and first and last loss; `asked`: how often it was answered."""
+    """An example's number, state, and first and last loss.
+
+    `asked` counts how often it was answered.
+    """
 
     number: int
     loss_first: float | None
@@ -166,7 +175,7 @@ class ProbeSummary(ProbeName, StateShown):
 
 
 class SplitSummaryShown(Reply):
-    """First and last values of a split's examples, and how many are in each state."""
+    """The first and last values of a split's examples, and how many are in each state."""
 
     count: int
     loss_first: float | None
@@ -182,7 +191,7 @@ class SplitSummaryShown(Reply):
 
 
 class Summary(About):
-    """What was learned of a dataset."""
+    """A summary of what was learned from a dataset."""
 
     snapshots: int
     splits: dict[Split, SplitSummaryShown]
@@ -193,7 +202,7 @@ class Summary(About):
 
 
 class MeasuredOnce(Reply):
-    """One measurement of an example; None: it was not asked."""
+    """One measurement of an example. Fields about its answer are None if it was not asked."""
 
     loss: float | None
     token_accuracy: float | None
@@ -207,7 +216,10 @@ class MeasuredOnce(Reply):
 
 
 class PointShown(MeasuredOnce):
-    """A measurement in an example's history. `name`: the file of the job that trained then."""
+    """A measurement in an example's history.
+
+    `name` is the file of the job that was being trained then.
+    """
 
     global_step: int
     job: str
@@ -222,14 +234,14 @@ class PointShown(MeasuredOnce):
 
 
 class Piece(Reply):
-    """A piece of the expected answer, and how likely the model finds it."""
+    """A piece of the expected answer, and the probability that the model gives it."""
 
     piece: str
     probability: float
 
 
 class ExampleHistory(StateShown):
-    """One example's whole history in a lineage."""
+    """The whole history of one example in a lineage."""
 
     probe: str
     lineage: str
@@ -246,7 +258,7 @@ class ExampleHistory(StateShown):
 
 
 class ComparedPlace(Reply):
-    """A step of a lineage that is compared, and how many examples were `measured` there."""
+    """A step of a lineage that is compared. `measured` counts the examples measured there."""
 
     lineage: str
     global_step: int
@@ -255,7 +267,7 @@ class ComparedPlace(Reply):
 
 
 class SplitChange(Reply):
-    """How many examples of a split changed, and their means on both sides."""
+    """The number of examples of a split that changed, and their means on both sides."""
 
     count: int
     better: int
@@ -268,7 +280,7 @@ class SplitChange(Reply):
 
 
 class ComparedExample(ProbeName):
-    """An example on both sides. `file`: the name of its file, if it is known."""
+    """An example on both sides. `file` is the name of its file, if it is known."""
 
     change: Change
     a: MeasuredOnce
@@ -277,7 +289,7 @@ class ComparedExample(ProbeName):
 
 
 class Comparison(Reply):
-    """Two places, and what changed between them, the clearest change first."""
+    """A comparison of two places: what changed between them, the clearest change first."""
 
     a: ComparedPlace
     b: ComparedPlace

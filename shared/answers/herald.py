@@ -1,9 +1,9 @@
-"""What the herald answers."""
+"""The answers of the herald."""
 
 from shared.answers import Reply
 
 
 class Sent(Reply):
-    """To how many addresses a test message was sent."""
+    """The number of addresses that a test message was sent to."""
 
     addresses: int

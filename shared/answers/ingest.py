@@ -1,4 +1,4 @@
-"""What ingest answers: the inbox as it is, and what became of an upload (a `Report`)."""
+"""The answers of ingest: the state of the inbox, and the outcome of an upload (a `Report`)."""
 
 from typing import Literal
 
@@ -10,7 +10,10 @@ from shared.protocol.names import DesiredState, Level
 
 
 class WaitingFile(Reply):
-    """A file that is not taken yet, and why. `size` in bytes; a folder has a name and a reason."""
+    """A file that has not been taken yet, and why. `size` is in bytes.
+
+    For a folder, only `file` and `why` are set.
+    """
 
     file: str
     level: Level | None = None
@@ -21,7 +24,7 @@ class WaitingFile(Reply):
 
 
 class TakenFile(Reply):
-    """A file that is worked on. `why`: what it waits for, or None."""
+    """A file that is being worked on. `why` says what it waits for, or is None."""
 
     name: str
     why: str | None
@@ -40,7 +43,10 @@ class RefusedFile(Reply):
 
 
 class InboxShown(Reply):
-    """`waiting`: not taken yet; `taken`: being worked on; `refused`: the newest first."""
+    """The inbox: files `waiting` to be taken, files being worked on, and refused files.
+
+    `taken` are those being worked on. `refused` begins with the newest.
+    """
 
     state: DesiredState
     waits_for: str | None
@@ -50,7 +56,7 @@ class InboxShown(Reply):
 
 
 class Working(Reply):
-    """An upload that is still worked on. `why`: what it waits for, or None."""
+    """An upload that is still being worked on. `why` says what it waits for, or is None."""
 
     taken: str
     outcome: Literal["working"] = "working"
@@ -58,7 +64,7 @@ class Working(Reply):
 
 
 class UploadFailed(Reply):
-    """Why an upload is not there. `kind`: the name of the error."""
+    """The reason why there is no upload. `kind` is the name of the error."""
 
     error: str
     kind: str | None = None

@@ -1,10 +1,10 @@
-"""What the trainer answers: a row of a dataset as the model sees it."""
+"""The answers of the trainer: a row of a dataset as the model sees it."""
 
 from shared.answers import Reply
 
 
 class Token(Reply):
-    """`token`: the tokenizer's own spelling; `text`: what it decodes to by itself."""
+    """A token: `token` is the tokenizer's own spelling, `text` what it decodes to by itself."""
 
     id: int
     token: str
@@ -13,7 +13,7 @@ class Token(Reply):
 
 
 class RowFailed(Reply):
-    """Why a row cannot be shown: its mask would be wrong."""
+    """The reason why a row cannot be shown: its mask would be wrong."""
 
     kind: str
     message: str
@@ -21,9 +21,9 @@ class RowFailed(Reply):
 
 
 class RowShown(Reply):
-    """A row, counted from 1, as the sequences that are trained, or why it is not.
+    """A row, counted from 1, as the sequences that are trained, or why it is not trained.
 
-    `left_out`: why it is not trained, or None; neither is said of a row that `failed`.
+    `left_out` is the reason why it is not trained, or None. A row that `failed` has neither.
     """
 
     lineage: str

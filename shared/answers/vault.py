@@ -1,4 +1,4 @@
-"""What the vault answers: versions with their copies, bases, alarms."""
+"""The answers of the vault: versions with their copies, bases, alarms."""
 
 from typing import Literal
 
@@ -8,8 +8,10 @@ from shared.protocol.names import Outcome
 
 
 class VersionFacts(Reply):
-    """What the ledger says of a version. `steps`: those of its own job; `reason`: why it is not
-    published yet, or None."""
+    """A version as the ledger describes it.
+
+    `steps` are those of its own job. `reason` says why it is not published yet, or is None.
+    """
 
     lineage: str
     version: int
@@ -28,8 +30,11 @@ class VersionFacts(Reply):
 
 
 class VersionRow(VersionFacts):
-    """A version with what its places say. `copies`: sound ones; `size` in bytes, None without a
-    commit; `latest`: whether training goes on from it."""
+    """A version, together with what its places hold.
+
+    `copies` counts the sound ones. `size` is in bytes, None without a commit. `latest`: training
+    continues from it.
+    """
 
     state: Literal["pending", "aborted", "published"]
     places: list[str]
@@ -41,7 +46,7 @@ class VersionRow(VersionFacts):
 
 
 class CheckedCopy(Reply):
-    """What a full read of one place found. `bytes` were read and hashed."""
+    """The result of reading one place in full. `bytes` counts what was read and hashed."""
 
     place: str
     ok: bool
@@ -51,14 +56,14 @@ class CheckedCopy(Reply):
 
 
 class VersionShown(VersionRow):
-    """A version with its commit record, and what the last full read found."""
+    """A version with its commit record, and the results of the last full read."""
 
     commit: CommitRecord | None
     checked: list[CheckedCopy]
 
 
 class Verified(Reply):
-    """All copies of a version as they were read in full."""
+    """The result of reading all copies of a version in full."""
 
     lineage: str
     version: int
@@ -74,7 +79,7 @@ class BaseRow(Reply):
 
 
 class StandingAlarm(Reply):
-    """Something that is wrong now."""
+    """An alarm about something that is wrong now."""
 
     what: str
     about: str

@@ -1,9 +1,9 @@
-"""The bus: raw nats-py behind one small module.
+"""The client of the bus: one small module around nats-py.
 
-Three things only: append a record by compare-and-set, read a stream from a sequence, publish a
-plain message. A wake-up is a core subscription; nobody depends on one being delivered.
+It does three things only: append a record by compare-and-set, read a stream from a sequence, and
+publish a plain message. A wake-up is a core subscription; nothing depends on one being delivered.
 
-Source of every choice: measured with nats-server 2.15.1 and nats-py 2.16 (docs/decisions/0002).
+Every choice was measured with nats-server 2.15.1 and nats-py 2.16 (docs/decisions/0002).
 """
 
 import asyncio
@@ -54,13 +54,13 @@ class Entry(NamedTuple):
 
     @property
     def expected(self) -> int | None:
-        """The sequence that its publisher expected to be last, None if it did not say."""
+        """The sequence that its publisher expected to be last, or None if it named none."""
         value = self.headers.get(EXPECTED, "")
         return int(value) if value.isdigit() else None
 
     @property
     def copied(self) -> bool:
-        """True for a mirrored or sourced message, and for a reply of the server."""
+        """Return whether it is a mirrored or sourced message, or a reply of the server."""
         return not MIRRORED.isdisjoint(self.headers)
 
     @property
@@ -73,15 +73,19 @@ class Entry(NamedTuple):
 
 
 def entry_of(stream: str, message: Raw) -> Entry:
-    """A message that a consumer delivered; its sequence stands in the subject of the reply:
-    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`, in version 2 behind two more tokens."""
+    """Return the entry in a message that a consumer delivered.
+
+    Its sequence is part of the reply subject,
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`; in version 2 two more tokens come before
+    it.
+    """
     tokens = message.reply.split(".")
     sequence = int(tokens[5] if len(tokens) < 11 else tokens[7])
     return Entry(stream, sequence, message.subject, message.data, message.parsed_headers())
 
 
 class Bus:
-    """A connection. Use `async with Bus(...)`; errors are those of shared/errors.py."""
+    """A connection to the bus. Use `async with Bus(...)`; its errors are in shared/errors.py."""
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class Bus:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The connection of a service, with its mark in its own folder."""
+        """Return the connection of a service, which keeps its marks in the service's own folder."""
         at = settings.nats_url, settings.nats_seed_file
         return cls(*at, settings.service, settings.state_dir, settings.nats_ca)
 
@@ -112,9 +116,10 @@ class Bus:
         await self.close()
 
     async def connect(self, *, patient: bool = True) -> None:
-        """Connect. A patient client waits for ever for a server that is not there yet.
+        """Connect. A patient client waits until the server is there, however long that takes.
 
-        Raises BusUnavailable, to an impatient client within IMPATIENT_SECONDS.
+        Raises BusUnavailable: for an impatient client within IMPATIENT_SECONDS, for a patient one
+        only if the server refuses it.
         """
         options: dict[str, Any] = {"reconnect_time_wait": 0.5 if patient else 0.05}
         if self.seed_file is not None:
@@ -165,14 +170,14 @@ class Bus:
         log.get().info("bus_reconnected")
 
     async def ping(self, seconds: float = 2.0) -> None:
-        """A real round trip. Raises BusUnavailable."""
+        """Make a real round trip. Raises BusUnavailable."""
         try:
             await self._nc.flush(timeout=seconds)  # type: ignore[arg-type]  # int in its stub only
         except UNKNOWN_OUTCOME as error:
             raise BusUnavailable(f"The bus does not answer within {seconds} s.") from error
 
     async def subscribe(self, subject: str, wake: Callable[[], None]) -> None:
-        """Call `wake` for each message; it may be lost, so a poll stands beside it."""
+        """Call `wake` for each message. A message may be lost, so callers poll as well."""
 
         async def deliver(_: Msg) -> None:
             wake()
@@ -182,13 +187,16 @@ class Bus:
     # ---- reading ---------------------------------------------------------------------------------
 
     async def bounds(self, stream: str) -> tuple[int, int]:
-        """(first, last) sequence of a stream; last is first - 1 when it is empty."""
+        """Return the (first, last) sequence of a stream; last is first - 1 if it is empty."""
         state = (await self._call(lambda: self._js.stream_info(stream))).state
         return state.first_seq, state.last_seq
 
     async def lost_before(self, stream: str) -> datetime | None:
-        """Return the time before which messages have left a stream: that at which the server stored
-        the oldest one there is, now if it is empty, None if it still holds its first."""
+        """Return the time before which messages have left a stream.
+
+        That is when the server stored the oldest message that is left, or now if the stream is
+        empty. None if the stream still holds its first message.
+        """
         state = (await self._api(f"$JS.API.STREAM.INFO.{stream}", {}))["state"]
         if state["first_seq"] <= 1:
             return None
@@ -198,7 +206,7 @@ class Bus:
         return await self._get(stream, seq=sequence)
 
     async def last(self, stream: str, subject: str) -> Entry | None:
-        """The last message under a subject or wildcard, read from the leader."""
+        """Return the last message under a subject or wildcard, read from the leader, or None."""
         return await self._get(stream, subject=subject)
 
     async def _get(self, stream: str, **which: Any) -> Entry | None:
@@ -212,10 +220,11 @@ class Bus:
     async def read(
         self, stream: str, after: int = 0, subject: str | None = None, batch: int = 1000
     ) -> AsyncIterator[Entry]:
-        """All entries after a sequence, up to the stream's end as it is now.
+        """Yield all entries after a sequence, up to the end that the stream has now.
 
-        An ephemeral pull consumer that is gone afterwards: nothing to resume, nothing to leak.
-        `fetch` of nats-py is not used: it may keep messages in a buffer that nobody reads.
+        The consumer is an ephemeral pull consumer that is deleted afterwards: there is nothing to
+        resume, and nothing leaks. `fetch` of nats-py is not used, because it may keep messages in a
+        buffer that nobody reads.
         """
         name, pending = await self._consumer(stream, after, subject)
         inbox, arrived = self._nc.new_inbox(), Arrived()
@@ -244,10 +253,11 @@ class Bus:
     async def read_through(
         self, stream: str, after: int, last: int, subject: str | None = None
     ) -> AsyncIterator[Entry]:
-        """All entries after a sequence, read again until `last`, which the leader named, is there.
+        """Yield all entries after a sequence, reading again until `last` was read.
 
-        In a cluster a consumer may stand on a server that is behind the leader, and bring fewer.
-        Raises BusUnavailable if that server does not catch up within 10 s.
+        The leader has named `last`. In a cluster a consumer may be on a server that is behind the
+        leader, and bring fewer entries. Raises BusUnavailable if that server does not catch up
+        within 10 s.
         """
         deadline = asyncio.get_running_loop().time() + CATCH_UP_SECONDS
         while after < last:
@@ -261,7 +271,7 @@ class Bus:
             await asyncio.sleep(0.05)
 
     async def _consumer(self, stream: str, after: int, subject: str | None) -> tuple[str, int]:
-        """A new ephemeral consumer: its name, and how many messages it will bring."""
+        """Create an ephemeral consumer; return its name, and how many messages it will bring."""
         config: dict[str, Any] = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after + 1,
@@ -300,7 +310,7 @@ class Bus:
     # ---- writing ---------------------------------------------------------------------------------
 
     async def check_marks(self) -> None:
-        """Compare what was acknowledged with what is there. Raises BusWentBack."""
+        """Compare what was acknowledged with what the bus holds. Raises BusWentBack."""
         for stream, (sequence, nonce) in self.marks.marks.items():
             first, _ = await self.bounds(stream)
             if first > sequence:
@@ -314,10 +324,11 @@ class Bus:
     async def append(
         self, stream: str, subject: str, wildcard: str, record: Record, last: int
     ) -> int:
-        """Publish a record if `last` is still the last sequence under `wildcard`; its sequence.
+        """Publish a record if `last` is still the last sequence under `wildcard`.
 
-        An unknown outcome is repeated with the same nonce until it is known. Raises Conflict when
-        another was first, BusFull, BusUnavailable after 30 s, BusWentBack.
+        Returns the record's sequence. If the outcome is unknown, the record is sent again with the
+        same nonce until it is known. Raises Conflict if another record came first, BusFull,
+        BusUnavailable after 30 s, BusWentBack.
         """
         deadline = asyncio.get_running_loop().time() + APPEND_SECONDS
         while True:
@@ -362,7 +373,7 @@ class Bus:
         return None
 
     async def event(self, event: Event) -> None:
-        """Publish an event, acknowledged. Raises BusUnavailable."""
+        """Publish an event, and wait until it is acknowledged. Raises BusUnavailable."""
         await self._publish(event_subject(event.service, event.kind), event.encode())
 
     async def observe(self, observed: Observed) -> None:
@@ -371,7 +382,10 @@ class Bus:
         )
 
     async def lease(self, what: str, lease: Lease, last: int) -> int:
-        """Create (last 0) or renew a lease by compare-and-set. Raises Conflict, BusUnavailable."""
+        """Create (`last` is 0) or renew a lease by compare-and-set; return its sequence.
+
+        Raises Conflict, BusUnavailable.
+        """
         return await self._publish(lease_subject(what), lease.encode(), last)
 
     async def _publish(self, subject: str, data: bytes, last: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What is faster here than in nats-py, where a stream of many records is read."""
+"""A connection that reads a stream of many records faster than nats-py does."""
 
 import asyncio
 from typing import NamedTuple
@@ -18,7 +18,11 @@ class Raw(NamedTuple):
     headers: bytes
 
     def parsed_headers(self) -> dict[str, str]:
-        """Of a name that stands twice the first value, which is what the server looked at."""
+        """Return the headers by name.
+
+        If a name occurs twice, its first value counts, because that is the one the server looked
+        at.
+        """
         found: dict[str, str] = {}
         for line in reversed(self.headers.decode("utf-8", "replace").split("\r\n")):
             name, colon, value = line.partition(":")
@@ -28,7 +32,7 @@ class Raw(NamedTuple):
 
 
 class Arrived:
-    """What a subscription brought and nobody took yet."""
+    """The messages that a subscription received and nobody has taken yet."""
 
     def __init__(self) -> None:
         self.messages: list[Raw] = []
@@ -40,7 +44,10 @@ class Arrived:
             self.some.set()
 
     async def take(self) -> list[Raw]:
-        """All that are there, at least one. Raises TimeoutError if none comes for 5 s."""
+        """Return all messages that are there, at least one.
+
+        Raises TimeoutError if none comes for 5 s.
+        """
         async with asyncio.timeout(5):
             await self.some.wait()
         self.some.clear()
@@ -49,8 +56,11 @@ class Arrived:
 
 
 class Connection(Client):
-    """nats-py's client, with a short way for subscriptions that read a stream: theirs is a queue, a
-    task and a look at each letter of a header's name, which is most of what reading costs."""
+    """A client of nats-py with a faster path for subscriptions that read a stream.
+
+    The path of nats-py uses a queue, a task and a look at each letter of a header's name, which is
+    most of what reading costs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +77,7 @@ class Connection(Client):
 
 
 def connection_away(url: str, error: Exception) -> BusUnavailable:
-    """Return what to tell of a connection to `url` that was not made."""
+    """Return the error for a connection to `url` that could not be made."""
     if isinstance(error, nats.errors.NoServersError):
         return BusUnavailable(f"No bus listens at {url}.", next_step=START)
     if isinstance(error, OSError | TimeoutError | nats.errors.TimeoutError):

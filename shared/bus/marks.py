@@ -1,4 +1,7 @@
-"""What a client of the bus saw acknowledged, kept on disk, so that it sees time go backwards."""
+"""The records that the bus acknowledged to a client, kept on disk.
+
+By them a client notices that the bus has gone back in time.
+"""
 
 import json
 from pathlib import Path
@@ -23,5 +26,5 @@ class Marks:
         if self.path is not None:
             try:
                 write_synced(self.path, json.dumps(self.marks).encode())
-            except OSError as error:  # the disk is full: the mark of before still guards a restart
+            except OSError as error:  # the disk is full: the earlier mark still guards a restart
                 log.get().error("marks_not_kept", path=str(self.path), error=str(error))

@@ -1,1 +1,1 @@
-"""Everything that is stored, as models; FORMAT.md is the contract."""
+"""The models of everything that is stored; FORMAT.md is the contract."""

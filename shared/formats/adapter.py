@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # most readers of this room have no numpy
 
 
 class AdapterShape(Part):
-    """The adapter's shape, fixed for a lineage."""
+    """The shape of an adapter, fixed for a lineage."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)

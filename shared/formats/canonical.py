@@ -1,4 +1,4 @@
-"""How JSON that is hashed into a name is written, and the base of every format that is stored."""
+"""Canonical JSON, whose hash may serve as a name, and the base classes of all stored formats."""
 
 import json
 from typing import Any, ClassVar, Literal, Self
@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for one value: sorted keys, no white space, UTF-8, no NaN."""
+    """Return the one byte string for a value: sorted keys, no white space, UTF-8, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
 class Part(BaseModel):
-    """A part of a stored file: frozen, and closed to fields that it does not know."""
+    """A part of a stored file: frozen, and without fields that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class CanonicalFile(Part):
     schema_: Literal[1] = Field(default=1, alias="schema")
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of the file: the same ones for the same fields."""
+        """Return the bytes of the file; equal fields give equal bytes."""
         later = type(self).model_fields.items()
         unset = {n for n, f in later if n in self.LATER and getattr(self, n) == f.default}
         return canonical_json(self.model_dump(mode="json", exclude=unset))

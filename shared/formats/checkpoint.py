@@ -1,4 +1,4 @@
-"""The files of a checkpoint, what its header says, and where a version keeps each of them."""
+"""The files of a checkpoint, its header, and the path of each file in a version."""
 
 import hashlib
 from typing import ClassVar, Literal
@@ -22,21 +22,21 @@ IN_A_VERSION = {
 
 
 class FileHash(Part):
-    """The bytes of one file. `size` in bytes."""
+    """The SHA-256 of one file, and its `size` in bytes."""
 
     sha256: Sha256
     size: int
 
 
 class TensorHashes(Part):
-    """The SHA-256 over all tensors of each file, whatever bytes the file lays around them."""
+    """The SHA-256 over all tensors of each file, without the other bytes of the file."""
 
     adapter: Sha256
     optimizer: Sha256
 
 
 class Environment(Part):
-    """What bit-identity depends on, beside the inputs."""
+    """The environment that bit-identity depends on, in addition to the inputs."""
 
     torch: str
     transformers: str
@@ -49,9 +49,9 @@ class Environment(Part):
 
 
 class Header(CanonicalFile):
-    """header.json of a checkpoint. Its SHA-256 is the checkpoint's id.
+    """The file header.json of a checkpoint. Its SHA-256 is the checkpoint's id.
 
-    `position`: plan steps done. `global_step`: steps of the whole lineage.
+    `position` counts the plan steps that are done, `global_step` the steps of the whole lineage.
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset({"quantize"})
@@ -80,12 +80,15 @@ class Header(CanonicalFile):
 
     @property
     def age(self) -> tuple[int, int]:
-        """A later fence beats a later step: what a superseded owner wrote is dead."""
+        """The age of the checkpoint: a later fence beats a later step.
+
+        What an owner wrote after it was superseded is dead.
+        """
         return self.fence, self.global_step
 
 
 class Listed(BaseModel):
-    """The one field of a header that those read who only copy or compare the files."""
+    """The one field of a header that is needed to copy or compare the files."""
 
     files: dict[str, FileHash]
 
@@ -96,7 +99,7 @@ def listed_files(header: bytes) -> dict[str, FileHash]:
 
 
 def header_or_none(data: bytes) -> Header | None:
-    """Return the header that these bytes are, to the byte; None if they are not one."""
+    """Return the header that these bytes are, byte for byte, or None if they are not one."""
     try:
         header = Header.from_bytes(data)
     except ValueError:

@@ -14,7 +14,7 @@ REPORT = "report.json"  # what was counted, as `report.Contents`
 
 
 class ChatTurn(BaseModel):
-    """One turn of a canonical row. What it has not is left out when it is written."""
+    """One turn of a canonical row. Fields that it lacks are left out when it is written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,10 @@ class CanonicalRow:
 
     @property
     def is_watchable(self) -> bool:
-        """Whether it is text, or ends in an answer of words: that can be asked for and compared."""
+        """Return whether it is text, or ends in an answer of words.
+
+        Only that can be asked for and compared.
+        """
         if self.text is not None:
             return True
         answers = [m for m in self.messages if m.role == "assistant"]
@@ -60,28 +63,31 @@ class CanonicalRow:
 
 
 def row_id(line: bytes) -> str:
-    """SHA-256 (hex) of one canonical line; a trailing newline does not count."""
+    """Return the SHA-256 (hex) of one canonical line; a trailing newline does not count."""
     return hashlib.sha256(line.rstrip(b"\n")).hexdigest()
 
 
 class RowOrigin(BaseModel):
-    """A line of SOURCE: the layout of a row, and its line of the original, from 1."""
+    """A line of SOURCE: the layout of a row, and its line in the original, from 1."""
 
     layout: str
     line: int
 
 
 def original_lines(source: Iterable[bytes], rows: Collection[int]) -> dict[int, int]:
-    """Return the line of the original, from 1, for each of these rows, from 0.
+    """Return the line in the original, from 1, for each of these rows, from 0.
 
-    `source`: SOURCE in blocks of any size. Raises ValueError.
+    `source` is SOURCE in blocks of any size. Raises ValueError.
     """
     chosen = chosen_lines(source, rows)
     return {row: RowOrigin.model_validate_json(line).line for row, line in chosen}
 
 
 def chosen_lines(blocks: Iterable[bytes], numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 0, line without its end) of these lines; read no further than it must."""
+    """Yield (number from 0, line without its end) for these lines.
+
+    Reads no further than it must.
+    """
     wanted, number, rest = set(numbers), 0, b""
     if not wanted:
         return

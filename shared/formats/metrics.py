@@ -1,4 +1,4 @@
-"""metrics.jsonl of a job: a line for each step, and one for each decision about a snapshot."""
+"""The file metrics.jsonl of a job: a line for each step, and for each snapshot decision."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ class TrainedRow(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _number_alone(cls, found: Any) -> Any:
-        """Take a row's number without its loss, as earlier files have it."""
+        """Accept a row's number without its loss, as earlier files have it."""
         return {"row": found} if isinstance(found, int) else found
 
 
 class MetricsLine(BaseModel):
-    """What is read again of a line; FORMAT.md tells what else it says to people.
+    """The fields of a line that are read again; FORMAT.md describes the others.
 
-    A line without `rows` is a decision about a snapshot, behind step `position` of the plan.
+    A line without `rows` is a decision about a snapshot, after step `position` of the plan.
     """
 
     position: int

@@ -24,7 +24,7 @@ DTYPE_BYTES = {
 
 
 class Readable(Protocol):
-    """A file, or the body of an answer that is read once."""
+    """A file, or the body of an answer that can be read once."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -32,9 +32,9 @@ class Readable(Protocol):
 def read_header(
     file: Readable, name: str, size: int | None = None, *, whole: bool = False
 ) -> dict[str, Any]:
-    """Return the tensors of a safetensors file by name, with their `shape` (and what else it says).
+    """Return the tensors of a safetensors file by name, with their `shape` (and other fields).
 
-    Reads the header alone, which may be a stranger's. `size`: bytes of the file, where it is known.
+    Reads only the header, which may come from a stranger. `size`: bytes of the file, if known.
     `whole`: the tensors must fill the file. Raises UsageError for any other file.
     """
     try:
@@ -58,7 +58,7 @@ def read_header(
 
 
 def is_shape(shape: object) -> bool:
-    """Whether it is a list of sizes that can be multiplied without harm."""
+    """Return whether this is a list of sizes that can be multiplied without harm."""
     return (
         isinstance(shape, list)
         and len(shape) <= MAX_DIMENSIONS
@@ -67,7 +67,7 @@ def is_shape(shape: object) -> bool:
 
 
 def read_exactly(file: Readable, count: int) -> bytes:
-    """Return so many bytes. Raises ValueError if there are fewer."""
+    """Return exactly `count` bytes. Raises ValueError if there are fewer."""
     parts = []
     while count > 0:
         block = file.read(count)
@@ -79,8 +79,10 @@ def read_exactly(file: Readable, count: int) -> bytes:
 
 
 def check_places(tensors: Mapping[str, Any], data_bytes: int, name: str) -> None:
-    """Raise UsageError unless tensors lie one after another, as long as type and shape say, to the
-    end of `data_bytes`."""
+    """Raise UsageError unless the tensors fill `data_bytes` one after another.
+
+    Each must be as long as its type and shape say.
+    """
     spans = []
     for tensor, entry in tensors.items():
         begin, end = entry["data_offsets"]
@@ -98,10 +100,12 @@ def check_places(tensors: Mapping[str, Any], data_bytes: int, name: str) -> None
 
 
 def weights_of(names: Collection[str], index: bytes | None) -> set[str]:
-    """Of a model's files those that its weights are read from; the same ones once more beside them
-    (`consolidated.safetensors`) are not. `index`: what INDEX holds, None without it.
+    """Return those files of a model that its weights are read from.
 
-    Raises ValueError; what an index names may be missing among the `names`.
+    A second copy of the same weights (`consolidated.safetensors`) is not among them. `index` is the
+    content of INDEX, None without it.
+
+    Raises ValueError. A file that the index names may be missing from `names`.
     """
     if index is None:
         found = {name for name in names if name.endswith(".safetensors")}
@@ -114,5 +118,5 @@ def weights_of(names: Collection[str], index: bytes | None) -> set[str]:
 
 
 def index_in(folder: Path) -> bytes | None:
-    """Raises OSError."""
+    """Return the content of INDEX in a folder, or None if there is none. Raises OSError."""
     return (folder / INDEX).read_bytes() if (folder / INDEX).is_file() else None

@@ -10,7 +10,7 @@ from shared.protocol.names import OnLong, Schedule, Sha256, Split
 
 
 class TrainingSettings(Part):
-    """What decides the updates of a job; part of its plan."""
+    """The settings that decide the updates of a job; they are part of its plan."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
     epochs: int = Field(default=2, ge=1)
@@ -27,7 +27,7 @@ class TrainingSettings(Part):
 
 
 class LeftOut(Part):
-    """A row that is not trained. `tokens`: its length, if that is the reason."""
+    """A row that is not trained. `tokens` is its length, if that is the reason."""
 
     dataset: Sha256
     row: int
@@ -36,7 +36,10 @@ class LeftOut(Part):
 
 
 class Plan(CanonicalFile):
-    """Rows are 0-based line numbers of the dataset. `batches`: epochs of steps of rows."""
+    """The plan of a job. Rows are line numbers of the dataset, from 0.
+
+    `batches` holds epochs, each of steps, each of rows.
+    """
 
     kind: Literal["plan"] = "plan"
     job: str
@@ -65,19 +68,19 @@ class Plan(CanonicalFile):
         return [rows for epoch in self.batches for rows in epoch]
 
     def left_out_of(self, dataset: str) -> dict[int, LeftOut]:
-        """Return the rows of one dataset that are not trained, by their numbers."""
+        """Return the rows of one dataset that are not trained, by row number."""
         return {left.row: left for left in self.left_out if left.dataset == dataset}
 
 
 class MeasuredRow(BaseModel):
-    """The few fields of a probe that tell whether it was held out."""
+    """The few fields of a probe that show whether it was held out."""
 
     id: str
     split: Split
 
 
 class Heldout(BaseModel):
-    """The few fields of a plan that later jobs ask for: a lineage may have a thousand plans."""
+    """The few fields of a plan that later jobs need: a lineage may have a thousand plans."""
 
     probes: tuple[MeasuredRow, ...]
     heldout_ids: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Rows and probes: which examples are held out, and which are watched through training.
+"""Rows and probes: which examples are held out, and which are watched during training.
 
 Every choice here is a function of the row's content alone (its id), never of its place in a file,
-so a row keeps its role when a file is sorted, cut or repeated. Needs no torch.
+so a row keeps its role when a file is sorted, cut or repeated. Does not need torch.
 """
 
 from typing import Any
@@ -18,10 +18,11 @@ from shared.protocol.names import Sha256, Split
 
 
 class Probe(BaseModel):
-    """An example that is measured at every snapshot. `id` is its row id, `row` its 0-based line.
+    """An example that is measured at every snapshot. `id` is its row id, `row` its line from 0.
 
-    `line`: the canonical row itself where it has tools, for templates show them in its own order.
-    `text`: instead of messages; it is measured as a whole, for there is nothing to ask.
+    `line`: the canonical row itself if it has tools, because templates show them in its own order.
+    `text`: plain text instead of messages; it is measured as a whole, because there is nothing to
+    ask.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,8 +41,7 @@ class Probe(BaseModel):
 
     @property
     def prompt(self) -> str:
-        """What was asked, for people to read: the question, or all turns before the answer; nothing
-        of plain text."""
+        """The question, or all turns before the answer, as people read it; empty for plain text."""
         if self.text is not None:
             return ""
         before = self.messages[: self.answer_turn]
@@ -57,7 +57,7 @@ class Probe(BaseModel):
 
     @property
     def answer_turn(self) -> int:
-        """Index of the last assistant message. Raises ValueError if there is none."""
+        """The index of the last assistant message. Raises ValueError if there is none."""
         for turn in range(len(self.messages) - 1, -1, -1):
             if self.messages[turn].role == "assistant":
                 return turn

@@ -1,4 +1,4 @@
-"""What ingest found in a file: report.json of a dataset, and `<name>.report.json` beside a file."""
+"""The reports of ingest: report.json of a dataset, and `<name>.report.json` beside a file."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ Outcome = Literal["queued", "duplicate", "measured", "applied", "refused"]
 
 
 class Problem(BaseModel):
-    """One reason for a refusal. `line` and `column` count from 1; None: the file as a whole."""
+    """One reason for a refusal. `line` and `column` count from 1; None means the whole file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,9 +28,9 @@ class Problem(BaseModel):
 
 
 class Contents(BaseModel):
-    """What a file holds; report.json of its dataset leaves out what holds its default.
+    """The contents of a file; report.json of its dataset leaves out default values.
 
-    `rows` are those kept; sizes in bytes; at most 100 things are listed.
+    `rows` are those kept. Sizes are in bytes. At most 100 things are listed.
     """
 
     name: str
@@ -53,7 +53,10 @@ class Contents(BaseModel):
 
 
 class Report(BaseModel):
-    """<name>.report.json beside a file in done/ or rejected/. `taken`: its id of taking."""
+    """The file <name>.report.json beside a file in done/ or rejected/.
+
+    `taken` is the id under which the file was taken.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     taken: str
@@ -78,7 +81,7 @@ class Report(BaseModel):
 
 
 class Taking(BaseModel):
-    """The one field of a report that says which file it is about, wherever that was moved."""
+    """The one field of a report that identifies its file, wherever the file was moved."""
 
     taken: str | None = None
 

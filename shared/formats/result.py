@@ -1,4 +1,7 @@
-"""What a segment left beside its checkpoint, `results/<lineage>/<segment>-<fence>.json`."""
+"""The files that a segment left beside its checkpoint.
+
+They are listed in `results/<lineage>/<segment>-<fence>.json`.
+"""
 
 from typing import Literal
 
@@ -13,7 +16,7 @@ SNAPSHOT_FOLDER = "evolution/"  # the folder of a version that holds them
 
 
 class ResultFile(BaseModel):
-    """One file: where it lies, and its `path` in the version. `size` in bytes."""
+    """One file: where it is stored, and its `path` in the version. `size` is in bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,5 +50,5 @@ class SegmentResult(CanonicalFile):
     files: tuple[ResultFile, ...]
 
     def file(self, path: str) -> ResultFile | None:
-        """Return the file with this path in the version, or None if it was not left."""
+        """Return the file with this path in the version, or None if the segment left none."""
         return next((file for file in self.files if file.path == path), None)

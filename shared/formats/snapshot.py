@@ -1,4 +1,4 @@
-"""A snapshot: its columns by name and kind, and the numbers in it that are not what they seem.
+"""The columns of a snapshot by name and kind, and the numbers in it that need decoding.
 
 Needs no Parquet library; `snapshot_parquet` reads and writes the files.
 """
@@ -11,7 +11,10 @@ ColumnKind = Literal["text", "whole", "number", "flag", "texts", "bytes"]
 
 
 class SnapshotColumn(NamedTuple):
-    """`nullable` columns may say nothing of a row; `later` ones are missing in older files, too."""
+    """A column of a snapshot.
+
+    A `nullable` column may be null in a row. So may a `later` one, which older files also lack.
+    """
 
     kind: ColumnKind
     presence: Literal["always", "nullable", "later"] = "always"
@@ -52,7 +55,7 @@ SURPRISAL = 16  # steps a nat, in a byte
 
 
 def surprisal_of(loss: float) -> int:
-    """Return -ln of a token's probability, in nats, as a byte in sixteenths of a nat."""
+    """Return -ln of a token's probability (`loss`, in nats) as a byte, in sixteenths of a nat."""
     return 0 if math.isnan(loss) else round(min(max(SURPRISAL * loss, 0.0), 255.0))
 
 
@@ -66,6 +69,6 @@ def encode_decision(decision: dict[str, Any]) -> str:
 
 
 def decode_decision(text: str | bytes) -> dict[str, Any]:
-    """Return why a snapshot was taken; NaN and infinities, which are not JSON, are None."""
+    """Return the decision to take a snapshot; NaN and infinities, not JSON, become None."""
     found: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
     return found

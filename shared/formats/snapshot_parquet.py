@@ -28,14 +28,17 @@ LATER = [name for name, column in COLUMNS.items() if column.presence == "later"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`rows` by the names of COLUMNS; `decision`, why it was taken, is JSON or None."""
+    """The rows of a snapshot by the names of COLUMNS, and the decision to take it.
+
+    `decision` is JSON or None.
+    """
 
     rows: list[dict[str, Any]]
     decision: str | None
 
 
 def encode_snapshot(rows: Sequence[Mapping[str, Any]], decision: Mapping[str, Any]) -> bytes:
-    """Return the file of these rows."""
+    """Return the Parquet file of these rows and this decision."""
     table = pa.Table.from_pylist(list(rows), schema=PARQUET_SCHEMA)
     table = table.replace_schema_metadata({DECISION: encode_decision(dict(decision))})
     sink = pa.BufferOutputStream()
@@ -45,7 +48,7 @@ def encode_snapshot(rows: Sequence[Mapping[str, Any]], decision: Mapping[str, An
 
 
 def decode_exactly(data: bytes) -> list[dict[str, Any]] | None:
-    """Return the rows as they were written; None if this program has not written the file."""
+    """Return the rows as they were written, or None if this program did not write the file."""
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError):
@@ -57,10 +60,10 @@ def decode_exactly(data: bytes) -> list[dict[str, Any]] | None:
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
-    """Read and check a file of this or an earlier version; a later column that it lacks is None.
+    """Read and check a file of this or an earlier version.
 
-    A loss or another measure that is not a finite number is None. Raises ValueError for what is not
-    a snapshot.
+    A later column that the file lacks is None, and so is a loss or another measure that is not a
+    finite number. Raises ValueError for what is not a snapshot.
     """
     try:
         return checked_snapshot(pq.ParquetFile(pa.BufferReader(data)))
@@ -69,7 +72,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
 
 
 def checked_snapshot(file: pq.ParquetFile) -> Snapshot:
-    """Return what a file holds. Raises ValueError, and what the Parquet library raises."""
+    """Return the content of a file. Raises ValueError, and what the Parquet library raises."""
     there = set(file.schema_arrow.names)
     read = [field for field in PARQUET_SCHEMA if field.name in there or field.name not in LATER]
     names = [field.name for field in read]
@@ -89,7 +92,7 @@ def checked_snapshot(file: pq.ParquetFile) -> Snapshot:
 
 
 def finite_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with None for what is not a finite number: neither SQLite nor JSON has NaN."""
+    """Return the row with None for numbers that are not finite: SQLite and JSON have no NaN."""
     wild = [
         name for name in NUMBER_COLUMNS if row[name] is not None and not math.isfinite(row[name])
     ]

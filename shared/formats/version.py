@@ -1,4 +1,4 @@
-"""Canonical JSON, SHA256SUMS and MANIFEST.json: what a version says of its own bytes."""
+"""The files that describe a version or a base: MANIFEST.json, SHA256SUMS, commit records."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from shared.protocol.records import LineClose
 
 
 class FileEntry(Message):
-    """One file of a version, by its path inside it. `size` in bytes."""
+    """One file of a version, by its path inside it. `size` is in bytes."""
 
     path: str
     sha256: Sha256
@@ -24,7 +24,7 @@ class FileEntry(Message):
 
 
 class SegmentEntry(Message):
-    """One segment behind a version: replaying all of them gives the same bytes."""
+    """One segment behind a version; replaying all of them gives the same bytes."""
 
     segment: str
     job: str
@@ -38,7 +38,7 @@ class SegmentEntry(Message):
 
 
 class Manifest(Message):
-    """MANIFEST.json: a pure function of the ledger record that gave the version its number."""
+    """The file MANIFEST.json: a pure function of the ledger record that numbered the version."""
 
     format_version: int = 1
     lineage: str
@@ -59,7 +59,7 @@ class Manifest(Message):
 
 
 class StoredFile(Message):
-    """Where one file of a version lies: the VersionId that each locked store gave it."""
+    """The location of one file of a version: the VersionId that each locked store gave it."""
 
     path: str
     sha256: Sha256
@@ -69,7 +69,10 @@ class StoredFile(Message):
 
 
 class CommitRecord(Message):
-    """catalog/<lineage>/vNNN.json: its existence is the commit, `aborted` is why not."""
+    """The file catalog/<lineage>/vNNN.json. Its existence is the commit.
+
+    `aborted` is the reason why there is no version after all, or None.
+    """
 
     format_version: int = 1
     lineage: str
@@ -84,8 +87,11 @@ class CommitRecord(Message):
     verified_copies: int
 
     def is_same_commit(self, other: "CommitRecord") -> bool:
-        """Whether both commit the same bytes. VersionIds may differ: what a killed vault had sent
-        may arrive after the next one has sent it again, and is then the older version."""
+        """Return whether both commit the same bytes; their VersionIds may differ.
+
+        What a killed vault had sent may arrive after the next vault has sent it again, and is then
+        the older version.
+        """
         return self._without_ids() == other._without_ids()
 
     def _without_ids(self) -> "CommitRecord":
@@ -94,7 +100,10 @@ class CommitRecord(Message):
 
 
 def are_one_commit(records: Iterable[bytes]) -> bool:
-    """Whether all of these are records of the same commit; what cannot be read is none."""
+    """Return whether all of these are records of the same commit.
+
+    Equal bytes are; unequal ones only if each can be read.
+    """
     distinct = sorted(set(records))
     if len(distinct) == 1:
         return True
@@ -106,9 +115,9 @@ def are_one_commit(records: Iterable[bytes]) -> bool:
 
 
 def why_foreign(commit: CommitRecord, sequence: int, close: LineClose) -> str | None:
-    """Return why a commit record is not that of a close at a ledger sequence, or None if it is.
+    """Return why a commit record is not that of a close at this sequence, or None if it is.
 
-    The sequence alone may coincide where a bus was lost and began anew.
+    The sequence alone may coincide where a bus was lost and began again.
     """
     expected = {
         "lineage": close.lineage,
@@ -128,7 +137,7 @@ def why_foreign(commit: CommitRecord, sequence: int, close: LineClose) -> str | 
 
 
 def is_commit_of(data: bytes, sequence: int, close: LineClose) -> bool:
-    """Return whether these bytes are the commit record of a close; damaged ones are not."""
+    """Return whether these bytes are the commit record of a close; damaged bytes are not."""
     try:
         commit = CommitRecord.model_validate_json(data)
     except ValueError:
@@ -137,7 +146,7 @@ def is_commit_of(data: bytes, sequence: int, close: LineClose) -> bool:
 
 
 class Latest(Message):
-    """catalog/<lineage>/latest.json: a lower ledger sequence never replaces a higher one."""
+    """The file catalog/<lineage>/latest.json; a lower sequence never replaces a higher one."""
 
     format_version: int = 1
     lineage: str
@@ -146,12 +155,15 @@ class Latest(Message):
 
 
 def version_name(version: int) -> str:
-    """v001, v002, …, v999, v1000."""
+    """Return the name of a version: v001, v002, …, v999, v1000."""
     return f"v{version:03d}"
 
 
 def safe_path(text: str) -> str:
-    """A relative POSIX path without `..`, an absolute root or odd characters. Raises UsageError."""
+    """Return the path if it is relative, without `..` and without odd characters.
+
+    Raises UsageError for any other path.
+    """
     path = PurePosixPath(text)
     odd = path.is_absolute() or ".." in path.parts or not path.parts
     if odd or not re.fullmatch(r"[A-Za-z0-9._/-]+", text):
@@ -160,12 +172,15 @@ def safe_path(text: str) -> str:
 
 
 def sums(files: Iterable[tuple[str, str]]) -> bytes:
-    """SHA256SUMS as coreutils writes it, sorted by path, of (path, sha256)."""
+    """Return SHA256SUMS as coreutils writes it, sorted by path, for (path, sha256) pairs."""
     return "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files)).encode()
 
 
 def parse_sums(data: bytes) -> dict[str, str]:
-    """path -> sha256. Raises ValueError on any other line, UsageError on an unsafe path."""
+    """Return path -> sha256 of a SHA256SUMS.
+
+    Raises ValueError on any other line, UsageError on an unsafe path.
+    """
     found: dict[str, str] = {}
     for line in data.decode().splitlines():
         match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
@@ -181,7 +196,7 @@ BASE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 
 
 def check_base_file(path: str) -> str:
-    """The path, if a base may hold a file of that name. Raises UsageError."""
+    """Return the path, if a base may hold a file of that name. Raises UsageError."""
     name = PurePosixPath(safe_path(path))
     if name.suffix not in BASE_SUFFIXES and not name.name.startswith(BASE_NAMES):
         raise UsageError(
@@ -193,12 +208,12 @@ def check_base_file(path: str) -> str:
 
 
 def root_hash(files: Iterable[tuple[str, str]]) -> str:
-    """The root hash of a base: SHA-256 of the SHA256SUMS of its files."""
+    """Return the root hash of a base: the SHA-256 of the SHA256SUMS of its files."""
     return sha256_bytes(sums(files))
 
 
 def check_bytes(where: Location, data: bytes, expected: str) -> bytes:
-    """The data, if it hashes to `expected`. Raises ObjectDamaged."""
+    """Return the data, if it hashes to `expected`. Raises ObjectDamaged."""
     found = sha256_bytes(data)
     if found != expected:
         raise ObjectDamaged(where, expected, found)

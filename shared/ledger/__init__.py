@@ -1,1 +1,1 @@
-"""The streams as folded: jobs, lineages, commands, leases. No I/O but the bus."""
+"""The folds of the streams: jobs, lineages, commands, leases. The bus is their only I/O."""

@@ -1,6 +1,6 @@
-"""Control: what a service shall be (desired), what it shall do once, and what it is (observed).
+"""The control of services: the desired state, one-time commands, and the observed state.
 
-Stream CTL is folded like JOBS: by valid records only. A command is durable before anybody says
+Stream CTL is folded like JOBS: only valid records count. A command is durable before anybody says
 "accepted"; its receipt is what the service then observes.
 """
 
@@ -21,7 +21,7 @@ from shared.protocol.observed import Observed
 
 @dataclass
 class Control:
-    """The commands for one service, as of the last folded entry of stream CTL, `seen`."""
+    """The commands for one service, as of `seen`, the last folded entry of stream CTL."""
 
     service: str
     desired: Desired | None = None
@@ -38,7 +38,7 @@ class Control:
         return self.desired.state if self.desired else "running"
 
     async def update(self, bus: Bus) -> None:
-        """Fold what is new. Raises BusWentBack, UnknownSchema."""
+        """Fold all new messages. Raises BusWentBack, UnknownSchema."""
         async with self._lock:
             _, last = await bus.bounds("CTL")
             if last < self.seen:
@@ -47,7 +47,7 @@ class Control:
                 self.fold(entry)
 
     def fold(self, entry: Entry) -> None:
-        """Take one message of the stream, in sequence; those for other services pass by."""
+        """Fold one message of the stream, in sequence; messages for other services are skipped."""
         subject = entry.subject
         models = {desired_subject(self.service): Desired, once_subject(self.service): Once}
         if subject in models:
@@ -58,7 +58,7 @@ class Control:
         self.seen = entry.sequence
 
     def _take(self, entry: Entry, record: Desired | Once | str) -> None:
-        """Note a record, or why there is none."""
+        """Keep a record, or the reason why a message is not a valid one."""
         if isinstance(record, str):
             self.voids.append(Void(entry.sequence, entry.subject, record))
             return
@@ -71,7 +71,10 @@ class Control:
     async def set_desired(
         self, bus: Bus, state: DesiredState, by: str, reason: str = "", discard: str | None = None
     ) -> int:
-        """Ask for a state; its generation. Raises Conflict if another command came between."""
+        """Ask for a state; return its generation.
+
+        Raises Conflict if another command came in between.
+        """
         subject = desired_subject(self.service)
         record = Desired(
             service=self.service,
@@ -84,20 +87,21 @@ class Control:
         return await bus.append("CTL", subject, subject, record, self._tails.get(subject, 0))
 
     async def ask_once(self, bus: Bus, command: Once) -> int:
-        """Give a one-time command; its sequence. `command.prev` is filled in here."""
+        """Give a one-time command; return its sequence. `command.prev` is filled in here."""
         subject = once_subject(self.service)
         record = command.model_copy(update={"prev": self._valid.get(subject, 0)})
         return await bus.append("CTL", subject, subject, record, self._tails.get(subject, 0))
 
     def pending(self, through: int) -> list[tuple[int, Once]]:
-        """One-time commands after the last answered one, in sequence."""
+        """Return the one-time commands after sequence `through`, in sequence."""
         return sorted((at, once) for at, once in self.once.items() if at > through)
 
 
 async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
-    """What each instance of a service last said of itself; nothing of one that is unreadable.
+    """Return what each instance of a service last said of itself, if it is readable.
 
-    Before each instance had its subject they all spoke on one: it counts until one has spoken.
+    Before each instance had its own subject, all shared one: it counts until an instance has used
+    its own.
     """
     newest = await newest_entries(bus, service)
     if not newest:
@@ -109,7 +113,7 @@ async def observed_all(bus: Bus, service: str) -> dict[str, Observed]:
 
 
 async def newest_entries(bus: Bus, service: str) -> dict[str, Entry]:
-    """Return the last message of each instance of a service, the one that spoke last at the end."""
+    """Return the last message of each instance of a service, the most recent one last."""
     wildcard, found = observed_subject(service), dict[str, Entry]()
     newest = await bus.last("OBS", wildcard)
     last = newest.sequence if newest else 0
@@ -121,7 +125,10 @@ async def newest_entries(bus: Bus, service: str) -> dict[str, Entry]:
 
 
 async def unknown_words(bus: Bus, service: str) -> dict[str, str]:
-    """Return what instances of a service said last in a form that is not known here, as it is."""
+    """Return, by instance, what a service said last in a form that is not known here.
+
+    The text is as it was sent.
+    """
     newest = (await newest_entries(bus, service)).items()
     return {
         instance: entry.data.decode(errors="replace")
@@ -131,15 +138,16 @@ async def unknown_words(bus: Bus, service: str) -> dict[str, str]:
 
 
 async def observed(bus: Bus, service: str) -> Observed | None:
-    """What was last said by any instance of a service; None if it is nothing readable."""
+    """Return what any instance of a service said last, or None if nothing is readable."""
     seen = await observed_all(bus, service)
     return max(seen.values(), key=lambda said: said.at, default=None)
 
 
 async def answered_through(bus: Bus, service: str, instance: str) -> int:
-    """The last one-time command that was answered, as this instance said before it was started.
+    """Return the sequence of the last one-time command that was answered.
 
-    A new instance begins where the others are: what was answered long ago is not done again.
+    This instance named it before it was last started. A new instance begins where the others are,
+    so that what was answered long ago is not done again.
     """
     seen = await observed_all(bus, service)
     if instance in seen:
@@ -148,7 +156,7 @@ async def answered_through(bus: Bus, service: str, instance: str) -> int:
 
 
 def said_in(entry: Entry) -> Observed | None:
-    """The observation in a message, or None if it is a copy or of an unknown form."""
+    """Return the observation in a message, or None if it is a copy or of an unknown form."""
     try:
         return None if entry.copied else Observed.model_validate_json(entry.data)
     except ValidationError:
@@ -158,7 +166,7 @@ def said_in(entry: Entry) -> Observed | None:
 async def events(
     bus: Bus, after: int = 0, subject: str | None = None
 ) -> AsyncIterator[tuple[int, Event]]:
-    """(sequence, event) after a sequence; what cannot be read as an event is passed over."""
+    """Yield (sequence, event) after a sequence, skipping what cannot be read as an event."""
     async for entry in bus.read("EVT", after, subject):
         try:
             yield entry.sequence, Event.model_validate_json(entry.data)

@@ -1,4 +1,7 @@
-"""Records that do not count, told once each: they stay on the bus for ever, and readers restart."""
+"""Alarms about records that do not count, one for each record.
+
+A note on disk prevents a second alarm: the records stay on the bus, and readers restart.
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,7 +20,10 @@ VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream
 
 
 class VoidTeller:
-    """Of one stream, to whom it may concern. `file` keeps the sequence up to which all are told."""
+    """Reports the invalid records of one stream.
+
+    `file` keeps the sequence up to which all have been reported.
+    """
 
     def __init__(self, bus: Bus, service: Service, stream: str, file: Path) -> None:
         self._bus, self._service, self._stream, self._file = bus, service, stream, file
@@ -25,7 +31,10 @@ class VoidTeller:
         VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
 
     async def tell(self, voids: Iterable[Void]) -> None:
-        """Those that are new. Raises BusUnavailable, and tells them again."""
+        """Publish an alarm for each of the records that is new.
+
+        Raises BusUnavailable; the next call publishes what is missing.
+        """
         new = [void for void in voids if void.sequence > self._told]
         for void in sorted(new, key=lambda v: v.sequence):
             alarm = Alarm(
@@ -41,12 +50,12 @@ class VoidTeller:
             await self._bus.event(Event.of(self._service, alarm))
             VOIDS.labels(self._stream).inc()
             self._told = void.sequence
-            with suppress(OSError):  # on a full disk it is told again after a restart
+            with suppress(OSError):  # on a full disk it is reported again after a restart
                 write_synced(self._file, str(self._told).encode())
 
 
 def noted(file: Path) -> int:
-    """Return the sequence that a note holds; 0 without one, or for one that cannot be read."""
+    """Return the sequence in a note, or 0 if there is no note or it cannot be read."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """The job table: the fold of stream JOBS, which holds the queue, the ledgers and their audit.
 
 A message counts only if it parses, names the valid record before it, was published by
-compare-and-set on the message before it, is no copy, and follows the rules of its kind. Anything
-else is void: skipped, kept in `voids`, and alarmed by who reads it.
+compare-and-set on the message before it, is not a copy, and follows the rules of its kind. Anything
+else is void: it is skipped, kept in `voids`, and whoever reads it raises an alarm.
 """
 
 import asyncio
@@ -43,7 +43,10 @@ class Void:
 
 @dataclass
 class Job:
-    """One job as its records say. `sequence`: last valid record; `last`: last of any kind."""
+    """One job as its records describe it.
+
+    `sequence` is that of the last valid record, `last` that of the last message of any kind.
+    """
 
     id: JobId
     record: JobRecord
@@ -53,7 +56,7 @@ class Job:
 
     @property
     def ticket(self) -> int:
-        """Its place in the line, kept through retry and preemption."""
+        """The job's place in the queue, kept through retry and preemption."""
         return self.history[0][0]
 
     @property
@@ -76,13 +79,19 @@ class Table:
 
     @classmethod
     async def of(cls, bus: Bus) -> Self:
-        """All that the stream says now. Raises BusUnavailable, UnknownSchema."""
+        """Return the table of all that the stream holds now.
+
+        Raises BusUnavailable, UnknownSchema.
+        """
         table = cls()
         await table.update(bus)
         return table
 
     async def update(self, bus: Bus) -> bool:
-        """Fold what is new; True if there was anything. Raises BusWentBack, UnknownSchema."""
+        """Fold all new messages; return whether there were any.
+
+        Raises BusWentBack, UnknownSchema.
+        """
         async with self._lock:
             _, last = await bus.bounds("JOBS")
             if last < self.seen:
@@ -93,7 +102,7 @@ class Table:
             return self.seen > before
 
     def fold(self, entry: Entry) -> None:
-        """Take one message of the stream, in sequence."""
+        """Fold one message of the stream, in sequence."""
         wildcard = entry.subject.rpartition(".")[0] + ".*"
         # What cannot be read yet (UnknownSchema) was not taken: looked at again, it says so again.
         why = self._take(entry, self._tails.get(wildcard, 0))
@@ -148,12 +157,15 @@ class Table:
     # ---- questions -------------------------------------------------------------------------------
 
     def queue(self) -> list[Job]:
-        """Queued jobs in the order of training: level, then first in first out."""
+        """Return the queued jobs in the order of training: by level, then first in, first out."""
         waiting = [job for job in self.jobs.values() if job.record.state == "queued"]
         return sorted(waiting, key=lambda job: job.order)
 
     def find(self, shown: str, lineage: str | None = None) -> Job:
-        """The job that a user means by `3f9a1c2b7d10.1`, any prefix of it, or its whole path."""
+        """Return the job that a user means by `3f9a1c2b7d10.1`, a prefix of it, or its full path.
+
+        Raises NotFound unless exactly one job matches.
+        """
         matches = [
             job
             for job in self.jobs.values()
@@ -166,22 +178,22 @@ class Table:
         return matches[0]
 
     def runs(self, lineage: str, sha256: str) -> list[Job]:
-        """All jobs on one dataset in a lineage, by run number."""
+        """Return all jobs on one dataset in a lineage, by run number."""
         found = [j for j in self.jobs.values() if j.id[:2] == (lineage, sha256)]
         return sorted(found, key=lambda job: job.id.run)
 
     def segments_of(self, job_id: JobId) -> list[Segment]:
-        """The segments of a job in the order in which they were opened."""
+        """Return the segments of a job in the order in which they were opened."""
         line = self.lines.get(job_id.lineage)
         return line.by_job.get(job_id, []) if line else []
 
     def last_segment(self, job_id: JobId) -> Segment | None:
-        """The segment of a job that was opened last, or None."""
+        """Return the segment of a job that was opened last, or None."""
         mine = self.segments_of(job_id)
         return mine[-1] if mine else None
 
     def projection(self, job: Job) -> JobState | None:
-        """What the ledger says of a job; None where it leaves the choice to the record."""
+        """Return the state of a job by its ledger, or None if its record decides."""
         segment = self.last_segment(job.id)
         if segment is None:
             return None
@@ -201,7 +213,7 @@ class Table:
         return "queued"
 
     def behind(self) -> list[Job]:
-        """Jobs whose record is not what their ledger says."""
+        """Return the jobs whose record differs from what their ledger says."""
         found = []
         for job in self.jobs.values():
             expected = self.projection(job)
@@ -234,10 +246,10 @@ class Table:
 
 
 def parse_record(entry: Entry, model: type[Any], before: int, sequence: int) -> Any:
-    """The record in a message, or the reason (a str) why it does not count.
+    """Return the record in a message, or the reason (a str) why it does not count.
 
-    `before`: sequence of the message before it under its wildcard, of any kind; `sequence`: that
-    of the valid record before it.
+    `before` is the sequence of the message before it under its wildcard, of any kind; `sequence` is
+    that of the valid record before it. Raises UnknownSchema.
     """
     if entry.copied:
         return "a copy"

@@ -1,8 +1,8 @@
-"""Leases: who is alive, as far as an observer can tell.
+"""Leases: which owners are alive, as far as an observer can tell.
 
 A lease is created and renewed by compare-and-set, and names the fence that its owner works under.
-An owner is dead when its lease is missing, or names another fence, or has not changed, for
-`seconds` of the observer's monotonic time on an unbroken connection.
+An owner is dead when, for `seconds` of the observer's monotonic time on an unbroken connection, its
+lease has been missing, has named another fence, or has not changed.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ Sign = Literal["alive", "dead", "unknown"]
 
 
 async def read_lease(bus: Bus, name: str) -> tuple[int, Lease | None]:
-    """(sequence, lease) as it stands; (0, None) if there is none, no lease if unreadable."""
+    """Return (sequence, lease), or (0, None) if there is none.
+
+    A lease that cannot be read is None, with its sequence.
+    """
     entry = await bus.last("LEASE", lease_subject(name))
     if entry is None:
         return 0, None
@@ -30,7 +33,7 @@ async def read_lease(bus: Bus, name: str) -> tuple[int, Lease | None]:
 
 
 class Sight(NamedTuple):
-    """A lease as it was last seen to change; `renewed`: it changed while it was watched."""
+    """A lease as it was last seen to change. `renewed`: it changed while it was watched."""
 
     sequence: int
     since: float
@@ -39,21 +42,25 @@ class Sight(NamedTuple):
 
 @dataclass
 class LeaseWatch:
-    """What this observer has seen of others' leases: (name, fence) -> Sight."""
+    """The leases of others as this observer has seen them: (name, fence) -> Sight."""
 
     bus: Bus
     seconds: float
     seen: dict[tuple[str, int], Sight] = field(default_factory=dict)
 
     async def silent_seconds(self, name: str, fence: int) -> float:
-        """How long the owner of `fence` has shown no sign of life to this observer."""
+        """Return how long the owner of `fence` has shown this observer no sign of life."""
         return self._silence(await self._see(name, fence))
 
     async def is_dead(self, name: str, fence: int) -> bool:
         return await self.silent_seconds(name, fence) >= self.seconds
 
     async def look(self, name: str, fence: int) -> Sign:
-        """Alive: renewed while it was watched. Unknown: not watched for long enough yet."""
+        """Return whether the owner of `fence` is alive, dead or unknown.
+
+        Alive: the lease was renewed while it was watched. Unknown: it has not been watched for long
+        enough yet.
+        """
         sight = await self._see(name, fence)
         if self._silence(sight) >= self.seconds:
             return "dead"

@@ -26,8 +26,8 @@ from shared.protocol.records import (
 class Segment:
     """An unbroken stretch of one job on the head: opened once or more, closed at most once.
 
-    `opens`: (sequence, record) of each owner's beginning; the sequence is that owner's fence.
-    `closed_at`: the sequence of `closed`, 0 while there is none.
+    `opens` has (sequence, record) for the beginning of each owner; the sequence is that owner's
+    fence. `closed_at` is the sequence of `closed`, 0 while there is none.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Segment:
 
     @property
     def first(self) -> LineOpen:
-        """The record that its first owner opened it with."""
+        """The record with which its first owner opened it."""
         return self.opens[0][1]
 
     @property
@@ -55,8 +55,10 @@ class Segment:
         return {sequence for sequence, _ in self.opens}
 
     def holds(self, fence: int, global_step: int) -> bool:
-        """Whether what a fence did at a step is part of this segment: what lies beyond the step at
-        which a later owner began, or beyond the close, is dead."""
+        """Return whether what a fence did at a step is part of this segment.
+
+        What lies beyond the step at which a later owner began, or beyond the close, is dead.
+        """
         if fence not in self.fences or global_step < self.first.global_step:
             return False
         limits = [record.global_step for later, record in self.opens if later > fence]
@@ -67,10 +69,12 @@ class Segment:
 
 @dataclass
 class Line:
-    """One lineage as its records say. `sequence`: last valid record; `last`: last of any kind.
+    """One lineage as its records describe it.
 
-    `segments` are in the order in which they were opened; `by_job`, `by_close` and `versions_of`
-    (the path of a job that closes name -> versions) answer what would else be a walk over them all.
+    `sequence` is that of the last valid record, `last` that of the last message of any kind.
+    `segments` are in the order in which they were opened. `by_job`, `by_close` and `versions_of`
+    (the path of a job that closes name -> versions) answer what would otherwise need a walk over
+    them all.
     """
 
     lineage: str
@@ -92,7 +96,7 @@ class Line:
     # ---- folding ---------------------------------------------------------------------------------
 
     def refusal(self, record: LineRecord) -> str | None:  # noqa: C901 - a case a verb
-        """Why a record that builds on the valid one cannot follow it; None if it can."""
+        """Return why a record that builds on the valid one cannot follow it, or None if it can."""
         match record:
             case LineCreate():
                 return "exists already" if self.settings else None
@@ -120,7 +124,7 @@ class Line:
                 return None
 
     def fold(self, sequence: int, record: LineRecord) -> None:
-        """Take a valid record."""
+        """Fold a valid record."""
         self.sequence = sequence
         match record:
             case LineCreate():
@@ -139,12 +143,16 @@ class Line:
                 self.open_segment.closed, self.open_segment.closed_at = record, sequence
                 self.by_close[sequence] = self.open_segment
                 self.open_segment = None
+                # A version needs a mark even if the head stays the same: rollbacks lead to it, and
+                # the segments behind the version are those in its ancestry.
                 if record.head != self.head or record.version is not None:
                     self._move(sequence, self.mark, record.head)
                 if record.version is not None:
                     self.versions[record.version] = sequence
                     self.versions_of.setdefault(record.job, []).append(record.version)
             case LineRollback():
+                # A forced rollback names the open segment. It ends without `closed`, since there is
+                # no record of a close, and without a mark: no ancestry contains it.
                 if self.open_segment is not None:
                     self.open_segment = None
                 self.rollbacks.append((sequence, record))
@@ -158,12 +166,18 @@ class Line:
 
     @property
     def next_version(self) -> int:
-        """Numbers only grow: also a rolled-back version keeps its own."""
+        """The number of the next version.
+
+        Numbers only grow: a rolled-back version keeps its own, too.
+        """
         return max(self.versions, default=0) + 1
 
     @property
     def dtype(self) -> str | None:
-        """Decided once: by the settings, or by the first open record."""
+        """The number format, decided once: by the settings, or by the first open record.
+
+        None until then.
+        """
         if self.settings is not None and self.settings.dtype != "auto":
             return self.settings.dtype
         for segment in self.segments.values():
@@ -171,39 +185,45 @@ class Line:
         return None
 
     def ancestry(self, mark: int | None = None) -> list[int]:
-        """Marks from the given one (the head's) back to the `create`."""
+        """Return the marks from the given one (or the head's) back to the `create`."""
         path = [self.mark if mark is None else mark]
         while self.parents.get(path[-1]):
             path.append(self.parents[path[-1]])
         return path
 
     def kept(self, mark: int | None = None) -> list[Segment]:
-        """The closed segments in an ancestry, oldest first."""
+        """Return the closed segments in an ancestry, oldest first."""
         return [self.by_close[at] for at in reversed(self.ancestry(mark)) if at in self.by_close]
 
     def living(self, mark: int | None = None) -> dict[str, Segment]:
-        """By id, in the order of training: the kept segments of an ancestry, and the open one."""
+        """Return, by id, the kept segments of an ancestry and the open one.
+
+        They are in the order of training. The open one is left out if a mark is given.
+        """
         found = {segment.id: segment for segment in self.kept(mark)}
         if mark is None and self.open_segment is not None:
             found[self.open_segment.id] = self.open_segment
         return found
 
     def position(self, job: JobId, mark: int | None = None) -> int:
-        """Plan steps of a job that are in the head's ancestry: derived, never stored."""
+        """Return how many plan steps of a job are in an ancestry: derived, never stored."""
         ends = [s.closed.to_position for s in self.kept(mark) if s.job == job and s.closed]
         return ends[-1] if ends else 0
 
     def is_trained(self, sha256: str) -> int | None:
-        """The version that holds this dataset's finished training in the ancestry, if any."""
+        """Return the version that holds this dataset's finished training, or None.
+
+        Only the head's ancestry counts.
+        """
         for segment in self.kept():
             close = segment.closed
             if close and segment.job.sha256 == sha256 and close.outcome == "done":
-                return close.version
+                return close.version  # not a bool: the report of a duplicate names this version
         return None
 
     @property
     def latest(self) -> int | None:
-        """The newest version in the head's ancestry."""
+        """The newest version in the head's ancestry, or None."""
         marks = set(self.ancestry())
         return max((v for v, at in self.versions.items() if at in marks), default=None)
 
@@ -212,7 +232,10 @@ class Line:
         return segment.closed if segment else None
 
     def version_with(self, segment: Segment) -> int | None:
-        """The version that holds a segment's log, metrics and snapshots: one of the same job."""
+        """Return the version that holds a segment's log, metrics and snapshots, or None.
+
+        It is one of the same job.
+        """
         if segment.closed is None:
             return None
         for version in self.versions_of.get(segment.job.path, []):
@@ -221,32 +244,42 @@ class Line:
         return None
 
     def _descends(self, mark: int, ancestor: int) -> bool:
-        """Whether a mark is another one or comes after it: a parent is older than its child."""
+        """Return whether a mark is `ancestor` or comes after it.
+
+        A parent is older than its child, so that the search can stop early.
+        """
         while mark > ancestor:
             mark = self.parents.get(mark, 0)
         return mark == ancestor
 
     def segments_behind(self, version: int) -> list[Segment]:
-        """The segments whose replay gives the bytes of a version, oldest first."""
+        """Return the segments whose replay gives the bytes of a version, oldest first."""
         return self.kept(self.versions[version])
 
     def referenced(self) -> set[str]:
-        """Ids of checkpoints that a record names and recovery may still need."""
-        # A copy: uploads ask from a thread while the fold goes on.
+        """Return the ids of checkpoints that a record names and recovery may still need."""
+        # A copy: uploads ask from a thread while the fold continues.
         ids = {h.checkpoint.id for h in list(self.heads.values()) if h.checkpoint}
         if self.open_segment and self.open_segment.record.checkpoint:
             ids.add(self.open_segment.record.checkpoint.id)
         return ids
 
     def unpublished_heads(self, committed: Collection[int]) -> dict[int, CheckpointRef]:
-        """Return the checkpoints, by mark, that must stay in `work`, where these versions are
-        committed: the head's, and those of closes that no commit or rollback follows yet."""
+        """Return the checkpoints, by mark, that must stay in `work`.
+
+        They are the head's, and those of closes that no commit or rollback follows yet. `committed`
+        are the versions that are committed.
+        """
+        # Marks whose steps a committed version holds, itself included.
         contained = {m for v in committed if v in self.versions for m in self._marks_of(v)}
         pending = {at for version, at in self.versions.items() if version not in committed}
         living = set(self.ancestry())
         rollback = max((at for at, _ in self.rollbacks), default=0)
         needed = {}
         for mark, head in sorted(self.heads.items()):
+            # No commit holds it yet, and the head builds on it: only a later version can hold it.
+            # Marks after the last rollback are all in the head's ancestry, too. Other marks were
+            # left by a rollback, and stay only while their version is pending.
             waits = mark not in contained and (mark in living or mark > rollback)
             if head.checkpoint and (mark == self.mark or mark in pending or waits):
                 needed[mark] = head.checkpoint
@@ -258,9 +291,10 @@ class Line:
     # ---- writing ---------------------------------------------------------------------------------
 
     async def append(self, bus: Bus, verb: LineVerb, record: LineRecord) -> int:
-        """Compare-and-set one record on what this fold knows. Raises Conflict, Bus errors.
+        """Append one record by compare-and-set on what this fold knows; return its sequence.
 
-        The caller folds the stream again afterwards; `record.prev` must be `self.sequence`.
+        The caller folds the stream again afterwards; `record.prev` must be `self.sequence`. Raises
+        Conflict, and the errors of the bus.
         """
         assert record.prev == self.sequence, "a record names its predecessor"
         why = self.refusal(record)

@@ -1,4 +1,4 @@
-"""Commands: the records of stream CTL, what a service shall be and what it shall do once."""
+"""The commands on stream CTL: what a service shall be, and what it shall do once."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from shared.service_names import Service
 
 
 class Desired(Record):
-    """What a service shall be; the record's sequence is the generation."""
+    """The state that a service shall have; the record's sequence is the generation."""
 
     service: Service
     state: DesiredState
@@ -17,7 +17,7 @@ class Desired(Record):
 
 
 class Once(Record):
-    """A one-time command, named by its nonce; it means one segment, and no later one."""
+    """A one-time command, named by its nonce; it is meant for one segment, and no later one."""
 
     service: Service
     command: Literal["skip", "snapshot", "checkpoint", "rollback", "base"]

@@ -1,7 +1,7 @@
-"""Events: what happened, told to whoever listens; an envelope, and the data of each kind.
+"""Events, which say what happened: an envelope, and the data of each kind.
 
-Writers build the data of a kind and `Event.of` wraps them. Readers call `parse_event`: what it does
-not know, by its kind or by its shape, is shown as it is and acted on by nobody.
+Writers build the data of a kind and `Event.of` wraps them. Readers call `parse_event`. An event of
+an unknown kind or shape is shown as it is, and nobody acts on it.
 """
 
 from typing import ClassVar, Literal, Self
@@ -14,12 +14,12 @@ from shared.service_names import Service
 
 
 class EventData(Message):
-    """What an event of one kind says. Only the fields that its writer set are written."""
+    """The data of an event of one kind. Only the fields that its writer set are written."""
 
     kind: ClassVar[str]
 
     def told(self) -> dict[str, JsonValue]:
-        """Return the fields that were set, as JSON, null ones too; a loss that is NaN is null."""
+        """Return the fields that were set, as JSON, with null ones; a loss that is NaN is null."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -27,7 +27,7 @@ class EventData(Message):
 
 
 class FileStored(EventData):
-    """A file's rows are in the store. `bytes`: size of the stored dataset."""
+    """A file's rows are in the store. `bytes` is the size of the stored dataset."""
 
     kind = "stored"
     name: str
@@ -37,7 +37,7 @@ class FileStored(EventData):
 
 
 class JobQueued(EventData):
-    """A file became a job; `next` is what the user may type."""
+    """A file became a job. `next` is what the user may type."""
 
     kind = "queued"
     name: str
@@ -48,7 +48,7 @@ class JobQueued(EventData):
 
 
 class FileKnown(JobQueued):
-    """A file became no job: its rows are known already, and `why` says as what."""
+    """A file became no job: its rows are already known, and `why` says as what."""
 
     kind = "duplicate"
 
@@ -73,7 +73,7 @@ class JobAmended(EventData):
 
 
 class SegmentOpened(EventData):
-    """A job is trained from now on."""
+    """A job is being trained from now on."""
 
     kind = "opened"
     segment: SegmentId
@@ -81,7 +81,10 @@ class SegmentOpened(EventData):
 
 
 class SegmentClosed(EventData):
-    """A job is trained no longer. `version`: the number of the version that this made, or None."""
+    """A job is no longer being trained.
+
+    `version` is the number of the version that this made, or None.
+    """
 
     kind = "closed"
     segment: SegmentId
@@ -91,7 +94,10 @@ class SegmentClosed(EventData):
 
 
 class SplitSummary(Message):
-    """Means over the `count` probes of one split; shares are of those `answered`, None without."""
+    """The means over the `count` probes of one split.
+
+    Shares are of those `answered`, None without any.
+    """
 
     count: int
     loss: float | None
@@ -102,8 +108,11 @@ class SplitSummary(Message):
 
 
 class SnapshotDecision(Message):
-    """Why a snapshot was taken and what it cost, in seconds: spent on all before it, allowed for
-    them, expected and allowed at most (None: no limit) for this one, and what it took."""
+    """The reason for a snapshot, and its cost in seconds.
+
+    The seconds are: spent on all snapshots before it, allowed for them, expected and allowed at
+    most (None: no limit) for this one, and what it took.
+    """
 
     size: str
     why: str
@@ -144,7 +153,7 @@ class MemoryRanOut(EventData):
 
 
 class BaseStored(EventData):
-    """A base is in all places, read back. `bytes` of one copy."""
+    """A base is in all places and was read back. `bytes` is the size of one copy."""
 
     kind = "base_stored"
     base_root: Sha256
@@ -154,7 +163,7 @@ class BaseStored(EventData):
 
 
 class VersionPublished(EventData):
-    """A version is in all places, read back; its commit is at the event's `ref`."""
+    """A version is in all places and was read back; its commit is at the event's `ref`."""
 
     kind = "version_published"
     version: int
@@ -164,7 +173,7 @@ class VersionPublished(EventData):
 
 
 class RolledBack(EventData):
-    """Head and latest of a lineage are those of a version. `checkpoint`: its id, if any."""
+    """The head and latest of a lineage are those of a version. `checkpoint`: its id, if any."""
 
     kind = "rolled_back"
     lineage: str
@@ -182,10 +191,10 @@ class NoReceipt(Message):
 
 
 class Answered(EventData):
-    """A one-time command is answered. `command`: its nonce; `sequence`: its place on CTL.
+    """A one-time command was answered. `command`: its nonce; `sequence`: its place on CTL.
 
-    The trainer says its `name` and the `segment` that it meant, the vault a `receipt` of what it
-    did.
+    The trainer gives the command's `name` and the `segment` that it meant, the vault a `receipt` of
+    what it did.
     """
 
     kind = "answered"
@@ -199,9 +208,9 @@ class Answered(EventData):
 
 
 class Alarm(EventData):
-    """Something is wrong. `what` is one word for it, `about` the thing that it befell.
+    """Something is wrong. `what` is one word for it, `about` the thing that is affected.
 
-    Of a record that does not count: its `sequence` and its `subject` on the bus.
+    For a record that does not count, it has the record's `sequence` and its `subject` on the bus.
     """
 
     kind = "alarm"
@@ -256,7 +265,7 @@ class Event(Message):
         job: str | None = None,
         ref: ObjectRef | None = None,
     ) -> Self:
-        """Return the event by which a service tells these data."""
+        """Return the event with which a service reports these data."""
         return cls(
             service=service,
             kind=data.kind,

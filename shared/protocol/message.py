@@ -1,4 +1,4 @@
-"""What every message is: a closed, frozen model, written as compact JSON.
+"""The base of all messages: a closed, frozen model, written as compact JSON.
 
 Every message carries `schema: 1` unless it says otherwise. Large data never travel on the bus: an
 `ObjectRef` names them.
@@ -14,7 +14,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Message(BaseModel):
-    """Frozen, closed, serialised by alias; its validator is built when it is first used."""
+    """A message: frozen, closed, serialised by alias. Its validator is built at first use."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -25,12 +25,12 @@ class Message(BaseModel):
     )
 
     def encode(self) -> bytes:
-        """Compact JSON without the fields that are None."""
+        """Return compact JSON without the fields that are None."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
 class ObjectRef(Message):
-    """An object in the store by name and by content. `size` in bytes."""
+    """An object in the store, by name and by content. `size` is in bytes."""
 
     bucket: Literal["duramen", "work"]
     key: str

@@ -1,4 +1,4 @@
-"""Names: jobs, subjects, and the closed lists of words that messages use."""
+"""The names of jobs and subjects, and the closed lists of words that messages use."""
 
 import re
 import uuid
@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def now() -> datetime:
-    """UTC, for the reader's eyes: order is by sequence, never by this."""
+    """Return the time in UTC, for readers only: order is by sequence, never by this."""
     return datetime.now(UTC)
 
 
@@ -51,7 +51,7 @@ def new_segment() -> str:
 
 
 class JobId(NamedTuple):
-    """A job is the wish to train once on a dataset: (lineage, dataset, run number)."""
+    """The name of a job, the wish to train once on a dataset: (lineage, dataset, run number)."""
 
     lineage: str
     sha256: str
@@ -62,7 +62,7 @@ class JobId(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The whole name, as it stands in messages."""
+        """The full name, as it is written in messages."""
         return f"{self.lineage}/{self.sha256}/{self.run}"
 
     @classmethod
@@ -97,7 +97,7 @@ def once_subject(service: str) -> str:
 
 
 def observed_subject(service: str, instance: str = "*") -> str:
-    """The subject of one instance of a service, or of all of them."""
+    """Return the subject of one instance of a service, or of all of them."""
     return f"ctl.observed.{service}.{instance}"
 
 

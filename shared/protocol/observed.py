@@ -1,4 +1,4 @@
-"""What is: a lease says who is alive, an observation says what a service does."""
+"""The state of things: a lease says who is alive, an observation says what a service does."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ ObservedState = Literal["starting", "idle", "waiting", "running", "paused", "sto
 
 
 class Lease(Message):
-    """Who is alive, and for which fence."""
+    """A sign of life: who is alive, and for which fence."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     owner: str
@@ -24,7 +24,7 @@ class Lease(Message):
 
 
 class Progress(Message):
-    """How far the running job is. `eta_seconds` is an estimate from the last steps."""
+    """The progress of the running job. `eta_seconds` is an estimate from the last steps."""
 
     position: int
     steps: int
@@ -38,10 +38,10 @@ UNSEEN = "*"
 
 
 class Observed(Message):
-    """What an instance of a service is. A receipt counts only if its fence is the ledger's.
+    """The state of an instance of a service. A receipt counts only if its fence is the ledger's.
 
     `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
-    `*` is all of them. Schema 1, on one subject for all instances, said the latter as one text.
+    `*` stands for all of them. Schema 1, on one subject for all instances, had a text instead.
     `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some;
     under UNSEEN the places that it has not been able to look at since it started.
     """
@@ -71,6 +71,6 @@ class Observed(Message):
 
     @property
     def waits_for(self) -> str | None:
-        """`waiting` as people read it."""
+        """The reasons in `waiting`, as people read them, or None."""
         parts = [why if at == "*" else f"{at}: {why}" for at, why in self.waiting.items()]
         return "; ".join(parts) or None

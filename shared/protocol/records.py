@@ -1,4 +1,4 @@
-"""Records: the messages of stream JOBS, and what they are made of.
+"""Records: the messages of stream JOBS, and their parts.
 
 A record is one link of a chain: it names the sequence of the valid record before it under the same
 wildcard, and is published by compare-and-set over that wildcard.
@@ -33,10 +33,11 @@ class Lora(Message):
 
 
 class LineageSettings(Message):
-    """Fixed when a lineage is made. `dtype: auto` is decided by its first open record.
+    """The settings that are fixed when a lineage is made.
 
-    `quantize`: how the frozen base is held in training; the stored one stays what it is.
-    `chat_template`: the text of one that takes the place of the base's own, or None.
+    `dtype: auto` is decided by its first open record. `quantize`: how the frozen base is held in
+    training; the stored one stays as it is. `chat_template`: the text of one that replaces the
+    base's own, or None.
     """
 
     base_root: Sha256
@@ -48,10 +49,11 @@ class LineageSettings(Message):
 
 
 class JobSettings(Message):
-    """What one job may set for itself; None takes the trainer's default.
+    """The settings that one job may choose for itself; None takes the trainer's default.
 
     `on_long`: what is done with rows longer than `max_length` tokens: they are left out of the plan
-    and listed, cut, or the job fails. `description`: what the user says of it; no more than words.
+    and listed, cut, or the job fails. `description`: the user's own words about it, without any
+    effect.
     """
 
     learning_rate: Number | None = Field(default=None, gt=0)
@@ -69,9 +71,9 @@ class JobSettings(Message):
 
 
 class CheckpointRef(Message):
-    """A checkpoint as uploaded: `prefix` + the files that its header names.
+    """A checkpoint that was uploaded: `prefix` + the files that its header names.
 
-    `id` is the SHA-256 of header.json; `position` counts plan steps, `global_step` the lineage's.
+    `id` is the SHA-256 of header.json. `position` counts plan steps, `global_step` the lineage's.
     """
 
     id: Sha256
@@ -84,7 +86,10 @@ class CheckpointRef(Message):
 
 
 class Head(Message):
-    """What training of a lineage continues from. No checkpoint: a fresh adapter on the base."""
+    """The state that training of a lineage continues from.
+
+    No checkpoint: a fresh adapter on the base.
+    """
 
     base_root: Sha256
     global_step: int = Field(default=0, ge=0)
@@ -92,7 +97,7 @@ class Head(Message):
 
 
 class Failure(Message):
-    """Why a job failed, and what the user would type next."""
+    """The reason why a job failed, and what the user would type next."""
 
     kind: str
     message: str = Field(max_length=4000)
@@ -143,7 +148,7 @@ class LineCreate(Record):
 
 
 class LineOpen(Record):
-    """A segment opens, or goes on under a new owner. Its own sequence is the fence.
+    """A segment opens, or continues under a new owner. Its own sequence is the fence.
 
     `job_sequence`: the job's record that was claimed; nothing reads it, and it stays as stored.
 
@@ -169,9 +174,9 @@ class LineOpen(Record):
 
 
 class LineClose(Record):
-    """A segment closes: the commit point of training. `head` is what training goes on from.
+    """A segment closes: the commit point of training. `head` is what training continues from.
 
-    `cause`: the nonce of the command that asked for it, or `memory`: the job goes on in a segment
+    `cause`: the nonce of the command that asked for it, or `memory`: the job continues in a segment
     with smaller micro-batches.
     """
 
@@ -193,7 +198,7 @@ class LineClose(Record):
 
 
 class LineRollback(Record):
-    """Head and latest go back to those of a version; `target` is the sequence of its close."""
+    """The head and latest go back to those of a version; `target`: the sequence of its close."""
 
     lineage: LineageName
     version: int

@@ -1,1 +1,1 @@
-"""What every service runs on: loops, health, HTTP."""
+"""The parts that every service runs on: loops, health, HTTP."""

@@ -1,6 +1,7 @@
-"""A container's health check: `python -m shared.service.health` asks its own service's /healthz.
+"""The health check of a container: `python -m shared.service.health` asks /healthz.
 
-Nothing is imported that takes time: it runs every few seconds.
+It asks the container's own service. Nothing is imported that takes time, because it runs every few
+seconds.
 """
 
 import os

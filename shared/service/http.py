@@ -1,4 +1,4 @@
-"""The HTTP side that every service has: /metrics, /healthz, a token on everything else."""
+"""The HTTP side that every service has: /metrics, /healthz, and a token for everything else."""
 
 import asyncio
 import hmac
@@ -30,7 +30,7 @@ Check = Callable[[], Awaitable[None]]
 
 
 def version() -> str:
-    """Return the version of this program: of its image, else of the checkout that it runs from."""
+    """Return the version of this program: that of its image, or else of its checkout."""
     told = os.environ.get("DURAMEN_VERSION")
     if told:
         return told
@@ -44,7 +44,10 @@ def watch_space(name: str, folder: Path) -> None:
 
 
 def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
-    """An app whose /healthz runs every check for real, within 5 s, and names what fails."""
+    """Return an app whose /healthz runs every check for real and names what fails.
+
+    Each check may take 5 s.
+    """
     app = FastAPI(title=f"Duramen {settings.service}", openapi_url="/openapi.json", docs_url=None)
     checks = {**checks, "loops": loop.check_loops}
     BUILD.labels(settings.service, version()).set(1)
@@ -84,7 +87,7 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Real round trips with a short limit; 503 names what does not answer."""
+        """Make real round trips with a short limit; 503 names what does not answer."""
         failed = {}
         for name, check in checks.items():
             try:
@@ -99,7 +102,7 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
 
 
 async def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve until cancelled. Signals belong to the service, not to the web server."""
+    """Serve until cancelled. Signals are handled by the service, not by the web server."""
     config = uvicorn.Config(
         app,
         host=settings.http_host,

@@ -1,4 +1,4 @@
-"""How a service lives: connect, serve HTTP, run its loops, end cleanly on SIGTERM or SIGINT."""
+"""The life of a service: connect, serve HTTP, run loops, end cleanly on SIGTERM or SIGINT."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ GOODBYE_SECONDS = 27.0  # a trainer's last checkpoint takes less; so does a cont
 
 
 async def check_loops() -> None:
-    """A health check. Raises LoopHangs for a round that has not moved for HANG_SECONDS."""
+    """Check that all loops move. Raises LoopHangs for a round that is stuck for HANG_SECONDS."""
     now = time.monotonic()
     for loop in loops.values():
         if loop.busy and now - loop.beat > HANG_SECONDS:
@@ -30,7 +30,7 @@ async def check_loops() -> None:
 
 
 def instance(service: str) -> str:
-    """Who writes: service@host#pid, unique among those alive."""
+    """Return the name of this process, service@host#pid, unique among those alive."""
     return f"{service}@{socket.gethostname()}#{os.getpid()}"
 
 
@@ -56,9 +56,10 @@ async def run(*coroutines: Coroutine[Any, Any, None]) -> None:
 async def repeat(
     name: str, once: Callable[[], Awaitable[None]], wake: asyncio.Event, seconds: float
 ) -> None:
-    """Do `once` at each wake-up, and at least every so many seconds; outages are waited out.
+    """Call `once` at each wake-up, and at least every `seconds`. Outages are waited out.
 
-    Raises whatever is no outage: a service in an unknown state ends and is started again.
+    Raises everything that is not an outage: a service in an unknown state ends and is started
+    again.
     """
     logger = log.get().bind(loop=name)
     loop = loops[name] = Loop(name)
@@ -84,7 +85,7 @@ async def repeat(
 
 
 async def heartbeat(observe: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Let a service show itself every so many seconds, whatever else it does."""
+    """Call `observe` every `seconds`, whatever else the service does."""
     while True:
         try:
             await observe()

@@ -1,4 +1,4 @@
-"""A service says what it is: at once when that changed, else every so many seconds."""
+"""The reports of a service about itself: at once after a change, else every few seconds."""
 
 import time
 from collections.abc import Collection
@@ -8,8 +8,11 @@ from shared.protocol.observed import Observed
 
 
 class Observer:
-    """`shown`: what was said last. A change of `quiet` fields alone can wait for the next time, a
-    change of `slow` ones for half a second."""
+    """Publishes the observations of a service.
+
+    `shown` is the last one published. A change of only `quiet` fields can wait for the next time, a
+    change of `slow` ones for half a second.
+    """
 
     def __init__(
         self,
@@ -25,7 +28,7 @@ class Observer:
         self._at = float("-inf")
 
     async def show(self, view: Observed, *, always: bool = False) -> None:
-        """Publish a view if it changed, if it is time, or `always`. Raises BusUnavailable."""
+        """Publish a view if it changed, if it is time, or if `always`. Raises BusUnavailable."""
         if not (always or self._is_news(view)):
             return
         before = self.shown, self._at

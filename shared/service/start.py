@@ -1,4 +1,4 @@
-"""The first thing that a service does: read its settings, and refuse those that nothing reads."""
+"""The start of a service: it reads its settings, and refuses those that nothing reads."""
 
 import os
 from typing import TypeVar

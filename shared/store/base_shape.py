@@ -10,8 +10,10 @@ from shared.store.s3 import Store
 
 
 def shape_in_store(store: Store, root: str) -> Shape:
-    """Of a stored base, by its config.json and the first bytes of its weights. Raises UsageError,
-    StoreUnavailable, ObjectMissing."""
+    """Return the shape of a stored base, from its config.json and the headers of its weights.
+
+    Raises UsageError, StoreUnavailable, ObjectMissing.
+    """
     prefix = layout.base_files(root)
     headers = []
     names = {key.removeprefix(prefix) for key in store.keys(PRECIOUS, prefix)}

@@ -1,7 +1,7 @@
 """A place that is a plain folder: a key is the path of a file below it.
 
-Write once, hashed while it is written, synced, read back from the disk before it counts. A folder
-has no versions, so it keeps one of each name; it holds what is precious and no more.
+A file is written once, hashed while it is written, synced, and read back from the disk before it
+counts. A folder has no versions, so it keeps one of each name; it holds only what is precious.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from shared.store.place import PRECIOUS, Bucket, Stored, Version
 
 
 class Folder:
-    """One folder that is a place. `name` is as users know it."""
+    """A folder that is a place. `name` is the one that users know."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
@@ -36,7 +36,7 @@ class Folder:
 
     @property
     def swap_lock(self) -> Path:
-        """Return what is locked while a record is replaced."""
+        """The path that is locked while a record is replaced."""
         return self.folder
 
     @contextmanager
@@ -53,7 +53,7 @@ class Folder:
     # ---- reading ---------------------------------------------------------------------------------
 
     def open(self, bucket: Bucket, key: str, version_id: str | None = None) -> BinaryIO:  # noqa: ARG002 - a folder has one version of a name
-        """The file, to be read and closed. Raises ObjectMissing."""
+        """Return the file, to be read and closed. Raises ObjectMissing."""
         path = self._path(bucket, key)
         try:
             file = path.open("rb")
@@ -69,13 +69,16 @@ class Folder:
     def read(
         self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
     ) -> bytes:
-        """A small file whole. Raises ObjectMissing, ObjectDamaged if `sha256` is another."""
+        """Return a small file whole.
+
+        Raises ObjectMissing, ObjectDamaged if it does not hash to `sha256`.
+        """
         with self.open(bucket, key, version_id) as file, self._errors(key):
             data = file.read()
         return check_bytes(Location(self.name, "", key), data, sha256) if sha256 else data
 
     def read_hash(self, bucket: Bucket, key: str, version_id: str | None = None) -> tuple[str, int]:
-        """(SHA-256, size) of a file, read in full now. Raises ObjectMissing."""
+        """Return (SHA-256, size) of a file, read in full now. Raises ObjectMissing."""
         digest, size = hashlib.sha256(), 0
         with self.open(bucket, key, version_id) as file, self._errors(key):
             while block := file.read(BLOCK_BYTES):
@@ -85,12 +88,12 @@ class Folder:
         return digest.hexdigest(), size
 
     def size(self, bucket: Bucket, key: str) -> int:
-        """Bytes of a file. Raises ObjectMissing."""
+        """Return the size of a file in bytes. Raises ObjectMissing."""
         with self.open(bucket, key) as file:
             return os.fstat(file.fileno()).st_size
 
     def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]:
-        """All keys under a prefix, sorted; temporary files are no keys."""
+        """Yield all keys under a prefix, sorted; temporary files are left out."""
         assert bucket == PRECIOUS
         start = self.folder / prefix.rpartition("/")[0]
         with self._errors(prefix):
@@ -98,8 +101,10 @@ class Folder:
         yield from sorted(key for key in found if key.startswith(prefix))
 
     def versions(self, bucket: Bucket, prefix: str) -> Iterator[Version]:
-        """Every key under a prefix as its only version, of which the etag is not told: that would
-        be to read all of it."""
+        """Yield every key under a prefix as its only version.
+
+        The etag is empty: finding it would mean reading all of the file.
+        """
         for key in self.keys(bucket, prefix):
             with self._errors(key):
                 status = (self.folder / key).stat()
@@ -124,7 +129,7 @@ class Folder:
     ) -> Stored:
         """Write `size` bytes that must hash to `sha256`, then read them back in full.
 
-        A name that holds these bytes already is left alone. Raises AlreadyExists if it holds
+        A name that already holds these bytes is left alone. Raises AlreadyExists if it holds
         others, ObjectDamaged if what was read or what came back is not what was meant.
         """
         if self._holds(bucket, key, sha256):
@@ -147,7 +152,7 @@ class Folder:
         return True
 
     def _write(self, path: Path, source: Any, key: str, size: int, sha256: str) -> None:
-        """Write a file once; what has its name already keeps it."""
+        """Write a file once; a file that already has its name keeps it."""
         reader = HashingReader(source)
         through = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         with (
@@ -162,7 +167,7 @@ class Folder:
                 )
 
     def _sync_up(self, folder: Path) -> None:
-        """Sync a folder and those above it: also their names must survive a power cut."""
+        """Sync a folder and those above it: their names must survive a power cut, too."""
         for each in (folder, *folder.parents):
             sync_folder(each)
             if each == self.folder:
@@ -173,7 +178,7 @@ class Folder:
         return self.put_bytes(bucket, key, data)
 
     def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool:
-        """Replace a record if it still is the one with this etag; True if done."""
+        """Replace a record if it still has this etag; return whether that was done."""
         path = self._path(bucket, key)
         with self._errors(key), self._locked():
             found = self.read_newest(bucket, key)
@@ -193,7 +198,7 @@ class Folder:
             os.close(descriptor)
 
     def read_newest(self, bucket: Bucket, key: str) -> tuple[bytes, str] | None:
-        """(bytes, etag) of a record, or None: the reading half of `swap`."""
+        """Return (bytes, etag) of a record, or None: the reading half of `swap`."""
         try:
             data = self.read(bucket, key)
         except ObjectMissing:

@@ -1,4 +1,4 @@
-"""Bytes on their way, hashed as they pass."""
+"""A reader that hashes bytes as they pass."""
 
 import hashlib
 import io
@@ -11,10 +11,10 @@ NOWHERE = Location("", "", "")
 
 
 class HashingReader(io.RawIOBase):
-    """Passes bytes through and hashes them; `size` and `hexdigest` are of what went by.
+    """Passes bytes through and hashes them; `size` and `hexdigest` are of what has passed.
 
-    Told what is expected, it raises ObjectDamaged instead of giving the last of the wrong bytes:
-    an upload is then given up, and nothing wrong gets the name for ever.
+    If it knows what to expect, it raises ObjectDamaged instead of giving the last of the wrong
+    bytes: the upload is then given up, and wrong bytes never get the name.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Every key of the two buckets, as the layout trees of shared/FORMAT.md draw them.
 
-A key is made here and nowhere else. Functions in the singular return one key. Those in the plural
-return what a group of keys begins with, to list them by; constants in capitals are the beginnings
-that depend on nothing. `parse_…` reads a key that was listed and returns what it says, or None
-where it is not a key of that kind.
+A key is made here and nowhere else. Functions in the singular return one key. Functions in the
+plural return the beginning that a group of keys has in common, by which they are listed; constants
+in capitals are the beginnings that depend on nothing. `parse_…` reads a key that was listed and
+returns its parts, or None if it is not a key of that kind.
 """
 
 import re
@@ -25,7 +25,7 @@ SUMS = "SHA256SUMS"
 
 
 def datasets(digits: str) -> str:
-    """Return what the keys of all datasets begin with whose SHA-256 begins with these digits."""
+    """Return the common beginning of the keys of datasets whose SHA-256 begins with `digits`."""
     return DATASETS + digits
 
 
@@ -79,7 +79,7 @@ def eval_records(lineage: str) -> str:
 
 
 def eval_record(lineage: str, sha256: str) -> str:
-    """Return the key of the record that a lineage only ever measures a dataset."""
+    """Return the key of the record which says that a lineage only measures a dataset."""
     return f"{eval_records(lineage)}{sha256}.json"
 
 
@@ -100,7 +100,7 @@ def plan(sha256: str) -> str:
 
 
 def parse_plan(key: str) -> str | None:
-    """Return the SHA-256 of a plan."""
+    """Return the SHA-256 in the key of a plan, or None."""
     match = re.fullmatch(r"plans/([^/]+)\.json", key)
     return match[1] if match else None
 
@@ -120,7 +120,7 @@ def base_commit(root: str) -> str:
 
 
 def parse_base_commit(key: str) -> str | None:
-    """Return the root of the base whose commit record this is."""
+    """Return the root of the base whose commit record this is, or None."""
     match = re.fullmatch(r"bases/([^/]+)/SHA256SUMS", key)
     return match[1] if match else None
 
@@ -135,12 +135,12 @@ def version_file(lineage: str, version: int, path: str) -> str:
 
 
 def catalog_records(lineage: str) -> str:
-    """Return what the commit records and `latest.json` of a lineage begin with."""
+    """Return the common beginning of a lineage's commit records and `latest.json`."""
     return f"{CATALOG}{lineage}/"
 
 
 def commit_records(lineage: str) -> str:
-    """Return what the commit records of a lineage begin with, and `latest.json` does not."""
+    """Return the common beginning of a lineage's commit records, without `latest.json`."""
     return f"{catalog_records(lineage)}v"
 
 
@@ -165,7 +165,7 @@ def latest(lineage: str) -> str:
 
 
 def parse_latest(key: str) -> str | None:
-    """Return the lineage of a pointer to the version that users load."""
+    """Return the lineage of a `latest.json`, or None. Users load the version that it names."""
     match = re.fullmatch(r"catalog/([^/]+)/latest\.json", key)
     return match[1] if match else None
 
@@ -194,7 +194,7 @@ def checkpoint_file(prefix: str, name: str) -> str:
 
 
 class CheckpointFile(NamedTuple):
-    """A file of a checkpoint, whose name is as `checkpoint` takes it."""
+    """A file of a checkpoint, whose name is the one that `checkpoint` takes."""
 
     checkpoint: str
     name: str
@@ -219,20 +219,20 @@ def snapshot_file(lineage: str, segment: str, name: str) -> str:
 
 
 def parse_snapshot(key: str) -> str | None:
-    """Return the lineage of a snapshot in `work`."""
+    """Return the lineage of a snapshot in `work`, or None."""
     match = re.fullmatch(r"snapshots/([^/]+)/[^/]+/([^/]+)", key)
     return match[1] if match and parse_snapshot_name(match[2]) else None
 
 
 class SnapshotName(NamedTuple):
-    """When a snapshot was taken, and under which fence."""
+    """The step at which a snapshot was taken, and the fence under which it was taken."""
 
     global_step: int
     fence: int
 
 
 def parse_snapshot_name(name: str) -> SnapshotName | None:
-    """Return what the name of a snapshot's file says, in `work` as in a version."""
+    """Return the parts of a snapshot's file name, in `work` or in a version, or None."""
     match = re.fullmatch(r"([0-9]{8,})-([0-9]+)\.parquet", name)
     return SnapshotName(int(match[1]), int(match[2])) if match else None
 
@@ -246,7 +246,7 @@ def result_file(lineage: str, segment: str, fence: int, name: str) -> str:
 
 
 class WorkKey(NamedTuple):
-    """What a key of a segment says. `fence` is None where the key does not name one there."""
+    """The parts of a key of a segment. `fence` is None where the key does not name one there."""
 
     kind: str
     segment: str
@@ -254,7 +254,7 @@ class WorkKey(NamedTuple):
 
 
 def segment_prefixes(lineage: str) -> list[str]:
-    """Return what all the keys begin with that a lineage's segments have in `work`."""
+    """Return the beginnings of all the keys that a lineage's segments have in `work`."""
     return [f"{kind}/{lineage}/" for kind in ("checkpoints", "progress", "results", "snapshots")]
 
 

@@ -1,7 +1,7 @@
-"""What every place that holds copies can do, wherever they lie: an S3 server or a folder.
+"""The interface of every place that holds copies: an S3 server or a folder.
 
 All of it blocks; call it through `asyncio.to_thread`. A place raises StoreUnavailable while it
-cannot be reached, and ObjectMissing where it does not hold what is asked for.
+cannot be reached, and ObjectMissing if it does not hold what is asked for.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a key, or a delete marker. Of a folder, which has one: the id is empty."""
+    """One version of a key, or a delete marker. A folder has one version, with an empty id."""
 
     key: str
     version_id: str
@@ -44,11 +44,11 @@ class Version:
 
 
 class ReadPlace(Protocol):
-    """A place as whoever checks copies sees it."""
+    """A place, as seen by whoever checks copies."""
 
     @property
     def name(self) -> str:
-        """Return the place's name as users know it: `store`, `backup` or `archive`."""
+        """The place's name as users know it: `store`, `backup` or `archive`."""
 
     def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]:
         """Yield all keys under a prefix, sorted."""
@@ -57,16 +57,18 @@ class ReadPlace(Protocol):
         """Yield all versions and delete markers under a prefix; of one key the newest first."""
 
     def size(self, bucket: Bucket, key: str) -> int:
-        """Return the bytes of the version that counts. Raises ObjectMissing."""
+        """Return the size in bytes of the version that counts. Raises ObjectMissing."""
 
     def open(self, bucket: Bucket, key: str, version_id: str | None = None) -> Any:
-        """Return what is to be read and closed. Raises ObjectMissing."""
+        """Return an object that must be read and closed. Raises ObjectMissing."""
 
     def read(
         self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
     ) -> bytes:
-        """Return a small object whole. Raises ObjectMissing, ObjectDamaged if it hashes to other
-        than `sha256`."""
+        """Return a small object whole.
+
+        Raises ObjectMissing, ObjectDamaged if it does not hash to `sha256`.
+        """
 
     def read_hash(self, bucket: Bucket, key: str, version_id: str | None = None) -> tuple[str, int]:
         """Return (SHA-256, size) of an object, read in full now. Raises ObjectMissing."""
@@ -76,7 +78,7 @@ class ReadPlace(Protocol):
 
 
 class Place(ReadPlace, Protocol):
-    """A place as its owner sees it. What is written is read back before it counts."""
+    """A place, as seen by its owner. What is written is read back before it counts."""
 
     def ping(self) -> None:
         """Make a real round trip. Raises StoreUnavailable."""
@@ -87,11 +89,20 @@ class Place(ReadPlace, Protocol):
     def put_stream(
         self, bucket: Bucket, key: str, source: BinaryIO | Any, size: int, sha256: str
     ) -> Stored:
-        """Write `size` bytes that must hash to `sha256`. A key that holds them already is left
-        alone. Raises AlreadyExists if it holds others, ObjectDamaged if others were sent."""
+        """Write `size` bytes that must hash to `sha256`.
+
+        A key that already holds them is left alone. Raises AlreadyExists if it holds others,
+        ObjectDamaged if others were sent.
+        """
 
     def create(self, bucket: Bucket, key: str, data: bytes) -> Stored:
-        """Create a small record if the key is free. Raises AlreadyExists if others hold it."""
+        """Create a small record if the key is free.
+
+        Raises AlreadyExists if it holds other bytes.
+        """
 
     def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool:
-        """Replace a record if its etag is still this one (None: there is none); True if done."""
+        """Replace a record if its etag is still this one (None: there is none).
+
+        Returns whether that was done.
+        """

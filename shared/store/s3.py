@@ -1,8 +1,9 @@
-"""The store: the `minio` client behind one module. Blocking; call it through `asyncio.to_thread`.
+"""The store: one module around the `minio` client.
 
-What the client lacks is made good here: SHA-256 computed while streaming, every object read back in
-full before it counts, every download hashed, conditional writes of small records. Under `duramen/`
-the *oldest* version of a key is the truth: object lock keeps bytes, not names.
+Everything blocks; call it through `asyncio.to_thread`. The module adds what the client lacks:
+SHA-256 computed while streaming, every object read back in full before it counts, every download
+hashed, conditional writes of small records. Under `duramen/` the *oldest* version of a key is the
+truth: object lock keeps bytes, not names.
 """
 
 import base64
@@ -66,13 +67,16 @@ class Store:
     def opened(
         cls, name: str, url: str, access: SecretStr, secret: SecretStr, *, patient: bool = True
     ) -> Self:
-        """Return a store as settings name it. If not `patient`, it says soon that none answers."""
+        """Return a store with the keys from settings.
+
+        If it is not `patient`, it soon reports that no server answers.
+        """
         keys = access.get_secret_value(), secret.get_secret_value()
         return cls(name, url, *keys, patient=patient)
 
     @classmethod
     def of(cls, settings: StoreSettings) -> Self:
-        """The first store of a service."""
+        """Return the first store, with the keys of a service."""
         keys = settings.store_access_key, settings.store_secret_key
         return cls.opened("store", settings.store_url, *keys)
 
@@ -92,18 +96,18 @@ class Store:
             raise StoreUnavailable(message, next_step=step) from error
 
     def ping(self) -> None:
-        """A real round trip. Raises StoreUnavailable."""
+        """Make a real round trip. Raises StoreUnavailable."""
         next(self.keys(PRECIOUS, ".ping/"), None)  # every identity may list there
 
     # ---- reading ---------------------------------------------------------------------------------
 
     def stat(self, bucket: Bucket, key: str) -> tuple[int, str]:
-        """(size in bytes, etag) of the newest version. Raises ObjectMissing."""
+        """Return (size in bytes, etag) of the newest version. Raises ObjectMissing."""
         found = self._call(bucket, key, lambda: self._client.stat_object(bucket, key))
         return int(found.size or 0), str(found.etag)
 
     def size(self, bucket: Bucket, key: str) -> int:
-        """Bytes of the version that counts. Raises ObjectMissing."""
+        """Return the size in bytes of the version that counts. Raises ObjectMissing."""
         if bucket == WORK:
             return self.stat(bucket, key)[0]
         oldest = self.oldest(bucket, key)
@@ -112,17 +116,17 @@ class Store:
         return oldest.size
 
     def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]:
-        """All keys under a prefix, sorted by the store."""
+        """Yield all keys under a prefix, sorted by the store."""
         for found in self._listed(bucket, prefix, versions=False):
             yield str(found.object_name)
 
     def dated(self, bucket: Bucket, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """All keys under a prefix, with when they were written, by the store's clock."""
+        """Yield all keys under a prefix, with the time of writing by the store's clock."""
         for found in self._listed(bucket, prefix, versions=False):
             yield str(found.object_name), found.last_modified
 
     def versions(self, bucket: Bucket, prefix: str) -> Iterator[Version]:
-        """All versions and delete markers under a prefix; of one key the newest first."""
+        """Yield all versions and delete markers under a prefix; of one key the newest first."""
         for found in self._listed(bucket, prefix, versions=True):
             yield Version(
                 str(found.object_name),
@@ -145,12 +149,18 @@ class Store:
         )
 
     def oldest(self, bucket: Bucket, key: str) -> Version | None:
-        """The version of a key that counts: the oldest one that is no delete marker."""
+        """Return the version of a key that counts, or None.
+
+        It is the oldest one that is not a delete marker.
+        """
         found = [v for v in self.versions(bucket, key) if v.key == key and not v.is_delete_marker]
         return found[-1] if found else None
 
     def _version_id(self, bucket: Bucket, key: str) -> str | None:
-        """None in an unversioned bucket: there the name is all."""
+        """Return the id of the version that counts; None in a bucket without versions.
+
+        Raises ObjectMissing.
+        """
         if bucket == WORK:
             return None
         oldest = self.oldest(bucket, key)
@@ -159,14 +169,14 @@ class Store:
         return oldest.version_id
 
     def open(self, bucket: Bucket, key: str, version_id: str | None = None) -> Any:
-        """The response of a GET, to be read and closed by `close_response`."""
+        """Return the response of a GET, to be read, closed and released."""
         version = version_id or self._version_id(bucket, key)
         return self._call(
             bucket, key, lambda: self._client.get_object(bucket, key, version_id=version)
         )
 
     def blocks(self, bucket: Bucket, key: str, version_id: str | None = None) -> Iterator[bytes]:
-        """The bytes of an object (its oldest version unless another is named), block by block."""
+        """Yield the bytes of an object (its oldest version unless another is named) in blocks."""
         response = self.open(bucket, key, version_id)
         try:
             while block := self._call(bucket, key, lambda: response.read(BLOCK_BYTES)):
@@ -181,12 +191,15 @@ class Store:
     def read(
         self, bucket: Bucket, key: str, version_id: str | None = None, sha256: str | None = None
     ) -> bytes:
-        """A small object whole. Raises ObjectMissing, ObjectDamaged if `sha256` is another."""
+        """Return a small object whole.
+
+        Raises ObjectMissing, ObjectDamaged if it does not hash to `sha256`.
+        """
         data = b"".join(self.blocks(bucket, key, version_id))
         return check_bytes(self._where(bucket, key), data, sha256) if sha256 else data
 
     def read_hash(self, bucket: Bucket, key: str, version_id: str | None = None) -> tuple[str, int]:
-        """(SHA-256, size) of an object, read in full now."""
+        """Return (SHA-256, size) of an object, read in full now."""
         digest, size = hashlib.sha256(), 0
         for block in self.blocks(bucket, key, version_id):
             digest.update(block)
@@ -195,13 +208,13 @@ class Store:
         return digest.hexdigest(), size
 
     def verify(self, ref: ObjectRef, version_id: str | None = None) -> None:
-        """Read an object in full. Raises ObjectMissing, ObjectDamaged."""
+        """Read an object in full, and compare its hash. Raises ObjectMissing, ObjectDamaged."""
         found, _ = self.read_hash(ref.bucket, ref.key, version_id)
         if found != ref.sha256:
             raise ObjectDamaged(self._where(ref.bucket, ref.key), ref.sha256, found)
 
     def fetch(self, ref: ObjectRef, target: Path, version_id: str | None = None) -> Path:
-        """Download to a file, hashed on the way; the name appears only when all is right."""
+        """Download to a file, hashed on the way; the file gets its name only if all is right."""
         digest = hashlib.sha256()
         with whole_file(target) as file:
             for block in self.blocks(ref.bucket, ref.key, version_id):
@@ -216,7 +229,7 @@ class Store:
     # ---- locks -----------------------------------------------------------------------------------
 
     def default_lock(self, bucket: Bucket) -> tuple[str, timedelta] | None:
-        """(mode, time) that the bucket locks what is written with; None if it does not."""
+        """Return (mode, time) of the lock that the bucket puts on new objects, or None."""
         found = self._call(bucket, "", lambda: self._client.get_object_lock_config(bucket))
         if not found.mode or not found.duration:
             return None
@@ -224,7 +237,7 @@ class Store:
         return str(found.mode), timedelta(days=days)
 
     def locked_until(self, bucket: Bucket, key: str, version_id: str) -> datetime | None:
-        """When the lock of one version ends; None if there is none."""
+        """Return when the lock of one version ends, or None if there is no lock."""
         try:
             found = self._client.get_object_retention(bucket, key, version_id=version_id)
         except S3Error as error:
@@ -236,7 +249,7 @@ class Store:
         return found.retain_until_date if found else None
 
     def lock(self, bucket: Bucket, key: str, version_id: str, mode: str, until: datetime) -> None:
-        """Lock one version until then. The store refuses an earlier end than it has."""
+        """Lock one version until then. The store refuses an end that is earlier than before."""
         retention = Retention(mode, until)
         self._call(
             bucket,
@@ -247,7 +260,7 @@ class Store:
         )
 
     def clock(self) -> datetime:
-        """The store's own time, as it says with each answer. Raises StoreUnavailable."""
+        """Return the store's own time, from one of its answers. Raises StoreUnavailable."""
         answer = self._call(PRECIOUS, "", lambda: self._http.request("HEAD", self.url))
         return parsedate_to_datetime(answer.headers["date"])
 
@@ -268,7 +281,7 @@ class Store:
     ) -> Stored:
         """Write `size` bytes that must hash to `sha256`, then read them back in full.
 
-        A key that holds these bytes already is left alone, so a repeated upload changes nothing.
+        A key that already holds these bytes is left alone, so a repeated upload changes nothing.
         Raises AlreadyExists if it holds others (precious bucket), ObjectDamaged if what was sent or
         what came back is not what was meant.
         """
@@ -311,9 +324,9 @@ class Store:
         return None  # `work` may be written again: an upload that was cut off
 
     def create(self, bucket: Bucket, key: str, data: bytes) -> Stored:
-        """Create a small record if the key is free. Raises AlreadyExists if others hold it.
+        """Create a small record if the key is free. Raises AlreadyExists if it holds other bytes.
 
-        The same bytes there already is success: a lost reply makes one's own repeat look late.
+        The same bytes are a success: after a lost reply, one's own repeated attempt comes too late.
         """
         self._put_if(bucket, key, data, {"If-None-Match": "*"})
         version_id = self._version_id(bucket, key)
@@ -323,15 +336,16 @@ class Store:
         return Stored(bucket, key, sha256_bytes(data), len(data), version_id)
 
     def swap(self, bucket: Bucket, key: str, data: bytes, etag: str | None) -> bool:
-        """Replace a record if its etag is still this one (None: if there is none); True if done.
+        """Replace a record if its etag is still this one (None: if there is none).
 
-        Only for `latest.json`, the one key whose newest version counts.
+        Returns whether that was done. Only for `latest.json`, the one key whose newest version
+        counts.
         """
         headers = {"If-Match": f'"{etag}"'} if etag else {"If-None-Match": "*"}
         return self._put_if(bucket, key, data, headers)
 
     def read_newest(self, bucket: Bucket, key: str) -> tuple[bytes, str] | None:
-        """(bytes, etag) of the newest version, or None: the reading half of `swap`."""
+        """Return (bytes, etag) of the newest version, or None: the reading half of `swap`."""
         try:
             response = self._call(bucket, key, lambda: self._client.get_object(bucket, key))
         except ObjectMissing:
@@ -343,7 +357,10 @@ class Store:
             response.release_conn()
 
     def _put_if(self, bucket: Bucket, key: str, data: bytes, headers: dict[str, str]) -> bool:
-        """The client has no conditional PUT: a presigned one with the header does it."""
+        """Make a conditional PUT; return False if the condition does not hold.
+
+        The client has none, so a presigned PUT is sent with the header.
+        """
         url = self._client.presigned_put_object(bucket, key, expires=timedelta(minutes=5))
         response = self._call(
             bucket, key, lambda: self._http.request("PUT", url, body=data, headers=headers)
@@ -357,14 +374,15 @@ class Store:
         return True
 
     def delete(self, bucket: Bucket, key: str) -> None:
-        """Delete from `work`, by its owner. Nothing precious is ever deleted here."""
+        """Delete from `work`, as its owner. Nothing precious is ever deleted here."""
         assert bucket == WORK, "only `work` is ever cleaned"
         self._call(bucket, key, lambda: self._client.remove_object(bucket, key))
 
 
 def checksum_header(sha256: str) -> dict[str, str | list[str] | tuple[str]]:
-    """Lets the server refuse other bytes than meant: under a precious key they would stay.
+    """Return the header that lets the server refuse other bytes than meant.
 
-    For one PUT only; in a multipart upload it would name the whole, where a part is checked.
+    Under a precious key they would stay. For one PUT only: in a multipart upload it would name the
+    whole, where a part is checked.
     """
     return {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode()}

@@ -26,7 +26,10 @@ INCOMING = ".incoming"
 
 
 def pack_folder(data: Path, archive: Path) -> None:
-    """Write `archive` and its .sha256, as the folder's owner's: both appear whole, the sum last."""
+    """Write `archive` and its .sha256, owned by the folder's owner.
+
+    Both appear whole, the sum last.
+    """
     status = archive.parent.stat()
     owner = status.st_uid, status.st_gid
     with whole_file(archive, owner=owner) as file, tarfile.open(fileobj=file, mode="w") as tar:
@@ -36,7 +39,10 @@ def pack_folder(data: Path, archive: Path) -> None:
 
 
 def unpack_folder(archive: Path, data: Path) -> None:
-    """Replace all that is in `data`, as its owner's. Raises ObjectDamaged, OSError before that."""
+    """Replace all that is in `data`; the new files belong to its owner.
+
+    Raises ObjectDamaged or OSError before anything is replaced.
+    """
     wanted = sum_of(archive).read_text().split()[0]
     found = sha256_file(archive)
     if found != wanted:
@@ -77,7 +83,7 @@ def _without_incoming(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _own(path: Path, owner: os.stat_result) -> None:
-    """Root packs and unpacks what others must be able to read and write."""
+    """Give a file to `owner` if this is root, so that its owner can read and write it."""
     if os.getuid() == 0:
         os.chown(path, owner.st_uid, owner.st_gid)
 

@@ -1,4 +1,4 @@
-"""nats.conf, rendered from the public keys of the users and their grants."""
+"""The file nats.conf, rendered from the public keys of the users and their grants."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,10 @@ MAX_FILE_STORE_BYTES = 4 * 2**30  # above the sum of all streams' max_bytes, whi
 
 @dataclass(frozen=True)
 class NatsConf:
-    """Where one server listens and stores; ports are TCP ports, 127.0.0.1 unless told."""
+    """The places where one server listens and stores.
+
+    Ports are TCP ports, on 127.0.0.1 unless another host is given.
+    """
 
     store_dir: Path
     port: int
@@ -23,7 +26,7 @@ class NatsConf:
     tls_dir: Path | None = None
 
     def render(self, secrets: Secrets) -> str:
-        """The text of nats.conf. `nats-server -t -c FILE` accepts it."""
+        """Return the text of nats.conf. `nats-server -t -c FILE` accepts it."""
         users = "\n".join(_user(user, secrets.public_key(user)) for user in NATS_USERS)
         return f"""\
 server_name: {self.server_name}
@@ -50,7 +53,10 @@ accounts {{
 """
 
     def _tls(self) -> str:
-        """Users are known by their nkeys; the certificate is what clients know the server by."""
+        """Return the line that turns TLS on, or nothing.
+
+        Users are known by their nkeys; the certificate is what clients know the server by.
+        """
         if self.tls_dir is None:
             return ""
         cert, key = self.tls_dir / "cert.pem", self.tls_dir / "key.pem"

@@ -1,8 +1,8 @@
-"""Who may publish and hear what on the bus: least privilege, one entry a user.
+"""The permissions of users to publish and hear on the bus: least privilege, an entry for each.
 
 The verb is the last token of a job's or a ledger's subject, so that it can be granted service by
-service. A permission covers subjects that a client names itself, not the reply subject of a
-request (the server answers anywhere): readers of JOBS and CTL therefore check each record.
+service. A permission covers subjects that a client names itself, not the reply subject of a request
+(the server answers anywhere): readers of JOBS and CTL therefore check each record.
 """
 
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ READS = {
 
 @dataclass(frozen=True)
 class Grant:
-    """Subjects that one user may publish and subscribe to."""
+    """The subjects that one user may publish and subscribe to."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
 
 def read_subjects(stream: str) -> list[str]:
-    """Requests by which a user reads `stream`: last message, state, pull consumers of its own.
+    """Return the requests by which a user reads `stream`.
 
-    Acknowledgements are not granted: consumers are ephemeral with no ack policy, and each reader
-    keeps its own mark.
+    They are for the last message, the state, and pull consumers of its own. Acknowledgements are
+    not granted: consumers are ephemeral with no ack policy, and each reader keeps its own mark.
     """
     return [
         f"$JS.API.STREAM.MSG.GET.{stream}",
@@ -57,7 +57,7 @@ def read_subjects(stream: str) -> list[str]:
 
 
 def grant(user: str) -> Grant:
-    """The permissions of `user` (not of admin, who is not restricted)."""
+    """Return the permissions of `user` (not of admin, who is not restricted)."""
     publish = [f"jobs.rec.*.*.*.{verb}" for verb in JOB_VERBS.get(user, ())]
     publish += [f"jobs.line.*.{verb}" for verb in LINE_VERBS.get(user, ())]
     publish += [LEASES[user]] if user in LEASES else []

@@ -29,7 +29,7 @@ from shared.protocol.names import LEVEL_RANK, Level
 TAKEN_FOLDER, DONE, REJECTED = ".taken", "done", "rejected"
 FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
 UPLOADS = ".uploads"
-# What may lie beside a finished file: reports, its sidecar, the rows that were left out.
+# A folder of the inbox or of a lineage => the level and the kind of the files dropped there.
 FOLDERS: dict[str, tuple[Level, Kind]] = {
     "": ("normal", "train"),
     "priority": ("high", "train"),
@@ -58,7 +58,7 @@ class InboxFolder:
 
 @dataclass(frozen=True)
 class InboxItem:
-    """Something that lies in a place."""
+    """A file or folder that lies in a folder of the inbox."""
 
     path: Path
     place: InboxFolder
@@ -71,10 +71,10 @@ class InboxItem:
 
 @dataclass(frozen=True)
 class TakenFrom:
-    """origin.json: what is known of a taken file by where it lay. `id`: its id of taking.
+    """The file origin.json: what is known of a taken file by where it lay.
 
-    `folder`: where it lay, below the inbox; None for an upload, whose `settings`, and the text of
-    whose `sidecar`, came with it.
+    `id` is its id of taking. `folder`: where it lay, below the inbox; None for an upload, whose
+    `settings`, and the text of whose `sidecar`, came with it.
     """
 
     id: str
@@ -89,7 +89,7 @@ class TakenFrom:
 
 @dataclass(frozen=True)
 class Taken:
-    """A file that was taken: .taken/<id>/file."""
+    """A file that was taken from the inbox: .taken/<id>/file."""
 
     folder: Path
     origin: TakenFrom
@@ -100,7 +100,7 @@ class Taken:
 
     @property
     def sidecar(self) -> Path:
-        """Where its sidecar lies once it was taken too."""
+        """The path of its sidecar, once that was taken, too."""
         return self.folder / SIDECAR
 
     @property
@@ -127,7 +127,7 @@ class Inbox:
                 f"{root} is already watched by another ingest process. Stop that one first."
             ) from error
         for path in (root / UPLOADS).iterdir():
-            path.unlink()  # was cut off: nobody was told that it had arrived
+            path.unlink()  # it was cut off: nobody was notified that it had arrived
 
     def close(self) -> None:
         os.close(self._lock)
@@ -135,7 +135,7 @@ class Inbox:
     # ---- what lies there -------------------------------------------------------------------------
 
     def places(self) -> Iterator[InboxFolder]:
-        """The folders that exist now: those of the main lineage, and below each @lineage."""
+        """Yield the folders that exist now: those of the main lineage and of each @lineage."""
         roots = [(self.root, DEFAULT_LINEAGE)]
         for path in sorted(self.root.glob("@*")):
             match = LINEAGE_NAME.fullmatch(path.name)
@@ -147,14 +147,14 @@ class Inbox:
                     yield InboxFolder(root / name, level, lineage, kind)
 
     def entries(self) -> list[InboxItem]:
-        """Everything in the folders that is no folder, in the order of taking."""
+        """Return everything in the folders that is not a folder, in the order of taking."""
         found = []
         for place in self.places():
             found += [e for e in list_inbox(place) if not stat.S_ISDIR(e.status.st_mode)]
         return sorted(found, key=lambda entry: entry.order)
 
     def strangers(self) -> list[Path]:
-        """Folders that mean nothing here: they are left where they are."""
+        """Return folders that have no meaning here; they are left where they are."""
         found = [
             entry.path
             for place in self.places()
@@ -174,9 +174,10 @@ class Inbox:
     # ---- taking ----------------------------------------------------------------------------------
 
     def take(self, entry: InboxItem) -> Taken | None:
-        """Move an entry to .taken; None if it is gone. The origin is on disk before the file moves.
+        """Move an entry to .taken; return None if it is gone.
 
-        Raises OSError if the folder lies on another file system.
+        The origin is on disk before the file moves. Raises OSError if the folder lies on another
+        file system.
         """
         name, place = entry.path.name, entry.place
         folder = str(place.path.relative_to(self.root))
@@ -196,10 +197,10 @@ class Inbox:
         return taken
 
     def _prepare(self, origin: TakenFrom) -> Taken:
-        """The folder that a file is taken to, with its origin on disk."""
+        """Make the folder that a file is taken to, with its origin on disk."""
         taken = Taken(self.root / TAKEN_FOLDER / origin.id, origin)
         taken.folder.mkdir()
-        # ASCII, so that a name that is no UTF-8 comes back as it was.
+        # ASCII, so that a name that is not UTF-8 comes back as it was.
         write_synced(taken.folder / ORIGIN, json.dumps(asdict(origin)).encode("ascii"))
         return taken
 
@@ -212,7 +213,7 @@ class Inbox:
         return taken
 
     def sidecars(self, taken: Taken) -> list[InboxItem]:
-        """Sidecars of a taken file that lie where it lay, the one that counts first."""
+        """Return the sidecars that lie where a taken file lay, the one that counts first."""
         if taken.origin.folder is None:
             return []
         place = InboxFolder(
@@ -231,7 +232,7 @@ class Inbox:
         sync_folder(taken.folder)
 
     def taken(self) -> list[Taken]:
-        """What was taken and not finished, in order; remains of an interrupted move are cleared."""
+        """Return files taken and not finished, in order; clear what a cut-off move has left."""
         with self._taking:
             return self._taken()
 
@@ -253,9 +254,9 @@ class Inbox:
     def finish(
         self, taken: Taken, report: Report, products: Mapping[str, Path] | None = None
     ) -> Path:
-        """Move a taken file to done/ or rejected/ with its report beside it; where it now lies.
+        """Move a taken file to done/ or rejected/ with its report beside it; return its path.
 
-        `products`: suffix -> a file that is copied beside it. All that is beside it is written
+        `products`: suffix -> a file that is copied beside it. Everything beside it is written
         first, and the sidecar follows: a move that was interrupted finds its own name again.
         """
         folder = self.root / (REJECTED if report.outcome == "refused" else DONE)
@@ -284,7 +285,7 @@ class Inbox:
         return target
 
     def finished(self) -> Iterator[tuple[Path, Report]]:
-        """(file, its report) of all that was queued and whose plan was not told yet."""
+        """Yield (file, its report) of all that was queued and has no plan.json beside it yet."""
         for path in (self.root / DONE).glob("*.report.json"):
             target = path.with_name(path.name.removesuffix(".report.json"))
             if beside(target, "plan.json").exists():
@@ -295,7 +296,7 @@ class Inbox:
                     yield target, report
 
     def report_of(self, taken_id: str) -> Report | None:
-        """The report of a file that was finished, by its id of taking: a look at all of them."""
+        """Return the report of a finished file by its id of taking, from all reports, or None."""
         for folder in (REJECTED, DONE):
             for path in (self.root / folder).glob("*.report.json"):
                 with suppress(OSError, ValueError):
@@ -305,7 +306,7 @@ class Inbox:
         return None
 
     def refused_lately(self, count: int) -> list[RefusedFile]:
-        """Return the newest reports in rejected/, newest first."""
+        """Return the newest `count` reports in rejected/, newest first."""
         reports = (self.root / REJECTED).glob("*.report.json")
         newest = sorted(reports, key=lambda path: path.lstat().st_mtime_ns, reverse=True)
         found = []
@@ -332,7 +333,7 @@ def list_inbox(place: InboxFolder) -> Iterator[InboxItem]:
 
 
 def is_folder(path: Path) -> bool:
-    """A real one: a link that points to a folder is none."""
+    """Return whether a path is a real folder; a link to a folder is not one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except OSError as error:
@@ -342,7 +343,7 @@ def is_folder(path: Path) -> bool:
 
 
 def origin_of(folder: Path) -> TakenFrom | None:
-    """Where a taken file came from; None if nothing readable says so."""
+    """Return where a taken file came from, or None if nothing readable says so."""
     try:
         return TakenFrom(**json.loads((folder / ORIGIN).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -354,7 +355,7 @@ def beside(target: Path, suffix: str) -> Path:
 
 
 def is_free(target: Path, taken_id: str) -> bool:
-    """Whether a name can be used: nothing is there, or only what belongs to this very taking."""
+    """Return whether nothing has a name, or only what belongs to this very taking."""
     if os.path.lexists(target):
         return False
     try:

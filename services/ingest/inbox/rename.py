@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename; raises FileExistsError if `target` exists, of whatever kind it is."""
+    """Rename. Raises FileExistsError if `target` exists, whatever it is."""
     call = getattr(_libc, "renameat2", None)
     if call is not None:
         paths = os.fsencode(source), os.fsencode(target)
@@ -33,9 +33,12 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def numbered(name: str, number: int) -> str:
-    """`name`, then `name.2.jsonl`, `name.3.jsonl`, …, with room for the names of its reports."""
+    """Return `name`, then `name.2.jsonl`, `name.3.jsonl`, …
+
+    The names are short enough for the names of their reports.
+    """
     stem, suffix = Path(name).stem, Path(name).suffix
-    if suffix in (".gz", ".zst"):  # what it holds is told by the suffix before that
+    if suffix in (".gz", ".zst"):  # the suffix before that says what it holds
         suffix = Path(stem).suffix + suffix
         stem = name.removesuffix(suffix)
     if len(os.fsencode(suffix)) > 16:
@@ -45,13 +48,16 @@ def numbered(name: str, number: int) -> str:
     room = NAME_BYTES - LONGEST_SUFFIX - NUMBERS - len(os.fsencode(suffix))
     raw = os.fsencode(stem)
     if len(raw) > room:
-        # Cut between characters; a name that is no UTF-8 at all is cut between bytes.
+        # Cut between characters; a name that is not UTF-8 at all is cut between bytes.
         raw = raw[:room].decode(errors="ignore").encode() or raw[:room]
     return os.fsdecode(raw) + suffix
 
 
 def show_name(name: str) -> str:
-    """A file name for messages, logs and terminals: valid UTF-8, nothing unprintable."""
+    """Return a file name for messages, logs and terminals.
+
+    It is valid UTF-8, with nothing unprintable.
+    """
     text = os.fsencode(name).decode(errors="backslashreplace")
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"

@@ -1,4 +1,7 @@
-"""When is a file complete? When it no longer changes, nobody writes to it, and it looks whole."""
+"""The test of whether a file is complete.
+
+It is when it no longer changes, nobody writes to it, and it looks whole.
+"""
 
 import fcntl
 import os
@@ -11,7 +14,10 @@ PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".f
 
 
 class Signature(NamedTuple):
-    """What changes when a file is written to, or another takes its name. A rename keeps it."""
+    """The facts that change when a file is written to, or another takes its name.
+
+    A rename keeps them.
+    """
 
     device: int
     inode: int
@@ -24,14 +30,14 @@ def signature(status: os.stat_result) -> Signature:
 
 
 def is_partial(name: str) -> bool:
-    """Names by which programs say that they still write."""
+    """Return whether a name is one by which programs say that they still write."""
     return name.startswith(".") or name.lower().endswith(PARTIAL_SUFFIXES)
 
 
 class Settling:
-    """For each path, since when (on this process's clock) its signature has been the same.
+    """The time since when each path has had the same signature, on this process's clock.
 
-    The clock of a network share is never trusted, so a file settles anew after a restart.
+    The clock of a network share is never trusted, so a file settles again after a restart.
     """
 
     def __init__(self, settle_seconds: float, unfinished_seconds: float) -> None:
@@ -41,9 +47,10 @@ class Settling:
     def why_not(
         self, path: Path, status: os.stat_result, now: float, name: str | None = None
     ) -> str | None:
-        """Why a file is not complete yet; None if it is, or if it is no file to wait for.
+        """Return why a file is not complete yet.
 
-        `name`: what it is called, if that is not the end of `path`.
+        None if it is, or if it is not a file to wait for. `name`: what it is called, if that is not
+        the end of `path`.
         """
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -55,7 +62,7 @@ class Settling:
         return None
 
     def growing(self, path: Path, status: os.stat_result, now: float) -> str | None:
-        """Why a file may be written to yet; None if it has been quiet for long enough."""
+        """Return why a file may still be written to, or None if it has been quiet long enough."""
         seen = signature(status)
         before = self._since.get(path)
         if before is None or before[0] != seen:
@@ -65,12 +72,15 @@ class Settling:
         return "another program has it open for writing" if is_written(path) else None
 
     def quiet(self, path: Path, now: float) -> float:
-        """For how many seconds it has been the same."""
+        """Return for how many seconds a file has been the same."""
         before = self._since.get(path)
         return now - before[1] if before else 0.0
 
     def waiting(self, path: Path, now: float, end: str) -> str | None:
-        """That a file looks cut off; None once it was quiet for so long that it may be meant."""
+        """Return that a file looks cut off, and how long it is still waited for.
+
+        None once it was quiet for so long that this may be intended.
+        """
         left = self.unfinished_seconds - self.quiet(path, now)
         return f"{end}; read as it is in {left:.0f} s if nothing follows" if left > 0 else None
 
@@ -79,12 +89,12 @@ class Settling:
         return found[0] if found else None
 
     def move(self, old: Path, new: Path) -> None:
-        """A rename keeps what is known."""
+        """Keep what is known of a file that was renamed."""
         if old in self._since:
             self._since[new] = self._since.pop(old)
 
     def restart(self, path: Path) -> None:
-        """It changed after all: let it settle again."""
+        """Let a file settle again, because it has changed after all."""
         self._since.pop(path, None)
 
     def keep_only(self, paths: set[Path]) -> None:
@@ -94,7 +104,10 @@ class Settling:
 
 
 def unfinished(path: Path, size: int, name: str) -> str | None:
-    """How a file ends if it looks cut off; else None. By its name: packed bytes end as they may."""
+    """Return how a file ends if it looks cut off, or None.
+
+    It depends on the name: packed bytes may end in any way.
+    """
     if size == 0:
         return "it is empty"
     lower = name.lower()
@@ -118,10 +131,11 @@ def unfinished(path: Path, size: int, name: str) -> str | None:
 
 
 def is_written(path: Path) -> bool:
-    """Whether a process has it open for writing; False also where that cannot be known.
+    """Return whether a process has a file open for writing; False also if that is unknown.
 
     The kernel grants a read lease on a file that nobody writes to, to its owner. It is given back
-    at once; who opens the file in this moment waits for that, and the signal for us is ignored.
+    at once. Whoever opens the file in this moment waits for that; the signal for this process is
+    ignored.
     """
     try:
         descriptor = open_plainly(path)
@@ -141,5 +155,5 @@ def is_written(path: Path) -> bool:
 
 
 def open_plainly(path: Path) -> int:
-    """A descriptor for reading: follows no link, waits for no writer of a pipe."""
+    """Return a descriptor for reading; no link is followed, no writer of a pipe awaited."""
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

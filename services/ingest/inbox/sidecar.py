@@ -1,4 +1,4 @@
-"""A sidecar, `data.yaml` beside `data.jsonl`: names and values, nothing nested."""
+"""Sidecars, such as `data.yaml` beside `data.jsonl`: names and values, nothing nested."""
 
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ def is_sidecar(name: str) -> bool:
 
 
 def names_for(data: str) -> list[str]:
-    """What the sidecar of a data file may be called, the first best."""
+    """Return the names that the sidecar of a data file may have, the best first."""
     stems = dict.fromkeys([stem_of(data), data])
     return [stem + suffix for stem in stems for suffix in SIDECAR_SUFFIXES]
 
 
 def belongs(sidecar: str, data: str) -> bool:
-    """Whether the sidecar is that of this data file, by their names."""
+    """Return whether the sidecar is that of this data file, by their names."""
     return sidecar in names_for(data)
 
 
 def sidecar_values(path: Path) -> dict[str, Any]:
-    """What stands in a sidecar. Raises Unreadable, OSError."""
+    """Return the values in a sidecar by name. Raises Unreadable, OSError."""
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -53,7 +53,10 @@ def sidecar_values(path: Path) -> dict[str, Any]:
 
 
 def sidecar_scalars(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
-    """Scalars only: an alias or a list may hold more than it seems."""
+    """Return the names and values of a sidecar, which must be scalars.
+
+    An alias or a list may hold more than it seems. Raises Unreadable.
+    """
     if not isinstance(node, yaml.MappingNode):
         raise refused("yaml", FORM, node.start_mark.line + 1)
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""POST /datasets: a file over HTTP, streamed to disk, then taken as one that was dropped is."""
+"""Uploads: POST /datasets streams a file to disk; it is then taken like a dropped file."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class TooLarge(Exception):
-    """An upload is larger than may be, or than fits; `status` is for HTTP."""
+    """An upload is larger than allowed, or than fits. `status` is for HTTP."""
 
     def __init__(self, message: str, status: int = 413) -> None:
         self.status = status
@@ -48,7 +48,7 @@ class TooLarge(Exception):
 
 
 def add_upload_routes(app: FastAPI, intake: Intake) -> None:
-    """The routes for uploads."""
+    """Add the routes for uploads to the app."""
 
     @app.post("/datasets", response_model=Report, responses=OTHER_ANSWERS)
     async def upload(
@@ -63,9 +63,9 @@ def add_upload_routes(app: FastAPI, intake: Intake) -> None:
         settings: Annotated[list[str] | None, Query(alias="set")] = None,
         wait: Wait = 60.0,
     ) -> JSONResponse:
-        """The body is the file. Answers with its report, or with 202 if that takes longer.
+        """Receive a file as the body; answer with its report, or 202 if that takes longer.
 
-        `sidecar`: the text of one; what is `set` counts more.
+        `sidecar` is the text of one; what is `set` takes precedence.
         """
         values = upload_settings(name, settings or [], again=again)
         origin = TakenFrom(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
@@ -85,12 +85,12 @@ def add_upload_routes(app: FastAPI, intake: Intake) -> None:
     async def dataset(
         taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
     ) -> JSONResponse:
-        """What became of an upload; 202 while it is worked on."""
+        """Return the outcome of an upload; 202 while it is being worked on."""
         return await upload_answer(intake, taken, wait)
 
 
 def upload_settings(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
-    """The settings of an upload. Raises UsageError before a byte of it is read."""
+    """Return the settings of an upload. Raises UsageError before a byte of it is read."""
     if "/" in name or "\0" in name or container_of(name) is None:
         raise UsageError(f"{name[:80]!r} is not a supported file type. Supported types: {TAKEN}.")
     values = {"again": "true"} if again else {}
@@ -150,7 +150,11 @@ def too_large(limit: int) -> TooLarge:
 
 
 async def upload_answer(intake: Intake, taken: str, seconds: float) -> JSONResponse:
-    """The report of a file by its id of taking: 200, refused 422, 202 not yet, 404 unknown."""
+    """Return the report of a file by its id of taking.
+
+    The status is 200, 422 if it was refused, 202 if there is no report yet, 404 if the id is
+    unknown.
+    """
     end = time.monotonic() + seconds
     while True:
         report = intake.finisher.ended.get(taken)

@@ -1,1 +1,1 @@
-"""Reading: every shape of file, to canonical rows."""
+"""Reading: files of every supported shape become canonical rows."""

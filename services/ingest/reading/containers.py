@@ -1,7 +1,7 @@
-"""What a training file is packed in: told by its name, unpacked while it is read.
+"""The containers of training files: recognised by name, unpacked while they are read.
 
-Every reader yields (line from 1, the bytes of one row), so that all rows take one path. What cannot
-be read on raises Unreadable. Memory is constant but for one row.
+Every reader yields (line from 1, the bytes of one row), so that all rows take one path. A reader
+raises Unreadable if the rest cannot be read. Memory is constant except for one row.
 """
 
 import gzip
@@ -32,7 +32,10 @@ Piece = Callable[[bytes], object]
 
 
 class Container(NamedTuple):
-    """`layout`: jsonl, json, csv or parquet; `packing`: gzip, zstd or none; `suffix`: as named."""
+    """The form of a training file, as its name gives it.
+
+    `layout`: jsonl, json, csv or parquet. `packing`: gzip, zstd or none. `suffix`: as named.
+    """
 
     layout: str
     packing: str
@@ -43,7 +46,7 @@ JSONL = Container("jsonl", "", ".jsonl")
 
 
 def container_of(name: str) -> Container | None:
-    """What a file is by its name; None if nothing that is taken."""
+    """Return the container of a file by its name, or None if it is not a supported one."""
     lower = name.lower()
     packing = next((p for p in PACKINGS if lower.endswith(p)), "")
     inner = lower.removesuffix(packing)
@@ -56,15 +59,16 @@ def container_of(name: str) -> Container | None:
 
 
 def stem_of(name: str) -> str:
-    """A file's name without what says how it is packed: `data` of `data.jsonl.gz`."""
+    """Return a file's name without what says how it is packed: `data` of `data.jsonl.gz`."""
     container = container_of(name)
     return name[: -len(container.suffix)] if container else name
 
 
 def read_rows_of(path: Path, container: Container, limit: int, over: Piece) -> Iterator[Item]:
-    """All rows of a file. `limit`: of one row in bytes; `over` gets the rest of longer lines.
+    """Yield all rows of a file.
 
-    Raises Unreadable, OSError.
+    `limit` is the most bytes of one row; `over` gets the rest of longer lines. Raises Unreadable,
+    OSError.
     """
     if container.layout == "parquet":
         yield from guarded(table.parquet(path), path.stat().st_size)
@@ -81,10 +85,11 @@ def read_rows_of(path: Path, container: Container, limit: int, over: Piece) -> I
 
 
 def read_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
-    """Lines without their ends and without a byte order mark; of a long one only its beginning.
+    """Yield lines without their ends and without a byte order mark.
 
-    The rest of a long line is read in pieces: memory does not grow with it. What is cut is still
-    longer than `limit`, without the carriage return that may end it.
+    Of a long line only the beginning is yielded. The rest is read in pieces, so that memory does
+    not grow with it. A line that was cut is still longer than `limit`, without the carriage return
+    that may end it.
     """
     most = limit + len("\r") + len(BOM) + 1
     number, begun, size = 0, [file.read(READ_BYTES).removeprefix(BOM)], 0
@@ -113,7 +118,7 @@ def read_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
 
 
 def skipped(file: BinaryIO, over: Piece) -> bytes:
-    """What follows the end of a line that is not read; it is all handed over."""
+    """Read past the end of a line, handing over its rest; return what follows."""
     while block := file.read(READ_BYTES):
         piece, newline, rest = block.partition(b"\n")
         over(piece)
@@ -126,16 +131,22 @@ def skipped(file: BinaryIO, over: Piece) -> bytes:
 
 
 def unpacked(packed: BinaryIO, container: Container, size: int) -> BinaryIO:
-    """The plain bytes. Reading them raises Unreadable where the packing is damaged, or a bomb."""
+    """Return the plain bytes as a file.
+
+    Reading it raises Unreadable if the packing is damaged, or a bomb.
+    """
     if container.packing == "gzip":
         return io.BufferedReader(Unpacking(from_gzip(packed), size), READ_BYTES)
     if container.packing == "zstd":
         return io.BufferedReader(Unpacking(from_zstd(packed), size), READ_BYTES)
-    return io.BufferedReader(packed, READ_BYTES)  # type: ignore[type-var]  # it is no raw file
+    return io.BufferedReader(packed, READ_BYTES)  # type: ignore[type-var]  # it is not a raw file
 
 
 class Unpacking(io.RawIOBase):
-    """A raw stream of what a generator unpacks, which stops at what only a bomb unpacks to."""
+    """A raw stream of what a generator unpacks.
+
+    Reading raises Unreadable at a size that only a bomb unpacks to.
+    """
 
     def __init__(self, pieces: Iterator[bytes], packed_bytes: int) -> None:
         self._pieces = pieces
@@ -182,7 +193,10 @@ def from_gzip(packed: BinaryIO) -> Iterator[bytes]:
 
 
 def from_zstd(packed: BinaryIO) -> Iterator[bytes]:
-    """Frame after frame. The library's own stream reader does not tell a cut-off one."""
+    """Yield what a zstd file unpacks to, frame after frame. Raises Unreadable.
+
+    The library's own stream reader does not notice that a frame was cut off.
+    """
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     frame = decompressor.decompressobj()
     begun, more = False, b""
@@ -201,7 +215,10 @@ def from_zstd(packed: BinaryIO) -> Iterator[bytes]:
 
 
 def guarded(items: Iterator[Item], packed_bytes: int) -> Iterator[Item]:
-    """Rows of a packed table, which stops as Unpacking does."""
+    """Yield the rows of a packed table.
+
+    Raises Unreadable at a size that only a bomb unpacks to, as Unpacking does.
+    """
     most, total = max(4 * HARMLESS_BYTES, MOST_RATIO * packed_bytes), 0
     for number, row in items:
         total += len(row) if isinstance(row, bytes) else 0

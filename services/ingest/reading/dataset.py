@@ -1,4 +1,7 @@
-"""A whole file: checked, brought to canonical form, without repeated rows. Constant memory."""
+"""The reading of a whole file: checked, made canonical, without repeated rows.
+
+Memory is constant.
+"""
 
 import os
 from collections import Counter
@@ -41,7 +44,10 @@ class Built:
 
 @dataclass(frozen=True)
 class ReadingRequest:
-    """How to read a file. `special_tokens`: of the lineage's base, which no turn may hold."""
+    """The way to read a file.
+
+    `special_tokens` are those of the lineage's base, which no turn may contain.
+    """
 
     max_row_bytes: int
     allow_bad: str | None = None
@@ -51,7 +57,7 @@ class ReadingRequest:
 
 @dataclass
 class Tally:
-    """What was counted on the way through a file."""
+    """The counts made on the way through a file."""
 
     layouts: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -78,7 +84,7 @@ class Tally:
 
     @property
     def found(self) -> int:
-        """All rows, good, bad and repeated."""
+        """The number of all rows: good, bad and repeated."""
         return self.rows + self.repeated + self.bad
 
     def ignore(self, names: tuple[str, ...]) -> None:
@@ -104,15 +110,15 @@ def problem(error: RowError, line: int | None, sample: str) -> Problem:
 
 
 def sayable(text: str) -> str:
-    """Half a surrogate pair is no text that can be written."""
+    """Return the text in a form that can be written: half a surrogate pair cannot."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
     """Make data.jsonl, source.jsonl and report.json of `original`, all in `folder`.
 
-    Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's, by
-    which it is read, and for the report. Raises OSError when the disk is full.
+    Bad rows are copied to bad.jsonl where some are allowed. Blocking. `name` is the file's name, by
+    which it is read, and which the report gives. Raises OSError when the disk is full.
     """
     tally, sha256, size = Tally(), None, 0
     container = container_of(name) or JSONL
@@ -162,7 +168,7 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
 def copy_rows(
     folder: Path, container: containers.Container, tally: Tally, wanted: ReadingRequest
 ) -> tuple[str, int]:
-    """Row by row from the original to data and source; SHA-256 and size of the data in bytes."""
+    """Copy the rows of the original; return SHA-256 and size in bytes of the data."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
     with (
         Output(folder) as output,
@@ -202,7 +208,7 @@ def copy_rows(
 
 
 def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
-    """The canonical row of one line. Raises RowError."""
+    """Return the canonical row of one line. Raises RowError."""
     if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
         raise too_long(max_row_bytes)
     try:
@@ -215,9 +221,10 @@ def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
 
 
 def check_keys(raw: bytes, parsed: Any) -> None:
-    """Raises RowError if a key stands twice in one object: the parser took the last one.
+    """Check that no key occurs twice in one object. Raises RowError if one does.
 
-    What it dropped was a string at least, so that fewer quotes come back.
+    The parser kept the last one. What it dropped was at least a string, so that its output has
+    fewer quotes than its input.
     """
     try:
         line = orjson.dumps(parsed)
@@ -230,7 +237,7 @@ def check_keys(raw: bytes, parsed: Any) -> None:
 
 
 def quotes(line: bytes) -> int:
-    """The quotes that begin or end a string."""
+    """Return the number of quotes that begin or end a string."""
     if b"\\" not in line:
         return line.count(b'"')
     if b"\\\\" in line:  # a backslash that stands for itself escapes no quote
@@ -239,7 +246,10 @@ def quotes(line: bytes) -> int:
 
 
 def copy_original(descriptor: int, target: Path) -> None:
-    """A private copy of an open file: what is read, hashed and stored is one and the same."""
+    """Make a private copy of an open file.
+
+    What is read, hashed and stored is then one and the same.
+    """
     with target.open("wb") as file:
         try:
             while os.copy_file_range(descriptor, file.fileno(), 1 << 30):

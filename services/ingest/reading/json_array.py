@@ -1,4 +1,4 @@
-"""A JSON array of rows, however it is broken into lines, read row by row in constant memory."""
+"""A reader of JSON arrays of rows, however they are broken into lines, in constant memory."""
 
 import codecs
 import json
@@ -14,7 +14,10 @@ DECODER = json.JSONDecoder()
 
 
 def is_array(file: BinaryIO) -> bool:
-    """Whether the text begins with `[`. Raises Unreadable if it is one object over many lines."""
+    """Return whether the text begins with `[`.
+
+    Raises Unreadable if the file is one object over many lines.
+    """
     head = file.peek(ARRAY_HEAD_BYTES)[:ARRAY_HEAD_BYTES].removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
     first, end, _ = head.partition(b"\n")
     if end and first.strip() == b"{":
@@ -27,7 +30,10 @@ def is_array(file: BinaryIO) -> bool:
 
 
 def array_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
-    """(line where it begins, bytes) of each element. Raises Unreadable where the array breaks."""
+    """Yield (line where it begins, bytes) of each element.
+
+    Raises Unreadable where the array is not valid.
+    """
     text = Text(file)
     text.skip()
     text.position += 1  # the bracket
@@ -52,7 +58,7 @@ def array_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
 
 
 class Text:
-    """A window on the decoded text; `line` is that of `position`, from 1."""
+    """A window on the decoded text. `line` is that of `position`, from 1."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -73,7 +79,10 @@ class Text:
         return self.position - newline + (self._columns_before if newline < 0 else 0)
 
     def more(self, size: int = CHUNK_BYTES) -> bool:
-        """Read on, forgetting what lies behind; False at the end. Raises Unreadable."""
+        """Read more text, dropping what lies before `position`; return False at the end.
+
+        Raises Unreadable.
+        """
         if self.ended:
             return False
         _ = self.line
@@ -93,7 +102,7 @@ class Text:
         return True
 
     def skip(self) -> None:
-        """To the next character that is no white space."""
+        """Move to the next character that is not white space."""
         while True:
             while self.position < len(self.window) and self.window[self.position] in SPACE:
                 self.position += 1
@@ -105,7 +114,10 @@ class Text:
 
 
 def element(text: Text, limit: int) -> bytes:
-    """The bytes of the value at the position, which then lies behind it."""
+    """Return the bytes of the value at the position, and move behind it.
+
+    Raises Unreadable.
+    """
     size = CHUNK_BYTES
     while True:
         try:
@@ -113,7 +125,7 @@ def element(text: Text, limit: int) -> bytes:
         except RecursionError:
             fail(text, "it is nested too deeply")
         except ValueError as error:
-            # Perhaps it only goes on beyond the window: then look at twice as much.
+            # Perhaps it only continues beyond the window: then look at twice as much.
             if len(text.window) - text.position <= limit and text.more(size):
                 size *= 2
                 continue
@@ -130,7 +142,7 @@ def element(text: Text, limit: int) -> bytes:
 
 
 def is_early(error: ValueError, text: Text) -> bool:
-    """Whether an error lies so far before the window's end that more text would not mend it."""
+    """Return whether an error lies too far before the window's end for more text to help."""
     unterminated = str(error).startswith("Unterminated")
     return not unterminated and getattr(error, "pos", 0) < len(text.window) - ARRAY_HEAD_BYTES
 

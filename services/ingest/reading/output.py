@@ -1,4 +1,4 @@
-"""What is written while a file is read: data.jsonl and source.jsonl, bad.jsonl where wanted."""
+"""The files written while a file is read: data.jsonl, source.jsonl, and bad.jsonl if wanted."""
 
 import hashlib
 import itertools
@@ -16,7 +16,7 @@ BUFFER_BYTES = 1 << 20
 
 
 class Output:
-    """Canonical rows and where they came from, written in pieces. Use as a context."""
+    """The canonical rows and where they came from, written in pieces. Use as a context."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = folder / DATA, folder / SOURCE
@@ -46,7 +46,7 @@ class Output:
         return self._digest.hexdigest()
 
     def add(self, layout: str, line: bytes, number: int) -> None:
-        """A canonical row of a layout, from a line of the original."""
+        """Add a canonical row of a layout, from a line of the original."""
         self._lines.append(line)
         self._origins.append((layout, number))
         self.rows += 1
@@ -66,11 +66,14 @@ class Output:
         self._lines, self._origins, self._waiting = [], [], 0
 
     def finish(self) -> None:
-        """All is in the files."""
+        """Write everything that is still waiting to the files."""
         self._flush()
 
     def without(self, repeated: bytearray) -> Iterator[int]:
-        """Write all anew but the rows whose bits are set; yields their lines of the original."""
+        """Write all rows again, except those whose bits are set.
+
+        Yields the lines of the rows left out, in the original.
+        """
         data, source = self._paths
         with data.open("rb", BUFFER_BYTES) as rows, source.open("rb", BUFFER_BYTES) as origins:
             self.__exit__()
@@ -88,14 +91,14 @@ class Output:
 
 
 def write_all(file: Any, data: bytes) -> None:
-    """An unbuffered file may take only a part at once."""
+    """Write all data to an unbuffered file, which may take only a part at once."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 class Bad:
-    """bad.jsonl: bad rows as they were, where they may be left out; else nothing is kept."""
+    """The file bad.jsonl: bad rows as they were, if they may be left out; else nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
         self.file: BinaryIO | None = path.open("wb", BUFFER_BYTES) if path else None
@@ -110,12 +113,12 @@ class Bad:
             self.file.close()
 
     def write(self, raw: bytes) -> None:
-        """A row, or the beginning of one."""
+        """Write a row, or the beginning of one."""
         if self.file is not None:
             self.file.write(b"\n" + raw if self._open else raw)
             self._open = True
 
     def go_on(self, piece: bytes) -> None:
-        """More of the row that was written last."""
+        """Write more of the row that was written last."""
         if self.file is not None:
             self.file.write(piece)

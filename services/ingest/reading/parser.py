@@ -1,8 +1,8 @@
-"""Files of strangers are parsed in a child, with little memory and time.
+"""A child process that parses the files of strangers, with little memory and time.
 
 `python -m services.ingest.reading.parser` speaks JSON lines: requests on stdin, answers on stdout.
 The child may map MEMORY_BYTES beyond what it had at its start, and gets processor time by the size
-of the file; the kernel ends it otherwise. It is started when first needed, and again after that.
+of the file; otherwise the kernel ends it. It is started when first needed, and again after that.
 """
 
 import signal
@@ -26,11 +26,11 @@ WALL_FACTOR = 5  # a busy machine, a slow disk
 
 
 class ParserDied(Exception):
-    """The child was ended while it read a file; the message says by what."""
+    """The child was ended while it read a file; the message says why."""
 
 
 class SidecarRefused(Exception):
-    """A sidecar that cannot be read."""
+    """A sidecar cannot be read; `problem` says why."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -38,7 +38,10 @@ class SidecarRefused(Exception):
 
 
 class Parser:
-    """The child. One request at a time; it may take `wall_factor` times as long as it computes."""
+    """The parent's side of the child, which takes one request at a time.
+
+    A request may take `wall_factor` times as long as its limit of processor time.
+    """
 
     def __init__(
         self,
@@ -55,14 +58,20 @@ class Parser:
         )
 
     def build(self, folder: Path, name: str, wanted: ReadingRequest) -> Built:
-        """See dataset.build. Blocking. Raises ParserDied, OSError."""
+        """Return what dataset.build_dataset makes of a file, in the child. Blocking.
+
+        Raises ParserDied, OSError.
+        """
         size = (folder / dataset.ORIGINAL).stat().st_size
         request = {"do": "build", "folder": str(folder), "name": name, "wanted": asdict(wanted)}
         reply = self.ask(request, self.cpu_seconds + size // BYTES_A_SECOND)
         return Built(folder, Contents.model_validate(reply["contents"]))
 
     def settings(self, path: Path) -> dict[str, Any]:
-        """See sidecar.values. Blocking. Raises SidecarRefused, ParserDied, OSError."""
+        """Return the values of a sidecar, as sidecar.sidecar_values reads them, in the child.
+
+        Blocking. Raises SidecarRefused, ParserDied, OSError.
+        """
         reply = self.ask({"do": "settings", "path": str(path)}, self.cpu_seconds)
         if "refused" in reply:
             raise SidecarRefused(Problem.model_validate(reply["refused"]))
@@ -83,11 +92,14 @@ class Parser:
         return reply
 
     def start(self) -> None:
-        """Start the child if there is none: from a thread that lives, for it dies with that."""
+        """Start the child if there is none.
+
+        Call it from a thread that lives on: the child dies with that thread.
+        """
         self.child.start()
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """End the child, whatever it is doing."""
         self.child.close()
 
 
@@ -110,7 +122,7 @@ def too_much_memory(memory_bytes: int) -> str:
 
 
 def serve_requests(memory_bytes: int) -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends this process
     limit_memory(memory_bytes, may_write=True)

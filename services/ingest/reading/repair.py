@@ -1,4 +1,7 @@
-"""Why bytes are no row at all, said so that a person can mend them. Off the fast path."""
+"""The reasons why bytes are not a row, in words that help a person to repair them.
+
+This is off the fast path.
+"""
 
 import json
 import re
@@ -30,11 +33,11 @@ HEAD_BYTES = 4096
 
 
 class NotFinite(ValueError):
-    """NaN or an infinity stands in the row."""
+    """The row contains NaN or an infinity."""
 
 
 def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reason
-    """What is wrong with a line that the parser refused with the words `why`."""
+    """Return what is wrong with a line that the parser refused with the words `why`."""
     line = line.rstrip(b"\r\n")
     if line and not line.strip(b"\0"):
         message = "The line is nothing but zero bytes: the file's copy was cut off. Copy it again."
@@ -99,7 +102,7 @@ def broken_json(text: str, error: json.JSONDecodeError) -> RowError:
 
 
 def sample(line: bytes, column: int | None) -> str:
-    """A short piece of a line around a column (1-based), safe to print."""
+    """Return a short piece of a line around a column (from 1), safe to print."""
     start = max(0, (column or 1) - 1 - SAMPLE_CHARACTERS // 2)
     end = start + SAMPLE_CHARACTERS
     # Bytes beyond the piece are never decoded: the line may be long.
@@ -109,7 +112,10 @@ def sample(line: bytes, column: int | None) -> str:
 
 
 def foreign(path: Path, container: Container) -> RowError | None:
-    """Why a file is not what its name says, from how it begins; None if it may be."""
+    """Return why a file is not what its name says, or None if it may be.
+
+    Only its beginning is read.
+    """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     named = container.packing or container.layout
@@ -134,11 +140,11 @@ def foreign(path: Path, container: Container) -> RowError | None:
 
 
 class Twice(Exception):
-    """A key stands twice in one object."""
+    """A key occurs twice in one object."""
 
 
 def key_twice(raw: bytes) -> RowError | None:
-    """The key that stands twice in one object of a row; None if none does."""
+    """Return the error for a key that occurs twice in one object of a row, or None."""
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -161,6 +167,6 @@ def key_twice(raw: bytes) -> RowError | None:
 
 
 def second(text: str, name: str) -> int | None:
-    """The column where a key may stand for the second time, if it is written plainly."""
+    """Return the column where a key occurs for the second time, if it is written plainly."""
     places = [m.start() + 1 for m in re.finditer(re.escape(json.dumps(name)) + r"\s*:", text)]
     return places[1] if len(places) == 2 else None

@@ -1,8 +1,8 @@
-"""Which rows were seen already, in bounded memory.
+"""A set of the rows that were seen already, in bounded memory.
 
-The digests of the first rows are a set. Those of later rows that are not in it are written to disk,
-in parts by their first byte, and compared part by part at the end: a look-up on disk for each row
-would cost more than all else that is done with it, and most files repeat nothing.
+The digests of the first rows are a set. Digests of later rows that are not in it are written to
+disk, in parts by their first byte, and compared part by part at the end: a look-up on disk for each
+row would cost more than everything else that is done with it, and most files repeat nothing.
 """
 
 import shutil
@@ -41,7 +41,10 @@ class Seen:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, digest: bytes, index: int) -> bool:
-        """False if it was there before; True if that is not known yet. `index` rises by one."""
+        """Add a digest; return False if it was there before, True if that is not known yet.
+
+        `index` rises by one with each call that returns True.
+        """
         if digest in self._set:
             return False
         if len(self._set) < self.in_memory:
@@ -65,9 +68,9 @@ class Seen:
         return self.folder / f"{number:02x}"
 
     def repeated(self, indices: int) -> bytearray | None:
-        """One byte for each eight of `indices`, a bit for each that was there before; None: none.
+        """Return a bit for each of `indices`, set if its digest was there before, or None.
 
-        Ends what `add` began.
+        Each byte has eight bits; None means that none is set. This ends what `add` began.
         """
         self._set = set()
         if not self._written and not self._waiting:

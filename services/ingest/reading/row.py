@@ -1,8 +1,8 @@
-"""One row: recognise its layout, check it, bring it to the canonical form.
+"""The reading of one row: recognise its layout, check it, bring it to the canonical form.
 
 The canonical row is `{"messages":[{"role":…,"content":…},…]}` on one line, with `"tools":[…]`
-behind it where there are any, or `{"text":"…"}`: compact, UTF-8, no escapes but those that JSON
-asks for. Equal conversations have equal bytes, whatever layout they came in.
+behind it if there are any, or `{"text":"…"}`: compact, UTF-8, with no escapes but those that JSON
+requires. Equal conversations have equal bytes, whatever layout they came in.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,10 @@ __all__ = ["SUPPORTED", "ReadRow", "RowError", "canonical_row"]
 
 
 class ReadRow(NamedTuple):
-    """`line`: the canonical bytes without a newline; `ignored`: fields that were left out."""
+    """A row that was read.
+
+    `line` is the canonical bytes without a newline; `ignored` are fields that were left out.
+    """
 
     layout: str
     line: bytes
@@ -25,7 +28,7 @@ class ReadRow(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """`marks`: fields that tell it; `known`: fields that it reads."""
+    """A layout of rows. `marks` are the fields that identify it, `known` those that it reads."""
 
     marks: frozenset[str]
     known: frozenset[str]
@@ -60,7 +63,7 @@ SUPPORTED = (
 
 
 def canonical_row(row: Any) -> ReadRow:
-    """The canonical form of a parsed row. Raises RowError."""
+    """Return the canonical form of a parsed row. Raises RowError."""
     if type(row) is not dict:
         message = f"A row must be one JSON object, {{…}}; this is {kind(row)}."
         raise RowError("row", "not_an_object", message)
@@ -81,9 +84,10 @@ def canonical_row(row: Any) -> ReadRow:
 
 
 def plain_row(raw: bytes) -> bytes | None:
-    """The canonical line of a row that is nothing but good `messages`; None: look closer.
+    """Return the canonical line of a row that is nothing but good `messages`.
 
-    This is the way of most rows, and what the speed of reading hangs on.
+    None means that the row needs a closer look. Most rows come this way, so the speed of reading
+    depends on it.
     """
     try:
         row = orjson.loads(raw)
@@ -99,7 +103,10 @@ def plain_row(raw: bytes) -> bytes | None:
 
 
 def check_other_fields(row: dict[str, Any], known: frozenset[str]) -> None:
-    """Tools left out would change what is trained; a field such as `id` would not."""
+    """Check that a layout without tools has none. Raises RowError.
+
+    Leaving tools out would change what is trained; leaving out a field such as `id` would not.
+    """
     for name in ("tools", "functions"):
         if name not in known and row.get(name):
             message = f"`{name}` is not part of this layout. Use `messages` with `tools`."
@@ -110,7 +117,10 @@ def check_other_fields(row: dict[str, Any], known: frozenset[str]) -> None:
 
 
 def layout_of(row: dict[str, Any]) -> str:
-    """The one layout whose fields are all there. Raises RowError naming what there is instead."""
+    """Return the one layout whose fields are all there.
+
+    Raises RowError naming what there is instead.
+    """
     if row.keys() >= PREFERENCE:
         message = (
             "This is preference data (`chosen`/`rejected`), which Duramen does not train "
@@ -151,7 +161,10 @@ def messages_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
 
 
 def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    """Strings, or messages: then the completion goes on where the prompt ends."""
+    """Return the messages of a prompt and its completion, each a string or messages.
+
+    The completion continues where the prompt ends. Raises RowError.
+    """
     prompt, completion = row["prompt"], row["completion"]
     if type(prompt) is not list and type(completion) is not list:
         return pair(string_field(row, "prompt"), row, "completion")
@@ -176,7 +189,10 @@ def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
 
 
 def instruction_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    """Instruction and input, an empty line between them, as Alpaca's readers do."""
+    """Return the messages of an instruction, its input and its output.
+
+    Instruction and input have an empty line between them, as in Alpaca's readers. Raises RowError.
+    """
     asked = string_field(row, "instruction")
     given = string_field(row, "input") if row.get("input") is not None else ""
     return pair(f"{asked}\n\n{given}" if given else asked, row, "output")
@@ -211,7 +227,7 @@ READERS: dict[str, Callable[[dict[str, Any], set[str]], dict[str, Any]]] = {
 
 
 def string_field(row: dict[str, Any], name: str) -> str:
-    """A field that must be a string without NUL."""
+    """Return a field that must be a string without NUL. Raises RowError."""
     value = row.get(name)
     if type(value) is not str:
         raise RowError(name, "not_a_string", f"`{name}` must be a string; this is {kind(value)}.")
@@ -221,7 +237,10 @@ def string_field(row: dict[str, Any], name: str) -> str:
 
 
 def pair(question: str, row: dict[str, Any], answers: str) -> dict[str, Any]:
-    """One question and its answer, after the row's system prompt if it has one."""
+    """Return one question and its answer, after the row's system prompt if it has one.
+
+    Raises RowError.
+    """
     answer = string_field(row, answers)
     if not answer or answer.isspace():
         message = f"`{answers}` is empty: there is nothing to learn."

@@ -1,4 +1,4 @@
-"""A row as the readers of files yield it, or why it is refused."""
+"""The rows that readers of files yield, and the errors for rows and files that are refused."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class RowError(Exception):
-    """Why a row is refused. `field` is a path such as messages[1].content; `column` from 1."""
+    """A row is refused. `field` is a path such as messages[1].content; `column` is from 1."""
 
     def __init__(self, field: str, rule: str, message: str, column: int | None = None) -> None:
         self.field, self.rule, self.message, self.column = field, rule, message, column
@@ -17,7 +17,7 @@ Item = tuple[int, bytes | RowError]  # the line from 1, the row
 
 
 def too_long(limit: int) -> RowError:
-    """Of a row that has more bytes than one may have."""
+    """Return the error for a row that has more bytes than allowed."""
     message = (
         f"The row is longer than {limit} bytes, which is more than a model can read at "
         "once. Split it into several rows. (The limit is set by DURAMEN_MAX_ROW_BYTES.)"
@@ -26,7 +26,7 @@ def too_long(limit: int) -> RowError:
 
 
 class Unreadable(Exception):
-    """A file cannot be read on from a line (None: at all); `why` is a RowError."""
+    """A file cannot be read beyond a line (None: at all); `why` is a RowError."""
 
     def __init__(self, why: RowError, line: int | None = None, sample: str = "") -> None:
         self.why, self.line, self.sample = why, line, sample
@@ -34,7 +34,7 @@ class Unreadable(Exception):
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in a user's words."""
+    """Return what a JSON value is, in a user's words."""
     match value:
         case None:
             return "null or missing"

@@ -1,7 +1,7 @@
-"""Special tokens of a base inside a row's words: there they would end a turn, or begin one.
+"""Special tokens of a base within a row's text, where they would end or begin a turn.
 
-A tokenizer reads them wherever they stand, also in what a user said. They are looked for in the
-canonical line; in rows of plain text they are meant as they stand.
+A tokenizer recognises them anywhere, also in what a user said. They are looked for in the canonical
+line; in rows of plain text they are allowed as they are.
 """
 
 import functools
@@ -32,7 +32,7 @@ class Specials:
         self._any = re.compile(b"|".join(re.escape(token) for token in reversed(encoded)))
 
     def check(self, line: bytes) -> None:
-        """Raises RowError for a canonical line of messages that holds one."""
+        """Check that a canonical line of messages holds no special token. Raises RowError."""
         for byte in self._marks:
             if byte in line:
                 break
@@ -53,12 +53,12 @@ class Specials:
 
 
 def rare_byte(token: bytes) -> bytes:
-    """A byte of the token that text has seldom, or all of it."""
+    """Return a byte of the token that is rare in text, or the whole token."""
     return next((bytes([byte]) for byte in RARE if byte in token), token)
 
 
 def strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(path, text) of every string in a row."""
+    """Yield (path, text) of every string in a row."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, dict):
@@ -71,9 +71,9 @@ def strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=16)
 def of_base(store: Store, root: str) -> tuple[str, ...]:
-    """The special tokens of a base, as its tokenizer.json names them; none if it has none.
+    """Return the special tokens of a base, as its tokenizer.json names them.
 
-    Blocking. Raises StoreUnavailable.
+    Empty if it names none. Blocking. Raises StoreUnavailable.
     """
     try:
         tokenizer = orjson.loads(store.read(PRECIOUS, layout.base_file(root, "tokenizer.json")))

@@ -1,4 +1,4 @@
-"""Tables as rows: CSV with a head line, and Parquet. One row becomes one JSON object."""
+"""Readers of tables: CSV with a header line, and Parquet. Each row becomes one JSON object."""
 
 import csv
 import io
@@ -17,7 +17,10 @@ NESTED = ("messages", "conversations", "prompt", "completion", "tools")
 
 
 def csv_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
-    """(line where it begins, row as JSON). Raises Unreadable for a head line that names nothing."""
+    """Yield (line where it begins, row as JSON).
+
+    Raises Unreadable if the header line is not valid, or names no known column.
+    """
     csv.field_size_limit(limit)
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     try:
@@ -47,7 +50,7 @@ def csv_lines(text: io.TextIOWrapper) -> Iterator[Item]:
 
 
 def head(line: str, delimiter: str) -> list[str]:
-    """The names of the columns. Raises Unreadable."""
+    """Return the names of the columns. Raises Unreadable."""
     try:
         names = [
             name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))
@@ -67,7 +70,7 @@ def head(line: str, delimiter: str) -> list[str]:
 
 
 def check_columns(names: list[str]) -> None:
-    """Raises Unreadable if no column is one of a known layout."""
+    """Check that some column is one of a known layout. Raises Unreadable if none is."""
     if not ROW_FIELDS & set(names) and not set(names) >= PREFERENCE:
         shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
         message = f"The table has no known layout: its columns are {shown}. {KNOWN}"
@@ -95,12 +98,15 @@ def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
                 return RowError(name, "json", message)
     try:
         return orjson.dumps(row)
-    except TypeError:  # bytes that are no text were carried through as surrogates
+    except TypeError:  # bytes that are not text were carried through as surrogates
         return RowError("row", "utf8", "The row is not valid UTF-8: save the table as UTF-8.")
 
 
 def parquet(path: Path) -> Iterator[Item]:
-    """(row from 1, row as JSON) of the columns that a layout knows. Raises Unreadable."""
+    """Yield (row from 1, row as JSON), with the columns that a layout knows.
+
+    Raises Unreadable.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,7 +132,10 @@ def parquet(path: Path) -> Iterator[Item]:
 
 
 def parquet_row(row: dict[str, Any]) -> bytes | RowError:
-    """A table has a cell for each field of any row: what is null is not there."""
+    """Return a row of a table as JSON, without nulls, or the error for it.
+
+    A table has a cell for each field of any row: a null means that the row lacks the field.
+    """
     try:
         return orjson.dumps(without_nulls(row))
     except TypeError as error:

@@ -1,7 +1,7 @@
-"""The turns of a conversation: roles in order, words, tool calls; brought to canonical form.
+"""The turns of a conversation: roles in order, words, tool calls, in canonical form.
 
 A canonical turn is `{"role":…,"content":…}`; an assistant's may also have `tool_calls`, a tool's
-`name` and `tool_call_id`. The arguments of a call are an object, also where they came as a string.
+`name` and `tool_call_id`. The arguments of a call are an object, even if they came as a string.
 """
 
 from typing import Any
@@ -40,7 +40,10 @@ FIELDS = ["role", "content"]
 
 
 def are_plain(messages: Any) -> bool:
-    """Whether these turns are canonical as they are, NUL apart: most rows are; found out fast."""
+    """Return whether these turns are already canonical; a NUL is not looked for.
+
+    Most rows are, and this finds it out fast.
+    """
     if type(messages) is not list:
         return False
     before: Any = ""
@@ -60,7 +63,7 @@ def are_plain(messages: Any) -> bool:
 
 
 def check_messages(messages: Any, where: str, ignored: set[str]) -> list[dict[str, Any]]:
-    """The canonical turns of a list that holds an answer. Raises RowError."""
+    """Return the canonical turns of a list that must hold an answer. Raises RowError."""
     found = check_turns(messages, where, ignored)
     if not any(turn["role"] == "assistant" for turn in found):
         message = "There is no assistant turn after a user turn, so there is nothing to learn."
@@ -69,7 +72,10 @@ def check_messages(messages: Any, where: str, ignored: set[str]) -> list[dict[st
 
 
 def check_turns(messages: Any, where: str, ignored: set[str]) -> list[dict[str, Any]]:
-    """Each turn by itself, then their order. Raises RowError."""
+    """Return the canonical turns of a list: each is checked, then their order.
+
+    Raises RowError.
+    """
     if type(messages) is not list:
         message = f"`{where}` must be a list; this is {kind(messages)}."
         raise RowError(where, "not_a_list", message)
@@ -81,7 +87,10 @@ def check_turns(messages: Any, where: str, ignored: set[str]) -> list[dict[str, 
 
 
 def check_order(turns: list[dict[str, Any]], where: str) -> None:
-    """Raises RowError at the first turn that may not follow the one before it."""
+    """Check that each turn may follow the one before it.
+
+    Raises RowError at the first that may not.
+    """
     before = ""
     for index, turn in enumerate(turns):
         role, field = turn["role"], f"{where}[{index}].role"
@@ -96,7 +105,10 @@ def check_order(turns: list[dict[str, Any]], where: str) -> None:
 
 
 def check_called(turns: list[dict[str, Any]], index: int, field: str) -> None:
-    """A tool answers a call: raises RowError if the assistant's turn before it has none."""
+    """Check that a tool's turn answers a call.
+
+    Raises RowError if the assistant's turn before it has none.
+    """
     caller = next(t for t in reversed(turns[:index]) if t["role"] != "tool")
     if not caller.get("tool_calls"):
         message = "A tool turn must follow an assistant turn that has `tool_calls`."
@@ -115,7 +127,7 @@ def out_of_order(before: str, role: str) -> str:
 
 
 def check_turn(turn: Any, where: str, ignored: set[str]) -> dict[str, Any]:
-    """One canonical turn. Raises RowError."""
+    """Return one canonical turn. Raises RowError."""
     if type(turn) is not dict:
         message = f"A turn must be an object with role and content; this is {kind(turn)}."
         raise RowError(where, "not_an_object", message)
@@ -143,7 +155,7 @@ def check_turn(turn: Any, where: str, ignored: set[str]) -> dict[str, Any]:
 
 
 def check_content(turn: dict[str, Any], where: str, role: str, *, may_be_empty: bool) -> str:
-    """The words of a turn. Raises RowError."""
+    """Return the words of a turn. Raises RowError."""
     content = turn.get("content")
     if content is None and may_be_empty:
         return ""
@@ -168,7 +180,7 @@ def check_string(value: Any, where: str) -> str:
 
 
 def check_calls(turn: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """The tool calls of an assistant's turn in canonical form. Raises RowError."""
+    """Return the tool calls of an assistant's turn in canonical form. Raises RowError."""
     calls, name = turn.get("tool_calls"), "tool_calls"
     if not calls and turn.get("function_call"):
         calls, name = [turn["function_call"]], "function_call"
@@ -202,7 +214,10 @@ def check_call(call: Any, where: str) -> dict[str, Any]:
 
 
 def check_tools(tools: Any) -> list[dict[str, Any]]:
-    """What the model is told that it may call: a list, or the JSON of one. Raises RowError."""
+    """Return the tools that the model may call, from a list or the JSON of one.
+
+    Raises RowError.
+    """
     if type(tools) is str:
         try:
             tools = orjson.loads(tools)
@@ -226,7 +241,10 @@ def check_tool(tool: Any, where: str) -> dict[str, Any]:
 
 
 def from_sharegpt(turns: Any) -> Any:
-    """Turns of `from`/`value` as turns of `role`/`content`; others as they are. Raises RowError."""
+    """Return turns of `from`/`value` as turns of `role`/`content`, others as they are.
+
+    Raises RowError.
+    """
     if type(turns) is not list:
         return turns
     return [renamed(turn, f"conversations[{n}]") for n, turn in enumerate(turns)]
@@ -255,7 +273,10 @@ def renamed(turn: Any, where: str) -> Any:
 
 
 def function_calls(value: Any, where: str) -> list[Any]:
-    """The calls in a turn of `function_call`: the JSON of one or of a list."""
+    """Return the calls in a turn of `function_call`: the JSON of one or of a list.
+
+    Raises RowError.
+    """
     try:
         calls = orjson.loads(value) if type(value) is str else value
     except orjson.JSONDecodeError as error:
