@@ -11,6 +11,7 @@ import math
 import operator
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -44,8 +45,7 @@ def train(
     """Train from `spec.start` until the plan ends or a stop is requested; return the end event.
 
     Commands are obeyed between steps. Raises CannotTrain (nan) after three steps in a row (or all
-    steps of a shorter plan) without a finite loss and gradient. If memory runs out, what has been
-    trained is saved before the error is raised.
+    steps of a shorter plan) without a finite loss and gradient.
     """
     settings, steps = material.plan.settings, material.plan.steps
     at = TrainingPlace(spec.start.position, spec.start.global_step)
@@ -74,16 +74,14 @@ def train(
         parts = split(rows, material.rows, spec.micro_tokens)
         rate = learning_rate(settings, at.global_step, at.position, len(steps))
         examples = [[material.rows[r] for r in part] for part in parts]
-        # If memory runs out inside, a checkpoint is saved first; then the error is raised again.
+        # The one place where the host waits for the device. If memory runs out in here, a
+        # checkpoint is saved first; then the error is raised again.
         with saving.first(at):
-            # The only time in a step that the host waits for the device.
             norm, *numbers = gradient(network, settings, examples, at.global_step).tolist()
         # Added one by one: from Python 3.12 on, sum() rounds differently.
         loss_sum = functools.reduce(operator.add, numbers[: len(parts)])
         skipped = not (math.isfinite(norm) and math.isfinite(loss_sum))
-        # A NaN would stay in the optimizer's moments forever, so a step without finite numbers
-        # makes no update.
-        if not skipped:
+        if not skipped:  # a NaN would stay in the optimizer's moments forever
             update(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
 
@@ -105,12 +103,9 @@ def train(
             gradient_norm=finite_number(norm),
             skipped=skipped,
         )
-        seen = [
-            {"row": r, "id": material.row_ids[r], "loss": finite_number(loss)}
-            for r, loss in zip(rows, numbers[len(parts) :], strict=True)
-        ]
         step = event.model_dump(exclude={"event"})
-        step |= {"snapshot_seconds": snapshots.governor.spent_seconds, "rows": seen}
+        step["snapshot_seconds"] = snapshots.governor.spent_seconds
+        step["rows"] = losses_by_row(material, rows, numbers[len(parts) :])
         write_line(metrics, step)
         past.take(MetricsLine.model_validate(step))
         supervisor.emit(event)
@@ -119,6 +114,16 @@ def train(
 
     metrics.close()
     return TrainingEnded(reason=None if last else wanted.stop, checkpoint=saving.kept)
+
+
+def losses_by_row(
+    material: Material, rows: Sequence[int], losses: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return the loss of each row of a step, as metrics.jsonl has it."""
+    return [
+        {"row": r, "id": material.row_ids[r], "loss": finite_number(loss)}
+        for r, loss in zip(rows, losses, strict=True)
+    ]
 
 
 def gradient(

@@ -31,7 +31,10 @@ class CheckpointUnusable(DuramenError):
 
 @dataclass(frozen=True)
 class Preparation:
-    """Prepares one worker for one segment."""
+    """Prepares one worker for one segment.
+
+    Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
+    """
 
     settings: TrainerSettings
     local: Local
@@ -41,10 +44,7 @@ class Preparation:
     folder: SegmentFolder
 
     def spec(self) -> Spec:
-        """Fetch all that the worker needs to this disk; return its specification. Blocking.
-
-        Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
-        """
+        """Fetch all that the worker needs to this disk; return its specification. Blocking."""
         settings, record, plan = self.fixed, self.segment.record, self.job.record.plan
         self.bring_progress()
         return Spec(
