@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 # The limits only fall: who brings a figure down writes the new value here.
 LIMITS = {
-    "functions and classes defined in several modules": 16,
+    "functions and classes defined in several modules": 13,
     "constants defined in several modules": 48,
     "names defined twice in one package": 0,
     "store keys typed outside the layout": 0,
@@ -43,7 +43,7 @@ FOREIGN = {
     "configuration", "stop_tokens", "of_base", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
-    "Child.ask", "answer_lines", "ask_child",
+    "Child.ask", "answer_lines", "ask_child", "looks_from_json",
     # The bus.
     "Entry.nonce", "Bus._api",
     # A service's own state on its own disk, which no other reads.

@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from infra.compose import bus_backup, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
+from shared.look import Look, looks_to_json
 from shared.service_names import SERVICES
 
 IMAGES = ("bootstrap", *SERVICES, "herald", "ctl")
@@ -65,7 +65,7 @@ def doctor(host: Host, words: list[str]) -> int:
     if ready and host.torch == "cuda":
         looks.append(gpu_inside(host))
     if "--json" in words:
-        print_step(json.dumps([asdict(found) for found in looks]))
+        print_step(looks_to_json(looks))
         return 0 if ready else 1
     for found in looks:
         print_step(found.line())
@@ -75,9 +75,9 @@ def doctor(host: Host, words: list[str]) -> int:
     return 0 if ready and looks[-1].ok is not False else 1
 
 
-def gpu_inside(host: Host) -> preflight.Look:
+def gpu_inside(host: Host) -> Look:
     if not docker("image", "ls", "--quiet", host.image("trainer")):
-        return preflight.Look(
+        return Look(
             "gpu inside", None, "not known before `make up` has built the image that checks it"
         )
     return preflight.look("gpu inside", lambda: preflight.look_gpu_in_container(host))

@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from infra import ports
@@ -22,6 +21,7 @@ from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker,
 from infra.compose.host import FIXED_ID, ROOT, TLS_FILES, Host, HostRefused
 from shared import setting_names
 from shared.errors import UnknownSettings
+from shared.look import Look
 
 FREE_BYTES = 20 << 30
 # What the pinned torch of services/torch-cuda.lock is built for: CUDA 13 knows no older ones.
@@ -32,19 +32,6 @@ TOOLKIT = (
     "install the NVIDIA Container Toolkit, then: sudo nvidia-ctk runtime configure "
     "--runtime=docker && sudo systemctl restart docker"
 )
-
-
-@dataclass(frozen=True)
-class Look:
-    """The result of one check. `ok` None: it could not be made from here, or is a warning."""
-
-    what: str
-    ok: bool | None
-    found: str
-
-    def line(self) -> str:
-        mark = {True: "ok", False: "NO", None: "--"}[self.ok]
-        return f"  {self.what:<12} {mark}  {self.found}"
 
 
 def look(what: str, check: Callable[[], tuple[bool | None, str]]) -> Look:

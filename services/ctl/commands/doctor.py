@@ -1,13 +1,11 @@
 """duramen doctor: look at everything that training needs, and say what to do where it fails."""
 
 import asyncio
-import json as jsonlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,13 @@ from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of
 from shared import reach
 from shared.errors import BusUnavailable, DuramenError
+from shared.look import Look, looks_from_json
 from shared.service_names import SERVICES
 from shared.store.s3 import Store
 
 LOW_DISK_BYTES = 5 << 30
 AWAY = {"bus", "store", "backup"}
 HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the GPU
-
-
-@dataclass(frozen=True)
-class Look:
-    """The result of looking at one thing. `ok` is None if it could not be looked at from here."""
-
-    what: str
-    ok: bool | None
-    found: str
 
 
 def look_around(what: str, call: Callable[[], str]) -> Look:
@@ -95,7 +85,7 @@ def look_disk(config: CtlSettings) -> str:
     return f"{free >> 30} GiB free"
 
 
-def look_inbox(config: CtlSettings) -> str:
+def look_refused_files(config: CtlSettings) -> str:
     if config.inbox_dir is None:
         raise ValueError("DURAMEN_INBOX_DIR is not set")
     rejected = config.inbox_dir / "rejected"
@@ -105,14 +95,14 @@ def look_inbox(config: CtlSettings) -> str:
     )
 
 
-def look_host(checkout: Path) -> list[Look]:
+def looks_of_checkout(checkout: Path) -> list[Look]:
     """Look at what `make up` does at its start: engine, GPU, ports, permissions, clock, disks."""
     command = [sys.executable, "-m", "infra.compose", "doctor", "--json"]
     try:
         done = subprocess.run(
             command, cwd=checkout, capture_output=True, text=True, timeout=HOST_SECONDS
         )
-        return [Look(**found) for found in jsonlib.loads(done.stdout)]
+        return looks_from_json(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return [Look("host", None, f"{checkout} cannot check this host: {error}")]
 
@@ -131,8 +121,8 @@ def look_all(config: CtlSettings) -> list[Look]:
         calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
     if config.state_dir is not None:  # in a container there is none of its own
         calls["disk"] = lambda: look_disk(config)
-    calls["inbox"] = lambda: look_inbox(config)
-    looks = look_host(config.checkout) if config.checkout else []
+    calls["inbox"] = lambda: look_refused_files(config)
+    looks = looks_of_checkout(config.checkout) if config.checkout else []
     with ThreadPoolExecutor(len(calls)) as threads:
         return [*looks, *threads.map(look_around, calls.keys(), calls.values())]
 
