@@ -356,10 +356,10 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
         return
     left = await asyncio.to_thread(left_out.left_out_if_known, cli.first_store(config), job)
     value = {**view.row(job), **history.history_of(view.table, job), "left_out": left}
-    cli.emit(value, json, lambda: print_job(value, details))
+    cli.emit(value, json, lambda: print_job(job, value, details))
 
 
-def print_job(value: dict[str, Any], details: bool) -> None:
+def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
     queued = moment_of(value["queued_at"])
     fields = [
         (
@@ -387,7 +387,7 @@ def print_job(value: dict[str, Any], details: bool) -> None:
         cli.console.print()
         cli.print_table(history.run_heads(details), history.run_rows(value["segments"], details))
     cli.console.print()
-    cli.print_table(history.HISTORY_HEADS, history.history_rows(value["history"], details))
+    cli.print_table(history.HISTORY_HEADS, history.history_rows(job, details))
 
 
 def print_failure(failure: dict[str, Any]) -> None:

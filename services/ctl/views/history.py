@@ -1,5 +1,6 @@
 """Everything that is known of one job: its records, its segments, and where its objects lie."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, number, text
@@ -42,9 +43,9 @@ def history_of(table: Table, job: Job) -> dict[str, Any]:
                 "verb": verb,
                 "by": entry.by,
                 "at": entry.at.isoformat(),
-                "how": changed(job.history[n - 1][2] if n else None, entry),
+                "how": ", ".join(changed(before, entry)),
             }
-            for n, (at, verb, entry) in enumerate(job.history)
+            for before, (at, verb, entry) in with_record_before(job)
         ],
     }
 
@@ -105,10 +106,18 @@ def segment_value(table: Table, segment: Segment) -> dict[str, Any]:
     }
 
 
-def changed(before: JobRecord | None, after: JobRecord) -> str:
-    """Return what one record says that the one before did not."""
+def with_record_before(job: Job) -> Iterator[tuple[JobRecord | None, tuple[int, str, JobRecord]]]:
+    """Yield each entry of the job's history with the record before it, at first None."""
+    before = None
+    for entry in job.history:
+        yield before, entry
+        before = entry[2]
+
+
+def changed(before: JobRecord | None, after: JobRecord, *, ids: bool = True) -> list[str]:
+    """Return what one record says that the one before did not; runs and owners only with `ids`."""
     if before is None:
-        return f"{after.level} priority"
+        return [f"{after.level} priority"]
     parts = []
     if after.level != before.level:
         parts.append(f"{before.level} → {after.level}")
@@ -116,9 +125,9 @@ def changed(before: JobRecord | None, after: JobRecord) -> str:
         parts.append(f"attempt {after.attempt}")
     if after.settings != before.settings:
         parts.append("settings")
-    if after.segment != before.segment and after.segment:
+    if ids and after.segment != before.segment and after.segment:
         parts.append(f"segment {after.segment}")
-    elif after.fence != before.fence and after.fence:
+    elif ids and after.fence != before.fence and after.fence:
         parts.append(f"fence {after.fence}")
     if after.plan != before.plan and after.plan:
         parts.append(f"plan of {after.steps} steps" if after.steps else "plan")
@@ -126,7 +135,7 @@ def changed(before: JobRecord | None, after: JobRecord) -> str:
         parts.append(version_name(after.version))
     if after.failure is not None:
         parts.append(after.failure.message.splitlines()[0])
-    return ", ".join(parts)
+    return parts
 
 
 # ---- for people ----------------------------------------------------------------------------------
@@ -178,19 +187,15 @@ def steps_text(steps: list[int | None]) -> str:
     return f"{steps[0]}–{'…' if steps[1] is None else steps[1]}"
 
 
-def history_rows(history: list[dict[str, Any]], details: bool) -> Rows:
+def history_rows(job: Job, details: bool) -> Rows:
     """Return what happened to a job; the ids of its runs and owners only with `details`."""
     return [
         [
-            str(entry["sequence"]),
-            entry["at"][:19].replace("T", " "),
-            entry["verb"],
-            entry["by"],
-            entry["how"] if details else without_ids(entry["how"]),
+            str(at),
+            entry.at.isoformat()[:19].replace("T", " "),
+            verb,
+            entry.by,
+            ", ".join(changed(before, entry, ids=details)),
         ]
-        for entry in history
+        for before, (at, verb, entry) in with_record_before(job)
     ]
-
-
-def without_ids(how: str) -> str:
-    return ", ".join(p for p in how.split(", ") if not p.startswith(("segment ", "fence ")))
