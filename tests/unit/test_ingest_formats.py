@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from services.ingest.reading import containers, dataset
+from services.ingest.reading import containers, dataset, json_array
 from services.ingest.reading.containers import container_of, stem_of
 from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.output import BAD
 from services.ingest.reading.row import RowError, canonical_row
+from services.ingest.reading.row_error import Unreadable
 from services.ingest.reading.special_tokens import Specials
 
 LIMIT = 1 << 20
@@ -297,6 +298,23 @@ def test_a_row_of_an_array_may_not_be_longer_than_the_limit(tmp_path: Path) -> N
     built = build(tmp_path, data, "a.json", limit=2_000_000)
     assert built.contents.problems[0].rule == "row_too_long"
     assert build(tmp_path, data, "a.json", limit=4_000_000).contents.rows == 41
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (b'["' + b"a" * 3_000_000, "row_too_long"),  # the string goes on
+        (b'["' + b"a" * (2 << 20) + b"\\" * 900_000, "row_too_long"),
+        (b'[{"a" 1, "b": "' + b"a" * 3_000_000, "json"),
+        (b"[[" + b"1" * 5000 + b', "' + b"a" * 3_000_000, "json"),
+    ],
+)
+def test_what_breaks_early_is_told_as_broken_and_what_goes_on_as_too_long(
+    tmp_path: Path, text: bytes, rule: str
+) -> None:
+    with pytest.raises(Unreadable) as refused:
+        list(json_array.array_rows(io.BufferedReader(io.BytesIO(text)), 1_000_000))
+    assert refused.value.why.rule == rule
 
 
 def test_lines_are_whole_wherever_a_block_ends(

@@ -129,7 +129,7 @@ def element(text: Text, limit: int) -> bytes:
             if len(text.window) - text.position <= limit and text.more(size):
                 size *= 2
                 continue
-            if len(text.window) - text.position > limit and not is_early(error, text):
+            if len(text.window) - text.position > limit and not is_early(text):
                 raise Unreadable(too_long(limit), text.line) from error
             what = getattr(error, "msg", str(error))
             text.position = getattr(error, "pos", text.position)
@@ -141,10 +141,32 @@ def element(text: Text, limit: int) -> bytes:
         return found
 
 
-def is_early(error: ValueError, text: Text) -> bool:
-    """Return whether an error lies too far before the window's end for more text to help."""
-    unterminated = str(error).startswith("Unterminated")
-    return not unterminated and getattr(error, "pos", 0) < len(text.window) - ARRAY_HEAD_BYTES
+def is_early(text: Text) -> bool:
+    """Return whether the value's error lies too far before the window's end for more text to help.
+
+    A string that the window cuts off is reported where it begins. So the value is read once more
+    with such a string closed (two quotes, since the window may end in a backslash): then its error
+    lies elsewhere, while one that is not at the end stays where it is.
+    """
+    at = break_in(text.window, text.position)
+    if at is None or at >= len(text.window) - ARRAY_HEAD_BYTES:
+        return False
+    return break_in(text.window + '""', text.position) == at
+
+
+def break_in(window: str, position: int) -> int | None:
+    """Return where the value at `position` breaks; None if it is whole.
+
+    An error without a place of its own, such as a number too long for Python, counts as being
+    at `position`.
+    """
+    try:
+        DECODER.raw_decode(window, position)
+    except json.JSONDecodeError as error:
+        return error.pos
+    except ValueError:
+        return position
+    return None
 
 
 def fail(text: Text, why: str) -> NoReturn:
