@@ -16,9 +16,11 @@ from services.ingest.inbox import sidecar
 from services.ingest.inbox.inbox import Inbox, InboxItem, Taken
 from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling, is_partial
+from services.ingest.ingest import Ingest
 from services.ingest.outcome import late_sidecar
-from services.ingest.outcome.finish import Changed, Finisher, PendingFile
+from services.ingest.outcome.finish import Finisher
 from services.ingest.outcome.plan_report import Planned
+from services.ingest.outcome.read_file import Changed, FileReader, PendingFile
 from services.ingest.settings import IngestSettings
 from shared import log
 from shared.answers.ingest import WaitingFile
@@ -61,15 +63,11 @@ class Intake:
     def __post_init__(self) -> None:
         self.wake = asyncio.Event()
         self.settling = Settling(self.settings.settle_seconds, self.unfinished_seconds)
-        self.finisher = Finisher(
-            self.bus,
-            self.store,
-            self.inbox,
-            self.settling,
-            self.settings.state_dir / "work",
-            self.settings.max_row_bytes,
-        )
-        self.planned = Planned(self.finisher)
+        self.ingest = Ingest(self.bus, self.store, self.inbox)
+        work_dir = self.settings.state_dir / "work"
+        reader = FileReader(self.ingest, work_dir, self.settings.max_row_bytes)
+        self.planned = Planned(self.ingest, work_dir)
+        self.finisher = Finisher(self.ingest, self.settling, reader, self.planned)
         self._told: set[Path] = set()
         self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"])
         self._log = log.get()
@@ -79,7 +77,7 @@ class Intake:
         try:
             await self.control.update(self.bus)
             if self.sidecars:
-                await self.finisher.table.update(self.bus)
+                await self.ingest.table.update(self.bus)
             taken = await asyncio.to_thread(self.scan)
             if self.control.state == "running":
                 await self.finish_all(taken)
@@ -134,7 +132,7 @@ class Intake:
         data = next((other for other in with_it if sidecar.belongs(name, other)), None)
         if data is not None:
             return f"it is the sidecar of {show_name(data)}"
-        table = self.finisher.table
+        table = self.ingest.table
         job = late_sidecar.job_of(table, place.lineage, name)
         if job is None:
             return "it waits for its data file"
@@ -233,7 +231,7 @@ class Intake:
             state=state,
             generation=self.control.generation,
             waiting={"*": why} if why else {},
-            ledger=self.finisher.table.seen,
+            ledger=self.ingest.table.seen,
         )
         await self.observer.show(view)
 

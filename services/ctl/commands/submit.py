@@ -65,7 +65,7 @@ def submit(
     beside = sidecar_of(file)
     if beside is not None:
         query["sidecar"] = sidecar_text(beside)
-    with Ingest(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
+    with IngestClient(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
         report = ingest.send(file, query, settings or [])
         while wait and isinstance(report, Working):
             report = ingest.look(report.taken)
@@ -93,7 +93,7 @@ def sidecar_text(path: Path) -> str:
     return text
 
 
-class Ingest:
+class IngestClient:
     """A client of ingest over HTTP. Raises ServiceUnavailable where ingest does not answer."""
 
     def __init__(self, url: str, token: str) -> None:
@@ -107,7 +107,7 @@ class Ingest:
             timeout=httpx.Timeout(30.0, read=DECIDED_SECONDS + 240, write=None),
         )
 
-    def __enter__(self) -> "Ingest":
+    def __enter__(self) -> "IngestClient":
         try:
             self._http.head("/", timeout=cli.KNOCK_SECONDS)
         except self._errors as error:

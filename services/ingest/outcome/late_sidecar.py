@@ -5,11 +5,11 @@ from typing import Any
 
 from services.ingest.inbox import sidecar
 from services.ingest.inbox.inbox import TakenFrom
+from services.ingest.ingest import Ingest
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
 from services.ingest.outcome.refusal import WholeFileRefused
 from services.ingest.reading import dataset
-from shared.bus.client import Bus
 from shared.errors import Conflict
 from shared.formats.report import Problem
 from shared.ledger.jobs import Job, Table
@@ -26,7 +26,7 @@ def job_of(table: Table, lineage: str, name: str) -> Job | None:
 
 
 async def apply(
-    bus: Bus, table: Table, origin: TakenFrom, values: dict[str, Any]
+    ingest: Ingest, origin: TakenFrom, values: dict[str, Any]
 ) -> tuple[Job, JobSettings]:
     """Give the settings of a late sidecar to its waiting job, by compare-and-set.
 
@@ -38,6 +38,7 @@ async def apply(
         problems = [dataset.problem(p, None, "") for p in error.problems]
         raise WholeFileRefused(problems, "fix it, then put it into the inbox again.") from error
     refuse_options(values)
+    bus, table = ingest.bus, ingest.table
     while True:
         await table.update(bus)
         job = job_of(table, origin.lineage, origin.name)

@@ -6,13 +6,13 @@ holds those that were too long, as they are stored, to be cut or split by hand.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from services.ingest.inbox.inbox import beside
-from services.ingest.outcome.finish import Finisher
+from services.ingest.ingest import Ingest
 from shared import log
 from shared.files import copy_synced
 from shared.formats.dataset import DATA, chosen_lines, original_lines
@@ -31,7 +31,9 @@ LONG, PLAN = "long.jsonl", "plan.json"
 class Planned:
     """Follows the jobs of files in done/ until their plans are told. Remembers nothing on disk."""
 
-    finisher: Finisher
+    ingest: Ingest
+    work_dir: Path
+    queued: list[tuple[Report, Path]] = field(default_factory=list)  # where each now lies
     waiting: dict[JobId, Path] | None = None
     due: float = 0.0
 
@@ -41,15 +43,15 @@ class Planned:
             return
         self.due = time.monotonic() + LOOK_SECONDS
         if self.waiting is None:
-            found = await asyncio.to_thread(lambda: list(self.finisher.inbox.finished()))
+            found = await asyncio.to_thread(lambda: list(self.ingest.inbox.finished()))
             self.waiting = {job_id(report): target for target, report in found}
-        for report, target in self.finisher.queued:
+        for report, target in self.queued:
             self.waiting[job_id(report)] = target
-        self.finisher.queued.clear()
+        self.queued.clear()
         if not self.waiting:
             return
-        table = self.finisher.table
-        await table.update(self.finisher.bus)
+        table = self.ingest.table
+        await table.update(self.ingest.bus)
         for job, target in list(self.waiting.items()):
             record = table.jobs[job].record if job in table.jobs else None
             if record is None or (
@@ -62,7 +64,7 @@ class Planned:
 
     def tell(self, job: JobId, plan: ObjectRef, target: Path) -> None:
         """Write what lies beside the file. Blocking. Raises StoreUnavailable, OSError."""
-        store, folder = self.finisher.store, self.finisher.work_dir / f"plan-{plan.sha256}"
+        store, folder = self.ingest.store, self.work_dir / f"plan-{plan.sha256}"
         folder.mkdir(exist_ok=True)
         made = Plan.from_bytes(store.read(PRECIOUS, plan.key))
         left = made.left_out_of(job.sha256)
@@ -84,7 +86,7 @@ class Planned:
         }
         long = [n for n, row in left.items() if row.tokens is not None]
         if long:
-            ref = self.finisher.table.jobs[job].record.dataset
+            ref = self.ingest.table.jobs[job].record.dataset
             store.fetch(ref, folder / DATA)
             with (folder / DATA).open("rb") as data, (folder / LONG).open("wb") as file:
                 file.writelines(line + b"\n" for _, line in chosen_lines(data, long))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shared.formats.report import Problem
 
 PUT_INSTEAD = "put a plain .jsonl file into the inbox instead."
+PUT_AGAIN = "fix the file, then put it into the inbox again."
 KINDS = {
     stat.S_IFLNK: ("symlink", "It is a symbolic link. Put the file itself here, not a link to it."),
     stat.S_IFIFO: ("fifo", "It is a pipe, not a file."),
