@@ -11,7 +11,7 @@ from typing import Literal
 from prometheus_client import Gauge
 
 from services.vault import bases, catalog, checks, edition, latest, publish
-from services.vault.alarms import Alarms
+from services.vault.alarms import vault_alarms
 from services.vault.copies import Copies, Stopping
 from services.vault.lock import RollingLock
 from services.vault.orphans import Orphans
@@ -86,7 +86,7 @@ class Vault:
     waiting: str | None = None
 
     def __post_init__(self) -> None:
-        self.alarms = Alarms(self.bus)
+        self.alarms = vault_alarms(self.bus)
         self.lock = RollingLock(self.copies.backup)
         self.orphans, self.orphaned = Orphans(self.copies), dict[str, list[str]]()
         # A record on a ledger's subject that does not count is somebody's mistake, or worse.

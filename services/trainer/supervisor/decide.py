@@ -81,15 +81,8 @@ async def step(trainer: Trainer) -> bool:
         trainer.outage.failed(error)
         if trainer.held.ended is not None:
             trainer.held.blocks()
-        await tell_outage(trainer)
+        await trainer.outage.tell()
         return False
-
-
-async def tell_outage(trainer: Trainer) -> None:
-    """Raise one alarm when the store has been away for longer than its limit."""
-    if trainer.outage.is_long and not trainer.outage.told:
-        trainer.outage.told = True
-        await trainer.tell(Alarm(what="store_away", detail=trainer.outage.sentence))
 
 
 async def decide_next(trainer: Trainer) -> bool:
@@ -229,7 +222,7 @@ async def train_watched(trainer: Trainer, run: WorkerRun) -> Ended:
             if asking.done():
                 asking.result()  # it never returns, so it failed: raise its error here
             beat()
-            await tell_outage(trainer)
+            await trainer.outage.tell()
             await publish_observed(trainer)
             await something(running, run.changed, trainer.wake)
             if run.request is None and not running.done():

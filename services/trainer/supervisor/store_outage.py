@@ -1,4 +1,4 @@
-"""Notes since when the store has not answered, and whether people have been alarmed."""
+"""Notes since when the store has not answered while training goes on, and raises the alarm."""
 
 import time
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from prometheus_client import Gauge
 
 from shared import log
 from shared.protocol.names import now
+from shared.service.alarms import Alarms
 
 AWAY = Gauge("duramen_train_store_away_seconds", "Since the store's first refusal; 0: it answers.")
-USUAL_LIMIT_SECONDS = 300.0
+AWAY_ALARM = "store_away"
 
 
 @dataclass
@@ -20,8 +21,8 @@ class Outage:
     `limit_seconds`: how long the store may be away before it is reported.
     """
 
-    limit_seconds: float = USUAL_LIMIT_SECONDS
-    told: bool = False
+    limit_seconds: float
+    alarms: Alarms
     _began: float | None = None  # monotonic
     _since: datetime | None = None
 
@@ -37,8 +38,14 @@ class Outage:
         """Note that the store did what it was asked to."""
         if self._began is not None:
             log.get().info("store_back", seconds=round(time.monotonic() - self._began, 1))
-        self._began, self.told = None, False
+        self._began = None
+        self.alarms.clear(AWAY_ALARM, "")
         AWAY.set(0)
+
+    async def tell(self) -> None:
+        """Alarm once when the store has been away for longer than its limit."""
+        if self.is_long:
+            await self.alarms.sound(AWAY_ALARM, "", self.sentence)
 
     @property
     def is_on(self) -> bool:

@@ -20,6 +20,7 @@ from shared.ledger.lease import LeaseWatch
 from shared.ledger.lineage import Segment
 from shared.protocol.events import Event, EventData
 from shared.protocol.names import LEVELS
+from shared.service.alarms import Alarms
 from shared.service.loop import instance
 from shared.service.observer import Observer
 
@@ -39,7 +40,7 @@ class Trainer:
     held: HeldSegment
     table: Table = field(default_factory=Table)
     waiting: Waiting = field(default_factory=Waiting)
-    outage: Outage = field(default_factory=Outage)
+    outage: Outage = field(init=False)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Trainer:
         self.orders = Orders(self.bus, self.instance, self.settings.state_dir / "voids-told")
         self.memory = MemoryCheck(self.settings, self.local)
         self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
-        self.outage.limit_seconds = self.settings.store_away_seconds
+        self.outage = Outage(self.settings.store_away_seconds, Alarms(self.tell))
         self.observer = Observer(self.bus, BEAT_SECONDS, slow=["progress"])
 
     @property
