@@ -28,7 +28,7 @@ class HeraldSettings(Settings):
         default="cuda", description="Whether the trainer is expected to have a GPU."
     )
     grafana_url: str = Field(
-        default="", description="The address of Grafana; empty, there are no annotations."
+        default="", description="The address of Grafana. Left empty, no annotations are made."
     )
     grafana_password: SecretStr | None = Field(
         default=None, description="The password of Grafana's user `duramen`."

@@ -147,7 +147,7 @@ def gradient(
         batch = pack(part, network.device)
         total, losses = network.loss(batch, settings.neftune_alpha)
         # The mean is over the labels of the whole step, however it was split to fit: a mean of
-        # means gives short micro-batches more weight (huggingface.co/blog/gradient_accumulation).
+        # means gives short micro-batches more weight.
         torch.autograd.backward(total / labels)
         sums.append(total.detach())
         means += [own.mean() for own in torch.split(losses, batch.labels)]
