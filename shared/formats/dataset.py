@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 DATA = "data.jsonl"  # the canonical rows; its SHA-256 names the dataset
 SOURCE = "source.jsonl"  # for each row, where in the original it came from
@@ -20,9 +20,14 @@ class ChatTurn(BaseModel):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    reasoning_content: str | None = None  # an assistant's thought before the answer
     tool_calls: tuple[dict[str, Any], ...] | None = None  # of an assistant
     name: str | None = None  # of a tool
     tool_call_id: str | None = None
+    # An assistant's: the factor of its loss. 1 if it is left out; 0 makes the answer mere context.
+    weight: float | None = Field(default=None, ge=0, lt=1)
+    # An assistant's: the parts of `content` that are trained, [start, end) in characters; None: all.
+    spans: tuple[tuple[int, int], ...] | None = None
 
     @model_serializer(mode="wrap")
     def _without_nulls(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -31,13 +36,18 @@ class ChatTurn(BaseModel):
 
 @dataclass(frozen=True)
 class CanonicalRow:
-    """One canonical row: a conversation, with the tools that it may use, or plain `text`."""
+    """One canonical row: a conversation, with the tools that it may use, or plain `text`.
+
+    `template_kwargs` are handed to the chat template. `weight` is the factor of a text's loss.
+    """
 
     id: str
     messages: tuple[ChatTurn, ...] = ()
     tools: tuple[dict[str, Any], ...] | None = None
+    template_kwargs: dict[str, Any] | None = None
     text: str | None = None
-    line: str | None = None  # as it is stored, where it has tools
+    weight: float | None = None
+    line: str | None = None  # as it is stored, where the turns or the text do not say all of it
 
     @property
     def is_watchable(self) -> bool:
@@ -53,13 +63,17 @@ class CanonicalRow:
     @classmethod
     def parse(cls, line: bytes) -> "CanonicalRow":
         """Read one line of DATA. Raises ValueError, KeyError or TypeError if it is not a row."""
-        fields = json.loads(line)
+        fields, whole = json.loads(line), line.decode()
         if "text" in fields:
-            return cls(row_id(line), text=str(fields["text"]))
+            weight = fields.get("weight")
+            kept = None if weight is None else whole
+            return cls(row_id(line), text=str(fields["text"]), weight=weight, line=kept)
         messages = tuple(ChatTurn.model_validate(m) for m in fields["messages"])
         tools = tuple(fields["tools"]) if fields.get("tools") else None
-        called = tools is not None or any(m.tool_calls for m in messages)
-        return cls(row_id(line), messages, tools, line=line.decode() if called else None)
+        options = fields.get("template_kwargs") or None
+        # Templates show tools and arguments in the order in which they are stored.
+        ordered = tools is not None or options or any(m.tool_calls for m in messages)
+        return cls(row_id(line), messages, tools, options, line=whole if ordered else None)
 
 
 def row_id(line: bytes) -> str:
