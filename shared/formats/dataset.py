@@ -26,7 +26,7 @@ class ChatTurn(BaseModel):
     tool_call_id: str | None = None
     # An assistant's: the factor of its loss. 1 if it is left out; 0 makes the answer mere context.
     weight: float | None = Field(default=None, ge=0, lt=1)
-    # An assistant's: the parts of `content` that are trained, [start, end) in characters; None: all.
+    # The parts of an answer that are trained: [start, end) in characters of `content`; None: all.
     spans: tuple[tuple[int, int], ...] | None = None
 
     @model_serializer(mode="wrap")
