@@ -44,9 +44,9 @@ FAMILIES = {
 }
 ENDS = {"phi3": ["<|endoftext|>"], "glm4moe": ["<|endoftext|>"], "gptoss": ["<|endoftext|>"]}
 SPECIAL = re.compile(r"<[|｜][^<>{}'\"\s]+?[|｜]>|<(?:start|end)_of_turn>|<bos>|\[gMASK\]|<sop>")
-WORDS = "the red garden holds seven copper lamps; why? because 3 + 4 = 7, said Ada.\nNext: émile ✓".split(
-    " "
-)
+TEXT = """the red garden holds seven copper lamps; why? because 3 + 4 = 7, said Ada.
+ Next: émile ✓"""
+WORDS = TEXT.split(" ")
 Row = dict[str, Any]
 
 
@@ -135,7 +135,7 @@ def compared(tokenizer: Any, encoder: Encoder, row: Row) -> tuple[str, str]:
     own = ours(encoder, row)
     try:
         ids, trained = theirs(tokenizer, row)
-    except Exception as error:  # what TRL cannot do is a result here
+    except Exception as error:  # noqa: BLE001  # what TRL cannot do is a result here
         why = str(error).partition("\n")[0][:90]
         return ("refused by both", "") if isinstance(own, str) else ("refused by TRL", why)
     if isinstance(own, str):
