@@ -4,9 +4,9 @@ A record is one link of a chain: it names the sequence of the valid record befor
 wildcard, and is published by compare-and-set over that wildcard.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from shared.protocol.message import Message, Number, ObjectRef
 from shared.protocol.names import (
@@ -52,8 +52,9 @@ class JobSettings(Message):
     """The settings that one job may choose for itself; None takes the trainer's default.
 
     `on_long`: what is done with rows longer than `max_length` tokens: they are left out of the plan
-    and listed, cut, or the job fails. `description`: the user's own words about it, without any
-    effect.
+    and listed, cut, or the job fails. `allow_bad`: how many rows may be bad, see `Allowance`.
+    `delta`: whether rows that the lineage has already trained are left out; None is on.
+    `description`: the user's own words about it, without any effect.
     """
 
     learning_rate: Number | None = Field(default=None, gt=0)
@@ -67,7 +68,14 @@ class JobSettings(Message):
     schedule: Schedule | None = None
     cooldown_fraction: float | None = Field(default=None, gt=0, le=1)
     neftune_alpha: Number | None = Field(default=None, ge=0)
+    allow_bad: str | None = Field(default=None, max_length=20)
+    delta: Literal["on", "off"] | None = None
     description: str | None = Field(default=None, max_length=500)
+
+    @property
+    def schema_needed(self) -> Literal[1, 2]:
+        """The lowest schema of a record whose readers know all these settings."""
+        return 2 if self.allow_bad is not None or self.delta is not None else 1
 
 
 class CheckpointRef(Message):
@@ -118,9 +126,11 @@ class Record(Message):
 class JobRecord(Record):
     """The state of a job. Its ticket is the sequence of its first record (None only there).
 
-    `tokens` (over all epochs) and `steps` are those of its plan, None until there is one.
+    `tokens` (over all epochs) and `steps` are those of its plan, None until there is one. Its
+    settings choose its schema: a program that does not know them stops at schema 2.
     """
 
+    schema_: Literal[1, 2] = Field(default=1, alias="schema")  # type: ignore[assignment]
     job: str
     state: JobState
     level: Level
@@ -138,6 +148,12 @@ class JobRecord(Record):
     steps: int | None = Field(default=None, ge=0)
     version: int | None = None
     failure: Failure | None = None
+
+    @model_validator(mode="after")
+    def _choose_schema(self) -> Self:
+        if self.schema_ < self.settings.schema_needed:
+            object.__setattr__(self, "schema_", self.settings.schema_needed)
+        return self
 
 
 class LineCreate(Record):

@@ -11,10 +11,12 @@ import pytest
 from services.ingest.inbox import sidecar
 from services.ingest.inbox.inbox import FILE, SIDECAR, Inbox, TakenFrom, beside
 from services.ingest.inbox.settle import is_written
-from services.ingest.outcome.job_settings import Allowance, SettingsRefused, read_settings
+from services.ingest.outcome.job_settings import SettingsRefused, read_settings
+from services.ingest.outcome.late_sidecar import over_earlier
 from services.ingest.reading.dataset import ORIGINAL, ReadingRequest
 from services.ingest.reading.parser import BYTES_A_SECOND, Parser, ParserDied, SidecarRefused
 from services.ingest.reading.row_error import Unreadable
+from shared.protocol.allowance import Allowance
 from shared.protocol.records import JobSettings
 
 
@@ -46,9 +48,39 @@ def test_the_names_of_other_trainers_are_understood(tmp_path: Path) -> None:
         schedule="cosine",
         description="12",
         on_long="truncate",
+        allow_bad="2%",
+        delta="off",
     )
-    assert (asked.allow_bad, asked.again) == ("2%", True)
+    assert asked.again
     assert read_settings(values(tmp_path, "")).settings == JobSettings()
+
+
+@pytest.mark.parametrize(
+    ("written", "delta"),
+    [
+        ("delta: off", "off"),
+        ("delta: False", "off"),
+        ("delta: no", "off"),
+        ("delta: 'off'", "off"),
+        ("delta: on", "on"),
+        ("delta: true", "on"),
+        ("delta: YES", "on"),
+        ("again: true", "off"),
+        ("again: true\ndelta: on", "on"),
+        ("again: false", None),
+    ],
+)
+def test_whether_only_new_rows_are_trained_is_said_as_yaml_reads_it(
+    tmp_path: Path, written: str, delta: str | None
+) -> None:
+    assert read_settings(values(tmp_path, written)).settings.delta == delta
+
+
+def test_a_late_sidecar_keeps_what_was_decided_when_its_file_was_taken() -> None:
+    earlier = JobSettings(allow_bad="2%", delta="off", epochs=3)
+    late = over_earlier(JobSettings(epochs=1), earlier)
+    assert late == JobSettings(allow_bad="2%", delta="off", epochs=1)
+    assert over_earlier(JobSettings(delta="on"), earlier).delta == "on"
 
 
 WRONG: list[tuple[str, Any, str, str]] = [
@@ -67,6 +99,8 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("on_long", "cut", "setting_value", "truncate"),
     ("allow_bad", "some", "setting_value", "share of them"),
     ("allow_bad", "120%", "setting_value", "share of them"),
+    ("delta", "some", "setting_value", "on or off"),
+    ("delta", 1, "setting_value", "on or off"),
     ("again", "perhaps", "setting_value", "true or false"),
     ("description", "x" * 600, "setting_value", "500"),
 ]

@@ -13,6 +13,7 @@ from shared.protocol.records import (
     CheckpointRef,
     Head,
     JobRecord,
+    JobSettings,
     LineageSettings,
     LineClose,
     LineCreate,
@@ -244,6 +245,34 @@ def test_a_newer_schema_is_refused_also_when_it_is_read_again(stream: Stream) ->
         with pytest.raises(UnknownSchema):
             stream.table.fold(newer)
     assert (stream.table.voids, stream.table.seen) == ([], at - 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "schema"),
+    [
+        ({}, 1),
+        ({"epochs": 3}, 1),
+        ({"allow_bad": "2%"}, 2),
+        ({"delta": "off"}, 2),
+        ({"delta": "on"}, 2),
+    ],
+)
+def test_a_record_has_the_schema_that_its_settings_need(
+    stream: Stream, settings: dict[str, Any], schema: int
+) -> None:
+    stream.job("submit", settings=settings)
+    stored = stream.table.jobs[JOB].record
+    assert (stored.schema_, stored.settings) == (schema, JobSettings(**settings))
+    assert stored.encode().startswith(b'{"schema":%d,' % schema)
+    # As `Table.write` copies a record under other settings.
+    kept = stored.model_dump(exclude={"schema_"})
+    assert JobRecord.model_validate({**kept, "settings": {"delta": "off"}}).schema_ == 2
+    assert JobRecord.model_validate({**kept, "settings": {}}).schema_ == 1
+
+
+def test_a_job_of_schema_3_is_refused(stream: Stream) -> None:
+    with pytest.raises(UnknownSchema):
+        stream.put(JOB.subject("submit"), b'{"schema":3}')
 
 
 def test_the_queue_is_by_level_then_by_ticket(stream: Stream) -> None:

@@ -19,6 +19,7 @@ from services.ingest.outcome.job_settings import NAMES, OPTIONS, Asked
 from services.model.network import Network
 from services.model.template import Chat
 from services.trainer.settings import OF_A_JOB
+from services.trainer.supervisor.run.prepare import NOT_OF_THE_UPDATES
 from services.trainer.worker.data.plan import build_plan
 from services.trainer.worker.loop import gradient
 from services.trainer.worker.optimizer import learning_rate, make_optimizer, update
@@ -65,7 +66,7 @@ def test_every_setting_is_read_outside_its_declaration(program: str) -> None:
 def test_every_key_of_a_sidecar_reaches_a_plan_or_is_read_by_ingest() -> None:
     assert set(NAMES.values()) == JobSettings.model_fields.keys()
     plan = TrainingSettings.model_fields.keys()
-    assert JobSettings.model_fields.keys() - plan == {"description"}
+    assert JobSettings.model_fields.keys() - plan == NOT_OF_THE_UPDATES
     assert set(OPTIONS) == set(Asked._fields) - {"settings"}
     assert set(OPTIONS) <= read_in("services")
     shown = history.history_of(Table(), described())

@@ -1,12 +1,12 @@
 """What a user may set for one job, by the names that trainers use, and why he may not the rest."""
 
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from services.ingest.reading.row_error import RowError
+from shared.protocol.allowance import Allowance
 from shared.protocol.names import SCHEDULES
 from shared.protocol.records import JobSettings
 from shared.wrong_value import why_wrong
@@ -26,7 +26,8 @@ NAMES = {
     "lr_scheduler_type": "schedule",
     "neftune_noise_alpha": "neftune_alpha",
 }
-OPTIONS = ("allow_bad", "again")
+OPTIONS = ("again",)  # what ingest alone reads
+AT_INGEST = ("allow_bad", *OPTIONS)  # what must be known when a file is read
 LINEAGE = {
     "base": "base base_model base_root model model_name model_name_or_path model_revision",
     "shape of the adapter": (
@@ -60,36 +61,15 @@ ELSEWHERE = {
     "packing": "rows are always packed, and attention never crosses from one row to another",
     "output_dir": "every result becomes a version: see duramen versions list",
 }
-ALLOWANCE = re.compile(r"(\d{1,9})|(\d{1,2}(?:\.\d{1,3})?|100)\s*%")
-
-
-class Allowance(NamedTuple):
-    """How many rows may be bad: so many, and so many percent of all."""
-
-    rows: int = 0
-    percent: float = 0.0
-
-    @classmethod
-    def of(cls, text: str | None) -> Self:
-        """From `N` or `P%`. Raises ValueError."""
-        if text is None:
-            return cls()
-        match = ALLOWANCE.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(
-                "it must be a number of rows, such as 10, or a share of them, such as 2%"
-            )
-        return cls(rows=int(match[1])) if match[1] else cls(percent=float(match[2]))
-
-    def covers(self, bad: int, found: int) -> bool:
-        return bad <= max(self.rows, self.percent * found / 100)
+SWITCHES = {"again": "true or false", "delta": "on or off"}
+# YAML reads a plain on, yes or off as a boolean.
+SWITCH = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
 
 
 class Asked(NamedTuple):
-    """What a user set for one file. `allow_bad`: `N` or `P%`; `again`: also if it was trained."""
+    """What a user set for one file. `again`: it is trained also if it was trained before."""
 
     settings: JobSettings = JobSettings()
-    allow_bad: str | None = None
     again: bool = False
 
 
@@ -122,6 +102,8 @@ def read_settings(values: dict[str, Any]) -> Asked:
     if problems:
         raise SettingsRefused(problems)
     options = {name: found.pop(name) for name in OPTIONS if name in found}
+    if options.get("again"):  # the plan shall not leave out what the user wants trained again
+        found.setdefault("delta", "off")
     return Asked(JobSettings.model_validate(found), **options)
 
 
@@ -159,11 +141,11 @@ def checked(name: str, own: str, value: Any) -> Any:
         except ValueError as error:
             raise wrong_setting(name, value, str(error)) from error
         return str(value)
-    if own == "again":
-        said = {"true": True, "false": False}.get(str(value).lower())
+    if own in SWITCHES:
+        said = SWITCH.get(str(value).lower())
         if said is None:
-            raise wrong_setting(name, value, "it must be true or false")
-        return said
+            raise wrong_setting(name, value, f"it must be {SWITCHES[own]}")
+        return said if own == "delta" else said == "on"
     if isinstance(value, bool):
         raise wrong_setting(name, value, "it must be a number or a string")
     if own == "schedule":

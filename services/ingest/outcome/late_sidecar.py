@@ -47,8 +47,9 @@ async def apply(
                 "no_job", "It does not belong to the data file of any job.", NEXT
             )
         state = table.projection(job) or job.record.state
-        if job.record.settings == asked.settings:
-            return job, asked.settings  # applied before a restart, or nothing new
+        settings = over_earlier(asked.settings, job.record.settings)
+        if job.record.settings == settings:
+            return job, settings  # applied before a restart, or nothing new
         if state != "queued" or job.record.plan is not None:
             said = "has begun" if state == "queued" else f"is {state}"
             message = f"It came too late: job {job.id} {said}, with its settings."
@@ -56,13 +57,19 @@ async def apply(
                 [Problem(field="sidecar", rule="too_late", message=message)], NEXT
             )
         with suppress(Conflict):
-            await table.write(bus, job, "amend", "ingest", settings=asked.settings)
-            return job, asked.settings
+            await table.write(bus, job, "amend", "ingest", settings=settings)
+            return job, settings
+
+
+def over_earlier(late: JobSettings, earlier: JobSettings) -> JobSettings:
+    """Return the late settings with what was decided when the data file was taken."""
+    kept = {"allow_bad": earlier.allow_bad, "delta": late.delta or earlier.delta}
+    return late.model_copy(update=kept)
 
 
 def refuse_options(values: dict[str, object]) -> None:
     """Raise Refused for what decides whether a file is taken: that is done."""
-    for name in job_settings.OPTIONS:
+    for name in job_settings.AT_INGEST:
         if name in values:
             message = f"`{name}` came too late: its data file was taken without it."
             raise WholeFileRefused([Problem(field=name, rule="too_late", message=message)], NEXT)

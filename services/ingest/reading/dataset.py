@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 
-from services.ingest.outcome.job_settings import Allowance
 from services.ingest.outcome.report import LISTED
 from services.ingest.reading import containers, repair
 from services.ingest.reading.containers import JSONL, container_of
@@ -24,6 +23,7 @@ from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
 from shared.formats.dataset import REPORT
 from shared.formats.report import Contents, Problem
+from shared.protocol.allowance import Allowance
 
 ORIGINAL = "original"  # the file as it was dropped, until it is stored
 IGNORED_NAMES = 50

@@ -21,6 +21,9 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef, LineageSettings
 from shared.store import layout
 
+# Settings of a job that decide which rows are trained, and not how.
+NOT_OF_THE_UPDATES = {"description", "allow_bad", "delta"}
+
 
 class CheckpointUnusable(DuramenError):
     """The checkpoint that training would resume from is missing or damaged in every place."""
@@ -163,7 +166,7 @@ class Preparation:
     def training_settings(self) -> TrainingSettings:
         """Return the job's own settings over the trainer's defaults; the plan records them."""
         assert self.line.settings is not None
-        own = self.job.record.settings.model_dump(exclude_none=True, exclude={"description"})
+        own = self.job.record.settings.model_dump(exclude_none=True, exclude=NOT_OF_THE_UPDATES)
         seed = self.line.settings.seed
         return TrainingSettings(**{**self.settings.job_defaults(), **own, "seed": seed})
 
