@@ -17,10 +17,10 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import backend_registration
 
+from services.model.encoded import Encoded
 from services.model.kernels import Way
 from services.model.lora import adapter_parameters
 from services.model.network import Network
-from services.model.template import Encoded
 from services.trainer.worker.loop import gradient
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from services.model.template import Encoded
+from services.model.encoded import Encoded, all_weights
 
 NAME = "packed"
 # Arguments that some models pass to their attention and that are not implemented here: learned
@@ -37,6 +37,7 @@ class Batch:
     lengths: tokens of each sequence (an example may be several); sequence_labels: labels of each
     sequence; labels: labels of each example.
     shared: if not 0, the length of the first sequence, which all others see as their beginning.
+    factors: float32 [n], what each label's loss is multiplied by; None where all are 1.
     """
 
     ids: torch.Tensor
@@ -48,6 +49,7 @@ class Batch:
     sequence_labels: list[int]
     labels: list[int]
     shared: int = 0
+    factors: torch.Tensor | None = None
 
 
 def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
@@ -65,6 +67,7 @@ def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
     parts = [ids, positions, labelled - 1, ids[labelled], ends]
     there = on_device(np.concatenate(parts), device)
     own_ids, own_positions, sources, targets, own_ends = torch.split(there, [*map(len, parts)])
+    factors = all_weights(examples)
     return Batch(
         ids=own_ids[None],
         positions=own_positions[None],
@@ -74,10 +77,11 @@ def pack(examples: Sequence[Encoded], device: torch.device) -> Batch:
         lengths=lengths,
         sequence_labels=np.diff(np.searchsorted(labelled - 1, ends)).tolist(),
         labels=[len(a) for a in at],
+        factors=None if factors is None else on_device(factors[labelled], device),
     )
 
 
-def on_device(numbers: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+def on_device(numbers: NDArray[Any], device: torch.device) -> torch.Tensor:
     """Return the numbers on a device, without waiting for the work that is queued there."""
     host = torch.from_numpy(numbers)
     # Only a copy from pinned memory is queued; the host waits for any other.

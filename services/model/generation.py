@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from services.model.encoded import Encoded
 from services.model.network import Network
 from services.model.teacher_forcing import LEAST_SHARED, Measured, common
-from services.model.template import Encoded
 
 BATCH = 16  # a CPU is as busy with more
 GPU_BATCH = 64

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from services.model.attention import Batch, pack
+from services.model.encoded import Encoded
 from services.model.environment import library_versions
 from services.model.out_of_memory import is_out_of_memory
-from services.model.template import Encoded
 from shared.files import write_synced
 
 # Raised by a model for attention or arguments that it does not know.

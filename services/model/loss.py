@@ -15,12 +15,17 @@ from shared.memory_estimate import HEAD_CHUNK_TOKENS
 class FrozenHeadLoss(torch.autograd.Function):
     """The loss of a frozen head, as a function that torch can differentiate.
 
-    (hidden [n, d], weight [V, d], targets [n]) -> (sum of losses, losses [n] float32).
+    (hidden [n, d], weight [V, d], targets [n], factors [n] float32 or None) -> (sum of the losses
+    times their factors, losses [n] float32 without them). No factors: all are 1.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        factors: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the losses, and keep the gradient of the hidden states for `backward`."""
         gradient = torch.empty_like(hidden)
@@ -34,25 +39,34 @@ class FrozenHeadLoss(torch.autograd.Function):
             # d loss / d logits = softmax - one_hot, in place: the logits are not needed again.
             slope = logits.sub_(normalizer).exp_()
             slope.scatter_(1, target, slope.gather(1, target) - 1)
+            if factors is not None:
+                slope.mul_(factors[here, None])
             torch.mm(slope.to(weight.dtype), weight, out=gradient[here])
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)
-        return losses.sum(), losses
+        return total(losses, factors), losses
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         """Return the gradient of the hidden states alone; the head is frozen."""
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None
+        return gradient * upstream[0], None, None, None
 
 
-def plain_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (sum of losses, losses [n] float32) from logits [n, V].
+def plain_loss(
+    logits: torch.Tensor, targets: torch.Tensor, factors: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (sum of the losses times their factors, losses [n] float32) from logits [n, V].
 
     It serves heads with a bias, a scale or a soft cap.
     """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    return losses.sum(), losses.detach()
+    return total(losses, factors), losses.detach()
+
+
+def total(losses: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
+    """Return the sum of the losses, each times its factor."""
+    return losses.sum() if factors is None else (losses * factors).sum()
 
 
 def most_likely(

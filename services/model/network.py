@@ -142,6 +142,7 @@ class Network:
     def loss(self, batch: Batch, noise_alpha: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (sum over the labels, with a gradient; loss of each label [n] float32).
 
+        The labels' factors are in the sum, not in the losses.
         `noise_alpha`: strength of NEFTune's noise; 0 is none.
         """
         with self.noise(batch, noise_alpha):
@@ -180,10 +181,12 @@ class Network:
     def exact_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `loss` does, without adding noise."""
         if not self.lean:
-            return plain_loss(self.logits(batch), batch.targets)
+            return plain_loss(self.logits(batch), batch.targets, batch.factors)
         states = self.hidden(batch).index_select(0, batch.sources)
         head = self.base.get_output_embeddings().weight
-        total, losses = FrozenHeadLoss.apply(states, head, batch.targets)  # type: ignore[no-untyped-call]
+        total, losses = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
+            states, head, batch.targets, batch.factors
+        )
         return total, losses
 
     @torch.no_grad()

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from services.model.attention import Batch, pack
+from services.model.encoded import Encoded
 from services.model.network import Network
-from services.model.template import Encoded
 
 LEAST_SHARED = 4  # tokens: sharing fewer gains nothing
 

@@ -10,14 +10,14 @@ before anything is trained.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from services.model.encoded import Encoded, joined
 from services.model.mask import (
     NotThere,
     Range,
@@ -40,68 +40,9 @@ from services.model.template_sandbox import (
 from shared.errors import CannotTrain
 from shared.formats.dataset import ChatTurn
 
-__all__ = ["Chat", "Encoded", "TemplateRefuses"]
+__all__ = ["Chat", "TemplateRefuses"]
 
 Tools = Sequence[dict[str, Any]] | None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One row as tokens. `ids` int32 [n], `trained` bool [n]: True where a token is learned.
-
-    `parts`: the lengths of its sequences, laid end to end, where it needs more than one: some
-    templates show an answer differently once the conversation continues, and it is trained as it is
-    first shown.
-    """
-
-    ids: NDArray[np.int32]
-    trained: NDArray[np.bool_]
-    parts: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.parts or (len(self.ids),)
-
-    @property
-    def labelled(self) -> NDArray[np.bool_]:
-        """The tokens with a loss, bool [n]: not the first of a sequence, as nothing predicts it."""
-        found = self.trained.copy()
-        found[np.cumsum([0, *self.lengths[:-1]])] = False
-        return found
-
-    @property
-    def labels(self) -> int:
-        return int(self.labelled.sum())
-
-    def cut(self, length: int) -> "Encoded | None":
-        """Return the row with each sequence cut to `length` tokens; None if no label is left."""
-        kept, start = [], 0
-        for size in self.lengths:
-            end = start + min(size, length)
-            part = Encoded(self.ids[start:end], self.trained[start:end])
-            kept += [part] if part.labels else []
-            start += size
-        return joined(kept) if kept else None
-
-    @property
-    def last(self) -> "Encoded":
-        """The last sequence alone, which contains the conversation to its end."""
-        start = len(self.ids) - self.lengths[-1]
-        return Encoded(self.ids[start:], self.trained[start:])
-
-    @property
-    def answer(self) -> tuple[int, int]:
-        """The token range [start, end) in `last` of the last answer with its end of turn.
-
-        For plain text, it is everything but the first token.
-        """
-        trained = self.last.trained
-        end = int(np.flatnonzero(trained)[-1]) + 1
-        gaps = np.flatnonzero(~trained[:end])
-        return (int(gaps[-1]) + 1 if len(gaps) else 1), end
 
 
 class Chat:
@@ -321,17 +262,6 @@ class Chat:
 def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None) -> Rendering:
     plain = [m.model_dump(mode="json") for m in messages]
     return Rendering(plain, prompt, list(tools) if tools else None)
-
-
-def joined(views: list[Encoded]) -> Encoded:
-    """Return these views as one row of several sequences."""
-    if len(views) == 1:
-        return views[0]
-    return Encoded(
-        np.concatenate([v.ids for v in views]) if views else np.zeros(0, np.int32),
-        np.concatenate([v.trained for v in views]) if views else np.zeros(0, np.bool_),
-        tuple(len(v) for v in views),
-    )
 
 
 def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:

@@ -25,7 +25,8 @@ from typing import Any
 from services.ingest.outcome.admit import store_dataset
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import ReadingRequest
-from services.model.template import Chat, Encoded
+from services.model.encoded import Encoded
+from services.model.template import Chat
 from services.trainer.worker.data.encoder import Encoder
 from shared.formats.dataset import DATA, SOURCE, CanonicalRow
 from tests.conftest import running_stack

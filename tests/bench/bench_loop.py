@@ -28,8 +28,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from services.model import attention
+from services.model.encoded import Encoded
 from services.model.network import Network
-from services.model.template import Chat, Encoded
+from services.model.template import Chat
 from services.trainer.worker.data.rows import read_rows
 from services.trainer.worker.optimizer import make_optimizer
 from shared.formats.adapter import AdapterShape

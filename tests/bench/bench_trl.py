@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from services.ingest.reading.row import canonical_row
-from services.model.template import Chat, Encoded
+from services.model.encoded import Encoded
+from services.model.template import Chat
 from services.trainer.worker.data.encoder import Encoder, Why
 from shared.errors import CannotTrain
 from shared.formats.dataset import CanonicalRow

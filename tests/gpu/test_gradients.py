@@ -11,10 +11,10 @@ import torch
 
 from services.model import attention
 from services.model.attention import Batch, pack
+from services.model.encoded import Encoded
 from services.model.kernels import Way
 from services.model.network import Network
 from services.model.teacher_forcing import pack_behind
-from services.model.template import Encoded
 from shared.formats.adapter import AdapterShape
 from tests.tiny import make_family
 

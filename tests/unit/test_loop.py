@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from services.model import attention
 from services.model.attention import pack
+from services.model.encoded import Encoded
 from services.model.lora import adapter_config
 from services.model.network import Network
-from services.model.template import Encoded
 from services.trainer.worker import metrics
 from services.trainer.worker.micro_batches import split
 from services.trainer.worker.optimizer import (

@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from services.model import attention
 from services.model.attention import pack
+from services.model.encoded import Encoded
 from services.model.kernels import Way
 from services.model.network import Network
 from services.model.teacher_forcing import pack_behind
-from services.model.template import Encoded
 from services.trainer.worker import base_check
 from shared.memory_estimate import shape_of_folder
 from tests.tiny import FAMILIES, ODD, make_family

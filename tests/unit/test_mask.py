@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.model.template import Chat, Encoded, TemplateRefuses
+from services.model.encoded import Encoded
+from services.model.template import Chat, TemplateRefuses
 from shared.errors import CannotTrain
 from shared.formats.dataset import ChatTurn
 from tests.tiny import CHATML, CHATML_MARKED, make_tiny, shared_tiny

@@ -9,7 +9,8 @@ import torch
 
 from services.model import template
 from services.model.attention import pack
-from services.model.template import Chat, Encoded, TemplateRefuses
+from services.model.encoded import Encoded
+from services.model.template import Chat, TemplateRefuses
 from services.model.template_sandbox import Renderer
 from shared.errors import CannotTrain
 from tests import templates

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from services.model.attention import pack
+from services.model.attention import Batch, pack
+from services.model.encoded import Encoded
 from services.model.network import Network
-from services.model.template import Encoded
 from services.trainer.protocol import Spec, StepDone, TrainingEnded, TrainingPlace
 from services.trainer.worker.data.plan import Material
 from services.trainer.worker.metrics import open_metrics, write_line
@@ -93,7 +93,7 @@ def train(
             position=at.position,
             steps=len(steps),
             global_step=at.global_step,
-            loss=finite_number(loss_sum / labels),
+            loss=finite_number(loss_sum / label_weight(examples)),
             tokens=sum(len(material.rows[r]) for r in rows),
             trained_tokens=labels,
             seconds=time.monotonic() - began,
@@ -138,7 +138,7 @@ def gradient(
     losses of each micro-batch, the mean loss of each row. Nothing here asks the device for a
     number, so the host stays ahead and the device never idles (tests/unit/test_waiting_for_none).
     """
-    labels = sum(example.labels for part in parts for example in part)
+    weight = label_weight(parts)
     sums: list[torch.Tensor] = []
     means: list[torch.Tensor] = []
     for micro, part in enumerate(parts):
@@ -147,13 +147,27 @@ def gradient(
         batch = pack(part, network.device)
         total, losses = network.loss(batch, settings.neftune_alpha)
         # The mean is over the labels of the whole step, however it was split to fit: a mean of
-        # means gives short micro-batches more weight.
-        torch.autograd.backward(total / labels)
+        # means gives short micro-batches more weight. A label counts as much as its factor.
+        torch.autograd.backward(total / weight)
         sums.append(total.detach())
-        means += [own.mean() for own in torch.split(losses, batch.labels)]
+        means += means_of(losses, batch)
     # One unusual batch must not undo what many others have taught (arXiv 1211.5063).
     norm = torch.nn.utils.clip_grad_norm_(list(network.adapter.values()), settings.clip)
     return torch.stack([norm, *sums, *means])
+
+
+def label_weight(parts: Sequence[Sequence[Encoded]]) -> float:
+    """Return the sum of the factors of a step's labels: their count where every factor is 1."""
+    return math.fsum(example.label_weight for part in parts for example in part)
+
+
+def means_of(losses: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+    """Return the mean loss of each example of a batch, in which labels count by their factors."""
+    own = torch.split(losses, batch.labels)
+    if batch.factors is None:
+        return [part.mean() for part in own]
+    factors = torch.split(batch.factors, batch.labels)
+    return [(part * f).sum() / f.sum() for part, f in zip(own, factors, strict=True)]
 
 
 def not_finite(bad: Sequence[tuple[int, ...]], settings: TrainingSettings) -> CannotTrain:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.model.template import Encoded
+from services.model.encoded import Encoded
 from services.trainer.micro_batch import smaller
 from services.trainer.worker.data.plan import Material
 

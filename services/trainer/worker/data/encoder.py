@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from services.model.template import Chat, Encoded, TemplateRefuses
+from services.model.encoded import Encoded
+from services.model.template import Chat, TemplateRefuses
 from shared.errors import CannotTrain
 from shared.formats.dataset import CanonicalRow
 from shared.formats.probe import Probe

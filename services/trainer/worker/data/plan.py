@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from services.model.template import Chat, Encoded
+from services.model.encoded import Encoded
+from services.model.template import Chat
 from services.trainer.protocol import PlanReady, Spec
 from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
@@ -248,13 +249,15 @@ def order(
 
 
 def tokens_sha256(rows: Iterable[Encoded], probes: Iterable[Encoded]) -> str:
-    """Return the SHA-256 of all token ids and masks, with their lengths, in order."""
+    """Return the SHA-256 of all token ids, masks and factors, with their lengths, in order."""
     digest = hashlib.sha256()
     for part in (rows, probes):
         for encoded in part:
             digest.update(len(encoded).to_bytes(4, "little"))
             digest.update(encoded.ids.astype("<i4").tobytes())
             digest.update(encoded.trained.astype("u1").tobytes())
+            if encoded.weights is not None:
+                digest.update(encoded.weights.astype("<f4").tobytes())
             for length in encoded.parts:
                 digest.update(length.to_bytes(4, "little"))
         digest.update(b"\xff" * 4)

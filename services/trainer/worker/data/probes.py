@@ -5,7 +5,7 @@ They come from its own file, trained and held out, from `inbox/eval`, and from e
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from services.model.template import Encoded
+from services.model.encoded import Encoded
 from services.trainer.worker.data.draw import (
     EARLIER_PROBES,
     EVAL_PROBES,
