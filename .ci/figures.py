@@ -37,7 +37,7 @@ PARSERS = {
 # a name occurs twice, its file is named too.
 FOREIGN = {
     # The user's own rows and sidecars.
-    "diagnose", "key_twice", "read_row", "plain_row", "csv_row", "parquet", "Specials.check",
+    "diagnose", "key_twice", "digits.parse", "exact", "plain_row", "parquet", "Specials.check",
     "check_call", "check_tools", "function_calls",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "stop_tokens", "of_base", "check_index",

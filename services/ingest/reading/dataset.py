@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from services.ingest.outcome.report import LISTED
-from services.ingest.reading import containers, repair
+from services.ingest.reading import containers, digits, repair
 from services.ingest.reading.containers import JSONL, container_of
 from services.ingest.reading.output import BAD, Bad, Output
 from services.ingest.reading.repeated import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
@@ -212,12 +212,38 @@ def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
     if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
         raise too_long(max_row_bytes)
     try:
-        parsed = orjson.loads(raw)
+        parsed = digits.parse(raw)
     except orjson.JSONDecodeError as error:
         raise repair.diagnose(raw, error.msg) from error
-    row = canonical_row(parsed)
+    try:
+        row = canonical_row(without_empty(parsed))
+    except RowError as error:
+        if any(wrong.field == error.field for wrong in digits.unfit(parsed)):
+            raise unfit_number(raw, error) from error
+        raise
     check_keys(raw, parsed)
     return row
+
+
+def unfit_number(raw: bytes, error: RowError) -> RowError:
+    """Return what is wrong with a number that has made a row bad, with its place in the line."""
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError as refused:
+        told = repair.diagnose(raw, refused.msg)
+        words = error if error.rule in digits.RULES else told
+        return RowError(error.field, words.rule, words.message, told.column)
+    return error
+
+
+def without_empty(row: Any) -> Any:
+    """Return a row without its empty fields.
+
+    A table has a cell for each field of any row, and what was once a table has null there.
+    """
+    if type(row) is not dict or None not in row.values():
+        return row
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def check_keys(raw: bytes, parsed: Any) -> None:
@@ -227,7 +253,7 @@ def check_keys(raw: bytes, parsed: Any) -> None:
     fewer quotes than its input.
     """
     try:
-        line = orjson.dumps(parsed)
+        line = digits.as_given(parsed)
     except orjson.JSONEncodeError as error:
         raise RowError("row", "too_deep", "The row is nested too deeply.") from error
     if quotes(raw) != quotes(line):

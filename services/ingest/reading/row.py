@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from services.ingest.reading import turns
+from services.ingest.reading import digits, turns
 from services.ingest.reading.row_error import RowError, kind
 
 __all__ = ["SUPPORTED", "ReadRow", "RowError", "canonical_row"]
@@ -78,7 +78,7 @@ def canonical_row(row: Any) -> ReadRow:
     if "tools" in row and "tools" not in made:
         ignored.add("tools")
     try:
-        return ReadRow(name, orjson.dumps(made), tuple(sorted(ignored)))
+        return ReadRow(name, digits.write(made), tuple(sorted(ignored)))
     except orjson.JSONEncodeError as error:
         raise RowError("row", "too_deep", "The row is nested too deeply.") from error
 

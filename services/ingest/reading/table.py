@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from services.ingest.reading import digits
 from services.ingest.reading.row import KNOWN, PREFERENCE, ROW_FIELDS
 from services.ingest.reading.row_error import Item, RowError, Unreadable
 
@@ -90,14 +91,14 @@ def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
         cell = row.get(name, "")
         if cell.startswith("["):
             try:
-                row[name] = orjson.loads(cell)
+                row[name] = digits.parse(cell)
             except orjson.JSONDecodeError as error:
                 if name in ("prompt", "completion"):
                     continue  # words that begin with a bracket
                 message = f"The cell begins like JSON but is not valid JSON: {error.msg}."
                 return RowError(name, "json", message)
     try:
-        return orjson.dumps(row)
+        return digits.as_given(row)
     except TypeError:  # bytes that are not text were carried through as surrogates
         return RowError("row", "utf8", "The row is not valid UTF-8: save the table as UTF-8.")
 

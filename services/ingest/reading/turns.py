@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from services.ingest.reading import digits
 from services.ingest.reading.row_error import RowError, kind
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -199,7 +200,7 @@ def check_call(call: Any, where: str) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if type(arguments) is str:
         try:
-            arguments = orjson.loads(arguments or "{}")
+            arguments = digits.parse(arguments or "{}")
         except orjson.JSONDecodeError as error:
             message = f"The arguments of {function['name']!r} are not valid JSON: {error.msg}."
             raise RowError(f"{where}.arguments", "tools", message) from error
@@ -220,7 +221,7 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
     """
     if type(tools) is str:
         try:
-            tools = orjson.loads(tools)
+            tools = digits.parse(tools)
         except orjson.JSONDecodeError as error:
             message = f"`tools` is a string that is not valid JSON: {error.msg}."
             raise RowError("tools", "tools", message) from error
@@ -278,7 +279,7 @@ def function_calls(value: Any, where: str) -> list[Any]:
     Raises RowError.
     """
     try:
-        calls = orjson.loads(value) if type(value) is str else value
+        calls = digits.parse(value) if type(value) is str else value
     except orjson.JSONDecodeError as error:
         message = f"A function_call must be JSON: {error.msg}."
         raise RowError(f"{where}.value", "tools", message) from error
