@@ -29,6 +29,19 @@ class EvalDataset(Part):
     sha256: Sha256
 
 
+class TrainedDataset(Part):
+    """What a job behind the head trained: its dataset's row ids, its plan, and how far it came.
+
+    `version` is the first that holds it, or None while none does.
+    """
+
+    job: str
+    version: int | None
+    row_ids: Path
+    plan: Path
+    position: int = Field(ge=0)
+
+
 class TrainingPlace(NamedTuple):
     """The place that training has reached: steps of the job's plan, and steps of the lineage.
 
@@ -82,6 +95,7 @@ class Spec(BaseModel):
     eval_datasets: tuple[EvalDataset, ...] = ()
     earlier_plans: tuple[Path, ...] = ()  # of the last jobs: their probes are measured on
     lineage_plans: tuple[Path, ...] = ()  # of all others: what they held out is not trained
+    trained: tuple[TrainedDataset, ...] = ()  # newest first: what they trained is not new
     plan: Path | None = None
     plan_out: Path
     plan_sha256: Sha256 | None = None
@@ -167,6 +181,14 @@ class PlanReady(Part):
     tokens: int  # of all epochs
     trained_tokens: int
     seconds: float
+
+
+class NothingNew(Part):
+    """There is nothing to train: the lineage knows all rows. This event is the last."""
+
+    event: Literal["nothing_new"] = "nothing_new"
+    message: str
+    version: int | None
 
 
 class WorkerReady(Part):
@@ -255,6 +277,7 @@ class TrainingFailed(Part):
 
 WorkerEvent = (
     PlanReady
+    | NothingNew
     | WorkerReady
     | StepDone
     | CheckpointSaved

@@ -1,6 +1,7 @@
 """A job's plan, `plans/<sha256>.json`: every batch of the job, decided once and never changed."""
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -35,11 +36,46 @@ class LeftOut(Part):
     tokens: int | None = None
 
 
+class KnownFrom(Part):
+    """An earlier job, and how many of a file's rows it trained. `version`: the first with them."""
+
+    job: str
+    version: int | None
+    rows: int
+
+
+class ChangedRow(Part):
+    """A row that answers a prompt otherwise than a row that an earlier job trained."""
+
+    row: int
+    job: str
+    version: int | None
+
+
+class KnownRows(Part):
+    """What the lineage's ancestry knew of a file when its plan was made.
+
+    `trained`: the rows that are left out because earlier jobs trained them, as [start, end).
+    `held_out` counts the rows that earlier jobs held out. `changed` counts the rows of
+    `changed_rows`, of which the first 20 are listed.
+    """
+
+    trained: tuple[tuple[int, int], ...] = ()
+    count: int = 0
+    held_out: int = 0
+    jobs: tuple[KnownFrom, ...] = ()
+    changed: int = 0
+    changed_rows: tuple[ChangedRow, ...] = ()
+
+
 class Plan(CanonicalFile):
     """The plan of a job. Rows are line numbers of the dataset, from 0.
 
-    `batches` holds epochs, each of steps, each of rows.
+    `batches` holds epochs, each of steps, each of rows. `known` is None where nothing of the file
+    was known, or everything was to be trained again.
     """
+
+    LATER = frozenset({"known"})
 
     kind: Literal["plan"] = "plan"
     job: str
@@ -61,6 +97,13 @@ class Plan(CanonicalFile):
     tokens: int  # over all epochs
     trained_tokens: int
     tokens_sha256: Sha256
+    known: KnownRows | None = None
+
+    @property
+    def new_rows(self) -> int:
+        """The number of rows that no job of the lineage had trained or held out before."""
+        known = self.known or KnownRows()
+        return self.rows - known.count - known.held_out
 
     @property
     def steps(self) -> list[tuple[int, ...]]:
@@ -70,6 +113,33 @@ class Plan(CanonicalFile):
     def left_out_of(self, dataset: str) -> dict[int, LeftOut]:
         """Return the rows of one dataset that are not trained, by row number."""
         return {left.row: left for left in self.left_out if left.dataset == dataset}
+
+
+class UsedRows(NamedTuple):
+    """The rows of a dataset, from 0, that a job trained, and those that it held out."""
+
+    trained: Collection[int]
+    held_out: Collection[int]
+
+
+class Batches(BaseModel):
+    """The few fields of a plan that say which rows were trained by which step."""
+
+    train_rows: tuple[int, ...]
+    heldout_rows: tuple[int, ...]
+    batches: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def used_rows(data: bytes, position: int) -> UsedRows:
+    """Return the rows that the first steps of a stored plan, up to a position, trained.
+
+    Raises ValueError.
+    """
+    plan = Batches.model_validate_json(data)
+    steps = [rows for epoch in plan.batches for rows in epoch]
+    whole = position >= len(steps)
+    trained = plan.train_rows if whole else (row for rows in steps[:position] for row in rows)
+    return UsedRows(frozenset(trained), frozenset(plan.heldout_rows))
 
 
 class MeasuredRow(BaseModel):

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from shared.formats.dataset import DATA, REPORT, SOURCE
+from shared.formats.row_ids import ROW_IDS
 from shared.formats.version import version_name
 
 # ---- bucket `duramen`, and the archive -----------------------------------------------------------
@@ -43,6 +44,10 @@ def dataset_source(sha256: str) -> str:
 
 def dataset_report(sha256: str) -> str:
     return dataset_files(sha256) + REPORT
+
+
+def dataset_row_id_file(sha256: str) -> str:
+    return dataset_files(sha256) + ROW_IDS
 
 
 def dataset_original(sha256: str, original_sha256: str, kind: str) -> str:

@@ -16,6 +16,7 @@ from shared.bus.client import Bus
 from shared.errors import AlreadyExists, Conflict
 from shared.formats.canonical import canonical_json
 from shared.formats.dataset import DATA, REPORT, SOURCE
+from shared.formats.row_ids import ROW_IDS
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
 from shared.protocol.message import ObjectRef
@@ -69,7 +70,8 @@ def store_dataset(store: Store, built: Built) -> ObjectRef:
     )
     source = layout.dataset_source(contents.dataset), SOURCE
     report = layout.dataset_report(contents.dataset), REPORT
-    for key, name in (source, report):
+    row_ids = layout.dataset_row_id_file(contents.dataset), ROW_IDS
+    for key, name in (source, report, row_ids):
         # Equal rows from another file: what was written of the first one stays.
         with suppress(AlreadyExists):
             store.put_file(PRECIOUS, key, built.folder / name)

@@ -6,7 +6,6 @@ Memory is constant.
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from services.ingest.outcome.report import LISTED
 from services.ingest.reading import containers, digits, repair
 from services.ingest.reading.containers import JSONL, container_of
 from services.ingest.reading.output import BAD, Bad, Output
-from services.ingest.reading.repeated import DIGEST_BYTES, ROWS_IN_MEMORY, Seen
+from services.ingest.reading.repeated import ROWS_IN_MEMORY, Seen
 from services.ingest.reading.row import ReadRow, canonical_row, plain_row
 from services.ingest.reading.row_error import RowError, Unreadable, too_long
 from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
 from shared.formats.dataset import REPORT
 from shared.formats.report import Contents, Problem
+from shared.formats.row_ids import line_id
 from shared.protocol.allowance import Allowance
 
 ORIGINAL = "original"  # the file as it was dropped, until it is stored
@@ -194,8 +194,9 @@ def copy_rows(
                 tally.refuse_row(error, number, repair.sample(raw, error.column))
                 bad.write(raw)
                 continue
-            if seen.add(blake2b(line, digest_size=DIGEST_BYTES).digest(), output.rows):
-                output.add(layout, line, number)
+            name = line_id(line)
+            if seen.add(name, output.rows):
+                output.add(layout, line, number, name)
             else:
                 tally.repeat(number)
         output.finish()

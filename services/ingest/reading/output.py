@@ -1,4 +1,7 @@
-"""The files written while a file is read: data.jsonl, source.jsonl, and bad.jsonl if wanted."""
+"""The files written while a file is read.
+
+They are data.jsonl, source.jsonl and row_ids.bin, and bad.jsonl if it is wanted.
+"""
 
 import hashlib
 import itertools
@@ -9,6 +12,7 @@ from typing import Any, BinaryIO
 
 from services.ingest.reading.row import LAYOUTS
 from shared.formats.dataset import DATA, SOURCE, RowOrigin
+from shared.formats.row_ids import ROW_IDS, line_id, prompt_id
 
 BAD = "bad.jsonl"
 ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
@@ -16,20 +20,20 @@ BUFFER_BYTES = 1 << 20
 
 
 class Output:
-    """The canonical rows and where they came from, written in pieces. Use as a context."""
+    """The canonical rows, their ids and their origins, written in pieces. Use as a context."""
 
     def __init__(self, folder: Path) -> None:
-        self._paths = folder / DATA, folder / SOURCE
+        self._paths = folder / DATA, folder / SOURCE, folder / ROW_IDS
         self._begin()
 
     def _begin(self) -> None:
-        data, source = self._paths
         # Another file under the same name, where the first one is still read.
         for path in self._paths:
             path.unlink(missing_ok=True)
-        self._data, self._source = data.open("wb", buffering=0), source.open("wb", buffering=0)
-        self._digest = hashlib.sha256()
+        self._data, self._source, self._ids = (p.open("wb", buffering=0) for p in self._paths)
+        self._digest, self._digest_of_ids = hashlib.sha256(), hashlib.sha256()
         self._lines: list[bytes] = []
+        self._line_ids: list[bytes] = []
         self._origins: list[tuple[str, int]] = []
         self._waiting = self.rows = self.size = 0
         self.layouts: Counter[str] = Counter()
@@ -40,14 +44,16 @@ class Output:
     def __exit__(self, *error: object) -> None:
         self._data.close()
         self._source.close()
+        self._ids.close()
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def add(self, layout: str, line: bytes, number: int) -> None:
-        """Add a canonical row of a layout, from a line of the original."""
+    def add(self, layout: str, line: bytes, number: int, name: bytes) -> None:
+        """Add a canonical row of a layout, from a line of the original. `name` is its id."""
         self._lines.append(line)
+        self._line_ids.append(name)
         self._origins.append((layout, number))
         self.rows += 1
         self._waiting += len(line)
@@ -55,26 +61,30 @@ class Output:
             self._flush()
 
     def _flush(self) -> None:
-        if self._lines:
-            self._lines.append(b"")
-            data = b"\n".join(self._lines)
+        if lines := self._lines:
+            data = b"\n".join([*lines, b""])
             write_all(self._data, data)
             write_all(self._source, b"".join([ORIGINS[name] % n for name, n in self._origins]))
+            named = zip(self._line_ids, lines, strict=True)
+            ids = b"".join([name + prompt_id(line) for name, line in named])
+            write_all(self._ids, ids)
+            self._digest_of_ids.update(ids)
             self.layouts.update([name for name, _ in self._origins])
             self._digest.update(data)
             self.size += len(data)
-        self._lines, self._origins, self._waiting = [], [], 0
+        self._lines, self._line_ids, self._origins, self._waiting = [], [], [], 0
 
     def finish(self) -> None:
-        """Write everything that is still waiting to the files."""
+        """Write everything that is still waiting to the files, and what ends them."""
         self._flush()
+        write_all(self._ids, self._digest_of_ids.digest())
 
     def without(self, repeated: bytearray) -> Iterator[int]:
         """Write all rows again, except those whose bits are set.
 
         Yields the lines of the rows left out, in the original.
         """
-        data, source = self._paths
+        data, source, _ = self._paths
         with data.open("rb", BUFFER_BYTES) as rows, source.open("rb", BUFFER_BYTES) as origins:
             self.__exit__()
             self._begin()
@@ -86,7 +96,7 @@ class Output:
                 if repeated[index >> 3] >> (index & 7) & 1:
                     yield told.line
                 else:
-                    self.add(told.layout, row[:-1], told.line)
+                    self.add(told.layout, row[:-1], told.line, line_id(row[:-1]))
         self.finish()
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from shared.formats.row_ids import ID_BYTES
+
 ROWS_IN_MEMORY = 500_000  # of 16 bytes each, about 60 MB as Python holds them
 PARTS = 256
 WAITING_RECORDS = 100_000
-DIGEST_BYTES, INDEX_BYTES = 16, 6
-RECORD_BYTES = DIGEST_BYTES + INDEX_BYTES
+INDEX_BYTES = 6
+RECORD_BYTES = ID_BYTES + INDEX_BYTES
 
 
 class Seen:
@@ -86,12 +88,12 @@ class Seen:
     def _repeated_in(self, number: int) -> Iterator[int]:
         path = self._part(number)
         data = path.read_bytes() if path.exists() else b""
-        digests = [data[n : n + DIGEST_BYTES] for n in range(0, len(data), RECORD_BYTES)]
+        digests = [data[n : n + ID_BYTES] for n in range(0, len(data), RECORD_BYTES)]
         if len(set(digests)) == len(digests):
             return
         before: set[bytes] = set()
         for place, digest in enumerate(digests):
             if digest in before:
-                at = place * RECORD_BYTES + DIGEST_BYTES
+                at = place * RECORD_BYTES + ID_BYTES
                 yield int.from_bytes(data[at : at + INDEX_BYTES])
             before.add(digest)

@@ -301,6 +301,8 @@ async def after(trainer: Trainer, ended: Ended) -> None:
     match ended.how:
         case "done":
             await close_segment(trainer, "done")
+        case "nothing_new":  # the head stays where it is, and a retry asks again
+            await close_segment(trainer, "skipped", failure=ended.failure)
         case "failed" if may_shrink(trainer, segment, ended):
             await shrink(trainer, segment, ended)
         case "failed":

@@ -1,15 +1,18 @@
 """The trainer's disk: the files it fetched (verified by hash) and those it makes for a segment.
 
 cache/bases/<root>/   cache/datasets/<sha256>.jsonl   cache/plans/<sha256>.json
+cache/row_ids/<sha256>.bin
 segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoints/,snapshots/}
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import Location, ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
+from shared.formats import row_ids
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.result import JOB_LOG, METRICS
 from shared.formats.version import parse_sums, root_hash
@@ -23,7 +26,9 @@ from shared.store.place import PRECIOUS, Bucket
 from shared.store.s3 import Store
 
 KEPT_SEGMENTS = 8
-KEPT_FETCHED = 64  # datasets, and plans: they are fetched again where they are needed
+# Files of each kind: they are fetched again where they are needed. A new plan asks for the plans
+# and the row ids of all jobs behind the head.
+KEPT_FETCHED = {"datasets": 64, "plans": 1000, "row_ids": 1000}
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,26 @@ class Local:
             self.store.fetch(ref, path)
         return path
 
+    def row_ids(self, dataset: str) -> Path:
+        """Return the file with the ids of a dataset's rows; it is made where the store has none.
+
+        Raises ObjectMissing, ObjectDamaged.
+        """
+        path = self.cache / "row_ids" / f"{dataset}.bin"
+        with suppress(FileNotFoundError, ValueError):
+            row_ids.opened(path.read_bytes())
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, row_ids.sealed(self._row_ids(dataset)))
+        return path
+
+    def _row_ids(self, dataset: str) -> bytes:
+        with suppress(ObjectMissing, ValueError):
+            return row_ids.opened(self.store.read(PRECIOUS, layout.dataset_row_id_file(dataset)))
+        ref = ObjectRef(bucket="duramen", key=layout.dataset_data(dataset), sha256=dataset, size=0)
+        with self.object("datasets", ref, ".jsonl").open("rb") as lines:
+            return row_ids.records_of(line.rstrip(b"\n") for line in lines)
+
     def checkpoint(self, line: Line, ref: CheckpointRef) -> Path:
         """Return a checkpoint's folder: local if whole, else from `work`, else from its version.
 
@@ -174,11 +199,11 @@ class Local:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.cache / "checkpoints").glob("*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for kind in ("datasets", "plans"):
+        for kind, kept in KEPT_FETCHED.items():
             files = sorted(
                 (self.cache / kind).glob("*"), key=lambda f: f.stat().st_mtime, reverse=True
             )
-            for file in files[KEPT_FETCHED:]:
+            for file in files[kept:]:
                 file.unlink(missing_ok=True)
 
 

@@ -32,7 +32,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from pydantic import ValidationError
 
 from services.model.out_of_memory import is_out_of_memory
-from services.trainer.protocol import DISK_FULL, Spec, TrainingFailed, WorkerReady
+from services.trainer.protocol import DISK_FULL, NothingNew, Spec, TrainingFailed, WorkerReady
 from services.trainer.worker.pipe import SupervisorPipe, say
 from shared.child import die_with_parent
 from shared.errors import CannotTrain, FailureKind
@@ -79,6 +79,8 @@ def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
     check_inputs(spec)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
     material = make_plan(spec, chat, pipe)
+    if material is None:
+        return
     pipe.wait_for_go()
     from services.trainer.worker import micro_batches
 
@@ -107,12 +109,21 @@ def check_inputs(spec: Spec) -> None:
     base_check.check_base(spec.base_dir, spec.dtype, memory, quantize=spec.quantize, limit=limit)
 
 
-def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material":
-    """Make the plan, or load the job's own, and report it to the supervisor."""
+def make_plan(spec: Spec, chat: "Chat", pipe: SupervisorPipe) -> "Material | None":
+    """Make the plan, or load the job's own, and report it to the supervisor.
+
+    Returns None if there is nothing to train, which is reported as well.
+    """
+    from services.trainer.worker.data.known import AllRowsKnown
     from services.trainer.worker.data.plan import build_plan, load_plan
 
     began = time.monotonic()
-    material = build_plan(spec, chat) if spec.plan is None else load_plan(spec, chat)
+    try:
+        material = build_plan(spec, chat) if spec.plan is None else load_plan(spec, chat)
+    except AllRowsKnown as known:
+        say(str(known))
+        pipe.emit(NothingNew(message=str(known), version=known.version))
+        return None
     seconds = time.monotonic() - began
     made = material.plan
     check_start(spec, len(made.steps))

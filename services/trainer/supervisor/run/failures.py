@@ -1,6 +1,7 @@
 """The messages that a user reads when a job cannot continue, and the commands to type next."""
 
-from services.trainer.protocol import TrainingFailed
+from services.trainer.protocol import NothingNew, TrainingFailed
+from shared.formats.version import version_name
 from shared.protocol.names import JobId
 from shared.protocol.records import Failure
 
@@ -37,3 +38,10 @@ def told_failure(event: TrainingFailed, job: JobId) -> Failure:
     if event.example:
         message += "\n" + event.example[:EXAMPLE_CHARACTERS]
     return failure(event.kind, message, job)
+
+
+def nothing_new(event: NothingNew, lineage: str) -> Failure:
+    """Return the reason why a job has nothing to train, with the version that holds its rows."""
+    version = version_name(event.version) if event.version else ""
+    shown = f"duramen versions show {version} -l {lineage}" if version else "duramen queue list"
+    return Failure(kind="nothing_new", message=event.message, next_step=shown)

@@ -1,11 +1,11 @@
 """Fetches what a worker needs to this disk and names it in the worker's specification."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer import memory
-from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start
+from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start, TrainedDataset
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
@@ -16,6 +16,7 @@ from shared.formats.plan import TrainingSettings
 from shared.formats.result import ResultFile, SegmentResult
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line, Segment
+from shared.ledger.trained import trained_jobs
 from shared.memory_estimate import Estimate, gib
 from shared.protocol.message import ObjectRef
 from shared.protocol.records import CheckpointRef, LineageSettings
@@ -63,6 +64,7 @@ class Preparation:
             eval_datasets=() if plan else tuple(self.eval_datasets()),
             earlier_plans=() if plan else tuple(self.earlier_plans()),
             lineage_plans=() if plan else tuple(self.lineage_plans()),
+            trained=() if plan else tuple(self.trained()),
             plan=self.plan(plan) if plan else None,
             plan_out=self.folder.plan,
             plan_sha256=plan.sha256 if plan else None,
@@ -149,8 +151,7 @@ class Preparation:
             on = need.total > have
         if on:
             need = self.need(base, recompute=True)
-        with self.folder.job_log.open("a", encoding="utf-8") as log_file:
-            log_file.write(f"memory: {need} is needed, by estimate; {gib(have)} is free\n")
+        self.note(f"memory: {need} is needed, by estimate; {gib(have)} is free")
         return on and wanted != "off"
 
     def need(self, base: Path, *, recompute: bool = False) -> Estimate:
@@ -199,6 +200,32 @@ class Preparation:
         closes = [s.closed for s in self.line.segments.values() if s.closed]
         plans = {c.plan.sha256: c.plan for c in closes if c.plan and c.job != self.job.id.path}
         return [self.local.object("plans", ref, ".json") for ref in plans.values()]
+
+    def trained(self) -> Iterator[TrainedDataset]:
+        """Yield what the jobs behind the head trained, newest first; nothing where `delta` is off.
+
+        A dataset that is in no store any more counts as not trained, and the job's log says so.
+        """
+        if self.job.record.settings.delta == "off":
+            return
+        for each in trained_jobs(self.line, but=self.job.id):
+            try:
+                row_ids = self.local.row_ids(each.job.sha256)
+            except (ObjectMissing, ObjectDamaged) as error:
+                self.note(f"rows that {each.job} trained are not known again: {error}")
+                continue
+            yield TrainedDataset(
+                job=str(each.job),
+                version=each.version,
+                row_ids=row_ids,
+                plan=self.local.object("plans", each.plan, ".json"),
+                position=each.position,
+            )
+
+    def note(self, said: str) -> None:
+        """Write a line to the job's log."""
+        with self.folder.job_log.open("a", encoding="utf-8") as log_file:
+            log_file.write(said + "\n")
 
     def carry_earlier(self) -> None:
         """Fetch log and metrics of the job's earlier segment, unless this folder has its own."""

@@ -18,6 +18,7 @@ from services.trainer.protocol import (
     CheckpointSaved,
     Command,
     Go,
+    NothingNew,
     PlanReady,
     SnapshotSkipped,
     SnapshotTaken,
@@ -36,7 +37,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
 from services.trainer.supervisor.run import gauges
-from services.trainer.supervisor.run.failures import KILLED, failure, told_failure
+from services.trainer.supervisor.run.failures import KILLED, failure, nothing_new, told_failure
 from services.trainer.supervisor.run.prepare import Preparation
 from services.trainer.supervisor.run.uploader import RETRY_SECONDS, SnapshotSent, Uploader
 from services.trainer.supervisor.run.worker_process import Worker
@@ -74,10 +75,11 @@ class StopRequest:
 class Ended:
     """The way in which a worker ended, and the stop that it had been asked for, if any.
 
-    `died`: without an event, for example by SIGKILL. `final`: a smaller micro-batch would not help.
+    `died`: without an event, for example by SIGKILL. `nothing_new`: every row is known, and
+    `failure` says where they were trained. `final`: a smaller micro-batch would not help.
     """
 
-    how: Literal["done", "stopped", "failed", "died"]
+    how: Literal["done", "nothing_new", "stopped", "failed", "died"]
     failure: Failure | None = None
     suspect: bool = False
     final: bool = True
@@ -246,10 +248,16 @@ class WorkerRun:
             case TrainingEnded():
                 self.take_checkpoint(event.checkpoint)
                 return Ended("done" if event.reason is None else "stopped")
-            case TrainingFailed():
-                told = told_failure(event, self.job.id)
-                return Ended("failed", told, event.suspect, event.final)
+            case NothingNew() | TrainingFailed():
+                return self.ended_early(event)
         return None
+
+    def ended_early(self, event: NothingNew | TrainingFailed) -> Ended:
+        """Return how the job ended, with the reason."""
+        if isinstance(event, NothingNew):
+            return Ended("nothing_new", nothing_new(event, self.line.lineage))
+        told = told_failure(event, self.job.id)
+        return Ended("failed", told, event.suspect, event.final)
 
     def take_ready(self, event: WorkerReady) -> None:
         """Log how this model is trained here, and what is done differently than usual."""

@@ -5,7 +5,7 @@ dataset, tokenizer, template and frozen clock, and must hash to the value in the
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import numpy as np
 from services.model.encoded import Encoded
 from services.model.template import Chat
 from services.trainer.protocol import PlanReady, Spec
-from services.trainer.worker.data.draw import heldout
 from services.trainer.worker.data.encoder import Encoder, Why
+from services.trainer.worker.data.known import held_of, known_numbers, known_of
 from services.trainer.worker.data.probes import probe_candidates, watched
 from services.trainer.worker.data.rows import read_rows
 from shared.errors import CannotTrain
@@ -55,12 +55,15 @@ class Material:
 def build_plan(spec: Spec, chat: Chat) -> Material:
     """Decide all batches of the job and write `spec.plan_out`; return the plan with its tokens.
 
-    Raises CannotTrain (data, mask, template).
+    Raises CannotTrain (data, mask, template), and AllRowsKnown.
     """
     rows = read_rows(spec.dataset, spec.dataset_sha256)
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
     encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
-    held = heldout((row.id for row in rows), spec.eval_fraction)
+    elsewhere = earlier_heldout(spec)
+    known = known_of(spec, rows, elsewhere)
+    trained = known_numbers(known)
+    held = held_of(rows, spec.eval_fraction, trained, elsewhere)
     earlier = [p for path in spec.earlier_plans for p in read_plan(path.read_bytes()).probes]
     encoded, heldout_rows, never = training_rows(
         encoder,
@@ -69,10 +72,12 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         held,
         evaluated={row.id for other in evals.values() for row in other},
         # Training on them would make their results meaningless.
-        earlier=earlier_heldout(spec),
+        earlier=elsewhere,
+        trained=trained,
     )
     if not encoded:
         reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
+        reasons += [f"{len(trained):,} rows have already been trained"] if trained else []
         raise CannotTrain("data", f"No row is left to train: {'; '.join(reasons)}.")
     own = spec.dataset_sha256
     probes, measured = watched(
@@ -107,6 +112,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         tokens=epochs * sum(len(e) for e in encoded.values()),
         trained_tokens=epochs * sum(e.labels for e in encoded.values()),
         tokens_sha256=tokens_sha256(encoded.values(), measured),
+        known=known,
         **chat.hashes,
     )
     data = plan.to_bytes()
@@ -171,10 +177,12 @@ def training_rows(
     held: set[str],
     evaluated: set[str],
     earlier: set[str],
+    trained: Container[int] = (),
 ) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
     """Return (tokens of the rows to train, held-out rows, rows left out).
 
     The sets hold row ids: `held` out of this file, `evaluated` only, held out of an `earlier` file.
+    `trained`: the numbers of rows that the lineage has trained; the plan lists them by themselves.
     Raises CannotTrain (data, mask, template).
     """
     encoded: dict[int, Encoded] = {}
@@ -183,6 +191,8 @@ def training_rows(
     kept_aside: set[str] = set()
     for number, row in enumerate(rows):
         result: Encoded | Why
+        if number in trained:
+            continue
         if row.id in held and row.id not in kept_aside:
             kept_aside.add(row.id)
             heldout_rows.append(number)

@@ -1,0 +1,124 @@
+"""Finds the rows of a file that a lineage has already trained, by their ids, and says so."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from shared.formats.plan import ChangedRow, KnownFrom, KnownRows, UsedRows
+from shared.formats.row_ids import NO_PROMPT, ids_in
+from shared.formats.version import version_name
+
+CHANGED_LISTED = 20
+
+
+class EarlierJob(NamedTuple):
+    """A job that trained rows before. What is not needed of it is never read.
+
+    `version` is the first that holds its training, or None while none does.
+    """
+
+    job: str
+    version: int | None
+    ids: Callable[[], bytes]  # the records of its dataset's row_ids.bin
+    used: Callable[[], UsedRows]  # what its plan did with that dataset's rows
+
+
+class Uses(NamedTuple):
+    """By id, the index of the newest job that used a row, or that answered a prompt."""
+
+    trained: dict[bytes, int]
+    answered: dict[bytes, int]
+    held_out: set[bytes]
+
+
+def known_rows(own: bytes, earlier: Sequence[EarlierJob]) -> KnownRows:
+    """Return what the earlier jobs, newest first, knew of a file, which its records describe."""
+    uses = uses_of(own, earlier)
+    # A prompt that still has its old answer in this file has been given a second one.
+    kept = {prompt for row, prompt in ids_in(own) if row in uses.trained}
+    trained: list[int] = []
+    changed: list[ChangedRow] = []
+    held_out = changes = 0
+    counts: Counter[int] = Counter()
+    for at, (row, prompt) in enumerate(ids_in(own)):
+        if row in uses.trained:
+            trained.append(at)
+            counts[uses.trained[row]] += 1
+        elif row in uses.held_out:
+            held_out += 1
+        elif prompt in uses.answered and prompt not in kept:
+            changes += 1
+            job = earlier[uses.answered[prompt]]
+            if changes <= CHANGED_LISTED:
+                changed.append(ChangedRow(row=at, job=job.job, version=job.version))
+    jobs = [(earlier[number], count) for number, count in sorted(counts.items())]
+    return KnownRows(
+        trained=tuple(ranges(trained)),
+        count=len(trained),
+        held_out=held_out,
+        jobs=tuple(KnownFrom(job=j.job, version=j.version, rows=count) for j, count in jobs),
+        changed=changes,
+        changed_rows=tuple(changed),
+    )
+
+
+def uses_of(own: bytes, earlier: Iterable[EarlierJob]) -> Uses:
+    """Return what earlier jobs did with rows and prompts of this file."""
+    rows = {row for row, _ in ids_in(own)}
+    prompts = {prompt for _, prompt in ids_in(own)} - {NO_PROMPT}
+    found = Uses({}, {}, set())
+    for number, job in enumerate(earlier):
+        records = job.ids()
+        if not any(row in rows or prompt in prompts for row, prompt in ids_in(records)):
+            continue
+        used = job.used()
+        for at, (row, prompt) in enumerate(ids_in(records)):
+            if at in used.trained:
+                if row in rows:
+                    found.trained.setdefault(row, number)
+                if prompt in prompts:
+                    found.answered.setdefault(prompt, number)
+            elif row in rows and at in used.held_out:
+                found.held_out.add(row)
+    return found
+
+
+def ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield rising numbers as [start, end)."""
+    start = end = -1
+    for number in numbers:
+        if number != end:
+            if start >= 0:
+                yield start, end
+            start = number
+        end = number + 1
+    if start >= 0:
+        yield start, end
+
+
+# ---- as people read it ---------------------------------------------------------------------------
+
+
+def new_rows_text(rows: int, known: KnownRows) -> str:
+    """Return how much of a file is new, such as `new: 20 of 1,020 rows; 3 answers changed`."""
+    new = rows - known.count - known.held_out
+    text = f"new: {new:,} of {counted(rows, 'row')}"
+    return text + (f"; {counted(known.changed, 'answer')} changed" if known.changed else "")
+
+
+def nothing_new_text(rows: int, known: KnownRows) -> str:
+    """Return the sentence, without its capital and its full stop, for a file that is all known."""
+    whole = f"all its {counted(rows, 'row')} have" if rows > 1 else "its only row has"
+    held = " or are held out to be measured" if known.held_out else ""
+    return f"{whole} already been trained{held}: see {places(known)}"
+
+
+def places(known: KnownRows) -> str:
+    """Return where known rows were trained: `v003`, or `v002, v003`, or a job without a version."""
+    names = [version_name(j.version) if j.version else f"job {j.job}" for j in known.jobs]
+    return ", ".join(sorted(dict.fromkeys(names)))
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
