@@ -49,8 +49,8 @@ def sealed(records: bytes) -> bytes:
 
 def opened(data: bytes) -> bytes:
     """Return the records of a file. Raises ValueError if its bytes are damaged."""
-    records = data[: -sha256().digest_size]
-    if sealed(records) != data or len(records) % RECORD.size:
+    records, seal = data[: -RECORD.size], data[-RECORD.size :]  # a SHA-256 is as long as a record
+    if sha256(records).digest() != seal or len(records) % RECORD.size:
         raise ValueError(f"{ROW_IDS} is damaged")
     return records
 

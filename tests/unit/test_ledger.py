@@ -7,6 +7,7 @@ import pytest
 from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, Entry
 from shared.errors import UnknownSchema
 from shared.ledger.jobs import Table
+from shared.ledger.trained import trained_jobs
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId, now
 from shared.protocol.records import (
@@ -181,6 +182,32 @@ def test_position_follows_the_ancestry_of_the_head(stream: Stream) -> None:
     closed(stream, "2" * 12, fence, "done", 100, 105)
     assert line.next_version == 3
     assert [s.id for s in line.kept()] == ["0" * 12, "2" * 12]
+
+
+def plan_of(job: JobId) -> ObjectRef:
+    return ObjectRef(bucket="duramen", key=f"plans/{job.sha256}.json", sha256=job.sha256, size=1)
+
+
+def test_what_is_trained_is_what_the_head_holds(stream: Stream) -> None:
+    """Of a job that was stopped in the middle, its kept steps count; of one that was left, none."""
+    line = stream.table.lines["main"]
+    one, other = {"plan": plan_of(JOB)}, {"plan": plan_of(JOB2)}
+    fence = opened(stream, "0" * 12)
+    closed(stream, "0" * 12, fence, "preempted", 4, 4, **one)
+    assert trained_jobs(line) == [(JOB, one["plan"], 4, None)]
+    fence = opened(stream, "1" * 12, JOB2)
+    first = closed(stream, "1" * 12, fence, "done", 9, 13, **other)
+    fence = opened(stream, "2" * 12)
+    closed(stream, "2" * 12, fence, "done", 20, 29, **one)
+    assert trained_jobs(line) == [(JOB, one["plan"], 20, 2), (JOB2, other["plan"], 9, 1)]
+    assert trained_jobs(line, but=JOB) == [(JOB2, other["plan"], 9, 1)]
+    head = line.heads[first]
+    back = LineRollback(by="t", lineage="main", version=1, target=first, head=head, cause="c")
+    stream.line("rollback", back)
+    assert trained_jobs(line) == [(JOB2, other["plan"], 9, 1), (JOB, one["plan"], 4, 1)]
+    fence = opened(stream, "3" * 12)
+    closed(stream, "3" * 12, fence, "skipped", 30, 43, **one)  # dropped with its steps
+    assert trained_jobs(line)[1].position == 4
 
 
 def test_a_dropped_segment_leaves_the_head(stream: Stream) -> None:

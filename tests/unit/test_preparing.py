@@ -1,5 +1,6 @@
 """What a worker needs is brought to this disk: the newest there is, and what lies there already."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ from services.trainer.supervisor.run.prepare import Preparation
 from shared.errors import ObjectMissing, StoreUnavailable
 from shared.files import sha256_bytes
 from shared.formats.result import ResultFile, SegmentResult
+from shared.formats.row_ids import opened as opened_ids
+from shared.formats.row_ids import records_of, sealed
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Line
 from shared.protocol.message import ObjectRef
@@ -19,11 +22,13 @@ from shared.protocol.names import JobId, now
 from shared.protocol.records import (
     Head,
     JobRecord,
+    JobSettings,
     LineageSettings,
     LineClose,
     LineCreate,
     LineOpen,
 )
+from shared.store import layout
 from shared.store.place import PRECIOUS, WORK
 from shared.store.s3 import Store
 from tests.tiny import line_of, shared_tiny, tiny_conversations
@@ -205,3 +210,62 @@ def test_what_is_needed_of_a_base_on_this_disk_is_told_without_the_store(
     assert local.shape(ROOT).layers > 0
     with pytest.raises(StoreUnavailable):
         local.shape("cd" * 32)
+
+
+EARLIER = [line_of(c) for c in tiny_conversations(3, start=50)]
+
+
+def with_an_earlier_job(prepared: Prepared, delta: str | None = None) -> Prepared:
+    """The same job, without a plan yet, in a lineage with a version of another one."""
+    at, rows = prepared.preparation, b"\n".join([*EARLIER, b""])
+    earlier = JobId("main", sha256_bytes(rows), 1)
+    prepared.shelf.put(PRECIOUS, layout.dataset_data(earlier.sha256), rows)
+    name = sha256_bytes(PLAN)
+    plan = ObjectRef(bucket="duramen", key=layout.plan(name), sha256=name, size=2)
+    line = Line("main")
+    line.fold(1, LineCreate(by="t", lineage="main", settings=LineageSettings(base_root=ROOT)))
+    line.fold(2, opened(earlier, FIRST))
+    fields: dict[str, Any] = {"from_step": 0, "to_step": 7, "from_position": 0, "to_position": 7}
+    fields |= {"by": "t", "prev": 2, "lineage": "main", "segment": FIRST, "fence": 2, "plan": plan}
+    head = Head(base_root=ROOT, global_step=7)
+    line.fold(3, LineClose(job=earlier.path, outcome="done", head=head, version=1, **fields))
+    line.fold(4, opened(at.job.id, SECOND))
+    settings = JobSettings.model_validate({"delta": delta})
+    record = at.job.record.model_copy(update={"plan": None, "settings": settings})
+    assert line.open_segment is not None
+    parts = {"line": line, "job": Job(at.job.id, record, 1, 1), "segment": line.open_segment}
+    prepared.preparation = replace(at, **parts)
+    return prepared
+
+
+def test_the_worker_of_a_new_plan_learns_what_was_trained_before(prepared: Prepared) -> None:
+    (trained,) = with_an_earlier_job(prepared).spec().trained
+    assert (trained.version, trained.position, trained.plan.read_bytes()) == (1, 7, PLAN)
+    assert opened_ids(trained.row_ids.read_bytes()) == records_of(EARLIER)
+    # It is on this disk now, and is made again where it is damaged.
+    prepared.shelf.away = True
+    dataset = trained.row_ids.stem
+    assert prepared.preparation.local.row_ids(dataset) == trained.row_ids
+    prepared.shelf.away = False
+    for damaged in (b"", b"x" * 128):
+        trained.row_ids.write_bytes(damaged)
+        path = prepared.preparation.local.row_ids(dataset)
+        assert opened_ids(path.read_bytes()) == records_of(EARLIER)
+
+
+def test_row_ids_come_from_the_store_where_ingest_left_them(prepared: Prepared) -> None:
+    whole, dataset = sealed(records_of(EARLIER[:1])), "cd" * 32
+    prepared.shelf.put(PRECIOUS, layout.dataset_row_id_file(dataset), whole)
+    assert prepared.preparation.local.row_ids(dataset).read_bytes() == whole
+
+
+def test_with_delta_off_nothing_counts_as_trained(prepared: Prepared) -> None:
+    assert with_an_earlier_job(prepared, "off").spec().trained == ()
+
+
+def test_rows_of_a_lost_dataset_count_as_new_and_the_log_says_so(prepared: Prepared) -> None:
+    lost = with_an_earlier_job(prepared).shelf.objects
+    for key in [key for key in lost if key[1].startswith(layout.DATASETS)]:
+        del lost[key]
+    assert prepared.spec().trained == ()
+    assert "are not known again" in prepared.folder.job_log.read_text()

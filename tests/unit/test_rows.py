@@ -19,6 +19,7 @@ from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.repeated import Seen
 from services.ingest.reading.row import RowError, canonical_row
 from shared.formats.dataset import DATA, SOURCE
+from shared.formats.row_ids import ROW_IDS, opened, records_of
 
 ROW_LIMIT = 1 << 20
 GOOD = b'{"prompt":"2+2?","completion":"4"}\n'
@@ -242,6 +243,8 @@ def test_repeated_rows_are_found_when_their_hashes_lie_on_disk(tmp_path: Path) -
     built = build(tmp_path, b"".join(lines * 2), rows_in_memory=10)
     assert (built.contents.rows, built.contents.duplicate_rows) == (50, 50)
     assert not (tmp_path / "seen").exists()
+    stored = (tmp_path / DATA).read_bytes().splitlines()
+    assert opened((tmp_path / ROW_IDS).read_bytes()) == records_of(stored)
     again = build(tmp_path, b"".join(lines), rows_in_memory=10)
     assert again.contents.dataset == built.contents.dataset
     assert built.contents.duplicate_lines == list(range(51, 101))
