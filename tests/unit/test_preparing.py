@@ -233,8 +233,8 @@ def with_an_earlier_job(prepared: Prepared, delta: str | None = None) -> Prepare
     settings = JobSettings.model_validate({"delta": delta})
     record = at.job.record.model_copy(update={"plan": None, "settings": settings})
     assert line.open_segment is not None
-    parts = {"line": line, "job": Job(at.job.id, record, 1, 1), "segment": line.open_segment}
-    prepared.preparation = replace(at, **parts)
+    job = Job(at.job.id, record, 1, 1)
+    prepared.preparation = replace(at, line=line, job=job, segment=line.open_segment)
     return prepared
 
 
