@@ -33,5 +33,6 @@ def make(intake: Intake) -> FastAPI:
             refused=refused,
         )
 
-    upload.add_upload_routes(app, intake)
+    upload.add_upload_route(app, intake)
+    upload.add_outcome_routes(app, intake)
     return app

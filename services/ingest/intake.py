@@ -20,6 +20,7 @@ from services.ingest.ingest import Ingest
 from services.ingest.outcome import late_sidecar
 from services.ingest.outcome.finish import Finisher
 from services.ingest.outcome.plan_report import Planned
+from services.ingest.outcome.preview import Previews
 from services.ingest.outcome.read_file import Changed, FileReader, PendingFile
 from services.ingest.settings import IngestSettings
 from shared import log
@@ -66,6 +67,8 @@ class Intake:
         self.ingest = Ingest(self.bus, self.store, self.inbox)
         work_dir = self.settings.state_dir / "work"
         reader = FileReader(self.ingest, work_dir, self.settings.max_row_bytes)
+        previews = self.settings.state_dir / "previews"
+        self.previews = Previews(self.ingest, previews, self.settings.max_row_bytes)
         self.planned = Planned(self.ingest, work_dir)
         self.finisher = Finisher(self.ingest, self.settling, reader, self.planned)
         self._told: set[Path] = set()

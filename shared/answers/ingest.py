@@ -1,11 +1,11 @@
-"""The answers of ingest: the state of the inbox, and the outcome of an upload (a `Report`)."""
+"""The answers of ingest: the inbox, the outcome of an upload (a `Report`), and previews."""
 
 from typing import Literal
 
 from pydantic import AwareDatetime
 
 from shared.answers import Reply
-from shared.formats.report import Kind
+from shared.formats.report import Kind, Report
 from shared.protocol.names import DesiredState, Level
 
 
@@ -68,3 +68,26 @@ class UploadFailed(Reply):
 
     error: str
     kind: str | None = None
+
+
+class SampledRow(Reply):
+    """A row as it would be stored: `row` of the dataset and `line` of the file, both from 1.
+
+    `data` is its canonical line, or None if its `bytes` are too many to be sent.
+    """
+
+    row: int
+    line: int
+    bytes: int
+    data: str | None
+
+
+class Preview(Reply):
+    """What would become of a file. Nothing of it was stored or queued.
+
+    The `outcome` of `report` says what would happen, its `settings` those that were understood.
+    `rows` are the first three, and up to 200 spread evenly over the file.
+    """
+
+    report: Report
+    rows: list[SampledRow]

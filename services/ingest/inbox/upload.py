@@ -1,4 +1,7 @@
-"""Uploads: POST /datasets streams a file to disk; it is then taken like a dropped file."""
+"""Uploads: POST /datasets streams a file to disk; it is then taken like a dropped file.
+
+POST /datasets/preview, or `dry_run=true`, says what would become of it, and keeps nothing.
+"""
 
 import asyncio
 import errno
@@ -19,7 +22,7 @@ from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
 from services.ingest.reading.containers import TAKEN, container_of
-from shared.answers.ingest import UploadFailed, Working
+from shared.answers.ingest import Preview, UploadFailed, Working
 from shared.errors import UsageError
 from shared.formats.report import Kind, Report
 from shared.protocol.names import Level, LineageName
@@ -29,7 +32,13 @@ MOST_SIDECAR = 10_000  # characters: it travels in the address
 UPLOAD_LOOK_SECONDS = 0.1
 RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be written
 SYNC_BYTES = 64 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+FULL = "The disk of ingest is full. Free some space, then try again."
+ALMOST_FULL = "The disk of ingest is almost full. Free some space, then try again."
 
+FileName = Annotated[str, Query(min_length=1, max_length=200)]
+Sidecar = Annotated[str | None, Query(max_length=MOST_SIDECAR)]
+SetValues = Annotated[list[str] | None, Query(alias="set")]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS)]
 OTHER_ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": Working},
@@ -47,20 +56,21 @@ class TooLarge(Exception):
         super().__init__(message)
 
 
-def add_upload_routes(app: FastAPI, intake: Intake) -> None:
-    """Add the routes for uploads to the app."""
+def add_upload_route(app: FastAPI, intake: Intake) -> None:
+    """Add the route for uploads to the app."""
 
-    @app.post("/datasets", response_model=Report, responses=OTHER_ANSWERS)
+    @app.post("/datasets", response_model=Report | Preview, responses=OTHER_ANSWERS)
     async def upload(
         request: Request,
         *,
-        name: Annotated[str, Query(min_length=1, max_length=200)],
+        name: FileName,
         level: Level = "normal",
         lineage: LineageName = DEFAULT_LINEAGE,
         kind: Kind = "train",
         again: bool = False,
-        sidecar: Annotated[str | None, Query(max_length=MOST_SIDECAR)] = None,
-        settings: Annotated[list[str] | None, Query(alias="set")] = None,
+        dry_run: bool = False,
+        sidecar: Sidecar = None,
+        settings: SetValues = None,
         wait: Wait = 60.0,
     ) -> JSONResponse:
         """Receive a file as the body; answer with its report, or 202 if that takes longer.
@@ -69,6 +79,8 @@ def add_upload_routes(app: FastAPI, intake: Intake) -> None:
         """
         values = upload_settings(name, settings or [], again=again)
         origin = TakenFrom(uuid.uuid4().hex, name, level, lineage, kind, None, values, sidecar)
+        if dry_run:
+            return await previewed(request, intake, origin)
         path = intake.inbox.root / UPLOADS / origin.id
         limit = intake.settings.max_upload_bytes
         try:
@@ -81,12 +93,54 @@ def add_upload_routes(app: FastAPI, intake: Intake) -> None:
         intake.wake.set()
         return await upload_answer(intake, origin.id, wait)
 
+
+def add_outcome_routes(app: FastAPI, intake: Intake) -> None:
+    """Add the routes that tell what would become of a file, and what became of one."""
+
+    @app.post("/datasets/preview", response_model=Preview, responses=OTHER_ANSWERS)
+    async def preview(
+        request: Request,
+        *,
+        name: FileName,
+        level: Level = "normal",
+        lineage: LineageName = DEFAULT_LINEAGE,
+        again: bool = False,
+        sidecar: Sidecar = None,
+        settings: SetValues = None,
+    ) -> JSONResponse:
+        """Receive a file as an upload does, and answer what would become of it.
+
+        The status is 422 if it would be refused.
+        """
+        values = upload_settings(name, settings or [], again=again)
+        origin = TakenFrom(uuid.uuid4().hex, name, level, lineage, "train", None, values, sidecar)
+        return await previewed(request, intake, origin)
+
     @app.get("/datasets/{taken}", response_model=Report, responses=OTHER_ANSWERS)
     async def dataset(
         taken: Annotated[str, InPath(pattern="^[0-9a-f]{32}$")], wait: Wait = 0.0
     ) -> JSONResponse:
         """Return the outcome of an upload; 202 while it is being worked on."""
         return await upload_answer(intake, taken, wait)
+
+
+async def previewed(request: Request, intake: Intake, origin: TakenFrom) -> JSONResponse:
+    """Return what would become of the file in the body of a request."""
+    limit, length = intake.settings.max_upload_bytes, request.headers.get("content-length")
+    try:
+        async with intake.previews.place_for(origin) as taken:
+            await receive(request.stream(), taken.path, limit, length)
+            # Reading it makes a copy, and writes its rows.
+            check_size(taken.path.stat().st_size, taken.path, limit, copies=2)
+            found = await intake.previews.preview(taken)
+    except TooLarge as error:
+        return JSONResponse({"error": str(error), "kind": "TooLarge"}, error.status)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        return JSONResponse({"error": FULL, "kind": "TooLarge"}, 507)
+    refused = found.report.outcome == "refused"
+    return JSONResponse(found.model_dump(mode="json", exclude_none=True), 422 if refused else 200)
 
 
 def upload_settings(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
@@ -124,22 +178,19 @@ async def receive(stream: AsyncIterator[bytes], path: Path, limit: int, length: 
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TooLarge(
-                "The disk of the inbox is full. Free some space, then try again.", 507
-            ) from error
+        if error.errno in NO_SPACE:
+            raise TooLarge(FULL, 507) from error
         raise
     if size > limit:
         raise too_large(limit)
 
 
-def check_size(size: int, path: Path, limit: int) -> None:
+def check_size(size: int, path: Path, limit: int, copies: int = 0) -> None:
+    """Raise TooLarge for more bytes than allowed, or if more `copies` of them do not fit."""
     if size > limit:
         raise too_large(limit)
-    if shutil.disk_usage(path.parent).free < RESERVE_BYTES:
-        raise TooLarge(
-            "The disk of the inbox is almost full. Free some space, then try again.", 507
-        )
+    if shutil.disk_usage(path.parent).free < RESERVE_BYTES + copies * size:
+        raise TooLarge(ALMOST_FULL, 507)
 
 
 def too_large(limit: int) -> TooLarge:

@@ -13,16 +13,15 @@ from services.ingest.inbox.inbox import Taken
 from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling
 from services.ingest.ingest import Ingest
-from services.ingest.outcome import admit, late_sidecar
+from services.ingest.outcome import admit, late_sidecar, verdict
 from services.ingest.outcome.plan_report import Planned
 from services.ingest.outcome.read_file import SECONDS, FileReader, PendingFile, check_unchanged
-from services.ingest.outcome.refusal import PUT_AGAIN, WholeFileRefused, refuse_other_kinds
-from services.ingest.outcome.report import why_refused
+from services.ingest.outcome.refusal import WholeFileRefused, refuse_other_kinds
 from services.ingest.reading.containers import TAKEN, container_of
 from services.ingest.reading.dataset import Built
 from services.ingest.reading.output import BAD
 from shared import log
-from shared.formats.report import Outcome, Report
+from shared.formats.report import Report
 from shared.protocol import events
 from shared.protocol.message import ObjectRef
 
@@ -48,10 +47,8 @@ class Finisher:
         try:
             return await self.advance(taken, held)
         except WholeFileRefused as refused:
-            report = self.report(taken, "refused", str(refused), held.built)
-            changes = {"problems": refused.problems, "next_step": refused.next_step}
-            rules = {p.rule: 1 for p in refused.problems}
-            await self.end_refused(taken, held, report.model_copy(update=changes), rules)
+            report = verdict.whole_refused(taken.origin, refused, held.built)
+            await self.end_refused(taken, held, report, {p.rule: 1 for p in refused.problems})
         return None
 
     async def advance(self, taken: Taken, held: PendingFile) -> str | None:
@@ -125,7 +122,7 @@ class Finisher:
             asked = held.asked
             wish = admit.Candidate(origin, ref, rows, asked.settings, asked.again)
             admission = await admit.queue(self.ingest.bus, self.ingest.table, wish)
-            report = self.decided(taken, built, admission)
+            report = verdict.admitted(origin, built, admission)
             report.settings = asked.settings.model_dump(exclude_none=True)
         if report.outcome != "measured":
             kind = events.JobQueued if report.outcome == "queued" else events.FileKnown
@@ -145,27 +142,18 @@ class Finisher:
         )
         if first:
             why = "its examples are measured at every snapshot and are never trained on."
-            return self.report(taken, "measured", why, built)
-        return self.report(taken, "duplicate", "these rows are already measured.", built)
-
-    def decided(self, taken: Taken, built: Built, decision: admit.Admission) -> Report:
-        job, contents = decision.job, built.contents
-        if decision.known is None:
-            rows = counted_problems(contents.rows, "row")
-            why = f"queued as job {job}, {rows}, {taken.origin.level} priority."
-            if contents.bad_rows:
-                bad = counted_problems(contents.bad_rows, "bad row")
-                why += f" Left out: {bad}, listed in the .bad.jsonl file beside it."
-            report = self.report(taken, "queued", why, built)
-            return report.model_copy(update={"job": job.path, "next_step": "duramen queue list"})
-        changes = {"job": job.path, "next_step": decision.next_step, "version": decision.version}
-        return self.report(taken, "duplicate", decision.known, built).model_copy(update=changes)
+            return verdict.report_on(taken.origin, "measured", why, built)
+        return verdict.report_on(
+            taken.origin, "duplicate", "these rows are already measured.", built
+        )
 
     async def apply_late(self, taken: Taken, held: PendingFile) -> None:
         """End a sidecar that came after its data file. Raises Refused, OSError."""
         values = await self.reader.sidecar_values(taken.path, held)
         job, settings = await late_sidecar.apply(self.ingest, taken.origin, values)
-        report = self.report(taken, "applied", f"job {job.id} uses these settings.", None)
+        report = verdict.report_on(
+            taken.origin, "applied", f"job {job.id} uses these settings.", None
+        )
         report.job, report.settings = job.id.path, settings.model_dump(exclude_none=True)
         report.next_step = f"duramen queue show {job.id}"
         amended = events.JobAmended(name=report.name)
@@ -174,13 +162,8 @@ class Finisher:
 
     async def refuse(self, taken: Taken, held: PendingFile, built: Built) -> None:
         """A file with bad rows, or of another format, is refused whole."""
-        contents = built.contents
-        next_step = "fix or delete these lines, then put the file into the inbox again."
-        if contents.bad_rows == 0 or contents.problems[0].field == "file":
-            next_step = PUT_AGAIN
-        report = self.report(taken, "refused", why_refused(contents), built)
-        report = report.model_copy(update={"next_step": next_step, "problems": contents.problems})
-        await self.end_refused(taken, held, report, contents.rules)
+        report = verdict.rows_refused(taken.origin, built)
+        await self.end_refused(taken, held, report, built.contents.rules)
 
     async def end_refused(
         self, taken: Taken, held: PendingFile, report: Report, rules: dict[str, int]
@@ -194,20 +177,6 @@ class Finisher:
         refused = events.FileRefused(name=report.name, why=why, rules=rules)
         await self.ingest.tell(taken.origin.lineage, refused)
         await self.end(taken, held, report)
-
-    def report(self, taken: Taken, outcome: Outcome, why: str, built: Built | None) -> Report:
-        origin = taken.origin
-        contents = built.contents.model_copy(update={"problems": []}) if built else None
-        return Report(
-            taken=origin.id,
-            name=show_name(origin.name),
-            outcome=outcome,
-            why=why,
-            lineage=origin.lineage,
-            level=origin.level,
-            kind=origin.kind,
-            contents=contents,
-        )
 
     async def end(self, taken: Taken, held: PendingFile, report: Report) -> None:
         """The last step: the file leaves .taken."""
@@ -234,7 +203,3 @@ class Finisher:
             rows=report.contents.rows if report.contents else 0,
             where=show_name(where),
         )
-
-
-def counted_problems(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -83,9 +83,17 @@ class SettingsRefused(Exception):
 
 def read_settings(values: dict[str, Any]) -> Asked:
     """Settings by the names that a user gave them. Raises SettingsRefused naming each wrong one."""
+    asked, problems = taken_settings(values)
+    if problems:
+        raise SettingsRefused(problems)
+    return asked
+
+
+def taken_settings(values: dict[str, Any]) -> tuple[Asked, list[RowError]]:
+    """Return the settings that can be taken, and a problem for each one that cannot."""
     found: dict[str, Any] = {}
     written: dict[str, str] = {}
-    problems = []
+    problems: list[RowError] = []
     for name, value in values.items():
         try:
             own = name if name in OPTIONS else own_name(name)
@@ -99,12 +107,10 @@ def read_settings(values: dict[str, Any]) -> Asked:
             found[own] = checked(name, own, value)
         except RowError as error:
             problems.append(error)
-    if problems:
-        raise SettingsRefused(problems)
     options = {name: found.pop(name) for name in OPTIONS if name in found}
     if options.get("again"):  # the plan shall not leave out what the user wants trained again
         found.setdefault("delta", "off")
-    return Asked(JobSettings.model_validate(found), **options)
+    return Asked(JobSettings.model_validate(found), **options), problems
 
 
 def over(values: dict[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ SECONDS = Histogram(
 )
 DEATHS = Counter("duramen_ingest_parser_deaths_total", "Parsers that a file has ended.")
 MOST_DEATHS = 2
+FIX_SIDECAR = "fix the sidecar, then put both files into the inbox again."
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 
 
@@ -76,18 +77,20 @@ class FileReader:
 
     async def settings_of(self, taken: Taken, held: PendingFile) -> Asked:
         """What was set for this file, by its sidecar or with the upload. Raises Refused."""
+        try:
+            return job_settings.read_settings(await self.values_of(taken, held))
+        except SettingsRefused as error:
+            problems = [dataset.problem(p, None, "") for p in error.problems]
+            raise WholeFileRefused(problems, FIX_SIDECAR) from error
+
+    async def values_of(self, taken: Taken, held: PendingFile) -> dict[str, Any]:
+        """Return names and values as they were set for this file. Raises Refused."""
         values: dict[str, Any] = {}
         if taken.origin.sidecar is not None:
             write_synced(taken.sidecar, taken.origin.sidecar.encode())
         if os.path.lexists(taken.sidecar):
             values = await self.sidecar_values(taken.sidecar, held)
-        values = job_settings.over(values, taken.origin.settings)
-        try:
-            return job_settings.read_settings(values)
-        except SettingsRefused as error:
-            problems = [dataset.problem(p, None, "") for p in error.problems]
-            step = "fix the sidecar, then put both files into the inbox again."
-            raise WholeFileRefused(problems, step) from error
+        return job_settings.over(values, taken.origin.settings)
 
     async def sidecar_values(self, path: Path, held: PendingFile) -> dict[str, Any]:
         """Names and values of a sidecar. Raises Refused."""

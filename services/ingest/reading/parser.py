@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from services.ingest.inbox import sidecar
-from services.ingest.reading import dataset
+from services.ingest.reading import dataset, sample
 from services.ingest.reading.dataset import Built, ReadingRequest
 from services.ingest.reading.row_error import Unreadable
+from shared.answers.ingest import SampledRow
 from shared.child import Child, ChildEnded, answer_lines, die_with_parent, limit_memory
 from shared.formats.report import Contents, Problem
 from shared.progress import beat
@@ -66,6 +67,16 @@ class Parser:
         request = {"do": "build", "folder": str(folder), "name": name, "wanted": asdict(wanted)}
         reply = self.ask(request, self.cpu_seconds + size // BYTES_A_SECOND)
         return Built(folder, Contents.model_validate(reply["contents"]))
+
+    def sample(self, built: Built) -> list[SampledRow]:
+        """Return what sample.take_sample takes of a dataset, in the child. Blocking.
+
+        Raises ParserDied, OSError.
+        """
+        rows, size = built.contents.rows, built.contents.dataset_bytes
+        request = {"do": "sample", "folder": str(built.folder), "rows": rows}
+        reply = self.ask(request, self.cpu_seconds + size // BYTES_A_SECOND)
+        return [SampledRow.model_validate(row) for row in reply["rows"]]
 
     def settings(self, path: Path) -> dict[str, Any]:
         """Return the values of a sidecar, as sidecar.sidecar_values reads them, in the child.
@@ -145,6 +156,9 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
             return {"values": sidecar.sidecar_values(Path(request["path"]))}
         except Unreadable as error:
             return {"refused": dataset.problem(error.why, error.line, "").model_dump()}
+    if request["do"] == "sample":
+        found = sample.take_sample(Path(request["folder"]), request["rows"])
+        return {"rows": [row.model_dump() for row in found]}
     fields = request["wanted"]
     wanted = ReadingRequest(**{**fields, "special_tokens": tuple(fields["special_tokens"])})
     built = dataset.build_dataset(Path(request["folder"]), request["name"], wanted)
