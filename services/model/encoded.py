@@ -94,5 +94,12 @@ def all_weights(views: Sequence[Encoded]) -> NDArray[np.float32] | None:
     """Return the factors of all tokens of these views, or None where every factor is 1."""
     if all(view.weights is None for view in views):
         return None
-    ones = (np.ones(len(v), np.float32) if v.weights is None else v.weights for v in views)
-    return np.concatenate(list(ones))
+    all_ones = (v.trained.astype(np.float32) if v.weights is None else v.weights for v in views)
+    return np.concatenate(list(all_ones))
+
+
+def encoded(ids: Sequence[int], weights: NDArray[np.float32]) -> Encoded:
+    """Return tokens as one sequence. `weights`: float32 [n], 0 where a token is not learned."""
+    trained = weights > 0
+    plain = bool((weights[trained] == 1).all())
+    return Encoded(np.array(ids, np.int32), trained, weights=None if plain else weights)

@@ -7,42 +7,51 @@ several sequences. A row that cannot be trained as it was written is refused, wi
 before anything is trained.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from transformers import AutoTokenizer
 
-from services.model.encoded import Encoded, joined
-from services.model.mask import (
+from services.model.chat.mask import (
     NotThere,
     Range,
     Turn,
-    answer_places,
     find_answer,
-    last_words,
     marked_text,
     written,
     wrong_tokens,
 )
-from services.model.template_sandbox import (
-    Rendered,
-    Rendering,
-    Template,
-    TemplateRefuses,
-    marks_generation,
-    renderer,
+from services.model.chat.rendering import Renders, is_opening
+from services.model.chat.spans import shown_spans
+from services.model.chat.talk import (
+    CALLABLE,
+    CALLING,
+    Form,
+    Options,
+    Talk,
+    Tools,
+    call_forms,
+    has_thought,
+    talk_as,
 )
+from services.model.encoded import Encoded, encoded, joined
+from services.model.template_sandbox import Rendered, Template, TemplateRefuses
 from shared.errors import CannotTrain
 from shared.formats.dataset import ChatTurn
 
 __all__ = ["Chat", "TemplateRefuses"]
 
-Tools = Sequence[dict[str, Any]] | None
+
+class Learned(NamedTuple):
+    """The tokens of an answer that are trained, as ranges, and their weight."""
+
+    tokens: list[Range]
+    weight: float
 
 
 class Chat:
@@ -64,68 +73,96 @@ class Chat:
             raise CannotTrain("base", f"{base_dir} contains no tokenizer.json")
         self.tokenizer_sha256 = hashlib.sha256(file.read_bytes())
         text = chat_template or default_template(self.tokenizer.chat_template)
-        self.template = Template(text or "", plain_token(self.tokenizer.special_tokens_map), clock)
-        self.marks = marks_generation(self.template.text)
         self.specials = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
-        self.stops = stop_tokens(base_dir, self.tokenizer)
+        self.renders = Renders(
+            Template(text or "", plain_token(self.tokenizer.special_tokens_map), clock),
+            self.specials,
+            stop_tokens(base_dir, self.tokenizer),
+        )
 
     @property
     def hashes(self) -> dict[str, str]:
         return {
             "tokenizer_sha256": self.tokenizer_sha256.hexdigest(),
-            "template_sha256": hashlib.sha256(self.template.text.encode()).hexdigest(),
+            "template_sha256": hashlib.sha256(self.renders.template.text.encode()).hexdigest(),
         }
-
-    def rendered(self, wishes: Sequence[Rendering]) -> list[Rendered]:
-        """Return each rendering.
-
-        Raises TemplateRefuses if the template refuses one, or CannotTrain (template) if there is no
-        template or it cannot be used.
-        """
-        if not self.template.text:
-            raise CannotTrain(
-                "template",
-                "This base has no chat template, which rows of messages need: make a lineage with "
-                "one (duramen lineage new NAME --base BASE --chat-template chatml).",
-            )
-        found = []
-        for result in renderer().render(self.template, wishes):
-            if isinstance(result, str):
-                raise TemplateRefuses(result)
-            found.append(result)
-        return found
 
     def render(self, messages: Sequence[ChatTurn], prompt: bool = False) -> str:
         """Return the text that the model sees. `prompt`: it ends where the assistant would begin.
 
         Raises as `rendered` does.
         """
-        return self.rendered([wish(messages, prompt)])[0].text
+        talk = talk_as(Form(), self.renders.tags, messages, None, None)
+        return self.renders.rendered([talk.wish(len(messages), prompt)])[0].text
 
     def tokens(self, text: str) -> list[int]:
         # Without the tokenizer's own special tokens: the template has printed those it wants.
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def encode_text(self, text: str) -> Encoded:
+    def encode_text(self, text: str, weight: float | None = None) -> Encoded:
         """Encode plain text without a template, between the tokenizer's own special tokens.
 
-        All of it is trained.
+        All of it is trained, with this weight (None: 1).
         """
         ids: list[int] = self.tokenizer(text)["input_ids"]
         end = self.tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:
             ids = [*ids, int(end)]
-        return Encoded(np.array(ids, np.int32), np.ones(len(ids), np.bool_))
+        return encoded(ids, np.full(len(ids), 1.0 if weight is None else weight, np.float32))
 
-    def encode(self, messages: Sequence[ChatTurn], tools: Tools = None) -> Encoded:
-        """Return the verified tokens and mask of a conversation.
+    def encode(
+        self, messages: Sequence[ChatTurn], tools: Tools = None, options: Options = None
+    ) -> Encoded:
+        """Return the verified tokens and mask of a conversation. `options`: for the template.
 
-        Raises TemplateRefuses, or CannotTrain (mask, template).
+        It is tried in each form in which this template may want it. Raises TemplateRefuses, or
+        CannotTrain (mask, template).
         """
-        turns, whole = self.turns(messages, tools)
-        left, text = list(range(len(turns))), whole
-        views = {} if turns else {0: self.view(self.tokens(whole.text), {})}
+        refused: TemplateRefuses | CannotTrain | None = None
+        for form in self.forms(messages):
+            try:
+                return self.encode_as(talk_as(form, self.renders.tags, messages, tools, options))
+            except TemplateRefuses as error:
+                refused = refused or error
+            except CannotTrain as error:
+                if error.kind != "mask":
+                    raise
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def forms(self, messages: Sequence[ChatTurn]) -> list[Form]:
+        """Return the forms to try for a conversation, in order; mostly there is one."""
+        calls = any(m.tool_calls for m in messages)
+        found = [self.call_form, Form()] if calls else [Form()]
+        if any(map(has_thought, messages)):
+            plain, called = self.renders.thought_fields
+            fields = [form._replace(thought=plain, call_thought=called) for form in found]
+            found = [*fields, *found, *(form._replace(apart=True) for form in fields)]
+        if calls:
+            first = found[0]
+            found += [first._replace(null_content=not first.null_content)]
+        return list(dict.fromkeys(found))
+
+    @functools.cached_property
+    def call_form(self) -> Form:
+        """The first form in which the template shows a call and its answer as they must be."""
+        for count in (len(CALLING), 2):
+            for form in call_forms():
+                talk = talk_as(form, self.renders.tags, CALLING[:count], CALLABLE, None)
+                try:
+                    self.encode_as(talk)
+                except (TemplateRefuses, CannotTrain):
+                    continue
+                return form
+        return Form()
+
+    def encode_as(self, talk: Talk) -> Encoded:
+        """Return what `encode` does, for a conversation in one form."""
+        turns, whole = self.renders.turns(talk)
+        left, text = [n for n, turn in enumerate(turns) if turn.weight], whole
+        views = {} if left else {0: self.view(self.tokens(whole.text), [])}
         while left:
             last = left[-1]
             view, found = self.view_of(turns, left, text)
@@ -133,54 +170,11 @@ class Chat:
                 views[max(found)] = view
                 left = [n for n in left if n not in found]
             elif text is turns[last].until:
-                views[last] = self.written(turns[last]) or self.refuse(turns[last], text, last)
+                if not is_opening(talk, turns[last]):
+                    views[last] = self.written(turns[last]) or self.refuse(turns[last], text, last)
                 left = left[:-1]
             text = turns[left[-1]].until if left else text
         return joined([view for _, view in sorted(views.items())])
-
-    def turns(
-        self, messages: Sequence[ChatTurn], tools: Tools = None
-    ) -> tuple[list[Turn], Rendered]:
-        """Return (the assistant's turns, the whole conversation), rendered."""
-        at = [n for n, m in enumerate(messages) if m.role == "assistant"]
-        wishes = [wish(messages[:n], tools=tools) for n in (len(messages), *(n + 1 for n in at))]
-        if not self.marks:
-            wishes += [wish(messages[:n], prompt=True, tools=tools) for n in at]
-        whole, *rest = self.rendered(wishes)
-        untils, prompts = rest[: len(at)], [r.text for r in rest[len(at) :]]
-        turns = [
-            Turn(
-                n,
-                messages[n].content,
-                prompts[order] if prompts else None,
-                untils[order],
-                tuple(call["function"]["name"] for call in messages[n].tool_calls or ()),
-            )
-            for order, n in enumerate(at)
-        ]
-        closed = [self.closed(messages, turn, tools) for turn in turns]
-        if turns and whole.text == turns[-1].until.text:
-            whole = closed[-1].until if closed[-1] is not turns[-1] else whole
-        return closed, whole
-
-    def closed(self, messages: Sequence[ChatTurn], turn: Turn, tools: Tools) -> Turn:
-        """Return the turn with its end-of-turn token.
-
-        Some templates (GLM) end a turn with the token that begins the next one, and their models
-        stop at that token.
-        """
-        text = turn.until.text.rstrip()
-        if turn.until.marks is not None or any(map(text.endswith, self.specials)):
-            return turn
-        asked = [*messages[: turn.index + 1], ChatTurn(role="user", content="?")]
-        try:
-            (longer,) = self.rendered([wish(asked, tools=tools)])
-        except TemplateRefuses:
-            return turn
-        answer = last_words(turn.content)
-        for at, end in answer_places(longer.text, 0, answer, self.stops):
-            return replace(turn, until=Rendered(text + longer.text[at + len(answer) : end]))
-        return turn
 
     def view_of(
         self, turns: list[Turn], asked: list[int], text: Rendered
@@ -193,16 +187,30 @@ class Chat:
         own = next((n for n, t in enumerate(turns) if text is t.until), None)
         count = len(turns) if own is None else own + 1
         batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
-        ranges = {}
+        found = {}
         for n in asked:
             try:
                 start, end = find_answer(turns[n], text, n, count, self.specials)
-                ranges[n] = self.tokens_at(text.text, batch, start, end)
+                found[n] = self.learned(text.text, batch, start, end, turns[n])
             except NotThere:
                 continue
-        if own is not None and own not in ranges:
-            ranges = {}
-        return self.view(batch["input_ids"], ranges), list(ranges)
+        if own is not None and own not in found:
+            found = {}
+        return self.view(batch["input_ids"], list(found.values())), list(found)
+
+    def learned(self, text: str, batch: Any, start: int, end: int, turn: Turn) -> Learned:
+        """Return the tokens that are trained of a range of characters, and their weight.
+
+        Raises NotThere as `tokens_at` does, or if the spans of the turn are not there.
+        """
+        tokens = self.tokens_at(text, batch, start, end)
+        if turn.spans is None:
+            return Learned([tokens], turn.weight)
+        offsets, parts = batch["offset_mapping"], []
+        for a, b in shown_spans(text, start, end, turn, self.specials):
+            inside = [n for n in range(*tokens) if offsets[n][0] < b and offsets[n][1] > a]
+            parts += [(inside[0], inside[-1] + 1)] if inside else []
+        return Learned(parts, turn.weight)
 
     def tokens_at(self, text: str, batch: Any, start: int, end: int) -> Range:
         """Return the token range of a range of characters.
@@ -228,10 +236,10 @@ class Chat:
         text, start, end = made
         batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         try:
-            found = self.tokens_at(text, batch, start, end)
+            found = self.learned(text, batch, start, end, turn)
         except NotThere:
             return None
-        return self.view(batch["input_ids"], {0: found})
+        return self.view(batch["input_ids"], [found])
 
     def refuse(self, turn: Turn, text: Rendered, order: int) -> NoReturn:
         """Refuse a turn that its text does not show as written.
@@ -247,21 +255,17 @@ class Chat:
         batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
         try:
             start, end = find_answer(turn, text, order, order + 1, self.specials)
-            self.tokens_at(text.text, batch, start, end)
+            self.learned(text.text, batch, start, end, turn)
         except NotThere as error:
             raise wrong_tokens(str(error), example) from error
         raise AssertionError("a turn that is there was not found")
 
-    def view(self, ids: list[int], ranges: dict[int, Range]) -> Encoded:
-        trained = np.zeros(len(ids), np.bool_)
-        for start, end in ranges.values():
-            trained[start:end] = True
-        return Encoded(np.array(ids, np.int32), trained)
-
-
-def wish(messages: Sequence[ChatTurn], prompt: bool = False, tools: Tools = None) -> Rendering:
-    plain = [m.model_dump(mode="json") for m in messages]
-    return Rendering(plain, prompt, list(tools) if tools else None)
+    def view(self, ids: list[int], parts: list[Learned]) -> Encoded:
+        weights = np.zeros(len(ids), np.float32)
+        for part in parts:
+            for start, end in part.tokens:
+                weights[start:end] = part.weight
+        return encoded(ids, weights)
 
 
 def stop_tokens(base_dir: Path, tokenizer: Any) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,11 +39,15 @@ class Template:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A request for one rendering. `prompt`: it ends where the assistant begins to speak."""
+    """A request for one rendering. `prompt`: it ends where the assistant begins to speak.
+
+    `options`: what the row itself tells the template, such as `enable_thinking`.
+    """
 
     messages: list[dict[str, Any]]
     prompt: bool = False
     tools: list[dict[str, Any]] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def render(template: Template, wish: Rendering) -> tuple[str, Any] | str:
             chat_template=template.text,
             add_generation_prompt=wish.prompt,
             return_assistant_tokens_mask=marks,
-            **template.specials,
+            **{**wish.options, **template.specials},
         )
     except jinja2.TemplateSyntaxError:
         raise

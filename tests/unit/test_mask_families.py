@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.model import template
 from services.model.attention import pack
+from services.model.chat import rendering
 from services.model.encoded import Encoded
 from services.model.template import Chat, TemplateRefuses
 from services.model.template_sandbox import Renderer
@@ -207,7 +207,7 @@ def test_a_template_that_takes_too_much_is_stopped_and_the_next_one_works(
     bomb: str, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient = Renderer(cpu_seconds=1)
-    monkeypatch.setattr(template, "renderer", lambda: impatient)
+    monkeypatch.setattr(rendering, "renderer", lambda: impatient)
     text, why = BOMBS[bomb]
     with pytest.raises(CannotTrain, match=why) as caught:
         Chat(base, CLOCK, text + CHATML).encode(talk(TURNS))

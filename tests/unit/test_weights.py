@@ -102,7 +102,7 @@ def test_factors_follow_their_tokens_and_are_hashed_only_where_they_are() -> Non
     row = Encoded(ids, trained, weights=np.array([1, 1, 0.5, 0.5, 0.25, 0.25], np.float32))
     both = joined([Encoded(ids, trained), row])
     assert both.weights is not None
-    assert both.weights.tolist() == [1] * 8 + [0.5, 0.5, 0.25, 0.25]
+    assert both.weights.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
     assert both.last.weights is not None
     assert (row.label_weight, both.label_weight) == (1.5, 5.5)
     cut = both.cut(4)

@@ -34,13 +34,13 @@ class Encoder:
             plain = CanonicalRow(row.id, row.messages, text=row.text)
             row = CanonicalRow.parse(row.line.encode()) if row.line else plain
         if row.text is not None:
-            return self.fitted(self.chat.encode_text(row.text))
+            return self.fitted(self.chat.encode_text(row.text, row.weight))
         if not any(m.role == "assistant" for m in row.messages):
             return Why("nothing to train: no assistant message")
         if row.messages[0].role == "assistant":
             return Why("begins with an answer to nothing")
         try:
-            encoded = self.chat.encode(row.messages, row.tools)
+            encoded = self.chat.encode(row.messages, row.tools, row.template_kwargs)
         except TemplateRefuses as error:
             return Why(f"the chat template refuses it: {error}")
         return self.fitted(encoded)

@@ -13,23 +13,29 @@ after its prompt as the message has it.
 
 Reasoning models: an answer may contain a thought, `<think>…</think>`, which the template may put on
 lines of its own; it is trained, because the model must learn to think. Where a message contains no
-thought and the template puts an empty one, that is the template's, and is not trained.
+thought and the template puts an empty one, that is the template's, and is not trained. A thought in
+a field of its own is trained with all that the template writes around it behind the prompt.
 """
 
-import re
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from services.model.chat.thoughts import EMPTY_LAST, EMPTY_THOUGHT, OPENED, last_words, parted
 from services.model.template_sandbox import Rendered
 from shared.errors import CannotTrain
 
-EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
-OPENED = re.compile(r"(?:<think>\s*)?(</think>\s*)$|<think>\s*$")  # by a prompt; 1: closed, too
-EMPTY_LAST = re.compile(r"(?:<think>)?\s*</think>\s*$")
 HEADER_CHARS = 100  # the longest header that is accepted before an answer
-THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>(.*)", re.DOTALL)
 
 Range = tuple[int, int]
+
+
+class Call(NamedTuple):
+    """A call of a function."""
+
+    name: str
+    arguments: Any
 
 
 class NotThere(Exception):
@@ -40,15 +46,21 @@ class NotThere(Exception):
 class Turn:
     """An assistant's message: its index and words, its prompt, and the conversation up to its end.
 
-    `prompt` is None if the template marks what is generated. `calls`: the names of the functions
-    that it calls, which the template writes after its words.
+    `prompt` is None if the template marks what is generated. `calls`: the functions that it calls,
+    which the template writes after its words. `thought`: what the template reads from a field of
+    its own. `weight` is 0 if it is mere context. `spans`: the parts of `own`, its words as they
+    are stored, that alone are trained; None: all.
     """
 
     index: int
     content: str
     prompt: str | None
     until: Rendered
-    calls: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
+    thought: str | None = None
+    weight: float = 1.0
+    own: str = ""
+    spans: tuple[Range, ...] | None = None
 
 
 def find_answer(
@@ -103,12 +115,17 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
 
     A header or an empty thought that the template puts there is left out. Raises NotThere.
     """
-    at = words(text, start, turn.content)
+    if turn.thought is not None:
+        at: int | None = behind_thought(text, start, turn.thought, turn.content)
+    else:
+        at = words(text, start, turn.content)
     if at is None and not turn.calls:
         headed = behind_header(text, start, turn.content.strip(), specials)
         if headed is not None:
             return headed
-    if at is None or (turn.calls and not turn.content.strip()):
+    if at is None and turn.calls:
+        at = behind_call_header(text, start, turn.content.strip(), specials)
+    if at is None or (turn.calls and not turn.content.strip() and turn.thought is None):
         empty = EMPTY_THOUGHT.match(text, start)
         if at is None and empty is None:
             raise NotThere("the template changes an answer or puts words before it")
@@ -122,6 +139,31 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
     if end is None:
         raise NotThere("no end-of-turn token follows an answer")
     return start, end
+
+
+def behind_thought(text: str, start: int, thought: str, content: str) -> int:
+    """Return where the words end that follow a thought. Raises NotThere.
+
+    The template writes tags of its own before and behind the thought.
+    """
+    at, missing = start, "the template does not show a thought"
+    for part in (thought.strip(), content.strip()):
+        found = text.find(part, at)
+        if found < 0 or found - at > HEADER_CHARS:
+            raise NotThere(missing)
+        at, missing = found + len(part), "the template puts words behind a thought"
+    return at
+
+
+def behind_call_header(text: str, start: int, content: str, specials: Sequence[str]) -> int | None:
+    """Return where the words beside a call end if a header precedes them, else None.
+
+    What a model says beside a call may belong to a channel of its own.
+    """
+    at = text.find(content, start) if content else -1
+    lead = text[start : max(at, start)].strip()
+    between = any(map(lead.startswith, specials)) and any(map(lead.endswith, specials))
+    return at + len(content) if between and len(lead) <= HEADER_CHARS else None
 
 
 def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -> Range | None:
@@ -147,23 +189,41 @@ def call_range(text: str, start: int, at: int, turn: Turn, specials: Sequence[st
     last = next((s for s in specials if text.endswith(s, start, end)), None)
     if last is None:
         raise NotThere("no end-of-turn token follows a tool call")
-    for name in turn.calls:
-        at = text.find(name, at, end - len(last))
+    for call in turn.calls:
+        at = text.find(call.name, at, end - len(last))
         if at < 0:
             raise NotThere("the template does not show a tool call: it may not know of tools")
-        at += len(name)
+        at += len(call.name)
+        at = show_arguments(text, at, end, call)
     return start, end
+
+
+def show_arguments(text: str, start: int, end: int, call: Call) -> int:
+    """Return where the names of a call's arguments end, which the template shows after its name.
+
+    Raises NotThere if it does not, or if it writes them as Python does.
+    """
+    if not isinstance(call.arguments, dict):
+        return start
+    python = str(call.arguments)
+    if python != json.dumps(call.arguments, ensure_ascii=False) and python in text[start:end]:
+        raise NotThere("the template shows the arguments of a call as Python writes them")
+    shown = text[start:end]
+    for name in call.arguments:
+        if name not in shown and json.dumps(name)[1:-1] not in shown:
+            raise NotThere("the template does not show the arguments of a call")
+    return start
 
 
 def words(text: str, start: int, content: str) -> int | None:
     """Return where the words of a message end, if `text` has them from `start` on; else None."""
     end = skip_space(text, start, content.strip())
-    thought = THOUGHT.fullmatch(content)
-    if end is None and thought is not None:
+    found = parted(content)
+    if end is None and found is not None:
         # The prompt may have opened the thought already.
-        opened = skip_space(text, start, "<think>")
-        end = skip_space(text, start if opened is None else opened, thought[1].strip())
-        for word in ("</think>", thought[2].strip()):
+        opened = skip_space(text, start, found.tags.opening.strip())
+        end = skip_space(text, start if opened is None else opened, found.thought)
+        for word in (found.tags.closing.strip(), found.answer):
             end = None if end is None else skip_space(text, end, word)
     return end
 
@@ -173,23 +233,51 @@ def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
 
     None unless the template itself puts the answer after the same header and ends it.
     """
-    if turn.prompt is None or turn.calls:
+    if turn.prompt is None or turn.thought is not None:
         return None
     opened = OPENED.search(turn.prompt)
-    thought = THOUGHT.fullmatch(turn.content)
+    found = parted(turn.content)
     prompt, own, lead = turn.prompt, turn.content.strip(), ""
-    if opened and thought:
+    if opened and found:
         # The message has a thought, even where the prompt says that there is none.
         prompt = prompt[: opened.start()] if opened[1] else prompt
-        own = own if opened[1] else own.removeprefix("<think>").lstrip()
+        own = own if opened[1] else own.removeprefix(found.tags.opening.strip()).lstrip()
     elif opened and not opened[1]:
         lead = "\n</think>\n\n"
-    found = behind_prompt(turn, turn.prompt[: opened.start()] if opened else prompt, specials)
-    if found is None:
+    header = turn.prompt[: opened.start()] if opened else prompt
+    if turn.calls:
+        return written_calls(turn, header, prompt + lead, own, specials)
+    behind = behind_prompt(turn, header, specials)
+    if behind is None:
         return None
-    space, tail = found
+    space, tail = behind
     text = prompt + lead + ("" if opened else space) + own + tail
     return text, len(prompt) + len(lead), len(text)
+
+
+def written_calls(
+    turn: Turn, header: str, prompt: str, own: str, specials: Sequence[str]
+) -> tuple[str, int, int] | None:
+    """Return what `written` does, for an answer with calls: they follow their own prompt.
+
+    None unless the template puts the answer after the same header.
+    """
+    shown = turn.until.text
+    if not shown.startswith(header) or header == turn.prompt:
+        return None
+    tail = shown[len(header) :].rstrip()
+    empty = EMPTY_THOUGHT.match(tail)
+    tail = tail[empty.end() :] if empty else tail
+    found = parted(turn.content)
+    if found is not None:  # the template was not given the thought
+        closing = found.tags.closing
+        tail = own[: own.index(closing.strip())].rstrip() + closing + tail
+    text = prompt + tail
+    try:
+        start, end = inside(text, len(prompt), turn, specials)
+    except NotThere:
+        return None
+    return text, start, end
 
 
 def behind_prompt(turn: Turn, header: str, specials: Sequence[str]) -> tuple[str, str] | None:
@@ -209,12 +297,6 @@ def behind_prompt(turn: Turn, header: str, specials: Sequence[str]) -> tuple[str
             is_new = header == header.rstrip() and not (more and more.strip())
             return shown[len(before) : at] if is_new else "", shown[at + len(answer) : end]
     return None
-
-
-def last_words(content: str) -> str:
-    """Return an answer without its thought."""
-    thought = THOUGHT.fullmatch(content)
-    return (thought[2] if thought else content).strip()
 
 
 def answer_places(text: str, start: int, answer: str, specials: Sequence[str]) -> Iterator[Range]:
