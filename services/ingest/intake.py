@@ -13,9 +13,10 @@ from typing import Literal
 from prometheus_client import Gauge
 
 from services.ingest.inbox import sidecar
-from services.ingest.inbox.inbox import Inbox, InboxItem, Taken
+from services.ingest.inbox.folders import InboxItem, Unread
+from services.ingest.inbox.inbox import Inbox, Taken
 from services.ingest.inbox.rename import show_name
-from services.ingest.inbox.settle import Settling, is_partial
+from services.ingest.inbox.settle import Settling, partial
 from services.ingest.ingest import Ingest
 from services.ingest.outcome import late_sidecar
 from services.ingest.outcome.finish import Finisher
@@ -35,9 +36,10 @@ from shared.errors import (
 )
 from shared.ledger.control import Control
 from shared.protocol.events import Alarm, Event
-from shared.protocol.observed import Observed
+from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits, Observed
 from shared.service import loop
 from shared.service.observer import Observer
+from shared.sidecar_names import is_sidecar, stem_of_sidecar
 from shared.store.s3 import Store
 
 WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")
@@ -72,7 +74,7 @@ class Intake:
         self.planned = Planned(self.ingest, work_dir)
         self.finisher = Finisher(self.ingest, self.settling, reader, self.planned)
         self._told: set[Path] = set()
-        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"])
+        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"], slow=["inbox"])
         self._log = log.get()
 
     async def once(self) -> None:
@@ -97,8 +99,9 @@ class Intake:
         """Take what is complete, note why the rest is not; all that is taken now. Blocking."""
         held_back = None if self.control.state == "running" else f"ingest is {self.control.state}"
         clock, reasons = time.monotonic(), []
-        entries = self.inbox.entries()
-        self.sidecars = any(sidecar.is_sidecar(entry.path.name) for entry in entries)
+        listing = self.inbox.look()
+        entries = listing.entries
+        self.sidecars = any(is_sidecar(entry.path.name) for entry in entries)
         for entry in entries:
             why = self.why_not(entry, entries, clock) or held_back or self.take(entry)
             if why is not None:
@@ -106,18 +109,18 @@ class Intake:
         taken = self.inbox.taken()
         self.settling.keep_only({e.path for e in entries} | {t.path for t in taken})
         WAITING.set(len(reasons) + len(taken))
-        strangers = self.inbox.strangers()
-        self.reasons = [*reasons, *map(self.describe_folder, strangers)]
-        for path in strangers:
-            if path not in self._told:
-                self._told.add(path)
-                self._log.warning("folder_left", path=show_name(str(path)))
+        unread = [*listing.unread, *self.inbox.damaged()]
+        self.reasons = [*map(self.describe_folder, unread), *reasons]
+        for folder in unread:
+            if folder.path not in self._told:
+                self._told.add(folder.path)
+                self._log.warning("folder_left", path=show_name(str(folder.path)), why=folder.why)
         return taken
 
     def why_not(self, entry: InboxItem, entries: list[InboxItem], clock: float) -> str | None:
-        if is_partial(entry.path.name):
-            return "its name says that it is hidden or still being written"
-        if sidecar.is_sidecar(entry.path.name):
+        if (why := partial(entry.path.name)) is not None:
+            return why
+        if is_sidecar(entry.path.name):
             return self.why_not_sidecar(entry, entries, clock)
         return self.settling.why_not(entry.path, entry.status, clock)
 
@@ -138,7 +141,7 @@ class Intake:
         table = self.ingest.table
         job = late_sidecar.job_of(table, place.lineage, name)
         if job is None:
-            return "it waits for its data file"
+            return orphan(name, with_it)
         if (table.projection(job) or job.record.state) == "queued":
             return None
         return self.settling.waiting(entry.path, clock, f"job {job.id} is no longer queued")
@@ -166,10 +169,10 @@ class Intake:
             why=why,
         )
 
-    def describe_folder(self, path: Path) -> WaitingFile:
-        """A folder that means nothing here. It is not moved: files may still be copied into it."""
-        why = "it is a folder, and folders are not read: move its files into the inbox itself"
-        return WaitingFile(file=show_name(str(path.relative_to(self.inbox.root))) + "/", why=why)
+    def describe_folder(self, folder: Unread) -> WaitingFile:
+        """A folder that is not read. It is not moved: files may still be copied into it."""
+        where = show_name(str(folder.path.relative_to(self.inbox.root)))
+        return WaitingFile(file=f"{where}/", why=folder.why)
 
     # ---- finishing -------------------------------------------------------------------------------
 
@@ -220,6 +223,13 @@ class Intake:
         stuck = [f"{held.name}: {held.why}" for held in self.held.values() if held.why]
         return "; ".join([*([self.outage] if self.outage else []), *stuck][:3])[:2000] or None
 
+    def inbox_waits(self) -> InboxWaits | None:
+        """Return what waits in the inbox and why, the first few; None if nothing does."""
+        held = [InboxFile(file=h.name, why=h.why) for h in self.held.values() if h.why]
+        files = [InboxFile(file=each.file, why=each.why) for each in self.reasons]
+        found = [*held, *files]
+        return InboxWaits(count=len(found), files=found[:MOST_SHOWN]) if found else None
+
     async def observe(self) -> None:
         """Say what ingest is: at once when it changed, else every 10 s."""
         state: Literal["idle", "waiting", "running", "paused", "stopped"]
@@ -235,9 +245,19 @@ class Intake:
             generation=self.control.generation,
             waiting={"*": why} if why else {},
             ledger=self.ingest.table.seen,
+            inbox=self.inbox_waits(),
         )
         await self.observer.show(view)
 
     async def heartbeat(self) -> None:
         """Observe also while a long file is read."""
         await loop.heartbeat(self.observe, HEARTBEAT_SECONDS)
+
+
+def orphan(name: str, others: list[str]) -> str:
+    """Return why a sidecar without a data file waits, naming a file whose name is nearly right."""
+    near = next((other for other in others if sidecar.differs_in_case(name, other)), None)
+    if near is not None:
+        return f"it differs from {show_name(near)} in upper and lower case: give both one name"
+    stem = show_name(stem_of_sidecar(name))
+    return f"it is a sidecar, and waits for its data file, such as {stem}.jsonl"

@@ -15,7 +15,7 @@ NO_PROMPT = bytes(ID_BYTES)
 
 # As canonical lines write them: a quote inside a string has a backslash before it.
 ANSWER, ASKED = b'{"role":"assistant"', b'{"role":"user"'
-BESIDE = b'}],"t'  # `tools` or `template_kwargs` after the turns
+AFTER_TURNS = b'}],"t'  # `tools` or `template_kwargs` after the turns
 
 
 def line_id(line: bytes) -> bytes:
@@ -32,7 +32,7 @@ def prompt_id(line: bytes) -> bytes:
     answer = line.rfind(ANSWER)
     if answer < 0 or line.find(ASKED, 0, answer) < 0:
         return NO_PROMPT
-    beside = line.find(BESIDE, answer)
+    beside = line.find(AFTER_TURNS, answer)
     prompt = line[:answer] if beside < 0 else line[:answer] + line[beside:]
     return sha256(prompt).digest()[:ID_BYTES]
 

@@ -14,6 +14,7 @@ LEVELS: tuple[Level, ...] = ("high", "normal", "low")
 LEVEL_RANK = {level: rank for rank, level in enumerate(LEVELS)}
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+DEFAULT_LINEAGE = "main"  # of all that is dropped into the inbox itself
 LineageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 SegmentId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 

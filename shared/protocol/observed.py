@@ -9,6 +9,7 @@ from shared.protocol.names import SegmentId, new_nonce, now
 from shared.protocol.records import CheckpointRef
 from shared.service_names import Service
 
+MOST_SHOWN = 20
 ObservedState = Literal["starting", "idle", "waiting", "running", "paused", "stopped"]
 
 
@@ -34,6 +35,20 @@ class Progress(Message):
     eta_seconds: float | None = None
 
 
+class InboxFile(Message):
+    """A file or folder (its name ends in /) that waits in the inbox, by its path there, and why."""
+
+    file: str
+    why: str
+
+
+class InboxWaits(Message):
+    """What waits in the inbox: how much it is, and the first MOST_SHOWN of it."""
+
+    count: int
+    files: list[InboxFile] = Field(max_length=MOST_SHOWN)
+
+
 UNSEEN = "*"
 
 
@@ -43,7 +58,8 @@ class Observed(Message):
     `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
     `*` stands for all of them. Schema 1, on one subject for all instances, had a text instead.
     `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some;
-    under UNSEEN the places that it has not been able to look at since it started.
+    under UNSEEN the places that it has not been able to look at since it started. `inbox`, of
+    ingest: what waits there, None if nothing does.
     """
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")
@@ -62,6 +78,7 @@ class Observed(Message):
     checkpoint: CheckpointRef | None = None
     read_back: bool = False
     orphaned: dict[str, list[str]] | None = None
+    inbox: InboxWaits | None = None
     at: AwareDatetime = Field(default_factory=now)
 
     @field_validator("waiting", mode="before")

@@ -68,7 +68,7 @@ async def test_cut_off_between_any_two_steps_it_goes_on(box: Box, tmp_path: Path
     """The steps as far as `cut`, by the real functions; then the service starts."""
     box.drop("cut.jsonl", row(box.lineage))
     inbox = Inbox(box.root)
-    (entry,) = inbox.entries()
+    (entry,) = inbox.look().entries
     taken = inbox.take(entry)
     assert taken is not None
     if cut != "taken":

@@ -217,7 +217,7 @@ def test_a_sidecar_follows_its_file_also_after_a_kill(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path)
     (tmp_path / "a.jsonl").write_bytes(b"{}\n")
     (tmp_path / "a.yaml").write_bytes(b"epochs: 1\n")
-    data = next(e for e in inbox.entries() if e.path.name == "a.jsonl")
+    data = next(e for e in inbox.look().entries if e.path.name == "a.jsonl")
     taken = inbox.take(data)
     assert taken is not None
     (entry,) = inbox.sidecars(taken)

@@ -11,6 +11,7 @@ from services.ctl import cli
 from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of, span_of
 from services.ctl.views.forecast import STALE_SECONDS
+from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
 from services.ctl.views.naming import ANSWERS, job_at, name_of
 from shared.bus.client import Bus
 from shared.errors import UsageError
@@ -266,6 +267,7 @@ async def _status(json: bool) -> None:
         "instances": said,
         "unknown": {service: words for service, words in unknown.items() if words},
         "queued": queued,
+        "inbox": inbox_json(inbox_of(seen["ingest"])),
         "latest": latest,
         "void_records": len(table.voids),
     }
@@ -288,6 +290,8 @@ def print_status(
             cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
     shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
     cli.console.print(f"queued: {len(table.queue())}   latest version: {shown}")
+    for line in inbox_lines(inbox_of(seen["ingest"])):
+        cli.note(line, "yellow")
     if table.voids:
         found = count_of(len(table.voids), "invalid record")
         cli.console.print(f"[red]{found} on the bus[/red]  Next: duramen check")

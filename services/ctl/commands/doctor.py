@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,12 @@ from rich.text import Text
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of
+from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
+from shared.answers.ingest import InboxShown
 from shared.errors import BusUnavailable, DuramenError
 from shared.look import Look, looks_from_json
+from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits
 from shared.service_names import SERVICES
 from shared.store.s3 import Store
 
@@ -85,14 +88,51 @@ def look_disk(config: CtlSettings) -> str:
     return f"{free >> 30} GiB free"
 
 
-def look_refused_files(config: CtlSettings) -> str:
+def look_at_inbox(config: CtlSettings) -> list[Look]:
+    """Look at the inbox: the folder and the refused files, then what waits in it and why."""
+    try:
+        shown = inbox_shown(config)
+    except (DuramenError, OSError, ValueError) as error:
+        return [*refused_files(config), *untaken_files(config, error)]
+    files = [InboxFile(file=each.name, why=each.why) for each in shown.taken if each.why]
+    files += [InboxFile(file=each.file, why=each.why) for each in shown.waiting]
+    waits = InboxWaits(count=len(files), files=files[:MOST_SHOWN])
+    return [*refused_files(config), *(Look("inbox", None, line) for line in waits_lines(waits))]
+
+
+def inbox_shown(config: CtlSettings) -> InboxShown:
+    """Return what ingest says of its inbox. Raises DuramenError, ValueError."""
+    seconds = cli.KNOCK_SECONDS
+    return cli.ask(InboxShown, config.ingest_url, config.ingest_token, "/api/inbox", "GET", seconds)
+
+
+def refused_files(config: CtlSettings) -> list[Look]:
+    """Return where the inbox is, and how many refused files lie in it."""
     if config.inbox_dir is None:
-        raise ValueError("DURAMEN_INBOX_DIR is not set")
+        return [Look("inbox", False, "DURAMEN_INBOX_DIR is not set")]
     rejected = config.inbox_dir / "rejected"
     count = len(list(rejected.glob("*.report.txt"))) if rejected.is_dir() else 0
-    return f"{config.inbox_dir}" + (
-        f"; {count_of(count, 'refused file')} with a report" if count else ""
-    )
+    refused = f"; {count_of(count, 'refused file')} with a report" if count else ""
+    return [Look("inbox", True, f"{config.inbox_dir}{refused}")]
+
+
+def untaken_files(config: CtlSettings, error: Exception) -> list[Look]:
+    """Return what can be seen of the inbox from here while ingest does not answer."""
+    count = sum(1 for _ in untaken(config.inbox_dir)) if config.inbox_dir else 0
+    if not count:
+        return []
+    said = error.said if isinstance(error, DuramenError) else str(error)
+    files = f"{count_of(count, 'file')} {'waits' if count == 1 else 'wait'}"
+    return [Look("inbox", None, f"{files} for ingest: {said}")]
+
+
+def untaken(inbox: Path) -> Iterator[Path]:
+    """Yield the files that lie in the folders of the inbox and of its lineages."""
+    for pattern in ("*", "*/*", "@*/*/*"):
+        for path in inbox.glob(pattern):
+            top = path.relative_to(inbox).parts[0]
+            if top not in ("done", "rejected") and top[0] != "." and path.is_file():
+                yield path
 
 
 def looks_of_checkout(checkout: Path) -> list[Look]:
@@ -121,10 +161,11 @@ def look_all(config: CtlSettings) -> list[Look]:
         calls[name] = partial(look_service, str(getattr(config, f"{name}_url")))
     if config.state_dir is not None:  # in a container there is none of its own
         calls["disk"] = lambda: look_disk(config)
-    calls["inbox"] = lambda: look_refused_files(config)
     looks = looks_of_checkout(config.checkout) if config.checkout else []
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return [*looks, *threads.map(look_around, calls.keys(), calls.values())]
+    with ThreadPoolExecutor(len(calls) + 1) as threads:
+        inbox = threads.submit(look_at_inbox, config)
+        looks += threads.map(look_around, calls.keys(), calls.values())
+        return looks + inbox.result()
 
 
 def doctor(json: cli.Json = False) -> None:

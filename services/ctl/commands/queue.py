@@ -11,11 +11,12 @@ import typer
 from services.ctl import cli
 from services.ctl.commands.control import living
 from services.ctl.views import forecast, history, left_out
-from services.ctl.views.columns import Cell, Heads, count_of, moment_of, number, span_of, text
+from services.ctl.views.columns import Heads, count_of, moment_of, number, span_of, text
+from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of, inbox_rows
 from services.ctl.views.naming import job_at, name_of
+from services.ctl.views.queue_cells import job_state_cell, start_cell
 from shared.bus.client import Bus
 from shared.errors import UsageError
-from shared.formats.version import version_name
 from shared.ledger.control import observed_all
 from shared.ledger.jobs import Job, Table
 from shared.protocol.names import LEVELS, JobVerb
@@ -26,7 +27,6 @@ JobName = Annotated[
     str, typer.Argument(help="A job as the queue shows it, or the start of its id.")
 ]
 ORDER = ("running", "queued", "failed", "skipped", "done", "removed")
-COLOURS = {"failed": "red", "running": "green", "paused": "yellow"}
 OVER_SHOWN = 20
 
 
@@ -128,14 +128,15 @@ def list_jobs(
     """List all jobs in the order of training, then those that failed, were skipped or are done.
 
     `tokens` counts all epochs; ~ marks an estimate, made before the job has a plan. `start` is
-    estimated from the jobs before it and the last speed of training.
+    estimated from the jobs before it and the last speed of training. What lies in the inbox and is
+    not queued yet follows, with the reason.
     """
     cli.run_command(_list(everything, json))
 
 
 async def _list(everything: bool, json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
-        view = await View.of(bus)
+        view, ingest = await View.of(bus), inbox_of(await observed_all(bus, "ingest"))
     jobs = queue_order(view.table)
     over = [job for job in jobs if job.record.state in ("done", "removed")]
     hidden = 0 if everything or json else max(0, len(over) - OVER_SHOWN)
@@ -143,7 +144,13 @@ async def _list(everything: bool, json: bool) -> None:
         left_out = {job.id for job in over[OVER_SHOWN:]}
         jobs = [job for job in jobs if job.id not in left_out]
     rows = [view.row(job) for job in jobs]
-    cli.emit(rows, json, lambda: print_jobs(view, rows, hidden))
+
+    def human() -> None:
+        print_jobs(view, rows, hidden)
+        for line in inbox_lines(ingest):
+            cli.note(line, "yellow")
+
+    cli.emit([*rows, *inbox_rows(ingest, rows)], json, human)
 
 
 def print_jobs(view: View, rows: list[dict[str, Any]], hidden: int) -> None:
@@ -204,29 +211,6 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
             cli.note(f"{row['name']} ({row['job']}) {row['state']}: {row['reason']}{after}", "red")
 
 
-def job_state_cell(row: dict[str, Any]) -> Cell:
-    """Return the state and what belongs to it: how far it is, or what it became."""
-    state, progress = row["state"], row["progress"]
-    if progress is not None:
-        state = "paused" if progress["paused"] else state
-        shown = f"{state} {progress['position']}/{progress['steps']}" if "steps" in progress else ""
-        return Cell(shown or state, COLOURS[state])
-    shown = f"{state} {version_name(row['version'])}" if row["version"] else state
-    return Cell(shown, COLOURS.get(state, ""))
-
-
-def start_cell(row: dict[str, Any]) -> str:
-    if row["state"] == "running":
-        left = (row["progress"] or {}).get("eta_seconds")
-        return f"{span_of(left)} left" if left is not None else ""
-    if row["state"] != "queued":
-        return ""
-    seconds = row["starts_in_seconds"]
-    if seconds is None:
-        return "unknown"
-    return "next" if seconds < 1 else f"in {span_of(seconds)}"
-
-
 @app.command("status")
 def queue_counts(json: cli.Json = False) -> None:
     """Show how many jobs are in each state, by priority, and what is trained now."""
@@ -236,11 +220,16 @@ def queue_counts(json: cli.Json = False) -> None:
 async def _status(json: bool) -> None:
     async with cli.bus(cli.settings()) as bus:
         table, views = await Table.of(bus), await trainers(bus)
+        ingest = inbox_of(await observed_all(bus, "ingest"))
     seen = max(views.values(), key=lambda said: said.at, default=None)
     counts = {level: dict.fromkeys(ORDER, 0) for level in LEVELS}
     for job in table.jobs.values():
         counts[job.record.level][job.record.state] += 1
-    value = {"levels": counts, "trainer": seen.model_dump(mode="json") if seen else None}
+    value = {
+        "levels": counts,
+        "trainer": seen.model_dump(mode="json") if seen else None,
+        "inbox": inbox_json(ingest),
+    }
 
     def human() -> None:
         rows = [
@@ -252,6 +241,8 @@ async def _status(json: bool) -> None:
             job = f", {job_at(table, said.job)}" if said.job else ""
             waits = f": {said.waits_for}" if said.waits_for else ""
             cli.console.print(f"trainer {said.state}{job}{waits}", markup=False, soft_wrap=True)
+        for line in inbox_lines(ingest):
+            cli.note(line, "yellow")
 
     cli.emit(value, json, human)
 

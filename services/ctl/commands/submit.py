@@ -14,11 +14,12 @@ from shared import reach
 from shared.answers.ingest import Working
 from shared.errors import DuramenError, UsageError
 from shared.formats.report import Contents, Problem, Report
+from shared.sidecar_names import sidecars_among
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
 MOST_SIDECAR = 10_000
-PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
+PACKED = re.compile(r"\.(gz|zst|xz|bz2)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,9 +76,10 @@ def submit(
 def sidecar_of(file: Path) -> Path | None:
     """Return `data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, or None."""
     plain = PACKED.sub("", file.name)
-    stems = dict.fromkeys([plain.rpartition(".")[0] or plain, file.name])
-    found = (file.with_name(stem + suffix) for stem in stems for suffix in (".yaml", ".yml"))
-    return next((path for path in found if path.is_file()), None)
+    stems = [plain.rpartition(".")[0] or plain, file.name]
+    beside = [path.name for path in file.absolute().parent.iterdir() if path.is_file()]
+    found = sidecars_among(beside, stems)
+    return file.with_name(found[0]) if found else None
 
 
 def sidecar_text(path: Path) -> str:

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import stat
 import threading
 import uuid
@@ -17,56 +16,35 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from services.ingest.inbox import other_disk
+from services.ingest.inbox.folders import (
+    DONE,
+    FOLDERS,
+    MADE,
+    REJECTED,
+    TAKEN_FOLDER,
+    UPLOADS,
+    InboxFolder,
+    InboxItem,
+    Listing,
+    Unread,
+    list_inbox,
+)
 from services.ingest.inbox.rename import numbered, rename_new
-from services.ingest.inbox.sidecar import is_sidecar, names_for
+from services.ingest.inbox.sidecar import stems_for
 from services.ingest.outcome.report import report_text
 from shared.answers.ingest import RefusedFile
 from shared.errors import UsageError
 from shared.files import copy_synced, sync_folder, write_synced
 from shared.formats.report import BESIDE, Kind, Report, taking_of
 from shared.protocol.names import LEVEL_RANK, Level
+from shared.sidecar_names import is_sidecar, sidecars_among
 
-TAKEN_FOLDER, DONE, REJECTED = ".taken", "done", "rejected"
 FILE, ORIGIN, SIDECAR, TARGET = "file", "origin.json", "sidecar.yaml", "target"
-UPLOADS = ".uploads"
-# A folder of the inbox or of a lineage => the level and the kind of the files dropped there.
-FOLDERS: dict[str, tuple[Level, Kind]] = {
-    "": ("normal", "train"),
-    "priority": ("high", "train"),
-    "high": ("high", "train"),
-    "low": ("low", "train"),
-    "eval": ("normal", "eval"),
-}
-MADE = ("priority", "low", "eval", DONE, REJECTED, TAKEN_FOLDER, UPLOADS)
-LINEAGE_NAME = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
-DEFAULT_LINEAGE = "main"
 
 
 class InboxInUse(UsageError):
     """Another process owns this inbox."""
-
-
-@dataclass(frozen=True)
-class InboxFolder:
-    """A folder of the inbox, and what dropping a file there means."""
-
-    path: Path
-    level: Level
-    lineage: str
-    kind: Kind
-
-
-@dataclass(frozen=True)
-class InboxItem:
-    """A file or folder that lies in a folder of the inbox."""
-
-    path: Path
-    place: InboxFolder
-    status: os.stat_result
-
-    @property
-    def order(self) -> tuple[int, int, str]:
-        return LEVEL_RANK[self.place.level], self.status.st_mtime_ns, self.path.name
 
 
 @dataclass(frozen=True)
@@ -114,8 +92,7 @@ class Inbox:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._taking = threading.Lock()  # uploads arrive beside the loop
-        for name in MADE:
-            (root / name).mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         self._lock = os.open(
             root / TAKEN_FOLDER / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -134,50 +111,36 @@ class Inbox:
 
     # ---- what lies there -------------------------------------------------------------------------
 
-    def places(self) -> Iterator[InboxFolder]:
-        """Yield the folders that exist now: those of the main lineage and of each @lineage."""
-        roots = [(self.root, DEFAULT_LINEAGE)]
-        for path in sorted(self.root.glob("@*")):
-            match = LINEAGE_NAME.fullmatch(path.name)
-            if match and is_folder(path):
-                roots.append((path, match[1]))
-        for root, lineage in roots:
-            for name, (level, kind) in FOLDERS.items():
-                if is_folder(root / name):
-                    yield InboxFolder(root / name, level, lineage, kind)
+    def look(self) -> Listing:
+        """Return what lies in the inbox now, and put back what a kill has left set aside."""
+        listing = Listing(self.root)
+        left = list(other_disk.set_aside([place.path for place in listing.places]))
+        for folder in left:
+            self._drop_copy(folder)
+            other_disk.put_back(folder)
+        return Listing(self.root) if left else listing
 
-    def entries(self) -> list[InboxItem]:
-        """Return everything in the folders that is not a folder, in the order of taking."""
-        found = []
-        for place in self.places():
-            found += [e for e in list_inbox(place) if not stat.S_ISDIR(e.status.st_mode)]
-        return sorted(found, key=lambda entry: entry.order)
+    def _drop_copy(self, aside: Path) -> None:
+        """Remove the copy of a file whose original still lies on its own disk, set aside."""
+        folder = self.root / TAKEN_FOLDER / aside.name
+        origin = origin_of(folder)
+        for original in aside.iterdir():
+            if origin is not None:
+                is_data = original.name == origin.name
+                (folder / (FILE if is_data else SIDECAR)).unlink(missing_ok=True)
 
-    def strangers(self) -> list[Path]:
-        """Return folders that have no meaning here; they are left where they are."""
-        found = [
-            entry.path
-            for place in self.places()
-            for entry in list_inbox(place)
-            if stat.S_ISDIR(entry.status.st_mode) and not self._is_known(place, entry.path.name)
-        ]
-        damaged = [
-            f for f in (self.root / TAKEN_FOLDER).iterdir() if is_folder(f) and not origin_of(f)
-        ]
-        return found + damaged
-
-    def _is_known(self, place: InboxFolder, name: str) -> bool:
-        if place.path == self.root:
-            return name in {*FOLDERS, *MADE} or bool(LINEAGE_NAME.fullmatch(name))
-        return place.path.parent == self.root and place.path.name[:1] == "@" and name in FOLDERS
+    def damaged(self) -> list[Unread]:
+        """Return taken folders that do not say where their file came from."""
+        why = "its origin.json cannot be read: move the file in it back into the inbox"
+        folders = (self.root / TAKEN_FOLDER).iterdir()
+        return [Unread(f, why) for f in folders if is_folder(f) and not origin_of(f)]
 
     # ---- taking ----------------------------------------------------------------------------------
 
     def take(self, entry: InboxItem) -> Taken | None:
         """Move an entry to .taken; return None if it is gone.
 
-        The origin is on disk before the file moves. Raises OSError if the folder lies on another
-        file system.
+        The origin is on disk before the file moves. Raises OSError if it cannot be moved.
         """
         name, place = entry.path.name, entry.place
         folder = str(place.path.relative_to(self.root))
@@ -185,7 +148,7 @@ class Inbox:
         origin = TakenFrom(uuid.uuid4().hex, name, place.level, place.lineage, kind, folder)
         taken = self._prepare(origin)
         try:
-            rename_new(entry.path, taken.path)
+            other_disk.move_file(entry.path, taken.path, origin.id)
         except FileNotFoundError:
             remove_taken(taken.folder)
             return None
@@ -222,13 +185,12 @@ class Inbox:
             taken.origin.lineage,
             taken.origin.kind,
         )
-        wanted = names_for(taken.origin.name)
         found = {entry.path.name: entry for entry in list_inbox(place)}
-        return [found[name] for name in wanted if name in found]
+        return [found[name] for name in sidecars_among(found, stems_for(taken.origin.name))]
 
     def take_sidecar(self, taken: Taken, entry: InboxItem) -> None:
         """Move a sidecar to the file that it is for."""
-        rename_new(entry.path, taken.sidecar)
+        other_disk.move_file(entry.path, taken.sidecar, taken.origin.id)
         sync_folder(taken.folder)
 
     def taken(self) -> list[Taken]:
@@ -319,17 +281,18 @@ class Inbox:
         return found
 
 
-def list_inbox(place: InboxFolder) -> Iterator[InboxItem]:
-    try:
-        with os.scandir(place.path) as listing:
-            names = [Path(item.path) for item in listing]
-    except FileNotFoundError:
-        return
-    for path in names:
+def make_folders(root: Path) -> None:
+    """Make the folders of an inbox. Raises UsageError where a name is taken by something else."""
+    for folder in (root, *(root / name for name in MADE)):
         try:
-            yield InboxItem(path, place, path.lstat())
-        except FileNotFoundError:
-            continue  # renamed away in this moment
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            if folder.parent == root and folder.name in FOLDERS:
+                continue  # a file or a broken link: the service says so, and reads the rest
+            what = "a link to a place that does not exist" if folder.is_symlink() else "a file"
+            raise UsageError(
+                f"{folder} is {what}, so the inbox cannot be used. Remove it, or make it a folder."
+            ) from error
 
 
 def is_folder(path: Path) -> bool:

@@ -29,9 +29,15 @@ def signature(status: os.stat_result) -> Signature:
     return Signature(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def is_partial(name: str) -> bool:
-    """Return whether a name is one by which programs say that they still write."""
-    return name.startswith(".") or name.lower().endswith(PARTIAL_SUFFIXES)
+def partial(name: str) -> str | None:
+    """Return why a file is not read because of its name, or None if it is.
+
+    Programs give such names to what they still write, and rename it at the end.
+    """
+    if name.startswith("."):
+        return "its name begins with a dot, so it is hidden: rename it if it is to be read"
+    suffix = next((s for s in PARTIAL_SUFFIXES if name.lower().endswith(s)), None)
+    return f"its name says that it is still being written ({suffix})" if suffix else None
 
 
 class Settling:
@@ -68,7 +74,7 @@ class Settling:
         if before is None or before[0] != seen:
             self._since[path] = (seen, now)
         if self.quiet(path, now) < self.settle_seconds:
-            return "it may still be growing"
+            return f"it is new, and read once it has not changed for {self.settle_seconds:g} s"
         return "another program has it open for writing" if is_written(path) else None
 
     def quiet(self, path: Path, now: float) -> float:
@@ -77,12 +83,13 @@ class Settling:
         return now - before[1] if before else 0.0
 
     def waiting(self, path: Path, now: float, end: str) -> str | None:
-        """Return that a file looks cut off, and how long it is still waited for.
+        """Return that a file looks cut off, and when it is read as it is.
 
         None once it was quiet for so long that this may be intended.
         """
-        left = self.unfinished_seconds - self.quiet(path, now)
-        return f"{end}; read as it is in {left:.0f} s if nothing follows" if left > 0 else None
+        if self.quiet(path, now) >= self.unfinished_seconds:
+            return None
+        return f"{end}; read as it is once it has not changed for {self.unfinished_seconds:g} s"
 
     def settled(self, path: Path) -> Signature | None:
         found = self._since.get(path)

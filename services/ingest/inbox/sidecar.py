@@ -7,25 +7,25 @@ import yaml
 
 from services.ingest.reading.containers import stem_of
 from services.ingest.reading.row_error import RowError, Unreadable
+from shared.sidecar_names import sidecars_among
 
-SIDECAR_SUFFIXES = (".yaml", ".yml")
 MOST_BYTES = 64 << 10
 FORM = "A sidecar holds one `name: value` on each line, such as `learning_rate: 2e-4`."
 
 
-def is_sidecar(name: str) -> bool:
-    return name.lower().endswith(SIDECAR_SUFFIXES)
-
-
-def names_for(data: str) -> list[str]:
-    """Return the names that the sidecar of a data file may have, the best first."""
-    stems = dict.fromkeys([stem_of(data), data])
-    return [stem + suffix for stem in stems for suffix in SIDECAR_SUFFIXES]
+def stems_for(data: str) -> list[str]:
+    """Return the stems that the sidecar of a data file may have, the best first."""
+    return list(dict.fromkeys([stem_of(data), data]))
 
 
 def belongs(sidecar: str, data: str) -> bool:
     """Return whether the sidecar is that of this data file, by their names."""
-    return sidecar in names_for(data)
+    return bool(sidecars_among([sidecar], stems_for(data)))
+
+
+def differs_in_case(sidecar: str, data: str) -> bool:
+    """Return whether a sidecar would be that of this data file if upper and lower case were one."""
+    return belongs(sidecar.casefold(), data.casefold())
 
 
 def sidecar_values(path: Path) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
 
-from services.ingest.inbox.inbox import DEFAULT_LINEAGE, UPLOADS, TakenFrom
+from services.ingest.inbox.folders import UPLOADS
+from services.ingest.inbox.inbox import TakenFrom
 from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
@@ -25,7 +26,7 @@ from services.ingest.reading.containers import TAKEN, container_of
 from shared.answers.ingest import Preview, UploadFailed, Working
 from shared.errors import UsageError
 from shared.formats.report import Kind, Report
-from shared.protocol.names import Level, LineageName
+from shared.protocol.names import DEFAULT_LINEAGE, Level, LineageName
 
 LONGEST_WAIT_SECONDS = 300.0
 MOST_SIDECAR = 10_000  # characters: it travels in the address

@@ -20,7 +20,7 @@ from shared.formats.row_ids import ROW_IDS
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
 from shared.protocol.message import ObjectRef
-from shared.protocol.names import JobId, now
+from shared.protocol.names import DEFAULT_LINEAGE, JobId, now
 from shared.protocol.records import JobRecord, JobSettings
 from shared.store import layout
 from shared.store.place import PRECIOUS
@@ -138,13 +138,22 @@ def duplicate_words(state: str) -> str:
     return "has failed" if state == "failed" else "was skipped"
 
 
+def after_queued(table: Table, lineage: str) -> str:
+    """Return what to do next about a queued file: its lineage may not have been made yet."""
+    if lineage == DEFAULT_LINEAGE or lineage in table.lines:
+        return "duramen queue list"
+    return f"duramen lineage new {lineage} --base BASE, because there is no such lineage yet."
+
+
 async def queue(bus: Bus, table: Table, wish: Candidate) -> Admission:
     """Queue a job for a stored dataset, once. Raises BusUnavailable, BusFull, BusWentBack."""
     while True:
         await table.update(bus)
         decision = admit(table, wish)
-        if decision.known is not None or decision.job in table.jobs:
+        if decision.known is not None:
             return decision
+        if decision.job in table.jobs:
+            return decision._replace(next_step=after_queued(table, decision.job.lineage))
         record = JobRecord(
             nonce=wish.nonce(decision.job),
             by="ingest",

@@ -47,7 +47,7 @@ def admitted(origin: TakenFrom, built: Built, decision: Admission) -> Report:
     if decision.known is None:
         why = queued_as(origin, built, decision, LISTED_BESIDE)
         report = report_on(origin, "queued", why, built)
-        changes = {"job": decision.job.path, "next_step": "duramen queue list"}
+        changes = {"job": decision.job.path, "next_step": decision.next_step}
         return report.model_copy(update=changes)
     known = {"job": decision.job.path, "next_step": decision.next_step, "version": decision.version}
     return report_on(origin, "duplicate", decision.known, built).model_copy(update=known)

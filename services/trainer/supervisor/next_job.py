@@ -22,6 +22,7 @@ from shared.ledger.control import observed
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentOpened
+from shared.protocol.names import DEFAULT_LINEAGE
 from shared.protocol.observed import UNSEEN
 from shared.protocol.records import LineOpen
 from shared.store import layout
@@ -76,7 +77,9 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
     """Return why a lineage cannot train now, with the next command where one helps, or None."""
     line = trainer.table.lines.get(lineage)
     if line is None or line.settings is None:
-        return "it has no base yet: duramen base add DIR"
+        if lineage == DEFAULT_LINEAGE:
+            return "it has no base yet: duramen base add DIR"
+        return f"there is no lineage of this name: duramen lineage new {lineage} --base BASE"
     if line.open_segment is not None:
         record = line.open_segment.record
         silent = await trainer.watch.silent_seconds(record.lease, line.open_segment.fence)

@@ -1,0 +1,41 @@
+"""The names of sidecars: `data.yaml` beside `data.jsonl`, as the inbox and `duramen submit` see it.
+
+A Mac writes ä as two characters and Linux as one, so names are compared in Unicode's form NFC. The
+suffix may be written in any case; the stem may not, since `Data.jsonl` and `data.jsonl` are two
+files.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+SIDECAR_SUFFIXES = (".yaml", ".yml")
+
+
+def is_sidecar(name: str) -> bool:
+    """Return whether a name ends as a sidecar's does."""
+    return name.lower().endswith(SIDECAR_SUFFIXES)
+
+
+def stem_of_sidecar(name: str) -> str:
+    """Return the name without its suffix, in NFC: what a data file has to be called."""
+    return normal(name[: name.rindex(".")])
+
+
+def sidecars_among(names: Iterable[str], stems: Sequence[str]) -> list[str]:
+    """Return which of `names` are sidecars of a file with these stems, the one that counts first.
+
+    An earlier stem goes before a later one, `.yaml` before `.yml`, lower case before upper case.
+    """
+    wanted = [normal(stem) for stem in stems]
+
+    def rank(name: str) -> tuple[int, int, bool, str]:
+        suffix = name[name.rindex(".") :]
+        at = wanted.index(stem_of_sidecar(name))
+        return at, SIDECAR_SUFFIXES.index(suffix.lower()), suffix != suffix.lower(), name
+
+    return sorted((n for n in names if is_sidecar(n) and stem_of_sidecar(n) in wanted), key=rank)
+
+
+def normal(name: str) -> str:
+    """Return a name in NFC, so that two ways to write the same characters are equal."""
+    return unicodedata.normalize("NFC", name)
