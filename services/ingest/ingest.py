@@ -1,6 +1,7 @@
 """What every part of ingest works with."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from services.ingest.inbox.inbox import Inbox
 from shared.bus.client import Bus
@@ -12,12 +13,16 @@ from shared.store.s3 import Store
 
 @dataclass
 class Ingest:
-    """The bus and the fold of its queue, the store, and the inbox."""
+    """The bus and the fold of its queue, the store, and the inbox.
+
+    `cache` is a folder for what is fetched more than once; without one, nothing is kept.
+    """
 
     bus: Bus
     store: Store
     inbox: Inbox
     table: Table = field(default_factory=Table)
+    cache: Path | None = None
 
     async def tell(
         self, lineage: str, data: EventData, ref: ObjectRef | None = None, job: str | None = None

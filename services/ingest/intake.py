@@ -66,7 +66,8 @@ class Intake:
     def __post_init__(self) -> None:
         self.wake = asyncio.Event()
         self.settling = Settling(self.settings.settle_seconds, self.unfinished_seconds)
-        self.ingest = Ingest(self.bus, self.store, self.inbox)
+        cache = self.settings.state_dir / "row_ids"
+        self.ingest = Ingest(self.bus, self.store, self.inbox, cache=cache)
         work_dir = self.settings.state_dir / "work"
         reader = FileReader(self.ingest, work_dir, self.settings.max_row_bytes)
         previews = self.settings.state_dir / "previews"

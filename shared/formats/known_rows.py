@@ -110,10 +110,10 @@ def nothing_new_text(rows: int, known: KnownRows) -> str:
     """Return the sentence, without its capital and its full stop, for a file that is all known."""
     whole = f"all its {counted(rows, 'row')} have" if rows > 1 else "its only row has"
     held = " or are held out to be measured" if known.held_out else ""
-    return f"{whole} already been trained{held}: see {places(known)}"
+    return f"{whole} already been trained{held}: see {trained_in(known)}"
 
 
-def places(known: KnownRows) -> str:
+def trained_in(known: KnownRows) -> str:
     """Return where known rows were trained: `v003`, or `v002, v003`, or a job without a version."""
     names = [version_name(j.version) if j.version else f"job {j.job}" for j in known.jobs]
     return ", ".join(sorted(dict.fromkeys(names)))

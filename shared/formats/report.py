@@ -55,7 +55,9 @@ class Contents(BaseModel):
 class Report(BaseModel):
     """The file <name>.report.json beside a file in done/ or rejected/.
 
-    `taken` is the id under which the file was taken.
+    `taken` is the id under which the file was taken. `new_rows`: the rows that its lineage had not
+    trained when it was queued, and `changed_answers` those of them that answer a known prompt
+    otherwise; the job's plan decides. None where that was not compared.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -70,6 +72,8 @@ class Report(BaseModel):
     job: str | None = None
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     version: int | None = None
+    new_rows: int | None = None
+    changed_answers: int | None = None
     contents: Contents | None = None
     problems: list[Problem] = Field(default_factory=list)
     at: AwareDatetime = Field(default_factory=now)

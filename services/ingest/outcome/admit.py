@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 from services.ingest.inbox.inbox import TakenFrom
 from services.ingest.inbox.rename import show_name
+from services.ingest.outcome.known import KnownBefore
 from services.ingest.reading.dataset import ORIGINAL, Built
 from shared.bus.client import Bus
 from shared.errors import AlreadyExists, Conflict
 from shared.formats.canonical import canonical_json
 from shared.formats.dataset import DATA, REPORT, SOURCE
+from shared.formats.known_rows import nothing_new_text
+from shared.formats.plan import KnownRows
 from shared.formats.row_ids import ROW_IDS
 from shared.formats.version import version_name
 from shared.ledger.jobs import Job, Table
@@ -30,12 +33,16 @@ NAMESPACE = uuid.UUID("6f0d6f5c-27e2-4f6b-9a53-1f6a2b7f3c11")
 
 
 class Admission(NamedTuple):
-    """`job`: what a file is trained as. `known`: why it is a duplicate, None if it is not."""
+    """`job`: what a file is trained as. `known`: why it is a duplicate, None if it is not.
+
+    `rows`: what the lineage knows of the file, None where that was not, or not wholly, compared.
+    """
 
     job: JobId
     known: str | None = None
     next_step: str = ""
     version: int | None = None
+    rows: KnownRows | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,14 @@ class Candidate:
     rows: int
     settings: JobSettings = field(default_factory=JobSettings)
     again: bool = False
+    known: KnownBefore | None = None  # None: it is trained whole
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the lineage has trained or held out every row."""
+        return (
+            self.known is not None and self.rows == self.known.rows.count + self.known.rows.held_out
+        )
 
     def nonce(self, job_id: JobId) -> str:
         return uuid.uuid5(NAMESPACE, f"{self.origin.id} {job_id.path}").hex
@@ -98,6 +113,14 @@ def store_measured(store: Store, origin: TakenFrom, dataset: ObjectRef, rows: in
 
 def admit(table: Table, wish: Candidate) -> Admission:
     """Which job a file becomes, or which one it is already."""
+    decision = job_or_duplicate(table, wish)
+    if decision.known is not None or wish.known is None or not wish.known.is_whole:
+        return decision
+    return decision._replace(rows=wish.known.rows)
+
+
+def job_or_duplicate(table: Table, wish: Candidate) -> Admission:
+    """As `admit`, without how much of the file is new."""
     lineage, sha256 = wish.origin.lineage, wish.dataset.sha256
     runs = table.runs(lineage, sha256)
     for job in runs:
@@ -107,17 +130,29 @@ def admit(table: Table, wish: Candidate) -> Admission:
         return Admission(JobId(lineage, sha256, runs[-1].id.run + 1 if runs else 1))
     line = table.lines.get(lineage)
     version = line.is_trained(sha256) if line else None
-    if version is not None:
+    if version is not None and wish.settings.delta != "off":
         job_id = runs[-1].id if runs else JobId(lineage, sha256, 1)
-        why = (
-            f"these rows have already been trained; see {version_name(version)} of {lineage}. To "
-            "train them again, put `again: true` into the sidecar or use duramen submit --again."
-        )
-        shown = f"duramen versions show {version_name(version)} -l {lineage}"
-        return Admission(job_id, why, shown, version)
+        why = f"these rows have already been trained; see {version_name(version)}"
+        return trained_before(job_id, why, version)
+    state = (table.projection(runs[-1]) or runs[-1].record.state) if runs else None
+    if wish.known and wish.known.job and wish.is_known and state not in ("queued", "running"):
+        why = nothing_new_text(wish.rows, wish.known.rows)
+        return trained_before(wish.known.job, why, wish.known.version)
     if not runs:
         return Admission(JobId(lineage, sha256, 1))
     return again(table, runs[-1])
+
+
+def trained_before(job: JobId, why: str, version: int | None) -> Admission:
+    """Return that a file is a duplicate of what a job has trained."""
+    why = (
+        f"{why} of {job.lineage}. To train them again, put `again: true` into the sidecar or use "
+        "duramen submit --again."
+    )
+    if version is None:
+        return Admission(job, why, f"duramen queue show {job}")
+    shown = f"duramen versions show {version_name(version)} -l {job.lineage}"
+    return Admission(job, why, shown, version)
 
 
 def again(table: Table, job: Job) -> Admission:

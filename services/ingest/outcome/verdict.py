@@ -6,6 +6,7 @@ from services.ingest.outcome.admit import Admission
 from services.ingest.outcome.refusal import PUT_AGAIN, WholeFileRefused
 from services.ingest.outcome.report import why_refused
 from services.ingest.reading.dataset import Built
+from shared.formats.known_rows import new_rows_text
 from shared.formats.report import Outcome, Report
 
 FIX_LINES = "fix or delete these lines, then put the file into the inbox again."
@@ -48,7 +49,7 @@ def admitted(origin: TakenFrom, built: Built, decision: Admission) -> Report:
         why = queued_as(origin, built, decision, LISTED_BESIDE)
         report = report_on(origin, "queued", why, built)
         changes = {"job": decision.job.path, "next_step": decision.next_step}
-        return report.model_copy(update=changes)
+        return report.model_copy(update={**changes, **new_rows(built, decision)})
     known = {"job": decision.job.path, "next_step": decision.next_step, "version": decision.version}
     return report_on(origin, "duplicate", decision.known, built).model_copy(update=known)
 
@@ -60,7 +61,19 @@ def queued_as(origin: TakenFrom, built: Built, decision: Admission, bad_where: s
     why = f"queued as job {decision.job}, {rows}, {origin.level} priority."
     if contents.bad_rows:
         why += f" Left out: {counted_problems(contents.bad_rows, 'bad row')}{bad_where}."
+    if decision.rows is not None and (decision.rows.count or decision.rows.changed):
+        new = new_rows_text(contents.rows, decision.rows)
+        why += f" {new[:1].upper()}{new[1:]}."
     return why
+
+
+def new_rows(built: Built, decision: Admission) -> dict[str, int]:
+    """Return what the report counts as new to the lineage and as changed, if that is known."""
+    known = decision.rows
+    if known is None:
+        return {}
+    new = built.contents.rows - known.count - known.held_out
+    return {"new_rows": new, "changed_answers": known.changed}
 
 
 def counted_problems(number: int, what: str) -> str:
