@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from services.trainer import memory
 from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start, TrainedDataset
@@ -61,10 +62,7 @@ class Preparation:
             chat_template=settings.chat_template,
             dataset=self.local.object("datasets", self.job.record.dataset, ".jsonl"),
             dataset_sha256=self.job.id.sha256,
-            eval_datasets=() if plan else tuple(self.eval_datasets()),
-            earlier_plans=() if plan else tuple(self.earlier_plans()),
-            lineage_plans=() if plan else tuple(self.lineage_plans()),
-            trained=() if plan else tuple(self.trained()),
+            **({} if plan else self.for_a_new_plan()),
             plan=self.plan(plan) if plan else None,
             plan_out=self.folder.plan,
             plan_sha256=plan.sha256 if plan else None,
@@ -170,6 +168,15 @@ class Preparation:
         own = self.job.record.settings.model_dump(exclude_none=True, exclude=NOT_OF_THE_UPDATES)
         seed = self.line.settings.seed
         return TrainingSettings(**{**self.settings.job_defaults(), **own, "seed": seed})
+
+    def for_a_new_plan(self) -> dict[str, Any]:
+        """Return what decides about a plan beside the job's own file; see `Spec`."""
+        return {
+            "eval_datasets": tuple(self.eval_datasets()),
+            "earlier_plans": tuple(self.earlier_plans()),
+            "lineage_plans": tuple(self.lineage_plans()),
+            "trained": tuple(self.trained()),
+        }
 
     def eval_datasets(self) -> list[EvalDataset]:
         """Return the lineage's evaluation files, which are measured and never trained."""

@@ -182,17 +182,16 @@ def training_rows(
     """Return (tokens of the rows to train, held-out rows, rows left out).
 
     The sets hold row ids: `held` out of this file, `evaluated` only, held out of an `earlier` file.
-    `trained`: the numbers of rows that the lineage has trained; the plan lists them by themselves.
+    `trained`: the numbers of rows that the lineage has trained already.
     Raises CannotTrain (data, mask, template).
     """
     encoded: dict[int, Encoded] = {}
     heldout_rows: list[int] = []
     never: list[LeftOut] = []
     kept_aside: set[str] = set()
-    for number, row in enumerate(rows):
+    rest = [(number, row) for number, row in enumerate(rows) if number not in trained]
+    for number, row in rest:
         result: Encoded | Why
-        if number in trained:
-            continue
         if row.id in held and row.id not in kept_aside:
             kept_aside.add(row.id)
             heldout_rows.append(number)
