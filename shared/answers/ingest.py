@@ -86,7 +86,7 @@ class Preview(Reply):
     """What would become of a file. Nothing of it was stored or queued.
 
     The `outcome` of `report` says what would happen, its `settings` those that were understood.
-    `rows` are the first three, and up to 200 spread evenly over the file.
+    `rows` are the first three, and others spread evenly over the file, 200 at most.
     """
 
     report: Report

@@ -72,8 +72,8 @@ async def test_a_good_file_would_be_queued_and_nothing_of_it_is_kept(previews: P
     assert report.contents.ignored_fields == {"id": 1001}
     assert (report.contents.rows, report.contents.duplicate_lines) == (1000, [1001])
     numbers = [row.row for row in found.rows]
-    assert numbers == [1, 2, 3, *range(6, 1000, 5)]
-    assert found.rows[-1].line == 996
+    assert numbers[:5] == [1, 2, 3, 4, 9]
+    assert (len(numbers), numbers[-1], found.rows[-1].line) == (200, 995, 995)
     assert json.loads(found.rows[0].data or "")["messages"][1]["content"] == "It is 0."
     assert list(previews.folder.iterdir()) == []
     assert previews.ingest.inbox.taken() == []
@@ -124,7 +124,7 @@ async def test_bad_rows_that_may_be_left_out_are_listed_in_a_file_that_would_be_
     [
         ([40] * 5, 5),
         ([sample.ROW_BYTES + 1] * 5, 0),
-        ([60_000] * 400, 3 + 24),
+        ([60_000] * 400, 27),
         ([60_000] * 3, 3),
     ],
 )

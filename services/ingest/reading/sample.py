@@ -15,12 +15,14 @@ ALL_BYTES = 2 << 20
 
 
 def take_sample(folder: Path, rows: int) -> list[SampledRow]:
-    """Return the first rows of data.jsonl in `folder`, and `SAMPLED` spread evenly over all `rows`.
+    """Return the first of the `rows` of data.jsonl in `folder`, and others spread evenly over it.
 
-    Fewer are returned, still spread evenly, where they are larger than `ALL_BYTES` together.
+    They are `SAMPLED` together, or fewer where they are larger than `ALL_BYTES`.
     """
-    evenly = [n * rows // SAMPLED for n in range(SAMPLED)] if rows > SAMPLED else range(rows)
-    wanted = {*range(min(FIRST_ROWS, rows)), *evenly}
+    first_rows, others = min(FIRST_ROWS, rows), rows - FIRST_ROWS
+    spread = min(others, SAMPLED - FIRST_ROWS)
+    evenly = (FIRST_ROWS + n * others // spread for n in range(spread))
+    wanted = {*range(first_rows), *evenly}
     found: dict[int, SampledRow] = {}
     with (folder / DATA).open("rb") as data, (folder / SOURCE).open("rb") as source:
         for number, (line, origin) in enumerate(zip(data, source, strict=False)):

@@ -3,24 +3,28 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import FastAPI, Path
+from fastapi import FastAPI, Path, Request
+from pydantic import ValidationError
 
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.observe import view_of
-from services.trainer.supervisor.show_example import example_shown
+from services.trainer.supervisor.show_example import example_shown, rows_previewed
 from services.trainer.supervisor.trainer import Trainer
-from shared.answers.trainer import RowShown
+from shared.answers.trainer import RowShown, RowsPreviewed, RowsToPreview
+from shared.errors import UsageError
 from shared.protocol.observed import Observed
 from shared.service import http
 from shared.store.s3 import Store
+from shared.wrong_value import all_wrong
 
 # It becomes part of a file's name.
 Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+MOST_BODY = 8 << 20  # 2 MiB of rows, as JSON may write them
 RowNumber = Annotated[int, Path(ge=1)]
 
 
 def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
-    """Return the app with the routes /api/status and /api/example/{lineage}/{dataset}/{row}."""
+    """Return the app with the routes /api/status, /api/example/… and /api/preview/{lineage}."""
     app = http.make_app(
         settings, {"bus": trainer.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
@@ -35,4 +39,28 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
         """Return the tokens of a row (from 1), and which of them are trained."""
         return await example_shown(trainer, lineage, dataset, row)
 
+    @app.post("/api/preview/{lineage}")
+    async def preview(lineage: str, request: Request) -> RowsPreviewed:
+        """Return the rows in the body, as canonical lines, as a job of today would train them."""
+        asked = rows_in(await bounded_body(request))
+        return await rows_previewed(trainer, lineage, asked)
+
     return app
+
+
+async def bounded_body(request: Request) -> bytes:
+    """Return the body of a request. Raises UsageError if it is longer than `MOST_BODY` bytes."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MOST_BODY:
+            raise UsageError(f"The rows are more than {MOST_BODY} bytes together.")
+    return bytes(body)
+
+
+def rows_in(body: bytes) -> RowsToPreview:
+    """Return the rows that a request asks about. Raises UsageError."""
+    try:
+        return RowsToPreview.model_validate_json(body)
+    except ValidationError as error:
+        raise UsageError(f"The request is not valid: {all_wrong(error.errors())}.") from error

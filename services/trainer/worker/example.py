@@ -9,6 +9,7 @@ what the token decodes to by itself; `left_out`, why the row is not trained, or 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def token(tokenizer: Any, number: int, trained: bool) -> dict[str, Any]:
     }
 
 
-def main(path: str) -> None:
+def print_answer(answer: Callable[[bytes], dict[str, Any]], path: str) -> None:
+    """Print the answer to the request in a file, or why there is none."""
     try:
-        found = example_answer(Request.model_validate_json(Path(path).read_bytes()))
+        found = answer(Path(path).read_bytes())
     except CannotTrain as failure:
         shown = {"kind": failure.kind, "message": failure.message, "example": failure.example}
         found = {"failed": shown, "sequences": []}
@@ -77,4 +79,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print_answer(lambda data: example_answer(Request.model_validate_json(data)), sys.argv[1])
