@@ -24,7 +24,10 @@ from services.model.out_of_memory import is_out_of_memory
 from shared.files import write_synced
 
 # Raised by a model for attention or arguments that it does not know.
-UNFIT = (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError)
+UNFIT = (
+    *(NotImplementedError, TypeError, ValueError, RuntimeError),
+    *(AttributeError, LookupError, AssertionError),
+)
 # Rounding between two orders of computation, as a share of the result: float32, half precision.
 EXACT, ROUNDED = 1e-3, 0.1
 LENGTHS = (131, 70, 9)  # tokens: above, around and below the block size of a kernel

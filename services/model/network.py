@@ -1,6 +1,6 @@
 """The frozen base with its LoRA adapter: its loss, its predictions and its adapter's state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,20 @@ from typing import Any
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 
 from services.model import attention, kernels
 from services.model.attention import Batch, pack
 from services.model.device import choose_device
-from services.model.kernels import UNFIT, Proofs, Way, sequence
+from services.model.kernels import Proofs, Way, sequence
+from services.model.layers import decoder_of
 from services.model.lora import adapter_parameters, initialize, with_adapter
 from services.model.loss import FrozenHeadLoss, most_likely, plain_loss
-from services.model.out_of_memory import is_out_of_memory
+from services.model.refusal import refusing
+from services.model.targets import choose_targets, path_of
 from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape, Tensors
 from shared.memory_estimate import HEAD_CHUNK_TOKENS
-
-# Raised by transformers, safetensors and torch for a folder from which they cannot load a model.
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError),
-    *(RuntimeError, SafetensorError),
-)
 
 
 class Network:
@@ -34,6 +29,9 @@ class Network:
 
     `lean` says that the head is a plain frozen matrix, `way` how attention runs over the sequences
     of a row (see kernels.py), and `notes`, for the job's log, what is done differently than usual.
+    `left_out`: the layers that all-linear leaves without an adapter; `is_named` says that layers
+    were asked for by name instead. `known`: the names of the
+    tensors in the checkpoint that is trained on.
     """
 
     def __init__(
@@ -47,6 +45,7 @@ class Network:
         recompute: bool = False,
         proofs: Proofs | None = None,
         device: str = "auto",
+        known: Iterable[str] = (),
     ) -> None:
         self.device = choose_device(device)
         torch.use_deterministic_algorithms(True)
@@ -55,7 +54,8 @@ class Network:
         attention.register()
         # People read the job's log, and progress bars would clutter it.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
+        self.type = model_type(base_dir)
+        with refusing("loaded", self.type):
             base: Any = AutoModelForCausalLM.from_pretrained(
                 str(base_dir),
                 dtype=getattr(torch, dtype),
@@ -72,13 +72,12 @@ class Network:
                 base.to(self.device)
             else:
                 keep_trainable(base)
-            self.model: Any = with_adapter(base, lora)
+        with refusing("given an adapter", self.type):
+            chosen = choose_targets(base, lora, known)
+            self.left_out, self.is_named = chosen.left_out, lora.targets != "all-linear"
+            self.model: Any = with_adapter(base, lora, chosen)
             if recompute:
                 base.activation_checkpointing_enable({"use_reentrant": False})
-        except UNREADABLE as error:
-            if is_out_of_memory(error):
-                raise
-            raise CannotTrain("base", f"The base model cannot be loaded: {error}") from error
         self.base: Any = self.model.get_base_model()
         self.adapter = adapter_parameters(self.model)
         initialize(self.adapter, seed)
@@ -101,7 +100,7 @@ class Network:
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Return the hidden states [T, d] after the last layer."""
-        body = self.base.get_decoder() if hasattr(self.base, "get_decoder") else self.base.model
+        body = decoder_of(self.base)
         states = [
             body(**part, attention_mask=None, use_cache=False).last_hidden_state[0]
             for part, _ in self.passes(batch)
@@ -229,21 +228,20 @@ class Network:
 
         Raises CannotTrain (base) if the model cannot be trained here.
         """
-        vocabulary = int(self.base.config.get_text_config().vocab_size)
-        with self.measuring():
-            try:
-                kernels.choose_way(self, proofs)
-                self.lean = self.plain_head(pack([sequence(7, vocabulary, 3)], self.device))
-            except UNFIT as error:
-                if is_out_of_memory(error):
-                    raise
-                raise CannotTrain(
-                    "base", f"{type(self.base).__name__} cannot be trained here: {error}"
-                ) from error
+        with refusing("trained", self.type, ",".join(self.adapted())), self.measuring():
+            vocabulary = int(self.base.config.get_text_config().vocab_size)
+            kernels.choose_way(self, proofs)
+            check_looks_back(self, vocabulary)
+            self.lean = self.plain_head(pack([sequence(7, vocabulary, 3)], self.device))
         if not self.lean:
             self.notes.append(
                 "this model's head is not a plain matrix: using the ordinary, slower cross-entropy"
             )
+
+    def adapted(self) -> list[str]:
+        """Return the ends of the names of all layers that have an adapter."""
+        paths = {name.removesuffix(".base_layer") for name in map(path_of, self.adapter)}
+        return sorted({path.rpartition(".")[2] for path in paths})
 
     def plain_head(self, batch: Batch) -> bool:
         """Return whether logits are hidden states times a frozen matrix and nothing else.
@@ -293,6 +291,32 @@ class Network:
         with torch.no_grad():
             for name, parameter in self.adapter.items():
                 parameter.copy_(torch.from_numpy(tensors[name]))
+
+
+def model_type(base_dir: Path) -> str:
+    """Return the model type that a base's config.json names, or `unknown`."""
+    try:
+        found, _ = PretrainedConfig.get_config_dict(str(base_dir))
+    except (OSError, ValueError):
+        return "unknown"
+    return str(found.get("model_type", "unknown"))
+
+
+def check_looks_back(network: Network, vocabulary: int) -> None:
+    """Check that what comes later in a text changes nothing before it.
+
+    Raises CannotTrain (base): a model that reads ahead would learn to copy its answers.
+    """
+    one, two = (pack([sequence(9, vocabulary, 3)], network.device) for _ in range(2))
+    two.ids[0, -1] = (two.ids[0, -1] + 5) % vocabulary
+    before, after = (network.hidden(batch)[:-1] for batch in (one, two))
+    if kernels.differing_states(after, before) is not None:
+        raise CannotTrain(
+            "base",
+            f"The base (model type {network.type}) reads ahead: a later word changes what it makes "
+            "of earlier ones, as in BERT. Training needs a causal language model, such as Llama or "
+            "Qwen: duramen base add DIR",
+        )
 
 
 def nf4(dtype: str, device: torch.device) -> dict[str, Any]:

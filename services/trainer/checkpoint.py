@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from shared.errors import CannotTrain
@@ -118,6 +119,15 @@ def load(path: Path) -> Checkpoint:
     if found != header.tensors:
         raise checkpoint_damaged(path, "its tensors do not hash to what its header says")
     return Checkpoint(header, adapter, optimizer)
+
+
+def adapter_names(path: Path) -> list[str]:
+    """Return the names of the adapter's tensors, unverified; none if they cannot be read."""
+    try:
+        with safe_open(path / ADAPTER, framework="numpy") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError):
+        return []
 
 
 def of_segment(directory: Path, segment: str) -> list[tuple[Path, Header]]:

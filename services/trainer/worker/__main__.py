@@ -82,16 +82,27 @@ def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
     if material is None:
         return
     pipe.wait_for_go()
+    from services.model.refusal import CONFUSED
     from services.trainer.worker import micro_batches
 
     try:
         start_training(spec, pipe, material, chat, began)
-    except (MemoryError, RuntimeError) as error:
+    except (*CONFUSED, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
-            raise
+            raise refused_if_confused(error, spec) from error
         final = not micro_batches.may_be_halved(material, spec.micro_tokens)
         why = f"Memory ran out at micro_tokens {spec.micro_tokens}: {error}"
         raise CannotTrain("memory", why[:2000], final=final) from error
+
+
+def refused_if_confused(error: Exception, spec: Spec) -> Exception:
+    """Return the refusal of a base in whose own modules an error arose, or the error as it is."""
+    from services.model.network import model_type
+    from services.model.refusal import CONFUSED, module_at, refusal_of
+
+    if not isinstance(error, CONFUSED) or module_at(error) is None:
+        return error
+    return refusal_of(error, "trained", model_type(spec.base_dir))
 
 
 def check_inputs(spec: Spec) -> None:
@@ -162,6 +173,7 @@ def load_network(spec: Spec, seed: int) -> "Network":
     """Load the base with a new adapter; write to the job's log what is done differently."""
     from services.model.kernels import Proofs
     from services.model.network import Network
+    from services.trainer import checkpoint
 
     network = Network(
         spec.base_dir,
@@ -172,7 +184,10 @@ def load_network(spec: Spec, seed: int) -> "Network":
         recompute=spec.gradient_checkpointing,
         proofs=Proofs(spec.proofs, (spec.base_root, spec.dtype, spec.quantize)),
         device=spec.device,
+        known=checkpoint.adapter_names(spec.checkpoint) if spec.checkpoint else (),
     )
+    for left_out in network.left_out:
+        say(f"without an adapter: {left_out}")
     for note in network.notes:
         say(note)
     return network

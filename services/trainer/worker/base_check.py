@@ -78,7 +78,26 @@ def check_code(config: dict[str, Any]) -> None:
             f"({why}). Add a base of a type that is, or the same model converted to one.",
         )
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise CannotTrain("base", f"The base is not a causal language model; its type is {kind!r}.")
+        raise CannotTrain("base", f"{why_not_causal(kind, config)} duramen base add DIR")
+
+
+def why_not_causal(kind: str, config: dict[str, Any]) -> str:
+    """Return why a model type that transformers knows cannot be trained, and what could be."""
+    if config.get("is_encoder_decoder"):
+        return (
+            f"The base is an encoder with a decoder ({kind}), not a causal language model, and "
+            "chat cannot be trained on it. Add one that is, such as a Llama or a Qwen:"
+        )
+    if isinstance(config.get("text_config"), dict):
+        return (
+            f"The base ({kind}) also sees or hears, and transformers cannot load its text part "
+            "alone as a causal language model. Add the language model that it was made from, a "
+            f"{config['text_config'].get('model_type', 'text model')}:"
+        )
+    return (
+        f"The base is not a causal language model; its type is {kind!r}. Add one that is, such as "
+        "a Llama or a Qwen:"
+    )
 
 
 def weight_files(base_dir: Path) -> list[Path]:
