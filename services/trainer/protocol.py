@@ -177,6 +177,8 @@ class PlanReady(Part):
     train_rows: int
     heldout_rows: int
     left_out: int
+    new_rows: int  # that no job of the lineage had trained or held out
+    changed_answers: int
     epochs: int
     tokens: int  # of all epochs
     trained_tokens: int

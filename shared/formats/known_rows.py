@@ -110,13 +110,17 @@ def nothing_new_text(rows: int, known: KnownRows) -> str:
     """Return the sentence, without its capital and its full stop, for a file that is all known."""
     whole = f"all its {counted(rows, 'row')} have" if rows > 1 else "its only row has"
     held = " or are held out to be measured" if known.held_out else ""
-    return f"{whole} already been trained{held}: see {trained_in(known)}"
+    return f"{whole} already been trained{held}: see {all_places(known)}"
 
 
-def trained_in(known: KnownRows) -> str:
-    """Return where known rows were trained: `v003`, or `v002, v003`, or a job without a version."""
-    names = [version_name(j.version) if j.version else f"job {j.job}" for j in known.jobs]
-    return ", ".join(sorted(dict.fromkeys(names)))
+def all_places(known: KnownRows) -> str:
+    """Return where known rows were trained, such as `v002, v003`."""
+    return ", ".join(sorted({trained_in(job) for job in known.jobs}))
+
+
+def trained_in(job: KnownFrom) -> str:
+    """Return the version that first held what a job trained, or the job while there is none."""
+    return version_name(job.version) if job.version else f"job {job.job}"
 
 
 def counted(number: int, what: str) -> str:

@@ -80,6 +80,21 @@ class SegmentOpened(EventData):
     fence: int
 
 
+class JobPlanned(EventData):
+    """The batches of a job were decided: `train_rows` of its file's `rows` will be trained.
+
+    `new_rows`: those that the lineage had not trained or held out before, and `changed_answers`
+    those of them that answer a known prompt otherwise.
+    """
+
+    kind = "planned"
+    rows: int
+    train_rows: int
+    new_rows: int
+    changed_answers: int
+    steps: int
+
+
 class SegmentClosed(EventData):
     """A job is no longer being trained.
 
@@ -230,6 +245,7 @@ KINDS: dict[str, type[EventData]] = {
         FileRefused,
         JobAmended,
         SegmentOpened,
+        JobPlanned,
         SegmentClosed,
         SnapshotStored,
         MemoryRanOut,

@@ -16,9 +16,12 @@ from shared.protocol.events import (
     SplitSummary,
     parse_event,
 )
-from tests.golden.told import DECISION, FIRST, TOLD
+from tests.golden.told import DECISION, FIRST, TOLD, TOLD_LATER
 
-FACTS = [Event.model_validate({"at": "2026-03-01T12:30:15Z", **fields}) for fields in TOLD]
+FACTS = [
+    Event.model_validate({"at": "2026-03-01T12:30:15Z", **fields})
+    for fields in (*TOLD, *TOLD_LATER)
+]
 
 
 def test_every_kind_has_a_stored_example() -> None:

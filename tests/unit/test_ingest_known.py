@@ -86,7 +86,7 @@ class Inlet:
             bucket="duramen", key=layout.dataset_data(sha256), sha256=sha256, size=1
         )
         origin = TakenFrom("ab" * 16, "grown.jsonl", "normal", "main", "train", None)
-        before = await known.compared(self.ingest, "main", built, asked)
+        before = await known.compare_with_lineage(self.ingest, "main", built, asked)
         wish = Candidate(origin, dataset, len(rows), asked.settings, asked.again, before)
         return verdict.admitted(origin, built, admit(self.ingest.table, wish))
 

@@ -102,7 +102,7 @@ class View:
 
     def reason(self, job: Job) -> str | None:
         record = job.record
-        if record.failure is not None and record.state == "failed":
+        if record.failure is not None and record.state in ("failed", "skipped"):
             return record.failure.message.splitlines()[0]
         if record.state == "queued":
             return self.held.get(job.id.lineage)
@@ -345,8 +345,9 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
     if log:
         cli.console.file.write(history.log_text(cli.first_store(config), view.table, job))
         return
-    left = await asyncio.to_thread(left_out.left_out_if_known, cli.first_store(config), job)
-    value = {**view.row(job), **history.history_of(view.table, job), "left_out": left}
+    rows = await asyncio.to_thread(left_out.rows_if_known, cli.first_store(config), job)
+    of_file = {"left_out": rows and rows.left_out, "new": rows and rows.new}
+    value = {**view.row(job), **history.history_of(view.table, job), **of_file}
     cli.emit(value, json, lambda: print_job(job, value, details))
 
 
@@ -366,6 +367,8 @@ def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
         ("log", value["log"] or "none yet"),
     ]
     cli.console.print(f"[bold]{value['job']}[/bold]")
+    if value["new"]:
+        fields.append(("new", left_out.new_line(value["new"])))
     for name, shown in fields:
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
     reasons = left_out.reason_lines(value["left_out"])
@@ -373,7 +376,7 @@ def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
     if value["failure"]:
         cli.console.print()
-        print_failure(value["failure"])
+        print_failure(value["failure"], value["state"])
     if value["segments"]:
         cli.console.print()
         cli.print_table(history.run_heads(details), history.run_rows(value["segments"], details))
@@ -381,9 +384,13 @@ def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
     cli.print_table(history.HISTORY_HEADS, history.history_rows(job, details))
 
 
-def print_failure(failure: dict[str, Any]) -> None:
+def print_failure(failure: dict[str, Any], state: str) -> None:
+    """Print why a job failed, or why it was skipped, which is nothing to worry about."""
     lines = failure["message"].splitlines() or [""]
-    cli.console.print(f"failed ({failure['kind']}): {lines[0]}", style="red", markup=False)
+    said, style = f"failed ({failure['kind']})", "red"
+    if state == "skipped":
+        said, style = "skipped", "none"
+    cli.console.print(f"{said}: {lines[0]}", style=style, markup=False)
     for line in lines[1:]:
         wrapped = textwrap.fill(line, cli.console.width - 2, initial_indent="  ")
         cli.console.print(wrapped, markup=False)

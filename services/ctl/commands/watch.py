@@ -17,6 +17,8 @@ from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of, fitted, loss_of, span_of
 from services.ctl.views.naming import job_at
 from shared.bus.client import Bus
+from shared.formats.known_rows import new_rows_text
+from shared.formats.plan import KnownRows
 from shared.formats.version import version_name
 from shared.ledger.control import events, observed_all
 from shared.ledger.jobs import Table
@@ -25,6 +27,7 @@ from shared.protocol.events import (
     Event,
     FileKnown,
     FileRefused,
+    JobPlanned,
     JobQueued,
     SegmentClosed,
     SegmentOpened,
@@ -134,14 +137,8 @@ def describe_event(table: Table, event: Event) -> str:
             return f"queued {job}: {count_of(rows, 'row')}, {level} priority"
         case FileRefused(name=name, why=why):
             return f"[red]refused[/red] {escape(name)}: {escape(why)}"
-        case SegmentOpened():
-            return f"training {job}"
-        case SnapshotStored(position=position, summary=splits):
-            return f"snapshot at step {position}: " + summary(splits)
-        case SegmentClosed(outcome=outcome, version=version):
-            colour = "red" if outcome == "failed" else "green"
-            text = f"[{colour}]{outcome}[/{colour}] {job}"
-            return text + (f" as {version_name(version)}" if version else "")
+        case SegmentOpened() | JobPlanned() | SegmentClosed() | SnapshotStored() as said:
+            return describe_training(said, job, reason_at(table, event.job))
         case VersionPublished(version=version, copies=copies):
             text = f"[bold green]{version_name(version)}[/bold green] published: "
             return text + f"{count_of(copies, 'copy', 'copies')}, read back"
@@ -151,6 +148,40 @@ def describe_event(table: Table, event: Event) -> str:
             text = event.model_dump_json(include={"data"}, exclude_none=True)
             return escape(f"{event.service} {event.kind}: {text}")
     return ""
+
+
+def describe_training(
+    said: SegmentOpened | JobPlanned | SegmentClosed | SnapshotStored, job: str, why: str
+) -> str:
+    """Return what the trainer says of a job as one line; `why` it ended, if its record says so."""
+    match said:
+        case SegmentOpened():
+            return f"training {job}"
+        case JobPlanned():
+            return f"planned {job}: {planned_text(said)}"
+        case SnapshotStored(position=position, summary=splits):
+            return f"snapshot at step {position}: " + summary(splits)
+        case SegmentClosed(outcome=outcome, version=version):
+            colour = "red" if outcome == "failed" else "green"
+            text = f"[{colour}]{outcome}[/{colour}] {job}"
+            text += f" as {version_name(version)}" if version else ""
+            return text + (f": {escape(why)}" if why else "")
+
+
+def planned_text(plan: JobPlanned) -> str:
+    """Return what a job will train, and how much of its file is new if not all of it is."""
+    text = f"{count_of(plan.train_rows, 'row')} in {count_of(plan.steps, 'step')}"
+    if plan.new_rows == plan.rows and not plan.changed_answers:
+        return text
+    known = KnownRows(count=plan.rows - plan.new_rows, changed=plan.changed_answers)
+    return f"{text}; {new_rows_text(plan.rows, known)}"
+
+
+def reason_at(table: Table, path: str | None) -> str:
+    """Return why a job ended as it did, where its record says so."""
+    jobs = [job for job_id, job in table.jobs.items() if job_id.path == path]
+    failure = jobs[0].record.failure if jobs else None
+    return failure.message.splitlines()[0] if failure and failure.message else ""
 
 
 def summary(splits: dict[Split, SplitSummary]) -> str:

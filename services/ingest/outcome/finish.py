@@ -14,7 +14,7 @@ from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling
 from services.ingest.ingest import Ingest
 from services.ingest.outcome import admit, late_sidecar, verdict
-from services.ingest.outcome.known import compared
+from services.ingest.outcome.known import compare_with_lineage
 from services.ingest.outcome.plan_report import Planned
 from services.ingest.outcome.read_file import SECONDS, FileReader, PendingFile, check_unchanged
 from services.ingest.outcome.refusal import WholeFileRefused, refuse_other_kinds
@@ -121,7 +121,7 @@ class Finisher:
             report = await self.measure(taken, built, ref)
         else:
             asked = held.asked
-            before = await compared(self.ingest, origin.lineage, built, asked)
+            before = await compare_with_lineage(self.ingest, origin.lineage, built, asked)
             wish = admit.Candidate(origin, ref, rows, asked.settings, asked.again, before)
             admission = await admit.queue(self.ingest.bus, self.ingest.table, wish)
             report = verdict.admitted(origin, built, admission)

@@ -43,7 +43,9 @@ class KnownBefore(NamedTuple):
     version: int | None = None
 
 
-async def compared(ingest: Ingest, lineage: str, built: Built, asked: Asked) -> KnownBefore | None:
+async def compare_with_lineage(
+    ingest: Ingest, lineage: str, built: Built, asked: Asked
+) -> KnownBefore | None:
     """Return what the lineage knows of a file, or None if all of it shall be trained.
 
     Raises BusUnavailable, StoreUnavailable, OSError.

@@ -16,7 +16,7 @@ from services.ingest.ingest import Ingest
 from shared import log
 from shared.files import copy_synced
 from shared.formats.dataset import DATA, chosen_lines, original_lines
-from shared.formats.plan import Plan
+from shared.formats.plan import KnownRows, Plan
 from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
@@ -69,15 +69,24 @@ class Planned:
         made = Plan.from_bytes(store.read(PRECIOUS, plan.key))
         left = made.left_out_of(job.sha256)
         source = store.blocks(PRECIOUS, layout.dataset_source(job.sha256))
-        lines = original_lines(source, {*left, *made.heldout_rows})
+        known = made.known or KnownRows()
+        changed = {row.row: row for row in known.changed_rows}
+        lines = original_lines(source, {*left, *made.heldout_rows, *changed})
         told = {
             "schema": 1,
             "job": job.path,
             "plan": plan.sha256,
             "max_length": made.settings.max_length,
             "rows": made.rows,
+            "new_rows": made.new_rows,
             "trained_rows": len(made.train_rows),
             "tokens": made.tokens,
+            "already_trained": [job.model_dump() for job in known.jobs],
+            "changed_answers": known.changed,
+            "first_changed": [
+                {"line": lines.get(n), "job": row.job, "version": row.version}
+                for n, row in changed.items()
+            ],
             "held_out_lines": [lines.get(n) for n in made.heldout_rows],
             "left_out": [
                 {"line": lines.get(n), "reason": row.reason, "tokens": row.tokens}

@@ -11,7 +11,7 @@ from services.ingest.inbox.inbox import Taken, TakenFrom
 from services.ingest.ingest import Ingest
 from services.ingest.outcome import admit, job_settings, verdict
 from services.ingest.outcome.job_settings import Asked
-from services.ingest.outcome.known import compared
+from services.ingest.outcome.known import compare_with_lineage
 from services.ingest.outcome.read_file import FIX_SIDECAR, FileReader, PendingFile
 from services.ingest.outcome.refusal import WholeFileRefused
 from services.ingest.reading import dataset
@@ -108,7 +108,7 @@ class Previews:
         sha256, size = built.contents.dataset, built.contents.dataset_bytes
         assert sha256 is not None, "it would be refused"
         ref = ObjectRef(bucket=PRECIOUS, key=layout.dataset_data(sha256), sha256=sha256, size=size)
-        before = await compared(self.ingest, origin.lineage, built, asked)
+        before = await compare_with_lineage(self.ingest, origin.lineage, built, asked)
         rows, settings = built.contents.rows, asked.settings
         wish = admit.Candidate(origin, ref, rows, settings, asked.again, before)
         await self.ingest.table.update(self.ingest.bus)

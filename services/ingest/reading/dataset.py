@@ -194,8 +194,7 @@ def copy_rows(
                 tally.refuse_row(error, number, repair.sample(raw, error.column))
                 bad.write(raw)
                 continue
-            name = line_id(line)
-            if seen.add(name, output.rows):
+            if seen.add(name := line_id(line), output.rows):
                 output.add(layout, line, number, name)
             else:
                 tally.repeat(number)

@@ -50,7 +50,7 @@ from shared.host import oom_kills
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.control import Once
-from shared.protocol.events import Event, SnapshotStored
+from shared.protocol.events import Event, EventData, JobPlanned, SnapshotStored
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import Progress
 from shared.protocol.records import CheckpointRef, Failure
@@ -277,6 +277,8 @@ class WorkerRun:
             named = {"plan": ref, "tokens": event.tokens, "steps": event.steps}
             job = self.table.jobs[self.job.id]
             self.job = await self.table.write(self.bus, job, "run", self.by, **named)
+            made = event.model_dump(include={*JobPlanned.model_fields})
+            await self.tell(JobPlanned.model_validate(made), ref)
         start = self.segment.record
         self.state.progress = Progress(
             position=start.position, steps=event.steps, global_step=start.global_step
@@ -382,10 +384,12 @@ class WorkerRun:
             event.model_dump(include={"global_step", "position", "summary", "decision"})
             | {"segment": self.segment.id, "fence": self.segment.fence}
         )
-        message = Event.of(
-            "trainer", stored, lineage=self.line.lineage, job=self.job.id.path, ref=ref
-        )
+        await self.tell(stored, ref)
+
+    async def tell(self, data: EventData, ref: ObjectRef | None = None) -> None:
+        """Send an event of this job on the bus. What it says is also in the store."""
+        job, lineage = self.job.id.path, self.line.lineage
         try:
-            await self.bus.event(message)
-        except BusUnavailable as error:  # the snapshot is also found by listing the store
-            self._log.warning("event_not_sent", kind="snapshot", error=str(error))
+            await self.bus.event(Event.of("trainer", data, lineage=lineage, job=job, ref=ref))
+        except BusUnavailable as error:
+            self._log.warning("event_not_sent", kind=data.kind, error=str(error))

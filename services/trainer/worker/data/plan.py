@@ -45,6 +45,8 @@ class Material:
             train_rows=len(plan.train_rows),
             heldout_rows=len(plan.heldout_rows),
             left_out=len(plan.left_out),
+            new_rows=plan.new_rows,
+            changed_answers=plan.known.changed if plan.known else 0,
             epochs=plan.settings.epochs,
             tokens=plan.tokens,
             trained_tokens=plan.trained_tokens,
