@@ -92,6 +92,8 @@ class Spec(BaseModel):
     chat_template: str | None = None  # instead of the base's own
     dataset: Path
     dataset_sha256: Sha256
+    source: Path | None = None  # where each of its rows came from
+    allow_bad: str | None = None  # of its rows, as `Allowance` reads it
     eval_datasets: tuple[EvalDataset, ...] = ()
     earlier_plans: tuple[Path, ...] = ()  # of the last jobs: their probes are measured on
     lineage_plans: tuple[Path, ...] = ()  # of all others: what they held out is not trained

@@ -1,9 +1,9 @@
 """A job's plan, `plans/<sha256>.json`: every batch of the job, decided once and never changed."""
 
 from collections.abc import Collection
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from shared.formats.canonical import CanonicalFile, Part
 from shared.formats.probe import Probe
@@ -28,12 +28,21 @@ class TrainingSettings(Part):
 
 
 class LeftOut(Part):
-    """A row that is not trained. `tokens` is its length, if that is the reason."""
+    """A row that is not trained. `tokens` is its length, if that is the reason.
+
+    `bad`: the template refuses it, or nothing of it could be learned as it is written.
+    """
 
     dataset: Sha256
     row: int
     reason: str
     tokens: int | None = None
+    bad: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        return fields if self.bad else {n: v for n, v in fields.items() if n != "bad"}
 
 
 class KnownFrom(Part):

@@ -130,7 +130,7 @@ async def test_what_the_plan_left_out_is_told_by_line(box: Box) -> None:
         await box.ended("planned.jsonl")
         (job,) = await box.jobs()
         left_out = [
-            {"row": 2, "reason": "equal to an evaluation row"},
+            {"row": 2, "reason": "the chat template refuses it: no", "bad": True},
             {"row": 3, "reason": "longer than 512 tokens", "tokens": 900},
         ]
         plan = a_plan(
@@ -164,6 +164,9 @@ async def test_what_the_plan_left_out_is_told_by_line(box: Box) -> None:
     found = orjson.loads((box.root / "done/planned.jsonl.plan.json").read_bytes())
     assert found["held_out_lines"] == [3]
     assert [(e["line"], e["tokens"]) for e in found["left_out"]] == [(4, None), (6, 900)]
+    bad = (box.root / "done/planned.jsonl.bad.jsonl").read_bytes()
+    assert b"messages" in bad
+    assert bad.count(b"\n") == 1
     long = (box.root / "done/planned.jsonl.long.jsonl").read_bytes()
     assert f"{box.lineage} long" in json.loads(long)["messages"][0]["content"]
 

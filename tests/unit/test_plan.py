@@ -96,14 +96,13 @@ def test_rows_that_cannot_be_trained_are_left_out_with_the_reason(
         [("user", "only a question")],
         [("assistant", "only an answer")],
     ]
-    plan = build_plan(make_spec(tmp_path, rows), chat).plan
-    assert {e.row: e.reason for e in plan.left_out} == {
-        5: "longer than 120 tokens",
-        6: "nothing to train: no assistant message",
-        7: "begins with an answer to nothing",
+    plan = build_plan(make_spec(tmp_path, rows, allow_bad="1"), chat).plan
+    assert {e.row: (e.reason, e.bad) for e in plan.left_out} == {
+        5: ("longer than 120 tokens", False),
+        6: ("nothing to train: no assistant message", True),
     }
     with pytest.raises(CannotTrain, match="No row is left"):
-        build_plan(make_spec(tmp_path, rows[5:]), chat)
+        build_plan(make_spec(tmp_path, rows[5:6]), chat)
 
 
 def test_evaluation_rows_are_measured_and_never_trained(tmp_path: Path, chat: Chat) -> None:

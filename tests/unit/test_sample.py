@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from services.trainer.worker.data.encoder import NOTHING_TRAINED
 from services.trainer.worker.dropped import DROPPABLE
 from services.trainer.worker.sample import (
     END_TOKENS,
-    NOTHING_TRAINED,
     SampleRequest,
     percentile,
     sample_answer,

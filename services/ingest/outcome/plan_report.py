@@ -1,11 +1,14 @@
 """What a job's plan made of a file: told beside the file in done/, once there is a plan.
 
 `<name>.plan.json` lists the rows that are not trained, by line and reason; `<name>.long.jsonl`
-holds those that were too long, as they are stored, to be cut or split by hand.
+holds those that were too long, as they are stored, to be cut or split by hand. Rows that only the
+template showed to be bad follow those in `<name>.bad.jsonl`. Why a job failed before it had a plan
+is in `<name>.report.txt`.
 """
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,18 +16,20 @@ import orjson
 
 from services.ingest.inbox.inbox import beside
 from services.ingest.ingest import Ingest
+from services.ingest.reading.output import BAD
 from shared import log
-from shared.files import copy_synced
+from shared.files import copy_synced, write_synced
 from shared.formats.dataset import DATA, chosen_lines, original_lines
 from shared.formats.plan import KnownRows, Plan
 from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
+from shared.protocol.records import Failure
 from shared.store import layout
 from shared.store.place import PRECIOUS
 
 LOOK_SECONDS = 5.0
-LONG, PLAN = "long.jsonl", "plan.json"
+LONG, PLAN, REPORT_TEXT = "long.jsonl", "plan.json", "report.txt"
 
 
 @dataclass
@@ -57,6 +62,8 @@ class Planned:
             if record is None or (
                 record.plan is None and record.state not in ("queued", "running")
             ):
+                if record is not None and record.failure is not None:
+                    await asyncio.to_thread(self.tell_failure, job, record.failure, target)
                 del self.waiting[job]
             elif record.plan is not None:
                 await asyncio.to_thread(self.tell, job, record.plan, target)
@@ -89,23 +96,52 @@ class Planned:
             ],
             "held_out_lines": [lines.get(n) for n in made.heldout_rows],
             "left_out": [
-                {"line": lines.get(n), "reason": row.reason, "tokens": row.tokens}
+                {
+                    "line": lines.get(n),
+                    "reason": row.reason,
+                    "tokens": row.tokens,
+                    "bad": row.bad,
+                }
                 for n, row in sorted(left.items())
             ],
         }
         long = [n for n, row in left.items() if row.tokens is not None]
+        bad = [n for n, row in left.items() if row.bad]
+        if long or bad:
+            store.fetch(self.ingest.table.jobs[job].record.dataset, folder / DATA)
         if long:
-            ref = self.ingest.table.jobs[job].record.dataset
-            store.fetch(ref, folder / DATA)
-            with (folder / DATA).open("rb") as data, (folder / LONG).open("wb") as file:
-                file.writelines(line + b"\n" for _, line in chosen_lines(data, long))
+            copy_rows(folder, long, folder / LONG)
             copy_synced(folder / LONG, beside(target, LONG))
+        if bad:
+            copy_rows(folder, bad, folder / BAD)
+            add_lines(folder / BAD, beside(target, BAD))
         (folder / PLAN).write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
         copy_synced(folder / PLAN, beside(target, PLAN))
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-        log.get().info("plan_told", job=str(job), left_out=len(left), long=len(long))
+        log.get().info("plan_told", job=str(job), left_out=len(left), long=len(long), bad=len(bad))
+
+    def tell_failure(self, job: JobId, why: Failure, target: Path) -> None:
+        """Write why a job failed before anything of the file was trained. Blocking."""
+        next_step = f"Next: {why.next_step}\n" if why.next_step else ""
+        told = f"Job {job} failed, and nothing of {target.name} was trained.\n\n{why.message}\n\n"
+        write_synced(beside(target, REPORT_TEXT), (told + next_step).encode())
+
+
+def copy_rows(folder: Path, rows: Collection[int], target: Path) -> None:
+    """Write these rows of the folder's dataset, by number from 0, as they are stored."""
+    with (folder / DATA).open("rb") as data, target.open("wb") as file:
+        file.writelines(line + b"\n" for _, line in chosen_lines(data, rows))
+
+
+def add_lines(source: Path, target: Path) -> None:
+    """Add the lines of `source` that `target` lacks, so that it may be done again."""
+    there = target.read_bytes() if target.exists() else b""
+    there += b"" if there.endswith(b"\n") or not there else b"\n"
+    known = set(there.split(b"\n"))
+    more = [line for line in source.read_bytes().split(b"\n") if line not in known]
+    write_synced(target, there + b"".join(line + b"\n" for line in more))
 
 
 def job_id(report: Report) -> JobId:

@@ -1,7 +1,7 @@
 """The trainer's disk: the files it fetched (verified by hash) and those it makes for a segment.
 
 cache/bases/<root>/   cache/datasets/<sha256>.jsonl   cache/plans/<sha256>.json
-cache/row_ids/<sha256>.bin
+cache/row_ids/<sha256>.bin   cache/sources/<sha256>.jsonl
 segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoints/,snapshots/}
 """
 
@@ -28,7 +28,7 @@ from shared.store.s3 import Store
 KEPT_SEGMENTS = 8
 # Files of each kind: they are fetched again where they are needed. A new plan asks for the plans
 # and the row ids of all jobs behind the head.
-KEPT_FETCHED = {"datasets": 64, "plans": 1000, "row_ids": 1000}
+KEPT_FETCHED = {"datasets": 64, "sources": 64, "plans": 1000, "row_ids": 1000}
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,17 @@ class Local:
         path = self.cache / kind / f"{ref.sha256}{suffix}"
         if not path.exists() or sha256_file(path) != ref.sha256:
             self.store.fetch(ref, path)
+        return path
+
+    def source(self, dataset: str) -> Path | None:
+        """Return the file that says where a dataset's rows came from, or None if it is nowhere."""
+        path = self.cache / "sources" / f"{dataset}.jsonl"
+        try:
+            data = self.store.read(PRECIOUS, layout.dataset_source(dataset))
+        except ObjectMissing:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, data)
         return path
 
     def row_ids(self, dataset: str) -> Path:

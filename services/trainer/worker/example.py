@@ -48,6 +48,8 @@ def example_answer(request: Request) -> dict[str, Any]:
     chat = Chat(request.base_dir, request.clock, request.chat_template)
     row = rows[request.row - 1]
     result = Encoder(chat, request.max_length, request.on_long).encode(row)
+    if isinstance(result, Why) and result.example is not None:
+        raise CannotTrain("mask", result.reason, example=result.example)
     if isinstance(result, Why):
         return {"left_out": result.reason, "sequences": []}
     sequences, start = [], 0

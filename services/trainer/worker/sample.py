@@ -34,7 +34,6 @@ GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly
 SAMPLE_MEMORY = 2 << 30  # beyond what the process has once its libraries are loaded
 END_TOKENS = 200  # shown of each end of a long sequence
 COMPARED = 8  # rows that are also rendered without what the template may drop
-NOTHING_TRAINED = "not a single token of it would be trained"
 
 
 class SampleRequest(BaseModel):
@@ -103,8 +102,6 @@ class Sample:
         kept = self.fitting.fitted(whole)
         if isinstance(kept, Why):
             self.refuse(place, kept.reason)
-        elif not kept.labels:
-            self.refuse(place, NOTHING_TRAINED)
         else:
             self.fit += 1
             self.tokens += len(kept)
@@ -207,11 +204,14 @@ def shown_row(sample: Sample, place: int, line: str) -> dict[str, Any]:
     if isinstance(found, CannotTrain):
         failed = {"kind": found.kind, "message": found.message, "example": found.example}
         return {"sequences": [], "failed": failed}
+    if isinstance(found, Why) and found.example is not None:
+        failed = {"kind": "mask", "message": found.reason, "example": found.example}
+        return {"sequences": [], "failed": failed}
     if isinstance(found, Why):
         return {"sequences": [], "left_out": found.reason}
     kept, starts = sample.fitting.fitted(found), np.cumsum([0, *found.lengths])
     parts = [found.part(a, b) for a, b in pairwise(starts)]
-    why = kept.reason if isinstance(kept, Why) else None if found.labels else NOTHING_TRAINED
+    why = kept.reason if isinstance(kept, Why) else None
     return {"sequences": [ends_of(sample.chat, part) for part in parts], "left_out": why}
 
 

@@ -176,6 +176,8 @@ class Preparation:
             "earlier_plans": tuple(self.earlier_plans()),
             "lineage_plans": tuple(self.lineage_plans()),
             "trained": tuple(self.trained()),
+            "source": self.local.source(self.job.id.sha256),
+            "allow_bad": self.job.record.settings.allow_bad,
         }
 
     def eval_datasets(self) -> list[EvalDataset]:

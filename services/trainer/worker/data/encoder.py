@@ -9,12 +9,27 @@ from shared.formats.dataset import CanonicalRow
 from shared.formats.probe import Probe
 from shared.protocol.names import OnLong
 
+NOTHING_TRAINED = "nothing to train: no token of it is learned"
+# Names that a row cannot set for its template, besides those of special tokens: they are set here.
+PROTECTED = {
+    *("messages", "conversations", "tools", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "return_assistant_tokens_mask", "return_generation_indices"),
+    *("raise_exception", "strftime_now", "tojson", "self", "loop"),
+}
+
 
 class Why(NamedTuple):
-    """The reason why a row is not trained. `tokens`: its length, if that is the reason."""
+    """The reason why a row is not trained. `tokens`: its length, if that is the reason.
+
+    `bad`: it counts as a bad row. `is_refusal`: the template refuses it. `example`: its text, if
+    its mask would be wrong.
+    """
 
     reason: str
     tokens: int | None = None
+    bad: bool = False
+    is_refusal: bool = False
+    example: str | None = None
 
 
 class Encoder:
@@ -28,7 +43,7 @@ class Encoder:
     def encode(self, row: CanonicalRow | Probe) -> Encoded | Why:
         """Return the tokens of a row, or the reason why it cannot be used.
 
-        Raises CannotTrain (mask, template).
+        Raises CannotTrain (template).
         """
         if isinstance(row, Probe):
             plain = CanonicalRow(row.id, row.messages, text=row.text)
@@ -36,13 +51,19 @@ class Encoder:
         if row.text is not None:
             return self.fitted(self.chat.encode_text(row.text, row.weight))
         if not any(m.role == "assistant" for m in row.messages):
-            return Why("nothing to train: no assistant message")
-        if row.messages[0].role == "assistant":
-            return Why("begins with an answer to nothing")
+            return Why("nothing to train: no assistant message", bad=True)
+        names = PROTECTED | self.chat.renders.template.specials.keys()
+        own = sorted(names & (row.template_kwargs or {}).keys())
+        if own:
+            return Why(f"template_kwargs cannot set {own[0]}, which Duramen itself sets", bad=True)
         try:
             encoded = self.chat.encode(row.messages, row.tools, row.template_kwargs)
         except TemplateRefuses as error:
-            return Why(f"the chat template refuses it: {error}")
+            return Why(f"the chat template refuses it: {error}", bad=True, is_refusal=True)
+        except CannotTrain as error:
+            if error.kind != "mask":
+                raise
+            return Why(error.message, bad=True, example=error.example)
         return self.fitted(encoded)
 
     def fitted(self, encoded: Encoded) -> Encoded | Why:
@@ -50,6 +71,8 @@ class Encoder:
 
         They are cut only if `on_long` is `truncate` and something to train is left.
         """
+        if not encoded.labels:
+            return Why(NOTHING_TRAINED, bad=True)
         longest = max(encoded.lengths)
         if longest <= self.max_length:
             return encoded

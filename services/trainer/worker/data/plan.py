@@ -14,6 +14,7 @@ import numpy as np
 from services.model.encoded import Encoded
 from services.model.template import Chat
 from services.trainer.protocol import PlanReady, Spec
+from services.trainer.worker.data.bad_rows import check_bad_rows
 from services.trainer.worker.data.encoder import Encoder, Why
 from services.trainer.worker.data.known import held_of, known_numbers, known_of
 from services.trainer.worker.data.probes import probe_candidates, watched
@@ -67,9 +68,8 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
     trained = known_numbers(known)
     held = held_of(rows, spec.eval_fraction, trained, elsewhere)
     earlier = [p for path in spec.earlier_plans for p in read_plan(path.read_bytes()).probes]
-    encoded, heldout_rows, never = training_rows(
+    encoded, heldout_rows, reasons = training_rows(
         encoder,
-        spec.dataset_sha256,
         rows,
         held,
         evaluated={row.id for other in evals.values() for row in other},
@@ -77,11 +77,17 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         earlier=elsewhere,
         trained=trained,
     )
-    if not encoded:
-        reasons = sorted({entry.reason for entry in never}) or ["the file is empty"]
-        reasons += [f"{len(trained):,} rows have already been trained"] if trained else []
-        raise CannotTrain("data", f"No row is left to train: {'; '.join(reasons)}.")
     own = spec.dataset_sha256
+    never = [
+        LeftOut(dataset=own, row=n, reason=why.reason, tokens=why.tokens, bad=why.bad)
+        for n, why in reasons.items()
+    ]
+    check_bad_rows(spec, encoder, rows, {n: y for n, y in reasons.items() if y.bad}, len(encoded))
+    check_long(encoder, never)
+    if not encoded:
+        told = sorted({entry.reason for entry in never}) or ["the file is empty"]
+        told += [f"{len(trained):,} rows have already been trained"] if trained else []
+        raise CannotTrain("data", f"No row is left to train: {'; '.join(told)}.")
     probes, measured = watched(
         encoder,
         trained=probe_candidates("trained", own, rows, encoded),
@@ -174,29 +180,32 @@ def read_plan(data: bytes) -> Plan:
 
 def training_rows(
     encoder: Encoder,
-    dataset: str,
     rows: list[CanonicalRow],
     held: set[str],
     evaluated: set[str],
     earlier: set[str],
     trained: Container[int] = (),
-) -> tuple[dict[int, Encoded], list[int], list[LeftOut]]:
-    """Return (tokens of the rows to train, held-out rows, rows left out).
+) -> tuple[dict[int, Encoded], list[int], dict[int, Why]]:
+    """Return (tokens of the rows to train, held-out rows, why others are left out), by number.
 
     The sets hold row ids: `held` out of this file, `evaluated` only, held out of an `earlier` file.
     `trained`: the numbers of rows that the lineage has trained already.
-    Raises CannotTrain (data, mask, template).
+    Raises CannotTrain (template).
     """
     encoded: dict[int, Encoded] = {}
     heldout_rows: list[int] = []
-    never: list[LeftOut] = []
+    never: dict[int, Why] = {}
     kept_aside: set[str] = set()
     rest = [(number, row) for number, row in enumerate(rows) if number not in trained]
     for number, row in rest:
         result: Encoded | Why
         if row.id in held and row.id not in kept_aside:
             kept_aside.add(row.id)
-            heldout_rows.append(number)
+            result = encoder.encode(row)
+            if isinstance(result, Why) and result.bad:
+                never[number] = result
+            else:
+                heldout_rows.append(number)
             continue
         if row.id in held:
             result = Why("equal to a held-out row")
@@ -207,10 +216,9 @@ def training_rows(
         else:
             result = encoder.encode(row)
         if isinstance(result, Why):
-            never.append(LeftOut(dataset=dataset, row=number, **result._asdict()))
+            never[number] = result
         else:
             encoded[number] = result
-    check_long(encoder, never)
     return encoded, heldout_rows, never
 
 
