@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from infra.local.programs import ROOT, spawn
 from shared import reach
+from tests.forkserver import finished, start
 from tests.stack import Stack, wait_until
 
 
@@ -53,9 +52,7 @@ def evolution_service(stack: Stack, state: Path) -> Iterator[Evolution]:
     port = free_port()
     settings |= {"DURAMEN_HTTP_PORT": str(port), "DURAMEN_STATE_DIR": str(state)}
     log = state.parent / "evolution.log"
-    process = spawn(
-        [sys.executable, "-m", "services.evolution"], log, {**without_settings(), **settings}
-    )
+    process = start(["services.evolution"], {**without_settings(), **settings}, log)
     service = Evolution(f"http://127.0.0.1:{port}", settings["DURAMEN_HTTP_TOKEN"])
 
     def is_up() -> bool:
@@ -79,17 +76,10 @@ def duramen(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process, as a user of this stack."""
     given = {f"DURAMEN_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "services.ctl", *words],
-        cwd=ROOT,
-        env={
-            **without_settings(),
-            **stack.env("ctl"),
-            **given,
-            "COLUMNS": str(columns),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {
+        **without_settings(),
+        **stack.env("ctl"),
+        **given,
+        "COLUMNS": str(columns),
+    }
+    return finished(["services.ctl", *words], environment, 120)

@@ -16,9 +16,9 @@ from shared.settings import StoreSettings
 SETTINGS: dict[str, type[StoreSettings]] = {"ingest": IngestSettings, "vault": VaultSettings}
 
 
-def command(service: str, periods: dict[str, float]) -> list[str]:
-    """Return the command line that starts `service` with these periods."""
-    return [sys.executable, "-m", "tests.hurried", service, json.dumps(periods)]
+def module(service: str, periods: dict[str, float]) -> list[str]:
+    """Return the module and its arguments that start `service` with these periods."""
+    return ["tests.hurried", service, json.dumps(periods)]
 
 
 if __name__ == "__main__":

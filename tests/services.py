@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -25,6 +24,7 @@ from shared.protocol.records import JobRecord, JobSettings, LineageSettings, Lin
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
 from tests import hurried
+from tests.forkserver import CAN_FORK, start
 from tests.stack import Stack
 from tests.tiny import Conversation, line_of, shared_tiny
 
@@ -47,21 +47,21 @@ async def until(
 
 
 class Process:
-    """A service as a process; its log is a file."""
+    """A service as a process, which is forked unless it is to be `fresh`; its log is a file."""
 
     def __init__(
-        self, name: str, env: dict[str, str], log: Path, periods: dict[str, float] | None = None
+        self,
+        name: str,
+        env: dict[str, str],
+        log: Path,
+        periods: dict[str, float] | None = None,
+        *,
+        fresh: bool = not CAN_FORK,
     ) -> None:
         self.name, self.log = name, log
-        plain = [sys.executable, "-m", f"services.{name}"]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                hurried.command(name, periods) if periods else plain,
-                cwd=ROOT,
-                env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **env},
-                stdout=file,
-                stderr=file,
-            )
+        module = hurried.module(name, periods) if periods else [f"services.{name}"]
+        env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **env}
+        self._process = start(module, env, log, fresh=fresh)
 
     @property
     def pid(self) -> int:
@@ -97,6 +97,7 @@ class House:
     """What a test does with the servers, as the users and services would."""
 
     measures = False  # whether its trainers measure number formats; else they are told float32
+    fresh = not CAN_FORK  # whether its services and workers start as they do in earnest
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -127,7 +128,7 @@ class House:
         settings = {**self.stack.env(name), **env}
         if name == "trainer" and not self.measures:
             tell_dtype(settings)
-        process = Process(name, settings, self.stack.home.log(name), periods)
+        process = Process(name, settings, self.stack.home.log(name), periods, fresh=self.fresh)
         self.processes.append(process)
         return process
 

@@ -15,7 +15,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from infra.local.environment import process_environment
-from infra.local.programs import spawn
 from services.vault.__main__ import connect
 from services.vault.copies import Copies
 from services.vault.settings import VaultSettings
@@ -40,6 +39,7 @@ from shared.protocol.records import (
 from shared.store.place import PRECIOUS, WORK
 from shared.store.s3 import Store
 from tests import hurried
+from tests.forkserver import Program, start
 from tests.services import until
 from tests.stack import Stack, wait_until
 
@@ -261,11 +261,11 @@ class VaultProcess:
             **{k.removeprefix("DURAMEN_").lower(): v for k, v in self.values.items()}
         )
         self.log = stack.home.log(f"vault-{uuid.uuid4().hex[:6]}")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Program | None = None
 
     def start(self) -> None:
-        command = hurried.command("vault", {"retry_seconds": 1, "sweep_seconds": 1})
-        self.process = spawn(command, self.log, process_environment(self.values))
+        module = hurried.module("vault", {"retry_seconds": 1, "sweep_seconds": 1})
+        self.process = start(module, process_environment(self.values), self.log)
 
     def kill(self) -> None:
         if self.process is not None:

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from services.trainer import checkpoint
 from services.trainer.protocol import Stop, StopReason
 from shared.errors import CannotTrain
 from shared.formats.checkpoint import Header, TensorHashes
-from tests.forkserver import CAN_FORK, fork
+from tests.forkserver import CAN_FORK, launch
 from tests.tiny import tiny_conversations, write_dataset
 
 DEADLINE_SECONDS = 90.0
@@ -25,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 class Worker:
     """A running worker with its specification; used as a context manager.
 
-    It is forked with its imports made (see `forked`), unless it is to be `fresh`: where memory is
-    measured, or more than a worker's own words and files matters.
+    It is forked with its imports made (see `forkserver`), unless it is to be `fresh`: where memory
+    is measured, or more than a worker's own words and files matters.
     """
 
     def __init__(
@@ -45,8 +43,10 @@ class Worker:
         child_in, self.stdin = os.pipe()
         self.stdout, child_out = os.pipe()
         with (directory / log).open("ab") as file:
-            start = start_process if fresh else fork
-            self.process = start(path, child_in, child_out, file.fileno())
+            files = (child_in, child_out, file.fileno())
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            module = ["services.trainer.worker", str(path)]
+            self.process = launch(module, environment, *files, fresh=fresh)
         os.close(child_in)
         os.close(child_out)
         self.buffer = b""
@@ -54,7 +54,6 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        assert self.process.pid is not None
         return self.process.pid
 
     def __enter__(self) -> "Worker":
@@ -72,11 +71,7 @@ class Worker:
 
     def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end; return its exit status."""
-        if isinstance(self.process, subprocess.Popen):
-            return self.process.wait(seconds)
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, f"it goes on after {seconds} s"
-        return self.process.exitcode
+        return self.process.wait(seconds)
 
     def close_stdin(self) -> None:
         """Leave it as a supervisor does that ends."""
@@ -122,18 +117,6 @@ class Worker:
         self.until_event("plan")
         self.tell("go")
         return self.until_event("end")
-
-
-def start_process(spec: Path, stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    """Start a worker as its supervisor does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.trainer.worker", str(spec)],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 class Job:

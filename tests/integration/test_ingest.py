@@ -142,6 +142,7 @@ async def test_what_is_no_plain_jsonl_file_is_refused_unread(box: Box, tmp_path:
 async def test_hostile_files_end_where_they_should_and_none_is_lost(box: Box) -> None:
     """A fuzzer with a fixed seed. Every file ends with its report, and the service lives on."""
     files = list(hostile_files.files(int(os.environ.get("FUZZ_FILES", "200")), seed=4))
+    box.house.fresh = True  # with the memory that a parser has in earnest
     with box.running(DURAMEN_SETTLE_SECONDS="0.05", DURAMEN_MAX_ROW_BYTES="2000000") as process:
         for name, data in files:
             path = box.root.parent / "part"
