@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -22,6 +24,8 @@ from tests.forked import be
 
 # A process that has asked for a GPU cannot be forked, and some libraries ask when imported.
 CAN_FORK = not Path("/dev/nvidiactl").exists()
+# An exit status can be read once; whoever starts a process reads those of all that have ended.
+LOCK = threading.Lock()
 ROOT = Path(__file__).parents[1]
 
 
@@ -52,8 +56,9 @@ class Forked:
     ) -> None:
         taken: list[Any] = [Connection(os.dup(file)) for file in files]
         arguments = (list(module), dict(environment), str(folder), taken)
-        self._process = server().Process(target=be_with, args=arguments, daemon=True)
-        self._process.start()
+        with LOCK:
+            self._process = server().Process(target=be_with, args=arguments, daemon=True)
+            self._process.start()
         for file in taken:
             file.close()
 
@@ -64,14 +69,16 @@ class Forked:
 
     def poll(self) -> int | None:
         """Return its exit status as Popen has it, or None while it runs."""
-        return self._process.exitcode
+        with LOCK:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; return its exit status. TimeoutExpired after `timeout` seconds."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        connection.wait([self._process.sentinel], timeout)
+        status = self.poll()
+        if status is None:
             raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
-        return self._process.exitcode
+        return status
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:

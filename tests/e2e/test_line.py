@@ -31,7 +31,7 @@ QUICK = {
 class Line(House):
     """All services on one set of servers, each of them restartable, and the command line."""
 
-    measures = True
+    measures = fresh = True
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
