@@ -25,7 +25,7 @@ class Evolution:
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        with reach.http(headers=headers, timeout=20) as http:
+        with reach.http(headers=headers, timeout=20, verify=False) as http:
             return http.get(f"{self.url}{path}", params=query)
 
     def ask(self, path: str, **query: Any) -> Any:

@@ -18,10 +18,14 @@ STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start se
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what starts servers or a worker."""
+    """Mark as slow what starts servers or a worker, and let the longest begin first.
+
+    Then short tests are left at the end, which several processes finish together.
+    """
     for item in items:
         if not STARTING.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+    items.sort(key=lambda item: (not wants_own(item), item.get_closest_marker("slow") is None))
 
 
 def started_stack() -> Stack:

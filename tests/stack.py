@@ -109,7 +109,9 @@ class Stack:
     def spawn(self, name: str) -> None:
         """Start a server without waiting for it. It dies with this process."""
         command, log = self.servers[name].prepare(), self.home.log(name)
-        self.processes[name] = spawn(command, log, process_environment({}))
+        # They live for seconds: what they collect as garbage costs a fifth of their time.
+        environment = process_environment({"GOGC": "400"})
+        self.processes[name] = spawn(command, log, environment)
 
     def start(self, name: str) -> None:
         """Start a server and wait until it is healthy."""
