@@ -1,7 +1,7 @@
 """Forks programs of a process that has imported already what takes each of them seconds.
 
 Only the imports are shared: a forked program has its own arguments, environment, open files and
-children, and ends as one that was started by `python -m`.
+children, and ends as one that was started by `python -m`. torch has one thread in all of them.
 """
 
 import functools

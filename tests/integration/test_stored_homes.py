@@ -34,7 +34,11 @@ def own_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 @pytest.fixture
 def running(house: House) -> Iterator[House]:
-    """The home with whatever the test starts, which is killed at the end."""
+    """The home with whatever the test starts as users do; it is killed at the end.
+
+    Sums depend on the number of threads, and a forked worker has one.
+    """
+    house.fresh = True
     yield house
     for process in house.processes:
         process.kill()
