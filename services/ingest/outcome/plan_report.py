@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -77,7 +78,7 @@ class Planned:
         left = made.left_out_of(job.sha256)
         source = store.blocks(PRECIOUS, layout.dataset_source(job.sha256))
         known = made.known or KnownRows()
-        changed = {row.row: row for row in known.changed_rows}
+        changed = [row.row for row in known.changed_rows]
         lines = original_lines(source, {*left, *made.heldout_rows, *changed})
         told = {
             "schema": 1,
@@ -85,15 +86,10 @@ class Planned:
             "plan": plan.sha256,
             "max_length": made.settings.max_length,
             "rows": made.rows,
-            "new_rows": made.new_rows,
             "trained_rows": len(made.train_rows),
             "tokens": made.tokens,
-            "already_trained": [job.model_dump() for job in known.jobs],
-            "changed_answers": known.changed,
-            "first_changed": [
-                {"line": lines.get(n), "job": row.job, "version": row.version}
-                for n, row in changed.items()
-            ],
+            "new_rows": made.new_rows,
+            **already_known(known, lines),
             "held_out_lines": [lines.get(n) for n in made.heldout_rows],
             "left_out": [
                 {
@@ -142,6 +138,18 @@ def add_lines(source: Path, target: Path) -> None:
     known = set(there.split(b"\n"))
     more = [line for line in source.read_bytes().split(b"\n") if line not in known]
     write_synced(target, there + b"".join(line + b"\n" for line in more))
+
+
+def already_known(known: KnownRows, lines: dict[int, int]) -> dict[str, Any]:
+    """Return what the lineage had trained before, and which answers have changed; see `Plan`."""
+    return {
+        "already_trained": [job.model_dump() for job in known.jobs],
+        "changed_answers": known.changed,
+        "first_changed": [
+            {"line": lines.get(row.row), **row.model_dump(exclude={"row"})}
+            for row in known.changed_rows
+        ],
+    }
 
 
 def job_id(report: Report) -> JobId:
