@@ -19,6 +19,7 @@ from pathlib import Path
 
 from infra.compose.host import CHOSEN
 from infra.compose.ports import PUBLISHED
+from infra.env_file import env_lines
 from infra.secrets.inner import security_toml
 from infra.secrets.secrets import IDENTITIES, Secrets, write_secret
 from infra.servers.identities import s3_json
@@ -109,10 +110,6 @@ def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str
         values[f"{service.upper()}_URL"] = urls[service]
         values[f"{service.upper()}_TOKEN"] = secrets.token(service)
     return {f"DURAMEN_{name}": value for name, value in values.items()}
-
-
-def env_lines(values: dict[str, str]) -> str:
-    return "".join(f"{name}='{value}'\n" for name, value in values.items())
 
 
 def render_files(home: Path, seen_as: Path) -> None:

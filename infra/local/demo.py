@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shlex import join, quote
 
 from infra.local import base_model, sample
 from infra.local.home import Home
@@ -52,7 +53,7 @@ def title(text: str) -> None:
 
 def run_duramen(home: Home, *words: str) -> None:
     """Run one command as a user would, and show it."""
-    print_line(f"$ duramen {' '.join(words)}")
+    print_line(f"$ duramen {join(words)}")
     environment = {**os.environ, "DURAMEN_ENV_FILE": str(home.env_file)}
     command = [sys.executable, "-m", "services.ctl", *words]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode != 0:
@@ -132,7 +133,8 @@ def show_restore(home: Home, version: str) -> None:
         file.write(text)
     title("restore it with any S3 client (read-only keys)")
     print_line(
-        f"export AWS_SHARED_CREDENTIALS_FILE={profile} AWS_PROFILE=duramen AWS_REGION=us-east-1"
+        f"export AWS_SHARED_CREDENTIALS_FILE={quote(str(profile))} AWS_PROFILE=duramen "
+        "AWS_REGION=us-east-1"
     )
     endpoint = ports.url("store")
     source = f"s3://duramen/lineages/main/{version}/"
@@ -150,7 +152,9 @@ def show_running(home: Home) -> None:
     )
     for service in SERVICES:
         print_line(f"{service:<10}{ports.url(service)}/healthz  /metrics")
-    print_line(f"Commands: export DURAMEN_ENV_FILE={home.env_file}; .venv/bin/duramen --help")
+    print_line(
+        f"Commands: export DURAMEN_ENV_FILE={quote(str(home.env_file))}; .venv/bin/duramen --help"
+    )
     print_line("Stop it all: make demo-stop")
 
 

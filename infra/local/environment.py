@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from infra.env_file import env_lines
 from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.programs import ROOT
@@ -133,12 +134,5 @@ def process_environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 def write_env(path: Path, values: dict[str, str]) -> None:
-    """Write a file of NAME=value lines, mode 0600, whole or not at all.
-
-    Raises ValueError for a value that a shell would read otherwise than python-dotenv.
-    """
-    for name, value in values.items():
-        if "'" in value or "\n" in value:
-            raise ValueError(f"{name} holds a quote or a line break: {value!r}")
-    lines = "".join(f"{name}='{value}'\n" for name, value in values.items())
-    write_synced(path, lines.encode(), 0o600)
+    """Write a file of NAME=value lines, mode 0600, whole or not at all."""
+    write_synced(path, env_lines(values).encode(), 0o600)

@@ -68,6 +68,7 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
     Raises PortTaken, ServerMissing or NotStarted. Idempotent.
     """
     refuse_unknown_settings(say)
+    refuse_odd_path(root)
     home = Home.make(root)
     apply_user_settings()
     if supervisor_pid(home) is not None:
@@ -92,6 +93,15 @@ def refuse_unknown_settings(say: Say) -> None:
         raise NotStarted(str(error)) from error
     if warning:
         say(warning)
+
+
+def refuse_odd_path(root: Path) -> None:
+    """Raise NotStarted for a path that the files in which it is written could not hold."""
+    path = str(root.absolute())
+    if len(path.splitlines()) > 1 or os.fsencode(path).decode(errors="replace") != path:
+        raise NotStarted(
+            f"The path {path!r} contains a line break, or is not UTF-8. Choose another folder."
+        )
 
 
 def prepare(home: Home, ports: Ports) -> None:

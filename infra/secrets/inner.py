@@ -33,8 +33,13 @@ def security_toml(folder: Path, seen_as: Path | None = None) -> str:
     lines = []
     for section, key in json.loads((folder / "jwt.json").read_text()).items():
         lines += [f"[{section}]", f'key = "{key}"', ""]
-    lines += ["[grpc]", f'ca = "{where / "ca.pem"}"', ""]
+    lines += ["[grpc]", f"ca = {toml(where / 'ca.pem')}", ""]
     for section in GRPC_SECTIONS:
-        lines += [f"[{section}]", f'cert = "{where / "cert.pem"}"']
-        lines += [f'key = "{where / "key.pem"}"', ""]
+        lines += [f"[{section}]", f"cert = {toml(where / 'cert.pem')}"]
+        lines += [f"key = {toml(where / 'key.pem')}", ""]
     return "\n".join(lines)
+
+
+def toml(path: Path) -> str:
+    """Return a path as a TOML string: its escapes are those of JSON."""
+    return json.dumps(str(path), ensure_ascii=False)

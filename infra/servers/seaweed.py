@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FSYNC = "fs.configure -locationPrefix=/buckets/ -fsync -apply\n"
@@ -27,6 +27,19 @@ class WeedServer:
     filer: int
     filer_grpc: int
     host: str = "127.0.0.1"
+
+    def seen_from(self, folder: Path) -> "WeedServer":
+        """Return the same server, started in `folder`, in which its paths are relative.
+
+        The server replaces `$NAME` in the path of its configuration, which it then does not find,
+        and takes a comma in that of its data for the beginning of a second path.
+        """
+        return replace(
+            self,
+            data_dir=self.data_dir.relative_to(folder),
+            config_dir=self.config_dir.relative_to(folder),
+            s3_config=self.s3_config.relative_to(folder),
+        )
 
     def command(self, weed: Path) -> list[str]:
         """Return the command line. The server reads -config_dir before its own flags."""
@@ -79,13 +92,20 @@ class WeedServer:
             f"-filer={self.host}:{self.filer}.{self.filer_grpc}",
         ]
 
-    def set_fsync(self, weed: Path) -> None:
+    def set_fsync(self, weed: Path, folder: Path) -> None:
         """Make every write to a bucket wait for the disk. The setting is kept by the server.
+
+        `folder` is the one that its paths are relative to.
 
         Raises RuntimeError with the shell's output when the server did not take it.
         """
         done = subprocess.run(
-            self.shell(weed), input=FSYNC, capture_output=True, text=True, timeout=SHELL_SECONDS
+            self.shell(weed),
+            cwd=folder,
+            input=FSYNC,
+            capture_output=True,
+            text=True,
+            timeout=SHELL_SECONDS,
         )
         if not FSYNC_SET.search(done.stdout):
             raise RuntimeError(f"{self.name}: fsync could not be set:\n{done.stdout}{done.stderr}")

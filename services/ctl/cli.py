@@ -84,9 +84,7 @@ def settings() -> CtlSettings:
                 f"under {', '.join(HOMES)}.",
                 next_step=START,
             )
-        for name, value in dotenv_values(found).items():
-            if value is not None:
-                os.environ.setdefault(name, value)
+        read_env_file(found)
     try:
         return CtlSettings()
     except ValidationError as error:
@@ -94,6 +92,16 @@ def settings() -> CtlSettings:
             f"DURAMEN_{str(each['loc'][0]).upper()}: {why_wrong(each)}" for each in error.errors()
         )
         raise UsageError(f"Some settings are missing or wrong: {wrong}.") from error
+
+
+def read_env_file(path: Path) -> None:
+    """Put the values of a file into the environment, but for names that are set there.
+
+    `${NAME}` in a value stands for itself: it may be a part of a path.
+    """
+    for name, value in dotenv_values(path, interpolate=False).items():
+        if value is not None:
+            os.environ.setdefault(name, value)
 
 
 def priority_of(shown: str | None) -> Level | None:

@@ -34,7 +34,7 @@ listen: "{self.host}:{self.port}"
 http: "{self.monitor_host}:{self.monitor_port}"
 {self._tls()}max_payload: 1MB
 jetstream {{
-  store_dir: "{self.store_dir}"
+  store_dir: {_string(self.store_dir)}
   # An acknowledged message is on the disk: the default loses minutes at a power cut.
   sync_interval: always
   max_memory_store: 64MB
@@ -60,7 +60,12 @@ accounts {{
         if self.tls_dir is None:
             return ""
         cert, key = self.tls_dir / "cert.pem", self.tls_dir / "key.pem"
-        return f'tls {{ cert_file: "{cert}", key_file: "{key}", timeout: 5 }}\n'
+        return f"tls {{ cert_file: {_string(cert)}, key_file: {_string(key)}, timeout: 5 }}\n"
+
+
+def _string(path: Path) -> str:
+    """Return a path as a string of the configuration, in which `"` and `\\` are escaped."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _user(user: str, public_key: str) -> str:

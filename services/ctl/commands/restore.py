@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -74,7 +75,8 @@ def restore(
             f"{value['version']} of {lineage} is in {to}: {count_of(value['files'], 'file')}, all "
             "verified"
         )
-        cli.console.print(f"Check it again: (cd {to} && sha256sum -c SHA256SUMS)", style="dim")
+        line = f"(cd {quote(str(to))} && sha256sum -c SHA256SUMS)"
+        cli.console.print(f"Check it again: {line}", style="dim", markup=False, soft_wrap=True)
 
     cli.emit(value, json, tell)
 
