@@ -16,6 +16,7 @@ import zstandard
 
 from services.ingest.reading import json_array, table
 from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable
+from services.ingest.reading.rows.meaning import is_read
 
 READ_BYTES = 1 << 20
 # Repetitive text packs to a fiftieth at best; a bomb to a thousandth and less.
@@ -64,20 +65,22 @@ def stem_of(name: str) -> str:
     return name[: -len(container.suffix)] if container else name
 
 
-def read_rows_of(path: Path, container: Container, limit: int, over: Piece) -> Iterator[Item]:
+def read_rows_of(
+    path: Path, container: Container, limit: int, over: Piece, reads: table.Reads = is_read
+) -> Iterator[Item]:
     """Yield all rows of a file.
 
     `limit` is the most bytes of one row; `over` gets the rest of longer lines. Raises Unreadable,
     OSError.
     """
     if container.layout == "parquet":
-        yield from guarded(table.parquet(path), path.stat().st_size)
+        yield from guarded(table.parquet(path, reads), path.stat().st_size)
         return
     with path.open("rb") as packed:
         file = unpacked(packed, container, path.stat().st_size)
         with closing(file):
             if container.layout == "csv":
-                yield from table.csv_rows(file, limit)
+                yield from table.csv_rows(file, limit, reads)
             elif container.layout == "json" and json_array.is_array(file):
                 yield from json_array.array_rows(file, limit)
             else:

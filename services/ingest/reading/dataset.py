@@ -216,7 +216,7 @@ def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
     except orjson.JSONDecodeError as error:
         raise repair.diagnose(raw, error.msg) from error
     try:
-        row = canonical_row(without_empty(parsed))
+        row = canonical_row(parsed)
     except RowError as error:
         if any(wrong.field == error.field for wrong in digits.unfit(parsed)):
             raise unfit_number(raw, error) from error
@@ -234,16 +234,6 @@ def unfit_number(raw: bytes, error: RowError) -> RowError:
         words = error if error.rule in digits.RULES else told
         return RowError(error.field, words.rule, words.message, told.column)
     return error
-
-
-def without_empty(row: Any) -> Any:
-    """Return a row without its empty fields.
-
-    A table has a cell for each field of any row, and what was once a table has null there.
-    """
-    if type(row) is not dict or None not in row.values():
-        return row
-    return {name: value for name, value in row.items() if value is not None}
 
 
 def check_keys(raw: bytes, parsed: Any) -> None:

@@ -3,6 +3,7 @@
 They are data.jsonl, source.jsonl and row_ids.bin, and bad.jsonl if it is wanted.
 """
 
+import functools
 import hashlib
 import itertools
 from collections import Counter
@@ -10,12 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from services.ingest.reading.row import LAYOUTS
 from shared.formats.dataset import DATA, SOURCE, RowOrigin
 from shared.formats.row_ids import ROW_IDS, line_id, prompt_id
 
 BAD = "bad.jsonl"
-ORIGINS = {name: b'{"layout":"%b","line":%%d}\n' % name.encode() for name in LAYOUTS}
 BUFFER_BYTES = 1 << 20
 
 
@@ -64,7 +63,7 @@ class Output:
         if lines := self._lines:
             data = b"\n".join([*lines, b""])
             write_all(self._data, data)
-            write_all(self._source, b"".join([ORIGINS[name] % n for name, n in self._origins]))
+            write_all(self._source, b"".join([origin(name) % n for name, n in self._origins]))
             named = zip(self._line_ids, lines, strict=True)
             ids = b"".join([name + prompt_id(line) for name, line in named])
             write_all(self._ids, ids)
@@ -98,6 +97,12 @@ class Output:
                 else:
                     self.add(told.layout, row[:-1], told.line, line_id(row[:-1]))
         self.finish()
+
+
+@functools.cache
+def origin(layout: str) -> bytes:
+    """Return a line of SOURCE for a row of this layout, without the number of its line."""
+    return b'{"layout":"%b","line":%%d}\n' % layout.encode()
 
 
 def write_all(file: Any, data: bytes) -> None:

@@ -5,15 +5,46 @@ behind it if there are any, or `{"text":"…"}`: compact, UTF-8, with no escapes
 requires. Equal conversations have equal bytes, whatever layout they came in.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import orjson
 
-from services.ingest.reading import digits, turns
+from services.ingest.reading import digits
 from services.ingest.reading.row_error import RowError, kind
+from services.ingest.reading.rows import meaning
+from services.ingest.reading.rows.calls import check_tools
+from services.ingest.reading.rows.context import in_context
+from services.ingest.reading.rows.fields import Fields, is_neutral
+from services.ingest.reading.rows.layouts import Layout, layout_of, named_layout, simple_pair
+from services.ingest.reading.rows.notes import Notes
+from services.ingest.reading.rows.options import RowOptions, merged_system, renamed
+from services.ingest.reading.rows.pairs import pair_turns
+from services.ingest.reading.rows.preference import RowLeftOut, settle
+from services.ingest.reading.rows.refused import refuse_untrainable, refuse_unused
+from services.ingest.reading.rows.template_kwargs import template_kwargs
+from services.ingest.reading.rows.thoughts import put_thought, thought_of
+from services.ingest.reading.rows.turns import (
+    Turn,
+    are_plain,
+    check_answered,
+    read_turns,
+    without_empty_last,
+)
+from services.ingest.reading.rows.weights import put_weight, row_weight
+from services.ingest.reading.rows.words import without_nul, words_of
 
-__all__ = ["SUPPORTED", "ReadRow", "RowError", "canonical_row"]
+__all__ = ["SUPPORTED", "ReadRow", "RowError", "RowLeftOut", "RowOptions", "canonical_row"]
+
+SUPPORTED = (
+    '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
+    '{"prompt": "…", "completion": "…"}   (strings, or lists of messages)',
+    '{"instruction": "…", "input": "…", "output": "…"}   ("input" may be left out)',
+    '{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}',
+    '{"question": "…", "answer": "…"}   (or query/response, problem/solution, and others)',
+    '{"text": "…"}   (all of it is learned)',
+)
+DEFAULT = RowOptions()
 
 
 class ReadRow(NamedTuple):
@@ -27,59 +58,19 @@ class ReadRow(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-class Layout(NamedTuple):
-    """A layout of rows. `marks` are the fields that identify it, `known` those that it reads."""
-
-    marks: frozenset[str]
-    known: frozenset[str]
-
-
-def layout(marks: str, others: str = "") -> Layout:
-    return Layout(frozenset(marks.split()), frozenset(f"{marks} {others}".split()))
-
-
-LAYOUTS: dict[str, Layout] = {
-    "messages": layout("messages", "tools"),
-    "prompt/completion": layout("prompt completion", "tools"),
-    "instruction/input/output": layout("instruction output", "input system"),
-    "conversations": layout("conversations", "system tools"),
-    "question/answer": layout("question answer", "system"),
-    "text": layout("text"),
-}
-ROW_FIELDS = frozenset(name for each in LAYOUTS.values() for name in each.known)
-PREFERENCE = frozenset({"chosen", "rejected"})
-KNOWN = (
-    "Use one of these layouts: messages, prompt/completion, instruction/input/output, "
-    "conversations, question/answer or text."
-)
-SUPPORTED = (
-    '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
-    '{"prompt": "…", "completion": "…"}   (strings, or lists of messages)',
-    '{"instruction": "…", "input": "…", "output": "…"}   ("input" may be left out)',
-    '{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}',
-    '{"question": "…", "answer": "…"}',
-    '{"text": "…"}   (all of it is learned)',
-)
-
-
-def canonical_row(row: Any) -> ReadRow:
-    """Return the canonical form of a parsed row. Raises RowError."""
+def canonical_row(row: Any, options: RowOptions = DEFAULT) -> ReadRow:
+    """Return the canonical form of a parsed row. Raises RowError, RowLeftOut."""
     if type(row) is not dict:
         message = f"A row must be one JSON object, {{…}}; this is {kind(row)}."
         raise RowError("row", "not_an_object", message)
-    name = layout_of(row)
-    ignored: set[str] = set()
-    made = READERS[name](row, ignored)
-    known = LAYOUTS[name].known
-    if "tools" in known and row.get("tools"):
-        made["tools"] = turns.check_tools(row["tools"])
-    check_other_fields(row, known)
-    ignored |= row.keys() - known
-    if "tools" in row and "tools" not in made:
-        ignored.add("tools")
+    if options is DEFAULT:
+        simple = simple_row(row)
+        if simple is not None:
+            return simple
     try:
+        name, made, ignored = read_fields(renamed(row, options), options)
         return ReadRow(name, digits.write(made), tuple(sorted(ignored)))
-    except orjson.JSONEncodeError as error:
+    except (orjson.JSONEncodeError, RecursionError) as error:
         raise RowError("row", "too_deep", "The row is nested too deeply.") from error
 
 
@@ -93,7 +84,7 @@ def plain_row(raw: bytes) -> bytes | None:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    if type(row) is not dict or len(row) != 1 or not turns.are_plain(row.get("messages")):
+    if type(row) is not dict or len(row) != 1 or not are_plain(row.get("messages")):
         return None
     line = orjson.dumps(row)
     # A key that stood twice was dropped with its quotes; no escape may hide a quote, or a NUL.
@@ -102,150 +93,124 @@ def plain_row(raw: bytes) -> bytes | None:
     return line
 
 
-def check_other_fields(row: dict[str, Any], known: frozenset[str]) -> None:
-    """Check that a layout without tools has none. Raises RowError.
+# ---- a row that is nothing but a question and its answer -----------------------------------------
 
-    Leaving tools out would change what is trained; leaving out a field such as `id` would not.
+
+@functools.lru_cache(maxsize=512)
+def simple_shape(keys: tuple[str, ...]) -> tuple[str, str, str, str, tuple[str, ...]] | None:
+    """Return simple_pair of these fields, and behind it the others, which are ignored."""
+    found = simple_pair(keys)
+    return None if found is None else (*found, tuple(sorted({*keys} - {*found[1:]})))
+
+
+def simple_row(row: dict[str, Any]) -> ReadRow | None:
+    """Return a row whose fields are a question and its answer in words, or None.
+
+    It says the same as the long way, and is faster.
     """
-    for name in ("tools", "functions"):
-        if name not in known and row.get(name):
-            message = f"`{name}` is not part of this layout. Use `messages` with `tools`."
-            raise RowError(name, "tools", message)
+    shape = simple_shape(tuple(row)) if len(row) < 32 else None
+    if shape is None:
+        return None
+    layout, asked_name, input_name, answer_name, ignored = shape
+    asked, answer = row[asked_name], row[answer_name]
+    given = row[input_name] if input_name else ""
+    if type(asked) is not str or type(answer) is not str or type(given) is not str:
+        return None
+    if "\0" in asked or "\0" in answer or "\0" in given or not answer or answer.isspace():
+        return None
+    if given:
+        asked = f"{asked}\n\n{given}"
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return ReadRow(layout, orjson.dumps({"messages": turns}), ignored)
 
 
-# ---- which layout --------------------------------------------------------------------------------
+# ---- every other row -----------------------------------------------------------------------------
 
 
-def layout_of(row: dict[str, Any]) -> str:
-    """Return the one layout whose fields are all there.
+def read_fields(row: dict[str, Any], options: RowOptions) -> tuple[str, dict[str, Any], set[str]]:
+    """Return the layout of a row, its canonical form, and what was ignored.
 
-    Raises RowError naming what there is instead.
+    Raises RowError, RowLeftOut.
     """
-    if row.keys() >= PREFERENCE:
-        message = (
-            "This is preference data (`chosen`/`rejected`), which Duramen does not train "
-            "on. Keep the chosen answers, as `prompt`/`completion` or `messages`."
-        )
-        raise RowError("chosen", "preference", message)
-    found = [name for name, each in LAYOUTS.items() if row.keys() >= each.marks]
-    if len(found) > 1 and "text" in found:  # another reader's rendering of the same row
-        found.remove("text")
-    if len(found) == 1:
-        return found[0]
-    if found:
-        message = f"The row has two layouts at once: {' and '.join(found)}. Keep one of them."
-        raise RowError("row", "two_layouts", message)
-    raise unknown_layout(row)
+    fields, notes = Fields(row), Notes()
+    refuse_untrainable(fields, row)
+    settle(fields, only_positive=options.only_positive)
+    layout = named_layout(options.layout) if options.layout else layout_of(fields)
+    made: dict[str, Any]
+    if layout.is_text:
+        made = text_row(fields)
+    else:
+        made = conversation(fields, layout, notes, options)
+        refuse_unused(fields)
+    notes.ignored.update(name for _, name, _ in fields.unread())
+    return layout.name, made, notes.ignored
 
 
-def unknown_layout(row: dict[str, Any]) -> RowError:
-    if not row:
-        return RowError("row", "empty_row", "The row is empty: {}.")
-    for marks, _ in LAYOUTS.values():
-        missing = sorted(marks - row.keys())
-        if len(missing) < len(marks):
-            here = ", ".join(f"`{name}`" for name in sorted(marks & row.keys()))
-            message = f"The row has {here} but no `{missing[0]}`."
-            return RowError(missing[0], "missing_field", message)
-    names = ", ".join(f"`{name[:40]}`" for name in list(row)[:8])
-    return RowError(
-        "row", "layout", f"The row has no known layout: its fields are {names}. {KNOWN}"
-    )
+def conversation(
+    fields: Fields, layout: Layout, notes: Notes, options: RowOptions
+) -> dict[str, Any]:
+    """Return the canonical form of a row of turns. Raises RowError."""
+    turns = pair_turns(fields, layout, notes) if layout.is_pair else talk(fields, layout, notes)
+    turns = with_system(fields, turns)
+    weight = row_weight(fields)
+    if weight != 1:
+        for turn in turns:
+            if turn["role"] == "assistant":
+                put_weight(turn, turn.get("weight", 1) * weight)
+        check_answered(turns, "row")
+    for name, tools in fields.take_said(meaning.TOOL_KEYS):
+        notes.add_tools(check_tools(tools, name), name)
+    made: dict[str, Any] = {"messages": merged_system(turns) if options.system else turns}
+    if notes.tools:
+        made["tools"] = notes.tools
+    kwargs = template_kwargs(fields)
+    if kwargs:
+        made["template_kwargs"] = kwargs
+    return made
 
 
-# ---- layouts -------------------------------------------------------------------------------------
+def talk(fields: Fields, layout: Layout, notes: Notes) -> list[Turn]:
+    """Return the turns of a conversation, with what stands beside it in the row."""
+    name, value = fields.written[layout.asked], fields.take(layout.asked)
+    turns = read_turns(value, name, notes)
+    answers = fields.said(meaning.ANSWER_KEYS) if turns[-1]["role"] == "user" else []
+    if answers:  # what is said in the end stands in a field of its own
+        words = words_of(fields.take(answers[0]), fields.written[answers[0]])
+        turns.append({"role": "assistant", "content": words})
+    users = [turn for turn in turns if turn["role"] == "user"]
+    if users:
+        users[0]["content"] = in_context(users[0]["content"], fields)
+    said = [turn for turn in turns if turn["role"] == "assistant"]
+    if len(said) == 1 and "reasoning_content" not in said[0]:
+        thought = thought_of(fields, "", said[0]["content"])
+        if thought is not None:
+            put_thought(said[0], thought)
+    without_empty_last(turns, name, notes)
+    check_answered(turns, name)
+    return turns
 
 
-def messages_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    return {"messages": turns.check_messages(row["messages"], "messages", ignored)}
-
-
-def prompt_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    """Return the messages of a prompt and its completion, each a string or messages.
-
-    The completion continues where the prompt ends. Raises RowError.
-    """
-    prompt, completion = row["prompt"], row["completion"]
-    if type(prompt) is not list and type(completion) is not list:
-        return pair(string_field(row, "prompt"), row, "completion")
-    asked = (
-        prompt
-        if type(prompt) is list
-        else [{"role": "user", "content": string_field(row, "prompt")}]
-    )
-    said = completion
-    if type(said) is not list:
-        said = [{"role": "assistant", "content": string_field(row, "completion")}]
-    found = [
-        turns.check_turn(turn, f"{field}[{n}]", ignored)
-        for field, part in (("prompt", asked), ("completion", said))
-        for n, turn in enumerate(part)
-    ]
-    turns.check_order(found, "messages")
-    if not found[len(asked) :] or found[len(asked)]["role"] == "user":
-        message = "`completion` holds no assistant turn: there is nothing to learn."
-        raise RowError("completion", "no_answer", message)
-    return {"messages": found}
-
-
-def instruction_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    """Return the messages of an instruction, its input and its output.
-
-    Instruction and input have an empty line between them, as in Alpaca's readers. Raises RowError.
-    """
-    asked = string_field(row, "instruction")
-    given = string_field(row, "input") if row.get("input") is not None else ""
-    return pair(f"{asked}\n\n{given}" if given else asked, row, "output")
-
-
-def conversations_row(row: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    said = turns.from_sharegpt(row["conversations"])
-    if row.get("system") and type(said) is list:
-        said = [{"role": "system", "content": string_field(row, "system")}, *said]
-    return {"messages": turns.check_messages(said, "conversations", ignored)}
-
-
-def question_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    return pair(string_field(row, "question"), row, "answer")
-
-
-def text_row(row: dict[str, Any], _: set[str]) -> dict[str, Any]:
-    words = string_field(row, "text")
-    if not words or words.isspace():
+def text_row(fields: Fields) -> dict[str, Any]:
+    """Return the canonical form of a row of text. Raises RowError."""
+    words = without_nul(words_of(fields.take(meaning.TEXT_KEY), "text"), "text")
+    if is_neutral(words):
         raise RowError("text", "empty_answer", "`text` is empty: there is nothing to learn.")
-    return {"text": words}
+    weight = row_weight(fields)
+    if not weight:
+        raise RowError("row", "nothing_trained", "The weight of the text is 0: nothing is learned.")
+    for key, _, value in list(fields.unread()):
+        if type(value) is str and value.strip() in words:
+            fields.drop([key])  # rendered in the text
+    refuse_unused(fields)
+    made: dict[str, Any] = {"text": words}
+    put_weight(made, weight)
+    return made
 
 
-READERS: dict[str, Callable[[dict[str, Any], set[str]], dict[str, Any]]] = {
-    "messages": messages_row,
-    "prompt/completion": prompt_row,
-    "instruction/input/output": instruction_row,
-    "conversations": conversations_row,
-    "question/answer": question_row,
-    "text": text_row,
-}
-
-
-def string_field(row: dict[str, Any], name: str) -> str:
-    """Return a field that must be a string without NUL. Raises RowError."""
-    value = row.get(name)
-    if type(value) is not str:
-        raise RowError(name, "not_a_string", f"`{name}` must be a string; this is {kind(value)}.")
-    if "\0" in value:
-        raise RowError(name, "nul", f"`{name}` contains a NUL character (\\u0000): delete it.")
-    return value
-
-
-def pair(question: str, row: dict[str, Any], answers: str) -> dict[str, Any]:
-    """Return one question and its answer, after the row's system prompt if it has one.
-
-    Raises RowError.
-    """
-    answer = string_field(row, answers)
-    if not answer or answer.isspace():
-        message = f"`{answers}` is empty: there is nothing to learn."
-        raise RowError(answers, "empty_answer", message)
-    found = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    if "system" in row and row["system"] and answers in ("output", "answer"):
-        found.insert(0, {"role": "system", "content": string_field(row, "system")})
-    return {"messages": found}
+def with_system(fields: Fields, turns: list[Turn]) -> list[Turn]:
+    """Return turns with the row's own system prompt in front, unless they begin with it."""
+    for name, value in fields.take_said(meaning.SYSTEM_KEYS):
+        words = words_of(value, name)
+        if not turns or turns[0] != {"role": "system", "content": words}:
+            turns = [{"role": "system", "content": words}, *turns]
+    return turns

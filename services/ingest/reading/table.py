@@ -2,22 +2,24 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from services.ingest.reading import digits
-from services.ingest.reading.row import KNOWN, PREFERENCE, ROW_FIELDS
 from services.ingest.reading.row_error import Item, RowError, Unreadable
+from services.ingest.reading.rows.layouts import KNOWN
+from services.ingest.reading.rows.meaning import is_read
 
 DELIMITERS = ",;\t"
+Reads = Callable[[str], bool]  # whether a column of this name is read
 PARQUET_ROWS = 256  # at once
 NESTED = ("messages", "conversations", "prompt", "completion", "tools")
 
 
-def csv_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
+def csv_rows(file: BinaryIO, limit: int, reads: Reads = is_read) -> Iterator[Item]:
     """Yield (line where it begins, row as JSON).
 
     Raises Unreadable if the header line is not valid, or names no known column.
@@ -25,17 +27,17 @@ def csv_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
     csv.field_size_limit(limit)
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     try:
-        yield from csv_lines(text)
+        yield from csv_lines(text, reads)
     finally:
         text.detach()  # who opened the file closes it
 
 
-def csv_lines(text: io.TextIOWrapper) -> Iterator[Item]:
+def csv_lines(text: io.TextIOWrapper, reads: Reads) -> Iterator[Item]:
     first = text.readline(1 << 16)
     if not first.strip():
         return
     delimiter = max(DELIMITERS, key=first.count)
-    names = head(first, delimiter)
+    names = head(first, delimiter, reads)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 2  # behind the head line
@@ -50,7 +52,7 @@ def csv_lines(text: io.TextIOWrapper) -> Iterator[Item]:
             yield line, csv_row(names, cells)
 
 
-def head(line: str, delimiter: str) -> list[str]:
+def head(line: str, delimiter: str, reads: Reads) -> list[str]:
     """Return the names of the columns. Raises Unreadable."""
     try:
         names = [
@@ -63,16 +65,16 @@ def head(line: str, delimiter: str) -> list[str]:
     if not line.isprintable() and any("\ud800" <= c <= "\udfff" for c in line):
         message = "The header line is not valid UTF-8. Save the table as UTF-8."
         raise Unreadable(RowError("file", "utf8", message), 1)
-    check_columns(names)
+    check_columns(names, reads)
     if len(set(names)) < len(names):
         message = "Two columns in the header line have the same name."
         raise Unreadable(RowError("file", "csv_head", message), 1, line[:100])
     return names
 
 
-def check_columns(names: list[str]) -> None:
+def check_columns(names: list[str], reads: Reads) -> None:
     """Check that some column is one of a known layout. Raises Unreadable if none is."""
-    if not ROW_FIELDS & set(names) and not set(names) >= PREFERENCE:
+    if not any(reads(name) for name in names):
         shown = ", ".join(f"`{name[:40]}`" for name in names[:8])
         message = f"The table has no known layout: its columns are {shown}. {KNOWN}"
         raise Unreadable(RowError("file", "layout", message), 1)
@@ -103,7 +105,7 @@ def csv_row(names: list[str], cells: list[str]) -> bytes | RowError:
         return RowError("row", "utf8", "The row is not valid UTF-8: save the table as UTF-8.")
 
 
-def parquet(path: Path) -> Iterator[Item]:
+def parquet(path: Path, reads: Reads = is_read) -> Iterator[Item]:
     """Yield (row from 1, row as JSON), with the columns that a layout knows.
 
     Raises Unreadable.
@@ -116,8 +118,8 @@ def parquet(path: Path) -> Iterator[Item]:
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = file.schema_arrow.names
-            check_columns(names)
-            wanted = [name for name in names if name in ROW_FIELDS | PREFERENCE]
+            check_columns(names, reads)
+            wanted = [name for name in names if reads(name)]
             for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
