@@ -37,8 +37,8 @@ PARSERS = {
 # a name occurs twice, its file is named too.
 FOREIGN = {
     # The user's own rows and sidecars.
-    "diagnose", "key_twice", "digits.parse", "exact", "unfit_number", "plain_row", "parquet",
-    "Specials.check",
+    "diagnose", "key_twice", "digits.parse", "exact", "unfit_number", "plain_row", "Lines.rows_at",
+    "parquet", "Specials.check",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "stop_tokens", "of_base", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",

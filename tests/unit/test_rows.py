@@ -137,7 +137,7 @@ def test_a_bad_row_names_its_field_and_rule(row: Any, field: str, rule: str) -> 
 BAD_LINES: list[tuple[bytes, str, int | None, str]] = [
     (b'{"prompt": "a", "completion": "b"', "json", 34, "must be complete on one line"),
     (b'{"prompt": "a" "completion": "b"}', "json", 16, "column 16"),
-    (b"{'prompt': 'a'}", "json", 2, "double quotes"),
+    (b"{'prompt': 'a'}", "python_repr", 2, "Python's repr"),
     (GOOD.strip() + b" " + GOOD.strip(), "json", 36, "one row on each line"),
     (b'{"prompt":"a","completion":NaN}', "not_finite", 28, "NaN"),
     (b'{"prompt":"\xff","completion":"b"}', "utf8", 12, "byte 0xff"),
@@ -205,10 +205,8 @@ def test_all_bad_rows_are_counted_and_the_first_hundred_listed(tmp_path: Path) -
         (b"\n \r\n", "no_rows"),
         (b"\xef\xbb\xbf", "no_rows"),
         (b"\0" * 9000, "nul"),
-        (b"\xff\xfe{\0}\0", "utf16"),
         (b"\x1f\x8b\x08rest", "compressed"),
         (b"PAR1....", "parquet"),
-        (b'[\n {"prompt": "a", "completion": "b"}\n]\n', "json_array"),
     ],
 )
 def test_a_file_that_is_no_json_lines_is_named_once(tmp_path: Path, data: bytes, rule: str) -> None:
@@ -303,13 +301,13 @@ def test_a_file_is_complete_when_it_is_quiet_and_ends_with_a_line(tmp_path: Path
         return settling.why_not(path, path.lstat(), now) or ""
 
     path.write_bytes(GOOD)
-    assert "growing" in why(0)
-    assert "growing" in why(1.9)
+    assert "not changed" in why(0)
+    assert "not changed" in why(1.9)
     assert why(2) == ""
     path.write_bytes(GOOD + GOOD[:9])
-    assert "growing" in why(3)
+    assert "not changed" in why(3)
     assert "no line break" in why(30)
     assert why(63) == ""
     path.write_bytes(GOOD + b"\0" * 5000)
-    assert "growing" in why(100)
+    assert "not changed" in why(100)
     assert "zeros" in why(103)

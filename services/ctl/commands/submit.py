@@ -19,7 +19,7 @@ from shared.sidecar_names import sidecars_among
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
 MOST_SIDECAR = 10_000
-PACKED = re.compile(r"\.(gz|zst|xz|bz2)$", re.IGNORECASE)
+PACKED = re.compile(r"\.(gz|zst|xz|bz2|zip)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
     typer.Option(

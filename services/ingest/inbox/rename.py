@@ -5,6 +5,8 @@ import errno
 import os
 from pathlib import Path
 
+from services.ingest.container.names import PACKINGS
+
 RENAME_NOREPLACE = 1
 AT_FDCWD = -100
 NAME_BYTES = 255  # of one path component, on every file system that matters
@@ -38,7 +40,7 @@ def numbered(name: str, number: int) -> str:
     The names are short enough for the names of their reports.
     """
     stem, suffix = Path(name).stem, Path(name).suffix
-    if suffix in (".gz", ".zst"):  # the suffix before that says what it holds
+    if suffix.lower() in PACKINGS:  # the suffix before that says what it holds
         suffix = Path(stem).suffix + suffix
         stem = name.removesuffix(suffix)
     if len(os.fsencode(suffix)) > 16:

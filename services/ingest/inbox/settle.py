@@ -10,7 +10,11 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from services.ingest.container.names import PACKINGS
+
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
+
+SAID_BY_READING = (*PACKINGS, ".arrow", ".feather")
 
 
 class Signature(NamedTuple):
@@ -118,7 +122,7 @@ def unfinished(path: Path, size: int, name: str) -> str | None:
     if size == 0:
         return "it is empty"
     lower = name.lower()
-    if lower.endswith((".gz", ".zst")):
+    if lower.endswith(SAID_BY_READING):
         return None  # unpacking it will tell
     try:
         descriptor = open_plainly(path)

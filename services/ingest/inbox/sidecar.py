@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from services.ingest.reading.containers import stem_of
+from services.ingest.container.names import stem_of
 from services.ingest.reading.row_error import RowError, Unreadable
 from shared.sidecar_names import sidecars_among
 

@@ -17,12 +17,12 @@ from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
 
+from services.ingest.container.names import container_of, other_type
 from services.ingest.inbox.folders import UPLOADS
 from services.ingest.inbox.inbox import TakenFrom
 from services.ingest.intake import Intake
 from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
-from services.ingest.reading.containers import TAKEN, container_of
 from shared.answers.ingest import Preview, UploadFailed, Working
 from shared.errors import UsageError
 from shared.formats.report import Kind, Report
@@ -147,7 +147,7 @@ async def previewed(request: Request, intake: Intake, origin: TakenFrom) -> JSON
 def upload_settings(name: str, settings: list[str], *, again: bool) -> dict[str, str]:
     """Return the settings of an upload. Raises UsageError before a byte of it is read."""
     if "/" in name or "\0" in name or container_of(name) is None:
-        raise UsageError(f"{name[:80]!r} is not a supported file type. Supported types: {TAKEN}.")
+        raise UsageError(f"{name[:80]!r} is not a supported file type. {other_type(name)}")
     values = {"again": "true"} if again else {}
     for each in settings:
         key, sign, value = each.partition("=")

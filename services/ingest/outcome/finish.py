@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
+from services.ingest.container.names import container_of, other_type
 from services.ingest.inbox.inbox import Taken
 from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Settling
@@ -18,7 +19,6 @@ from services.ingest.outcome.known import compare_with_lineage
 from services.ingest.outcome.plan_report import Planned
 from services.ingest.outcome.read_file import SECONDS, FileReader, PendingFile, check_unchanged
 from services.ingest.outcome.refusal import WholeFileRefused, refuse_other_kinds
-from services.ingest.reading.containers import TAKEN, container_of
 from services.ingest.reading.dataset import Built
 from services.ingest.reading.output import BAD
 from shared import log
@@ -66,9 +66,7 @@ class Finisher:
             if why is not None:
                 return why
         if container_of(name) is None:
-            raise WholeFileRefused.of(
-                "file_type", f"Files of this type are not read. Types: {TAKEN}."
-            )
+            raise WholeFileRefused.of("file_type", other_type(name))
         if held.asked is None:
             held.asked = await self.reader.settings_of(taken, held)
         if held.built is None:

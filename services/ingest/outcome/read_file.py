@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from services.ingest.container.names import container_of
 from services.ingest.inbox.inbox import Taken
 from services.ingest.inbox.rename import show_name
 from services.ingest.inbox.settle import Signature, open_plainly, signature
@@ -17,7 +18,6 @@ from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import Asked, SettingsRefused
 from services.ingest.outcome.refusal import PUT_AGAIN, WholeFileRefused, refuse_other_kinds
 from services.ingest.reading import dataset, special_tokens
-from services.ingest.reading.containers import container_of
 from services.ingest.reading.dataset import Built, ReadingRequest
 from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
 from shared import log

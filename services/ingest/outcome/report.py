@@ -4,6 +4,7 @@ from services.ingest.reading.row import SUPPORTED
 from shared.formats.report import Contents, Problem, Report
 
 LISTED = 100
+TABLE_NAMES = ("parquet", "arrow", "feather")
 TO_LEAVE_OUT = (
     "To train only the good rows, put a file with the line `allow_bad: 2%` (or a number of rows) "
     "beside it, with the same name but ending in .yaml."
@@ -15,7 +16,7 @@ def report_text(report: Report) -> bytes:
     lines = [f"{report.name} was refused: {report.why}"]
     lines += [f"None of it is {'applied' if report.kind == 'settings' else 'trained'}.", ""]
     contents = report.contents
-    place = "row" if contents is not None and contents.container == "parquet" else "line"
+    place = place_of(contents) if contents is not None else "line"
     for problem in report.problems:
         lines += describe_problem(problem, place)
     if contents is not None and contents.bad_rows > len(report.problems):
@@ -33,6 +34,11 @@ def report_text(report: Report) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
+def place_of(contents: Contents) -> str:
+    """Return what the number of a problem counts: the rows of a table, the lines of a text."""
+    return "row" if contents.container in TABLE_NAMES else "line"
+
+
 def describe_problem(problem: Problem, place: str) -> list[str]:
     if problem.line is None:
         field = "" if problem.field == "file" else f"{problem.field}, "
@@ -48,7 +54,7 @@ def why_refused(contents: Contents) -> str:
     first = contents.problems[0]
     if not contents.bad_rows or first.field == "file":
         return first.message
-    place = "row" if contents.container == "parquet" else "line"
+    place = place_of(contents)
     found = contents.rows + contents.duplicate_rows + contents.bad_rows
     most = f" (more than allow_bad: {contents.allow_bad})" if contents.allow_bad else ""
     verb = "is" if contents.bad_rows == 1 else "are"

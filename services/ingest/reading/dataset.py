@@ -11,9 +11,11 @@ from typing import Any
 
 import orjson
 
+from services.ingest.container import foreign
+from services.ingest.container.names import JSONL, Container, container_of
+from services.ingest.container.rows import read_rows_of
 from services.ingest.outcome.report import LISTED
-from services.ingest.reading import containers, digits, repair
-from services.ingest.reading.containers import JSONL, container_of
+from services.ingest.reading import digits, repair
 from services.ingest.reading.output import BAD, Bad, Output
 from services.ingest.reading.repeated import ROWS_IN_MEMORY, Seen
 from services.ingest.reading.row import ReadRow, canonical_row, plain_row
@@ -123,7 +125,7 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
     tally, sha256, size = Tally(), None, 0
     container = container_of(name) or JSONL
     allowance = Allowance.of(wanted.allow_bad)
-    whole = repair.foreign(folder / ORIGINAL, container)
+    whole = foreign.by_name(folder / ORIGINAL, container)
     if whole is not None:
         tally.refuse_file(whole)
     else:
@@ -166,7 +168,7 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
 
 
 def copy_rows(
-    folder: Path, container: containers.Container, tally: Tally, wanted: ReadingRequest
+    folder: Path, container: Container, tally: Tally, wanted: ReadingRequest
 ) -> tuple[str, int]:
     """Copy the rows of the original; return SHA-256 and size in bytes of the data."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
@@ -175,7 +177,7 @@ def copy_rows(
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
         Seen(folder / "seen", wanted.rows_in_memory) as seen,
     ):
-        for number, raw in containers.read_rows_of(folder / ORIGINAL, container, limit, bad.go_on):
+        for number, raw in read_rows_of(folder / ORIGINAL, container, limit, bad.go_on):
             tally.lines = number
             if isinstance(raw, RowError):
                 tally.refuse_row(raw, number, "")
@@ -231,7 +233,7 @@ def unfit_number(raw: bytes, error: RowError) -> RowError:
         orjson.loads(raw)
     except orjson.JSONDecodeError as refused:
         told = repair.diagnose(raw, refused.msg)
-        words = error if error.rule in digits.RULES else told
+        words = error if error.rule in digits.NUMBER_RULES else told
         return RowError(error.field, words.rule, words.message, told.column)
     return error
 

@@ -15,7 +15,7 @@ import orjson
 
 from services.ingest.reading.row_error import RowError
 
-RULES = ("digits", "not_finite")
+NUMBER_RULES = ("digits", "not_finite")
 
 
 class BigInteger(int):
@@ -100,7 +100,7 @@ def holds_float(value: Any) -> bool:
 def number_text(value: float) -> str:
     """Return a number as its JSON text, as it was written. Raises RowError of NaN."""
     if isinstance(value, Infinite):
-        raise not_finite(value, "")
+        raise not_a_value(value, "")
     return value.text if isinstance(value, Written) else as_given(value).decode()
 
 
@@ -139,7 +139,7 @@ def given(value: Any) -> Any:
 def unfit(value: Any, where: str = "") -> Iterator[RowError]:
     """Yield the errors for numbers in a value that cannot be kept as they are."""
     if isinstance(value, Infinite):
-        yield not_finite(value, where)
+        yield not_a_value(value, where)
     if isinstance(value, Written) and not value.exact:
         message = (
             f"{value.text[:40]} has more digits than a decimal number can hold, so that it would "
@@ -155,6 +155,6 @@ def unfit(value: Any, where: str = "") -> Iterator[RowError]:
         yield from unfit(v, place)
 
 
-def not_finite(value: Infinite, where: str) -> RowError:
+def not_a_value(value: Infinite, where: str) -> RowError:
     message = f"{value.text} is not a value that can be learned. Write the value, or leave it out."
     return RowError(where or "row", "not_finite", message)

@@ -5,31 +5,16 @@ This is off the fast path.
 
 import json
 import re
-from pathlib import Path
 from typing import Any, NoReturn
 
-from services.ingest.reading.containers import Container
-from services.ingest.reading.row_error import BOM, RowError
+from services.ingest.reading.row_error import RowError
 
 SAMPLE_CHARACTERS = 120
+TO_UTF8 = "Convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+# Python's way to write a list or an object: keys in single quotes, None and True.
+REPR = re.compile(r"\s*(?:[\[({]\s*)*(?:array\()?[\[({]*\s*'[^'\n]*'\s*:|\s*\w+\(\{|\s*array\(\[")
+REPR_TOLD = "This is Python's repr, not JSON: write the rows with json.dumps, or as Parquet."
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-# What a file of another format begins with, what it is, and what to do.
-MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (b"\xff\xfe", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
-    (b"\xfe\xff", "utf16", "The file is UTF-16, not UTF-8: save it as UTF-8."),
-    (b"\x1f\x8b", "compressed", "The file is compressed with gzip: name it so (.jsonl.gz)."),
-    (
-        b"\x28\xb5\x2f\xfd",
-        "compressed",
-        "The file is compressed with zstd: name it so (.jsonl.zst).",
-    ),
-    (b"PK\x03\x04", "compressed", "The file is a zip archive: unpack it first."),
-    (b"BZh", "compressed", "The file is compressed with bzip2: unpack it first (bunzip2)."),
-    (b"\xfd7zXZ", "compressed", "The file is compressed with xz: unpack it first (unxz)."),
-    (b"PAR1", "parquet", "The file is Parquet: name it so (.parquet)."),
-)
-EXPECTED = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "parquet": b"PAR1"}
-HEAD_BYTES = 4096
 
 
 class NotFinite(ValueError):
@@ -55,7 +40,7 @@ def diagnose(line: bytes, why: str) -> RowError:  # noqa: C901 - one line a reas
         bad = line[error.start]
         message = (
             f"The line is not valid UTF-8: byte 0x{bad:02x} at byte {error.start + 1}. Perhaps the "
-            "file is in Latin-1 or Windows-1252: save it as UTF-8."
+            f"file is in Windows-1252 (Latin-1). {TO_UTF8}"
         )
         return RowError("row", "utf8", message, error.start + 1)
     try:
@@ -97,8 +82,15 @@ def broken_json(text: str, error: json.JSONDecodeError) -> RowError:
         hint = " JSON requires double quotes, not single ones."
     else:
         hint = ""
+    if is_repr(text):
+        return RowError("row", "python_repr", REPR_TOLD, error.pos + 1)
     message = f"The row is not valid JSON: {error.msg} at column {error.pos + 1}.{hint}"
     return RowError("row", "json", message, error.pos + 1)
+
+
+def is_repr(text: str) -> bool:
+    """Return whether a text begins as Python shows a list or an object, or NumPy an array."""
+    return REPR.match(text) is not None
 
 
 def sample(line: bytes, column: int | None) -> str:
@@ -109,34 +101,6 @@ def sample(line: bytes, column: int | None) -> str:
     piece = line[start : end + 4].decode(errors="replace").strip("\r\n")[:SAMPLE_CHARACTERS]
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in piece)
     return ("…" if start else "") + shown + ("…" if end < len(line.rstrip()) else "")
-
-
-def foreign(path: Path, container: Container) -> RowError | None:
-    """Return why a file is not what its name says, or None if it may be.
-
-    Only its beginning is read.
-    """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    named = container.packing or container.layout
-    if named in EXPECTED:
-        if head.startswith(EXPECTED[named]):
-            return None
-        message = f"The file is named {container.suffix}, but does not begin like a {named} file."
-        return RowError("file", "wrong_name", message) if head else None
-    for magic, rule, message in MAGIC:
-        if head.startswith(magic):
-            return RowError("file", rule, message)
-    if container.layout == "jsonl" and head.removeprefix(BOM).lstrip()[:1] == b"[":
-        message = (
-            "The file is one JSON array, but its name says JSON lines (one object per "
-            "line). Rename it to .json."
-        )
-        return RowError("file", "json_array", message)
-    if head and not head.strip(b"\0"):
-        message = "The file begins with zero bytes: its copy was cut off. Copy it again."
-        return RowError("file", "nul", message)
-    return None
 
 
 class Twice(Exception):

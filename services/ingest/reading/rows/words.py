@@ -35,7 +35,7 @@ def json_value(text: str, where: str, rule: str, what: str) -> Any:
 def number_words(value: float, where: str) -> str:
     """Return a number or a boolean as its JSON text. Raises RowError where it is not finite."""
     if isinstance(value, digits.Infinite):
-        raise digits.not_finite(value, where)
+        raise digits.not_a_value(value, where)
     return json_of(value)
 
 

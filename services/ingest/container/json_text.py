@@ -1,60 +1,19 @@
-"""A reader of JSON arrays of rows, however they are broken into lines, in constant memory."""
+"""A window on a long JSON text, in which one value is read after the other."""
 
 import codecs
 import json
-from collections.abc import Iterator
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-from services.ingest.reading.row_error import BOM, Item, RowError, Unreadable, too_long
+from services.ingest.reading import digits
+from services.ingest.reading.repair import TO_UTF8
+from services.ingest.reading.row_error import RowError, Unreadable, too_long
 
 CHUNK_BYTES = 1 << 20
-SPACE = " \t\r\n"
-ARRAY_HEAD_BYTES = 4096
-DECODER = json.JSONDecoder()
-
-
-def is_array(file: BinaryIO) -> bool:
-    """Return whether the text begins with `[`.
-
-    Raises Unreadable if the file is one object over many lines.
-    """
-    head = file.peek(ARRAY_HEAD_BYTES)[:ARRAY_HEAD_BYTES].removeprefix(BOM).lstrip()  # type: ignore[attr-defined]
-    first, end, _ = head.partition(b"\n")
-    if end and first.strip() == b"{":
-        message = (
-            "The file is one JSON object over several lines, not a list of rows: bring the rows "
-            "into one array, [{…}, {…}]."
-        )
-        raise Unreadable(RowError("file", "json_object", message), 1)
-    return bytes(head[:1]) == b"["
-
-
-def array_rows(file: BinaryIO, limit: int) -> Iterator[Item]:
-    """Yield (line where it begins, bytes) of each element.
-
-    Raises Unreadable where the array is not valid.
-    """
-    text = Text(file)
-    text.skip()
-    text.position += 1  # the bracket
-    text.skip()
-    if text.next() == "]":
-        text.position += 1
-    else:
-        while True:
-            line = text.line
-            yield line, element(text, limit)
-            text.skip()
-            sign = text.next()
-            if sign not in (",", "]"):
-                fail(text, "a comma or the end of the array, `]`, is missing")
-            text.position += 1
-            if sign == "]":
-                break
-            text.skip()
-    text.skip()
-    if text.next():
-        fail(text, "something follows the end of the array")
+SPACE = " \t\r\n\x1e"  # the last one is what RFC 7464 puts before each value
+END_BYTES = 4096
+DECODER = json.JSONDecoder(
+    parse_int=digits.whole, parse_float=digits.Written, parse_constant=digits.Infinite
+)
 
 
 class Text:
@@ -91,6 +50,7 @@ class Text:
             found = self._decode.decode(data, final=not data)
         except UnicodeDecodeError as error:
             message = f"The text is not valid UTF-8 near byte {self._bytes + error.start + 1}."
+            message += f" Perhaps it is in Windows-1252. {TO_UTF8}"
             raise Unreadable(RowError("file", "utf8", message), self.line) from error
         if not data:
             self.ended = True
@@ -112,16 +72,21 @@ class Text:
     def next(self) -> str:
         return self.window[self.position : self.position + 1]
 
+    def sign(self) -> str:
+        """Return the next character that is not white space, and stay in front of it."""
+        self.skip()
+        return self.next()
 
-def element(text: Text, limit: int) -> bytes:
-    """Return the bytes of the value at the position, and move behind it.
+
+def element(text: Text, limit: int) -> tuple[Any, bytes]:
+    """Return the value at the position and its bytes, and move behind it.
 
     Raises Unreadable.
     """
     size = CHUNK_BYTES
     while True:
         try:
-            _, end = DECODER.raw_decode(text.window, text.position)
+            value, end = DECODER.raw_decode(text.window, text.position)
         except RecursionError:
             fail(text, "it is nested too deeply")
         except ValueError as error:
@@ -138,7 +103,7 @@ def element(text: Text, limit: int) -> bytes:
             continue  # a number may go on
         found = text.window[text.position : end].encode(errors="surrogatepass")
         text.position = end
-        return found
+        return value, found
 
 
 def is_early(text: Text) -> bool:
@@ -149,7 +114,7 @@ def is_early(text: Text) -> bool:
     lies elsewhere, while one that is not at the end stays where it is.
     """
     at = break_in(text.window, text.position)
-    if at is None or at >= len(text.window) - ARRAY_HEAD_BYTES:
+    if at is None or at >= len(text.window) - END_BYTES:
         return False
     return break_in(text.window + '""', text.position) == at
 
@@ -172,5 +137,5 @@ def break_in(window: str, position: int) -> int | None:
 def fail(text: Text, why: str) -> NoReturn:
     line, column = text.line, text.column
     shown = text.window[max(0, text.position - 40) : text.position + 60]
-    message = f"The array is not valid JSON: {why} at line {line}, column {column}."
+    message = f"The file is not valid JSON: {why} at line {line}, column {column}."
     raise Unreadable(RowError("file", "json", message, column), line, shown)

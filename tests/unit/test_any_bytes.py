@@ -1,0 +1,43 @@
+"""Whatever bytes a file has, it is read, or refused with a reason."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.ingest.container import foreign
+from services.ingest.container.names import SUFFIXES, container_of
+from services.ingest.container.rows import read_rows_of
+from services.ingest.reading import dataset
+from services.ingest.reading.dataset import ReadingRequest
+from services.ingest.reading.row_error import RowError, Unreadable
+
+ENDINGS = sorted({*SUFFIXES, ".zip", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2"})
+MAGICS = [magic for magics in foreign.BEGINNINGS.values() for magic in magics]
+JSONISH = st.text(alphabet="{}[]\",:\\ \n\t0123e.-NaInfity'rolecnt\ufeff\x1e", max_size=60)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[*HealthCheck])
+@given(
+    data=st.one_of(
+        st.binary(max_size=80),
+        JSONISH.map(str.encode),
+        st.text(max_size=40).map(lambda text: text.encode("utf-16", "surrogatepass")),
+        st.builds(lambda magic, rest: magic + rest, st.sampled_from(MAGICS), st.binary()),
+    )
+)
+def test_no_bytes_raise_anything_but_a_reason(tmp_path: Path, ending: str, data: bytes) -> None:
+    found = container_of("a" + ending)
+    assert found is not None
+    path = tmp_path / "any"
+    path.write_bytes(data)
+    try:
+        for number, row in read_rows_of(path, found, 200, lambda _: None):
+            assert number >= 1
+            assert isinstance(row, bytes | RowError)
+    except Unreadable as error:
+        assert error.why.message
+    (tmp_path / dataset.ORIGINAL).write_bytes(data)
+    dataset.build_dataset(tmp_path, "a" + ending, ReadingRequest(1 << 20))
