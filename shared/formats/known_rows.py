@@ -29,15 +29,20 @@ class Uses(NamedTuple):
     trained: dict[bytes, int]
     answered: dict[bytes, int]
     held_out: set[bytes]
+    left_out: set[bytes]
 
 
-def known_rows(own: bytes, earlier: Sequence[EarlierJob]) -> KnownRows:
-    """Return what the earlier jobs, newest first, knew of a file, which its records describe."""
+def known_rows(own: bytes, earlier: Sequence[EarlierJob]) -> tuple[KnownRows, set[int]]:
+    """Return what the earlier jobs, newest first, knew of a file, which its records describe.
+
+    The set holds the rows that they left out, by number.
+    """
     uses = uses_of(own, earlier)
     # A prompt that still has its old answer in this file has been given a second one.
     kept = {prompt for row, prompt in ids_in(own) if row in uses.trained}
     trained: list[int] = []
     changed: list[ChangedRow] = []
+    left_out: set[int] = set()
     held_out = changes = 0
     counts: Counter[int] = Counter()
     for at, (row, prompt) in enumerate(ids_in(own)):
@@ -46,27 +51,31 @@ def known_rows(own: bytes, earlier: Sequence[EarlierJob]) -> KnownRows:
             counts[uses.trained[row]] += 1
         elif row in uses.held_out:
             held_out += 1
+        elif row in uses.left_out:
+            left_out.add(at)
         elif prompt in uses.answered and prompt not in kept:
             changes += 1
             job = earlier[uses.answered[prompt]]
             if changes <= CHANGED_LISTED:
                 changed.append(ChangedRow(row=at, job=job.job, version=job.version))
     jobs = [(earlier[number], count) for number, count in sorted(counts.items())]
-    return KnownRows(
+    known = KnownRows(
         trained=tuple(ranges(trained)),
         count=len(trained),
         held_out=held_out,
+        left_out=len(left_out),
         jobs=tuple(KnownFrom(job=j.job, version=j.version, rows=count) for j, count in jobs),
         changed=changes,
         changed_rows=tuple(changed),
     )
+    return known, left_out
 
 
 def uses_of(own: bytes, earlier: Iterable[EarlierJob]) -> Uses:
     """Return what earlier jobs did with rows and prompts of this file."""
     rows = {row for row, _ in ids_in(own)}
     prompts = {prompt for _, prompt in ids_in(own)} - {NO_PROMPT}
-    found = Uses({}, {}, set())
+    found = Uses({}, {}, set(), set())
     for number, job in enumerate(earlier):
         records = job.ids()
         if not any(row in rows or prompt in prompts for row, prompt in ids_in(records)):
@@ -80,6 +89,8 @@ def uses_of(own: bytes, earlier: Iterable[EarlierJob]) -> Uses:
                     found.answered.setdefault(prompt, number)
             elif row in rows and at in used.held_out:
                 found.held_out.add(row)
+            elif row in rows and at in used.left_out:
+                found.left_out.add(row)
     return found
 
 
@@ -101,16 +112,19 @@ def ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 def new_rows_text(rows: int, known: KnownRows) -> str:
     """Return how much of a file is new, such as `new: 20 of 1,020 rows; 3 answers changed`."""
-    new = rows - known.count - known.held_out
+    new = rows - known.all
     text = f"new: {new:,} of {counted(rows, 'row')}"
     return text + (f"; {counted(known.changed, 'answer')} changed" if known.changed else "")
 
 
 def nothing_new_text(rows: int, known: KnownRows) -> str:
     """Return the sentence, without its capital and its full stop, for a file that is all known."""
-    whole = f"all its {counted(rows, 'row')} have" if rows > 1 else "its only row has"
-    held = " or are held out to be measured" if known.held_out else ""
-    return f"{whole} already been trained{held}: see {all_places(known)}"
+    whole = f"all its {counted(rows, 'row')}" if rows > 1 else "its only row"
+    have, are, were = ("have", "are", "were") if rows > 1 else ("has", "is", "was")
+    told = [f"{have} already been trained"] if known.count else []
+    told += [f"{are} held out to be measured"] if known.held_out else []
+    told += [f"{were} left out"] if known.left_out else []
+    return f"{whole} {' or '.join(told)}: see {all_places(known)}"
 
 
 def all_places(known: KnownRows) -> str:

@@ -65,16 +65,23 @@ class KnownRows(Part):
     """What the lineage's ancestry knew of a file when its plan was made.
 
     `trained`: the rows that are left out because earlier jobs trained them, as [start, end).
-    `held_out` counts the rows that earlier jobs held out. `changed` counts the rows of
+    `held_out` counts the rows that earlier jobs held out, `left_out` those that they left out for
+    another reason, as this one does. `changed` counts the rows of
     `changed_rows`, of which the first 20 are listed.
     """
 
     trained: tuple[tuple[int, int], ...] = ()
     count: int = 0
     held_out: int = 0
+    left_out: int = 0
     jobs: tuple[KnownFrom, ...] = ()
     changed: int = 0
     changed_rows: tuple[ChangedRow, ...] = ()
+
+    @property
+    def all(self) -> int:
+        """The number of rows that are not new."""
+        return self.count + self.held_out + self.left_out
 
 
 class Plan(CanonicalFile):
@@ -110,9 +117,8 @@ class Plan(CanonicalFile):
 
     @property
     def new_rows(self) -> int:
-        """The number of rows that no job of the lineage had trained or held out before."""
-        known = self.known or KnownRows()
-        return self.rows - known.count - known.held_out
+        """The number of rows that no job of the lineage had used or left out before."""
+        return self.rows - (self.known.all if self.known else 0)
 
     @property
     def steps(self) -> list[tuple[int, ...]]:
@@ -125,15 +131,25 @@ class Plan(CanonicalFile):
 
 
 class UsedRows(NamedTuple):
-    """The rows of a dataset, from 0, that a job trained, and those that it held out."""
+    """The rows of a dataset, from 0, that a job trained, held out, or left out for a reason."""
 
-    trained: Collection[int]
-    held_out: Collection[int]
+    trained: Collection[int] = ()
+    held_out: Collection[int] = ()
+    left_out: Collection[int] = ()
+
+
+class LeftRow(BaseModel):
+    """The few fields of a row that is not trained by which it is found."""
+
+    dataset: str
+    row: int
 
 
 class Batches(BaseModel):
     """The few fields of a plan that say which rows were trained by which step."""
 
+    dataset: str
+    left_out: tuple[LeftRow, ...]
     train_rows: tuple[int, ...]
     heldout_rows: tuple[int, ...]
     batches: tuple[tuple[tuple[int, ...], ...], ...]
@@ -148,7 +164,8 @@ def used_rows(data: bytes, position: int) -> UsedRows:
     steps = [rows for epoch in plan.batches for rows in epoch]
     whole = position >= len(steps)
     trained = plan.train_rows if whole else (row for rows in steps[:position] for row in rows)
-    return UsedRows(frozenset(trained), frozenset(plan.heldout_rows))
+    left = (each.row for each in plan.left_out if each.dataset == plan.dataset)
+    return UsedRows(frozenset(trained), frozenset(plan.heldout_rows), frozenset(left))
 
 
 class MeasuredRow(BaseModel):

@@ -11,6 +11,7 @@ from services.model.template import Chat
 from services.trainer.protocol import Spec
 from services.trainer.worker.data.known import AllRowsKnown
 from services.trainer.worker.data.plan import build_plan, load_plan
+from shared.errors import CannotTrain
 from shared.formats.dataset import row_id
 from shared.formats.known_rows import new_rows_text, nothing_new_text, ranges
 from shared.formats.plan import KnownFrom, KnownRows, Plan
@@ -40,15 +41,16 @@ class Lineage:
 
     def __init__(self, folder: Path, chat: Chat) -> None:
         self.folder, self.chat = folder, chat
+        self.settings, self.allow_bad = SETTINGS, ""
         self.trained: list[dict[str, Any]] = []
         self.plans: list[Path] = []
 
     def spec(self, rows: Sequence[Conversation], *, again: bool = False) -> Spec:
         folder = self.folder / str(len(self.plans))
         earlier = {"trained": [] if again else self.trained, "lineage_plans": self.plans}
-        return make_spec(
-            folder, list(rows), job=f"j{len(self.plans)}", settings=SETTINGS, **earlier
-        )
+        chosen = {"settings": self.settings, "allow_bad": self.allow_bad or None}
+        job = f"j{len(self.plans)}"
+        return make_spec(folder, list(rows), job=job, **chosen, **earlier)
 
     def train(
         self, rows: Sequence[Conversation], *, until: int | None = None, again: bool = False
@@ -193,6 +195,30 @@ def test_rows_that_cannot_be_trained_beside_known_ones_are_still_a_failure(
     long = [("user", "x" * 300), ("assistant", "y")]
     with pytest.raises(Exception, match="longer than 120 tokens; 5 rows have already been trained"):
         lineage.train([*rows, long])
+
+
+def test_rows_that_were_left_out_before_are_not_new(lineage: Lineage) -> None:
+    rows, long = tiny_conversations(9), [("user", "x" * 300), ("assistant", "y")]
+    first = lineage.train([*rows[:5], long])
+    assert [left.row for left in first.left_out] == [5]
+    with pytest.raises(AllRowsKnown, match=r"All its 6 rows .* or were left out: see v001"):
+        lineage.train([long, *rows[:5]])
+    plan = lineage.train([long, *rows])
+    assert (plan.new_rows, plan.train_rows) == (4, (6, 7, 8, 9))
+    # It fits now, and is trained.
+    lineage.settings = {**SETTINGS, "max_length": 500}
+    plan = lineage.train([long, *rows])
+    assert (plan.new_rows, plan.train_rows, plan.left_out) == (1, (0,), ())
+
+
+def test_new_rows_that_may_be_bad_fail_no_job(lineage: Lineage) -> None:
+    rows, bad = tiny_conversations(5), [("user", "x"), ("user", "y")]
+    lineage.train(rows)
+    with pytest.raises(CannotTrain, match="allow_bad"):
+        lineage.train([*rows, bad])
+    lineage.allow_bad = "1"
+    with pytest.raises(AllRowsKnown, match="trained or were left out: see v001"):
+        lineage.train([*rows, bad])
 
 
 ONE = {"role": "assistant", "content": "1"}

@@ -58,10 +58,12 @@ class Candidate:
 
     @property
     def is_known(self) -> bool:
-        """Whether the lineage has trained or held out every row."""
-        return (
-            self.known is not None and self.rows == self.known.rows.count + self.known.rows.held_out
-        )
+        """Whether the lineage has trained or held out every row.
+
+        What it has left out may be trained now, under other settings: the plan finds out.
+        """
+        rows = self.known.rows if self.known else KnownRows()
+        return self.rows == rows.count + rows.held_out
 
     def nonce(self, job_id: JobId) -> str:
         return uuid.uuid5(NAMESPACE, f"{self.origin.id} {job_id.path}").hex

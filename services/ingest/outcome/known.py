@@ -68,7 +68,7 @@ def known_before(ingest: Ingest, jobs: list[TrainedJob], built: Built) -> KnownB
     chosen = list(affordable(ingest, jobs))
     earlier = EarlierFiles(ingest.store, ingest.cache)
     own = row_ids.opened((built.folder / ROW_IDS).read_bytes())
-    rows = known_rows(own, [earlier.of(job) for job in chosen])
+    rows, _ = known_rows(own, [earlier.of(job) for job in chosen])
     whole = len(chosen) == len(jobs) and not earlier.lost
     newest = next((job for job in chosen if rows.jobs and str(job.job) == rows.jobs[0].job), None)
     if newest is None:
@@ -126,7 +126,7 @@ class EarlierFiles:
             return used_rows(self.store.read(PRECIOUS, job.plan.key), job.position)
         except (ObjectMissing, ValueError):
             self.lost.append(job.job.sha256)
-            return UsedRows((), ())
+            return UsedRows()
 
 
 def keep(path: Path, data: bytes) -> None:

@@ -25,7 +25,7 @@ from shared.formats.plan import KnownRows, Plan
 from shared.formats.report import Report
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
-from shared.protocol.records import Failure
+from shared.protocol.records import JobRecord
 from shared.store import layout
 from shared.store.place import PRECIOUS
 
@@ -64,7 +64,7 @@ class Planned:
                 record.plan is None and record.state not in ("queued", "running")
             ):
                 if record is not None and record.failure is not None:
-                    await asyncio.to_thread(self.tell_failure, job, record.failure, target)
+                    await asyncio.to_thread(self.tell_failure, job, record, target)
                 del self.waiting[job]
             elif record.plan is not None:
                 await asyncio.to_thread(self.tell, job, record.plan, target)
@@ -106,10 +106,10 @@ class Planned:
         if long or bad:
             store.fetch(self.ingest.table.jobs[job].record.dataset, folder / DATA)
         if long:
-            copy_rows(folder, long, folder / LONG)
+            copy_chosen(folder, long, folder / LONG)
             copy_synced(folder / LONG, beside(target, LONG))
         if bad:
-            copy_rows(folder, bad, folder / BAD)
+            copy_chosen(folder, bad, folder / BAD)
             add_lines(folder / BAD, beside(target, BAD))
         (folder / PLAN).write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
         copy_synced(folder / PLAN, beside(target, PLAN))
@@ -118,14 +118,17 @@ class Planned:
         folder.rmdir()
         log.get().info("plan_told", job=str(job), left_out=len(left), long=len(long), bad=len(bad))
 
-    def tell_failure(self, job: JobId, why: Failure, target: Path) -> None:
-        """Write why a job failed before anything of the file was trained. Blocking."""
+    def tell_failure(self, job: JobId, record: JobRecord, target: Path) -> None:
+        """Write why nothing of a file was trained. Blocking."""
+        why = record.failure
+        assert why is not None
         next_step = f"Next: {why.next_step}\n" if why.next_step else ""
-        told = f"Job {job} failed, and nothing of {target.name} was trained.\n\n{why.message}\n\n"
+        ended = "was skipped" if record.state == "skipped" else "failed"
+        told = f"Job {job} {ended}, and nothing of {target.name} was trained.\n\n{why.message}\n\n"
         write_synced(beside(target, REPORT_TEXT), (told + next_step).encode())
 
 
-def copy_rows(folder: Path, rows: Collection[int], target: Path) -> None:
+def copy_chosen(folder: Path, rows: Collection[int], target: Path) -> None:
     """Write these rows of the folder's dataset, by number from 0, as they are stored."""
     with (folder / DATA).open("rb") as data, target.open("wb") as file:
         file.writelines(line + b"\n" for _, line in chosen_lines(data, rows))

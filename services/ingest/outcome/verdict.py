@@ -72,8 +72,7 @@ def new_rows(built: Built, decision: Admission) -> dict[str, int]:
     known = decision.rows
     if known is None:
         return {}
-    new = built.contents.rows - known.count - known.held_out
-    return {"new_rows": new, "changed_answers": known.changed}
+    return {"new_rows": built.contents.rows - known.all, "changed_answers": known.changed}
 
 
 def counted_problems(number: int, what: str) -> str:

@@ -1,7 +1,11 @@
 """Finds the rows of a job's file that the lineage has already trained."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from services.trainer.protocol import Spec, TrainedDataset
 from services.trainer.worker.data.draw import HELDOUT_ROWS, HELDOUT_SALT, draw, heldout
+from services.trainer.worker.data.encoder import Why
 from shared.errors import CannotTrain
 from shared.formats.dataset import CanonicalRow
 from shared.formats.known_rows import EarlierJob, known_rows, nothing_new_text
@@ -10,7 +14,7 @@ from shared.formats.row_ids import opened, records_of
 
 
 class AllRowsKnown(Exception):
-    """The lineage has trained or held out every row of the file, so there is nothing to train."""
+    """The lineage knows every row of the file, so there is nothing to train."""
 
     def __init__(self, rows: int, known: KnownRows) -> None:
         text = nothing_new_text(rows, known)
@@ -18,29 +22,51 @@ class AllRowsKnown(Exception):
         self.version = next((job.version for job in known.jobs), None)
 
 
-def known_of(spec: Spec, rows: list[CanonicalRow], held_out: set[str]) -> KnownRows | None:
-    """Return what the jobs behind the head knew of the job's file, or None if nothing.
+@dataclass(frozen=True)
+class Known:
+    """What the jobs behind the head knew of the file: rows that they `trained`, or left out.
 
-    `held_out`: ids of the rows that any job of the lineage held out. Raises CannotTrain (data), and
-    AllRowsKnown.
+    `held_out`: ids of the rows that any job of the lineage held out.
     """
+
+    rows: KnownRows
+    held_out: set[str]
+    trained: set[int]
+    left_out: set[int]
+
+    def in_plan(self, rows: list[CanonicalRow], never: Mapping[int, Why]) -> KnownRows | None:
+        """Return what a plan says of known rows, or None if there are none.
+
+        `never`: the rows that the plan leaves out, by number.
+        """
+        if not self.trained:
+            found = self.rows.model_copy(update={"held_out": 0, "left_out": 0})
+            return found if found.changed else None
+        held = {n for n, row in enumerate(rows) if row.id in self.held_out} - self.trained
+        left = (self.left_out & never.keys()) - held
+        return self.rows.model_copy(update={"held_out": len(held), "left_out": len(left)})
+
+    def nothing_to_train(self, rows: list[CanonicalRow], never: Mapping[int, Why]) -> Exception:
+        """Return why no row is trained: a failure, unless what is new is bad and may be so."""
+        known = self.in_plan(rows, never)
+        if known is not None and known.count:
+            seen = {n for n in never if n in self.left_out or rows[n].id in self.held_out}
+            if all(why.bad for n, why in never.items() if n not in seen):
+                left_out = len(rows) - known.count - known.held_out
+                return AllRowsKnown(len(rows), known.model_copy(update={"left_out": left_out}))
+        told = sorted({why.reason for why in never.values()}) or ["the file is empty"]
+        told += [f"{known.count:,} rows have already been trained"] if known else []
+        return CannotTrain("data", f"No row is left to train: {'; '.join(told)}.")
+
+
+def known_of(spec: Spec, held_out: set[str]) -> Known:
+    """Return what the jobs behind the head knew of the job's file. Raises CannotTrain (data)."""
     if not spec.trained:
-        return None
+        return Known(KnownRows(), held_out, set(), set())
     lines = spec.dataset.read_bytes().removesuffix(b"\n").split(b"\n")
-    found = known_rows(records_of(lines), [earlier_job(each) for each in spec.trained])
-    if not found.count:
-        return found.model_copy(update={"held_out": 0}) if found.changed else None
-    trained = known_numbers(found)
-    held = sum(row.id in held_out for n, row in enumerate(rows) if n not in trained)
-    found = found.model_copy(update={"held_out": held})
-    if found.count + held == len(rows):
-        raise AllRowsKnown(len(rows), found)
-    return found
-
-
-def known_numbers(known: KnownRows | None) -> set[int]:
-    """Return the rows that earlier jobs trained, by number."""
-    return {row for start, end in known.trained for row in range(start, end)} if known else set()
+    rows, left_out = known_rows(records_of(lines), [earlier_job(each) for each in spec.trained])
+    trained = {row for start, end in rows.trained for row in range(start, end)}
+    return Known(rows, held_out, trained, left_out)
 
 
 def held_of(

@@ -16,7 +16,7 @@ from services.model.template import Chat
 from services.trainer.protocol import PlanReady, Spec
 from services.trainer.worker.data.bad_rows import check_bad_rows
 from services.trainer.worker.data.encoder import Encoder, Why
-from services.trainer.worker.data.known import held_of, known_numbers, known_of
+from services.trainer.worker.data.known import held_of, known_of
 from services.trainer.worker.data.probes import probe_candidates, watched
 from services.trainer.worker.data.rows import read_rows
 from shared.errors import CannotTrain
@@ -64,9 +64,8 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
     evals = {e.sha256: read_rows(e.path, e.sha256) for e in spec.eval_datasets}
     encoder = Encoder(chat, spec.settings.max_length, spec.settings.on_long)
     elsewhere = earlier_heldout(spec)
-    known = known_of(spec, rows, elsewhere)
-    trained = known_numbers(known)
-    held = held_of(rows, spec.eval_fraction, trained, elsewhere)
+    known = known_of(spec, elsewhere)
+    held = held_of(rows, spec.eval_fraction, known.trained, elsewhere)
     earlier = [p for path in spec.earlier_plans for p in read_plan(path.read_bytes()).probes]
     encoded, heldout_rows, reasons = training_rows(
         encoder,
@@ -75,19 +74,18 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         evaluated={row.id for other in evals.values() for row in other},
         # Training on them would make their results meaningless.
         earlier=elsewhere,
-        trained=trained,
+        trained=known.trained,
     )
     own = spec.dataset_sha256
     never = [
         LeftOut(dataset=own, row=n, reason=why.reason, tokens=why.tokens, bad=why.bad)
         for n, why in reasons.items()
     ]
-    check_bad_rows(spec, encoder, rows, {n: y for n, y in reasons.items() if y.bad}, len(encoded))
+    good = len(encoded) + len(known.trained)
+    check_bad_rows(spec, encoder, rows, {n: y for n, y in reasons.items() if y.bad}, good)
     check_long(encoder, never)
     if not encoded:
-        told = sorted({entry.reason for entry in never}) or ["the file is empty"]
-        told += [f"{len(trained):,} rows have already been trained"] if trained else []
-        raise CannotTrain("data", f"No row is left to train: {'; '.join(told)}.")
+        raise known.nothing_to_train(rows, reasons)
     probes, measured = watched(
         encoder,
         trained=probe_candidates("trained", own, rows, encoded),
@@ -120,7 +118,7 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
         tokens=epochs * sum(len(e) for e in encoded.values()),
         trained_tokens=epochs * sum(e.labels for e in encoded.values()),
         tokens_sha256=tokens_sha256(encoded.values(), measured),
-        known=known,
+        known=known.in_plan(rows, reasons),
         **chat.hashes,
     )
     data = plan.to_bytes()
