@@ -18,6 +18,7 @@ from services.ctl import cli  # noqa: E402 - as above
 PLACES = {
     "status": "control:status",
     "watch": "watch:watch",
+    "preview": "preview:preview",
     "submit": "submit:submit",
     "queue": "queue:app",
     "pause": "control:pause",

@@ -158,6 +158,7 @@ def ask(
     path: str,
     method: str = "GET",
     seconds: float = 30.0,
+    content: str | None = None,
 ) -> T:
     """Return what a service answers, as `kind`.
 
@@ -169,7 +170,7 @@ def ask(
     try:
         with reach.http(headers=headers, timeout=seconds) as http:
             http.head(url, timeout=KNOCK_SECONDS)  # one that hangs is not waited for
-            reply = http.request(method, url.rstrip("/") + path)
+            reply = http.request(method, url.rstrip("/") + path, content=content)
     except httpx.HTTPError as error:
         raise service_away(url, error) from error
     if reply.status_code == 404:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.ctl.chat_templates import BY_NAME, chat_template, for_a_record
-from services.ctl.commands.show_example import drawn
+from services.ctl.views.tokens import drawn
 from services.trainer.worker.example import Request, example_answer
 from shared.answers.trainer import Token
 from shared.errors import CannotTrain, UsageError

@@ -6,17 +6,13 @@ import typer
 
 from services.ctl import cli
 from services.ctl.views.columns import count_of
-from shared.answers.trainer import RowShown, Token
+from services.ctl.views.tokens import drawn
+from shared.answers.trainer import RowShown
 from shared.errors import NotFound, UsageError
 from shared.store import layout
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from shared.store.s3 import Store
-
-# Tokens that follow each other alternate between two tones, so that the cuts can be seen.
-TONES = {True: ("black on green", "black on bright_green"), False: ("default", "dim")}
 
 
 def show_example(
@@ -78,19 +74,3 @@ def print_tokens(found: RowShown) -> None:
         shown = f"{where}: {count_of(len(tokens), 'token')}, {trained} trained"
         cli.console.print(shown, style="bold")
         cli.console.print(drawn(tokens, colours=cli.has_colours()))
-
-
-def drawn(tokens: list[Token], *, colours: bool) -> "Text":
-    """Return the tokens in alternating tones; without colours, cut by ·, trained ones in ⟦ ⟧."""
-    from rich.text import Text
-
-    text, before = Text(), False
-    for n, token in enumerate(tokens):
-        words, trained = token.text, token.trained
-        if colours:
-            text.append(words.replace("\n", "⏎\n"), style=TONES[trained][n % 2])
-            continue
-        edge = ("⟦" if trained else "⟧") if trained != before else ("·" if n else "")
-        text.append(edge + words.replace("\n", "⏎\n"))
-        before = trained
-    return text.append("" if colours or not before else "⟧")

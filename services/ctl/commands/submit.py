@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -11,7 +11,7 @@ from services.ctl import cli
 from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of
 from shared import reach
-from shared.answers.ingest import Working
+from shared.answers.ingest import Preview, Working
 from shared.errors import DuramenError, UsageError
 from shared.formats.report import Contents, Problem, Report
 from shared.sidecar_names import sidecars_among
@@ -19,6 +19,9 @@ from shared.sidecar_names import sidecars_among
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
 MOST_SIDECAR = 10_000
+READ_BYTES_A_SECOND = 1 << 20  # of a preview, at the very least
+T = TypeVar("T")
+OUTCOME = TypeAdapter[Report | Working](Report | Working)
 PACKED = re.compile(r"\.(gz|zst|xz|bz2|zip)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
@@ -50,27 +53,36 @@ def submit(
 
     A data.yaml beside data.jsonl is sent along; what --set names takes precedence over it.
     """
-    config = cli.settings()
-    if not config.ingest_url or config.ingest_token is None:
-        raise UsageError(
-            "The address of ingest is not set (DURAMEN_INGEST_URL, DURAMEN_INGEST_TOKEN). Set it, "
-            "or "
-            "copy the file into the inbox.",
-            next_step="duramen doctor",
-        )
-    if not file.is_file():
-        raise UsageError(f"{file} is not a file.")
+    ingest = ingest_client(file)
     wanted = cli.priority_of(priority or level) or "normal"
     query = {"name": file.name, "level": wanted, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
     query["again"] = str(again).lower()
-    beside = sidecar_of(file)
-    if beside is not None:
-        query["sidecar"] = sidecar_text(beside)
-    with IngestClient(config.ingest_url, config.ingest_token.get_secret_value()) as ingest:
+    query |= with_sidecar(file)
+    with ingest:
         report = ingest.send(file, query, settings or [])
         while wait and isinstance(report, Working):
             report = ingest.look(report.taken)
     told(report, json, wait=wait)
+
+
+def ingest_client(file: Path) -> "IngestClient":
+    """Return a client that can send this file. Raises UsageError."""
+    config = cli.settings()
+    if not config.ingest_url or config.ingest_token is None:
+        raise UsageError(
+            "The address of ingest is not set (DURAMEN_INGEST_URL, DURAMEN_INGEST_TOKEN). Set it, "
+            "or copy the file into the inbox.",
+            next_step="duramen doctor",
+        )
+    if not file.is_file():
+        raise UsageError(f"{file} is not a file.")
+    return IngestClient(config.ingest_url, config.ingest_token.get_secret_value())
+
+
+def with_sidecar(file: Path) -> dict[str, str]:
+    """Return the sidecar beside a file as a part of the request, if there is one."""
+    beside = sidecar_of(file)
+    return {} if beside is None else {"sidecar": sidecar_text(beside)}
 
 
 def sidecar_of(file: Path) -> Path | None:
@@ -124,20 +136,37 @@ class IngestClient:
         with file.open("rb") as body:
             size = str(file.stat().st_size)
             params = [*query.items(), *(("set", each) for each in settings)]
+            sent = {"params": params, "content": body, "headers": {"Content-Length": size}}
+            return self._ask(OUTCOME, "POST", "/datasets", **sent)
+
+    def preview(self, file: Path, query: dict[str, str], settings: list[str]) -> Preview:
+        """Send a file, streamed from disk, and return what would become of it."""
+        import httpx
+
+        size = file.stat().st_size
+        with file.open("rb") as body:
+            params = [*query.items(), *(("set", each) for each in settings)]
+            seconds = DECIDED_SECONDS + 240 + size / READ_BYTES_A_SECOND
             return self._ask(
-                "POST", "/datasets", params=params, content=body, headers={"Content-Length": size}
+                TypeAdapter(Preview),
+                "POST",
+                "/datasets/preview",
+                params=params,
+                content=body,
+                headers={"Content-Length": str(size)},
+                timeout=httpx.Timeout(30.0, read=seconds, write=None),
             )
 
     def look(self, taken: str) -> Report | Working:
-        return self._ask("GET", f"/datasets/{taken}", params={"wait": POLL_SECONDS})
+        return self._ask(OUTCOME, "GET", f"/datasets/{taken}", params={"wait": POLL_SECONDS})
 
-    def _ask(self, method: str, path: str, **options: Any) -> Report | Working:
+    def _ask(self, form: TypeAdapter[T], method: str, path: str, **options: Any) -> T:
         try:
             reply = self._http.request(method, path, **options)
         except self._errors as error:
             raise cli.service_away(self._url, error) from error
         try:
-            return TypeAdapter[Report | Working](Report | Working).validate_json(reply.content)
+            return form.validate_json(reply.content)
         except ValidationError as error:
             body: dict[str, Any] = reply.json()
             message = str(body.get("error") or body.get("detail") or body)
