@@ -40,7 +40,7 @@ FOREIGN = {
     "diagnose", "key_twice", "digits.parse", "exact", "unfit_number", "plain_row", "Lines.rows_at",
     "parquet", "Specials.check",
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
-    "configuration", "stop_tokens", "of_base", "check_index",
+    "configuration", "stop_tokens", "base_object", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     # Lines between a parent and its child process.
     "Child.ask", "answer_lines", "ask_child", "looks_from_json",

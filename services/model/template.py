@@ -26,6 +26,7 @@ from services.model.chat.mask import (
     written,
     wrong_tokens,
 )
+from services.model.chat.plain_tokens import PlainTokens, Read
 from services.model.chat.rendering import Renders, is_opening
 from services.model.chat.spans import shown_spans
 from services.model.chat.talk import (
@@ -43,6 +44,7 @@ from services.model.encoded import Encoded, encoded, joined
 from services.model.template_sandbox import Rendered, Template, TemplateRefuses
 from shared.errors import CannotTrain
 from shared.formats.dataset import ChatTurn
+from shared.formats.turn_tokens import STRIKE, turn_tokens
 
 __all__ = ["Chat", "TemplateRefuses"]
 
@@ -79,6 +81,7 @@ class Chat:
             self.specials,
             stop_tokens(base_dir, self.tokenizer),
         )
+        self.plain = PlainTokens(self.tokenizer, self.plain_specials())
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -95,10 +98,18 @@ class Chat:
         talk = talk_as(Form(), self.renders.tags, messages, None, None)
         return self.renders.rendered([talk.wish(len(messages), prompt)])[0].text
 
+    def plain_specials(self) -> set[str]:
+        """Return the special tokens that are text where a row has them in its words."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        specials = {t.content for t in added if t.special}
+        named = self.renders.template.specials
+        ends = [*self.renders.stops, *(str(named.get(n)) for n in ("bos_token", "eos_token"))]
+        turns = turn_tokens(specials, self.renders.template.text, ends)
+        return (specials - turns) | specials.intersection(STRIKE)
+
     def tokens(self, text: str) -> list[int]:
         # Without the tokenizer's own special tokens: the template has printed those it wants.
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self.plain.tokenized(text).ids
 
     def encode_text(self, text: str, weight: float | None = None) -> Encoded:
         """Encode plain text without a template, between the tokenizer's own special tokens.
@@ -119,6 +130,7 @@ class Chat:
         It is tried in each form in which this template may want it. Raises TemplateRefuses, or
         CannotTrain (mask, template).
         """
+        messages, tools = self.plain.disguised(messages, tools)
         refused: TemplateRefuses | CannotTrain | None = None
         for form in self.forms(messages):
             try:
@@ -186,44 +198,44 @@ class Chat:
         """
         own = next((n for n, t in enumerate(turns) if text is t.until), None)
         count = len(turns) if own is None else own + 1
-        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        read = self.plain.tokenized(text.text)
         found = {}
         for n in asked:
             try:
                 start, end = find_answer(turns[n], text, n, count, self.specials)
-                found[n] = self.learned(text.text, batch, start, end, turns[n])
+                found[n] = self.learned(text.text, read, start, end, turns[n])
             except NotThere:
                 continue
         if own is not None and own not in found:
             found = {}
-        return self.view(batch["input_ids"], list(found.values())), list(found)
+        return self.view(read.ids, list(found.values())), list(found)
 
-    def learned(self, text: str, batch: Any, start: int, end: int, turn: Turn) -> Learned:
+    def learned(self, text: str, read: Read, start: int, end: int, turn: Turn) -> Learned:
         """Return the tokens that are trained of a range of characters, and their weight.
 
         Raises NotThere as `tokens_at` does, or if the spans of the turn are not there.
         """
-        tokens = self.tokens_at(text, batch, start, end)
+        tokens = self.tokens_at(text, read, start, end)
         if turn.spans is None:
             return Learned([tokens], turn.weight)
-        offsets, parts = batch["offset_mapping"], []
+        offsets, parts = read.offsets, []
         for a, b in shown_spans(text, start, end, turn, self.specials):
             inside = [n for n in range(*tokens) if offsets[n][0] < b and offsets[n][1] > a]
             parts += [(inside[0], inside[-1] + 1)] if inside else []
         return Learned(parts, turn.weight)
 
-    def tokens_at(self, text: str, batch: Any, start: int, end: int) -> Range:
+    def tokens_at(self, text: str, read: Read, start: int, end: int) -> Range:
         """Return the token range of a range of characters.
 
         Raises NotThere if a token straddles one of its ends, or the tokens are of other words.
         """
         before, until = self.tokens(text[:start]), self.tokens(text[:end])
-        if batch["input_ids"][: len(before)] != before:
+        if read.ids[: len(before)] != before:
             raise NotThere("a token straddles the beginning of an answer")
-        if batch["input_ids"][: len(until)] != until:
+        if read.ids[: len(until)] != until:
             raise NotThere("a token straddles the end of an answer")
         # A second check, in another way: by the places that the tokenizer gives for its tokens.
-        offsets = batch["offset_mapping"][len(before) : len(until)]
+        offsets = read.offsets[len(before) : len(until)]
         if not offsets or text[offsets[0][0] : offsets[-1][1]].strip() != text[start:end].strip():
             raise NotThere("the tokens of an answer are not those of its words")
         return len(before), len(until)
@@ -234,12 +246,12 @@ class Chat:
         if made is None:
             return None
         text, start, end = made
-        batch = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        read = self.plain.tokenized(text)
         try:
-            found = self.learned(text, batch, start, end, turn)
+            found = self.learned(text, read, start, end, turn)
         except NotThere:
             return None
-        return self.view(batch["input_ids"], [found])
+        return self.view(read.ids, [found])
 
     def refuse(self, turn: Turn, text: Rendered, order: int) -> NoReturn:
         """Refuse a turn that its text does not show as written.
@@ -252,12 +264,12 @@ class Chat:
         elif text.marks:
             for start, end in reversed(text.marks):
                 example = marked_text(example, start, end)
-        batch = self.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        read = self.plain.tokenized(text.text)
         try:
             start, end = find_answer(turn, text, order, order + 1, self.specials)
-            self.learned(text.text, batch, start, end, turn)
+            self.learned(text.text, read, start, end, turn)
         except NotThere as error:
-            raise wrong_tokens(str(error), example) from error
+            raise wrong_tokens(str(error), self.plain.shown(example)) from error
         raise AssertionError("a turn that is there was not found")
 
     def view(self, ids: list[int], parts: list[Learned]) -> Encoded:

@@ -119,7 +119,7 @@ def test_only_what_a_weight_and_spans_leave_is_marked_as_trained() -> None:
     [
         ("no_stop", templates.LLAMA3, TALK, (1, 1)),
         ("double_bos", CHATML, '{"text": "<s>words"}', (1, 1)),
-        ("header", CHATML, row(ASKED, {**SAID, "content": "x <|eot_id|> y"}), (1, 1)),
+        ("header", CHATML, row(ASKED, {**SAID, "content": "x <|im_start|> y"}), (1, 1)),
         ("system", FEW, TALK, (1, 1)),
         ("tools", CHATML, row(ASKED, SAID, tools=TOOL), (1, 1)),
         ("tool_result", FEW, row(ASKED, SAID, {"role": "tool", "content": "3"}, SAID), (1, 1)),

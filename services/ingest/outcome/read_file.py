@@ -142,13 +142,14 @@ class FileReader:
                     raise WholeFileRefused.of("parser", message) from error
 
     async def special_tokens(self, lineage: str) -> tuple[str, ...]:
-        """Those of the lineage's base; none while it has no base."""
+        """Those that begin or end a turn in the lineage; none while it has no base."""
         await self.ingest.table.update(self.ingest.bus)
         line = self.ingest.table.lines.get(lineage)
         if line is None or line.head is None:
             return ()
+        own = line.settings.chat_template if line.settings else None
         return await asyncio.to_thread(
-            special_tokens.of_base, self.ingest.store, line.head.base_root
+            special_tokens.of_lineage, self.ingest.store, line.head.base_root, own
         )
 
     def copy(self, taken: Taken, folder: Path) -> Signature:

@@ -48,7 +48,7 @@ class Built:
 class ReadingRequest:
     """The way to read a file.
 
-    `special_tokens` are those of the lineage's base, which no turn may contain.
+    `special_tokens` begin or end a turn in the lineage; no turn may contain them.
     """
 
     max_row_bytes: int

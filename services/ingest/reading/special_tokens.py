@@ -1,7 +1,8 @@
-"""Special tokens of a base within a row's text, where they would end or begin a turn.
+"""Special tokens within a row's text that begin or end a turn in the lineage's chat template.
 
 A tokenizer recognises them anywhere, also in what a user said. They are looked for in the canonical
-line; in rows of plain text they are allowed as they are.
+line; in rows of plain text they are allowed as they are. All other special tokens are trained as
+text.
 """
 
 import functools
@@ -13,6 +14,7 @@ import orjson
 
 from services.ingest.reading.row_error import RowError
 from shared.errors import ObjectMissing
+from shared.formats.turn_tokens import STRIKE, strikes_out, turn_tokens
 from shared.store import layout
 from shared.store.place import PRECIOUS
 from shared.store.s3 import Store
@@ -41,13 +43,12 @@ class Specials:
         if self._any.search(line) is None:
             return
         for field, words in strings(orjson.loads(line)):
-            found = self._any.search(words.encode())
-            if found is not None:
-                token = found[0].decode()
+            tokens = {found.decode() for found in self._any.findall(words.encode())}
+            if tokens and not (tokens <= {*STRIKE} and strikes_out(words)):
+                token = next(t for t in tokens if t not in STRIKE or tokens <= {*STRIKE})
                 message = (
-                    f"The text holds `{token}`, a special token of this lineage's base: the model "
-                    "would read it as the end or the beginning of a turn. Spell it differently, "
-                    "or remove it."
+                    f"The text holds `{token}`, which begins or ends a turn in the chat template "
+                    "of this lineage: the model would obey it. Spell it differently, or remove it."
                 )
                 raise RowError(field, "special_token", message)
 
@@ -70,14 +71,51 @@ def strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=16)
-def of_base(store: Store, root: str) -> tuple[str, ...]:
-    """Return the special tokens of a base, as its tokenizer.json names them.
+def of_lineage(store: Store, root: str, chat_template: str | None) -> tuple[str, ...]:
+    """Return the special tokens that begin or end a turn in a lineage. `root`: of its base.
 
-    Empty if it names none. Blocking. Raises StoreUnavailable.
+    `chat_template`: the lineage's own, or None for that of the base. All special tokens are
+    returned where the base's files do not say more, none if they name none. Blocking. Raises
+    StoreUnavailable.
     """
+    tokenizer = base_object(store, root, "tokenizer.json")
+    added = [t for t in listed(tokenizer.get("added_tokens")) if t.get("special") is True]
+    specials = {str(t.get("content")): t.get("id") for t in added}
+    config = base_object(store, root, "tokenizer_config.json")
+    template = chat_template or base_template(store, root, config)
+    if not template:
+        return tuple(sorted(specials))
+    numbers = base_object(store, root, "generation_config.json").get("eos_token_id")
+    stops = numbers if isinstance(numbers, list) else [numbers]
+    ends = {token for token, number in specials.items() if number in stops}
+    named = (config.get(name) for name in ("bos_token", "eos_token"))
+    ends |= {str(t.get("content") if isinstance(t, dict) else t) for t in named if t}
+    return tuple(sorted(turn_tokens(specials, template, ends)))
+
+
+def base_template(store: Store, root: str, config: dict[str, Any]) -> str:
+    """Return the chat template of a base, or an empty text."""
     try:
-        tokenizer = orjson.loads(store.read(PRECIOUS, layout.base_file(root, "tokenizer.json")))
-        added = tokenizer["added_tokens"]
-        return tuple(sorted({t["content"] for t in added if t["special"]}))
-    except (ObjectMissing, orjson.JSONDecodeError, KeyError, TypeError):
-        return ()
+        found = store.read(PRECIOUS, layout.base_file(root, "chat_template.jinja"))
+        return found.decode(errors="replace")
+    except ObjectMissing:
+        pass
+    written = config.get("chat_template")
+    if isinstance(written, str):
+        return written
+    named = {t.get("name"): t.get("template") for t in listed(written)}
+    return str(named.get("default") or "")
+
+
+def listed(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list, if it is one."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def base_object(store: Store, root: str, name: str) -> dict[str, Any]:
+    """Return the object in one of a base's files; empty if there is none."""
+    try:
+        found = orjson.loads(store.read(PRECIOUS, layout.base_file(root, name)))
+    except (ObjectMissing, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
