@@ -248,7 +248,12 @@ class Forge:
 
 
 class VaultProcess:
-    """The service as it runs in earnest; it may be killed and started again."""
+    """The service as it runs in earnest; it may be killed and started again.
+
+    A sweep reads whatever all tests have published on these servers, so it comes once a start.
+    """
+
+    sweep_seconds = 300.0
 
     def __init__(self, stack: Stack, **settings: str) -> None:
         self.stack = stack
@@ -264,7 +269,7 @@ class VaultProcess:
         self.process: Program | None = None
 
     def start(self) -> None:
-        module = hurried.module("vault", {"retry_seconds": 1, "sweep_seconds": 1})
+        module = hurried.module("vault", {"retry_seconds": 1, "sweep_seconds": self.sweep_seconds})
         self.process = start(module, process_environment(self.values), self.log)
 
     def kill(self) -> None:

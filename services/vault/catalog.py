@@ -104,6 +104,7 @@ def read_commit_anywhere(
             commit = CommitRecord.model_validate_json(place.read(PRECIOUS, key))
         except StoreUnavailable as error:
             away = away or error
+            continue
         except (ObjectMissing, ValueError):
             continue
         if wanted is None or why_foreign(commit, wanted.sequence, wanted.close) is None:

@@ -37,6 +37,7 @@ async def test_a_damaged_archive_file_is_named_by_verify(
 async def test_an_overwritten_key_is_alarmed_and_restore_gives_the_truth(
     stack: Stack, lineage: str, vault: VaultProcess, tmp_path: Path
 ) -> None:
+    vault.sweep_seconds = 1
     await first_version(stack, lineage, vault)
     prefix = f"lineages/{lineage}/v001/"
     admin = stack.minio("admin")

@@ -181,6 +181,7 @@ async def test_what_a_place_loses_is_counted_and_copied_there_again(
 ) -> None:
     """On servers of its own: all lineages are counted."""
     vault = VaultProcess(own_stack)
+    vault.sweep_seconds = 1
     try:
         await lose_and_damage(own_stack, lineage, vault)
     finally:
@@ -291,6 +292,7 @@ async def test_without_the_backup_nothing_is_published_until_it_is_back(own_stac
         vault.until_state("main", 1, "published")
         copies = vault.copies()
         own_stack.kill("backup")
+        assert catalog.read_commit_anywhere(copies, "main", 1).version == 1
         await forge.train()
         wait_until(lambda: vault.metric("duramen_vault_pending_versions") == 1, 60, "pending")
         assert not list(copies.store.keys(PRECIOUS, "catalog/main/v002"))
@@ -363,6 +365,7 @@ async def test_rollback_waits_for_no_living_owner_and_voids_a_dead_one(
 async def test_an_emptied_archive_is_refused_and_a_new_one_is_filled(own_stack: Stack) -> None:
     forge = await Forge(own_stack, "main").begin()
     vault = VaultProcess(own_stack)
+    vault.sweep_seconds = 1
     try:
         await forge.train()
         vault.start()
