@@ -14,6 +14,21 @@ MAMBA = "peft refuses it, because the kernels of Mamba read its weights past an 
 # Modules whose weights are used without calling them: an adapter there is never reached.
 BYPASSED_MODULES = ("correction_coefs", "dt_proj")
 BYPASSED = "the model reads its weights past an adapter, which would learn nothing"
+# The mixtures in which peft takes the names of the experts' matrices for the experts themselves,
+# so that other layers of these names cannot have an adapter alone.
+FUSED_TYPES = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), ("gate", "w1", "w2", "w3")),
+    **dict.fromkeys(
+        (
+            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32"),
+            *("dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite"),
+            *("glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe"),
+            *("qwen3_moe", "qwen3_next", "solar_open"),
+        ),
+        ("gate", "gate_proj", "up_proj", "down_proj"),
+    ),
+}
+FUSED = "peft adapts it in this family only together with all experts"
 ROUTER = "it chooses among the experts, and a small change sends tokens to other ones"
 EXPERTS = "an adapter for each expert costs far more memory than all other layers together"
 ROUTERS = ("gate", "gating", "router", "shared_expert_gate")
@@ -47,8 +62,9 @@ def why_left_out(
         return ROUTER
     if is_stacked or "experts" in parts:
         return EXPERTS
-    within = name.rpartition(".")[0]
-    return ROUTER if parts[-1] in ROUTERS and within in mixtures else None
+    if parts[-1] in ROUTERS and name.rpartition(".")[0] in mixtures:
+        return ROUTER
+    return FUSED if mixtures and parts[-1] in FUSED_TYPES.get(model_type, ()) else None
 
 
 def mixtures_in(names: Iterable[str], stacked: Iterable[str] = ()) -> set[str]:

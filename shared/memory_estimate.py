@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from shared.errors import UsageError
 from shared.formats.adapter import AdapterShape
+from shared.formats.base_layers import HEADS
 from shared.formats.model_files import index_in, read_header, weights_of
 
 Dtype = Literal["float32", "bfloat16"]
@@ -27,7 +28,10 @@ HEAD_COPIES = 3  # logits, their exponentials, and the product before it is wide
 # A head that is more than a matrix goes the ordinary way: capped logits, chances, two gradients.
 FULL_HEAD_COPIES = 4
 SCORE_BYTES = 8  # of a score with a cap, for the way back: its tangent and its share, and a copy
-HEADS = ("lm_head", "embed_out")
+# A field as most families name it, and as older ones do.
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+ATTENTION = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 # Tokens that answers may hold in their cache, for each of a micro-batch.
 CACHE_SHARE = 4
@@ -188,8 +192,7 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
     """
     text = config.get("text_config") or config
     try:
-        layers, hidden = int(text["num_hidden_layers"]), int(text["hidden_size"])
-        heads = int(text.get("num_attention_heads") or 1)
+        layers, hidden, heads = (first_of(text, names) for names in (LAYERS, HIDDEN, ATTENTION))
         size = int(text.get("head_dim") or hidden // heads)
         groups = int(text.get("num_key_value_heads") or heads)
         vocabulary = int(text.get("vocab_size") or config.get("vocab_size") or 0)
@@ -212,6 +215,14 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
         is_head_plain=is_head_plain(text, {name for name, _ in tensors}),
         capped_heads=heads if text.get("attn_logit_softcapping") is not None else 0,
     )
+
+
+def first_of(config: dict[str, Any], names: tuple[str, ...]) -> int:
+    """Return the first of these fields that a configuration has. Raises KeyError."""
+    found = next((config[name] for name in names if config.get(name)), None)
+    if found is None and names is not ATTENTION:  # Mamba has no heads
+        raise KeyError(names[0])
+    return int(found or 1)
 
 
 def is_head_plain(text: dict[str, Any], names: set[str]) -> bool:

@@ -20,7 +20,6 @@ from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape
 from shared.left_out import BYPASSED, MAMBA, Spared, grouped, why_left_out
 
-FUSED = "peft adapts it in this family only together with all experts"
 EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 AGAIN = "Type: duramen lineage new NAME --base BASE --targets "
 
@@ -45,10 +44,6 @@ def choose_targets(base: Any, lora: AdapterShape, known: Iterable[str] = ()) -> 
     if lora.targets != "all-linear":
         return named_targets(base, layers, lora)
     reasons = layers.left_out()
-    fused = {end for end in ends(layers.matrices) if layers.mixtures and is_fused(base, end)}
-    for name in layers.matrices:
-        if name.rpartition(".")[2] in fused:
-            reasons.setdefault(name, FUSED)
     adapted = {path_of(name) for name in known}
     if not reasons or adapted & set(reasons) or any(".experts" in name for name in adapted):
         return Targets("all-linear")

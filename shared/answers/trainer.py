@@ -42,6 +42,31 @@ class RowShown(Reply):
     failed: RowFailed | None = None
 
 
+class SparedLayers(Reply):
+    """Layers that get no adapter unless they are named, and why."""
+
+    names: list[str]
+    why: str
+
+
+class BaseTried(Reply):
+    """What was found when a base was tried out with an adapter, or why it cannot be trained.
+
+    `what` was tried: the base, or a smaller network of its kind. `losses`: on one made-up text,
+    before and after a few steps. `doubt`: why the smaller network says nothing about the base.
+    """
+
+    what: str | None = None
+    seconds: float | None = None
+    adapted: tuple[str, ...] = ()
+    left_out: tuple[SparedLayers, ...] = ()
+    notes: tuple[str, ...] = ()
+    parameters: int | None = None
+    losses: tuple[float, ...] = ()
+    doubt: str | None = None
+    failed: RowFailed | None = None
+
+
 class RowsToPreview(BaseModel):
     """The body of a request to preview rows, given as canonical lines.
 

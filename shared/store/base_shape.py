@@ -1,7 +1,9 @@
-"""The shape of a base, read from the headers of its files in a store."""
+"""The shape and the layers of a base, read from the headers of its files in a store."""
 
 import json
+from typing import Any
 
+from shared.formats.base_layers import BaseLayers, layers_in
 from shared.formats.model_files import INDEX, read_header, weights_of
 from shared.memory_estimate import Shape, shape_of
 from shared.store import layout
@@ -14,6 +16,16 @@ def shape_in_store(store: Store, root: str) -> Shape:
 
     Raises UsageError, StoreUnavailable, ObjectMissing.
     """
+    return shape_of(*config_and_headers(store, root))
+
+
+def layers_in_store(store: Store, root: str) -> BaseLayers:
+    """Return the layers of a stored base. Raises UsageError, StoreUnavailable, ObjectMissing."""
+    return layers_in(*config_and_headers(store, root))
+
+
+def config_and_headers(store: Store, root: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return config.json of a base, and the headers of its weights."""
     prefix = layout.base_files(root)
     headers = []
     names = {key.removeprefix(prefix) for key in store.keys(PRECIOUS, prefix)}
@@ -25,6 +37,4 @@ def shape_in_store(store: Store, root: str) -> Shape:
         finally:
             response.close()
             response.release_conn()
-    return shape_of(
-        json.loads(store.read(PRECIOUS, layout.base_file(root, "config.json"))), headers
-    )
+    return json.loads(store.read(PRECIOUS, layout.base_file(root, "config.json"))), headers

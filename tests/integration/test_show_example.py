@@ -24,7 +24,10 @@ async def test_a_base_without_a_template_is_trained_with_the_lineages_and_shown_
     root = house.add_base(bare)
     for name, options in {"plain": (), "main": ("--chat-template", "chatml")}.items():
         made = duramen(own_stack, "lineage", "new", name, "--base", root, *options, "--json")
-        assert json.loads(made.stdout)["chat_template"] == (BY_NAME["chatml"] if options else None)
+        told = json.loads(made.stdout)
+        assert told["chat_template"] == (BY_NAME["chatml"] if options else None)
+        assert told["base_check"]["tried"] is False  # no trainer runs yet
+        assert told["base_check"]["why"]
     refused = await house.submit("plain", tiny_conversations(4))
     job = await house.submit("main", tiny_conversations(4, start=10))
     with house.service("trainer"), house.service("ingest"):
@@ -42,6 +45,7 @@ async def test_a_base_without_a_template_is_trained_with_the_lineages_and_shown_
         text = duramen(own_stack, "show-example", str(job), "2").stdout
         assert "tokens" in text
         assert "⟦" in text
+        tried_out(own_stack, root)
         missing = duramen(own_stack, "show-example", job.sha256[:12], "9")
         assert missing.returncode == 1
         assert "lines 1 to 4" in missing.stdout
@@ -98,3 +102,19 @@ def check_previews(stack: Stack, folder: Path) -> None:
     assert f"No tokens are shown: {away} does not answer" in alone.stdout
     assert "row 1 (line 1): {" in alone.stdout
     assert queued(stack) == before
+
+
+def tried_out(stack: Stack, root: str) -> None:
+    """With a trainer, a new lineage's base is tried out first, and one that fails is not made."""
+    made = duramen(stack, "lineage", "new", "third", "--base", root)
+    assert made.returncode == 0, made.stderr
+    assert "Tried out on the trainer's CPU" in made.stdout
+    assert "plain peft gives the same logits" in " ".join(made.stdout.split())
+    assert "Lineage third was created" in made.stdout
+    refused = duramen(stack, "lineage", "new", "fourth", "--base", root, "--targets", "norm")
+    assert refused.returncode == 2
+    assert "LlamaRMSNorm, not a matrix" in " ".join(refused.stderr.split())
+    assert "duramen lineage new NAME --base BASE --targets down_proj" in refused.stderr
+    listed = json.loads(duramen(stack, "lineage", "list", "--json").stdout)
+    assert [row["left_out"] for row in listed if row["lineage"] == "third"] == [[]]
+    assert "fourth" not in {row["lineage"] for row in listed}

@@ -5,14 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from services.ctl import cli
 from services.ctl.commands import lineages as command
 from services.ctl.commands.bases import files_of
 from services.ctl.commands.lineages import check_targets
+from services.ctl.views import base_trial
+from services.model.targets import choose_targets
 from shared.errors import UsageError
-from shared.memory_estimate import shape_of_folder
+from shared.formats.adapter import AdapterShape
+from shared.formats.base_layers import BaseLayers, layers_in
+from shared.formats.model_files import read_header
+from tests.odd_bases import make_odd
 from tests.tiny import make_tiny
+
+
+def layers_of_folder(folder: Path) -> BaseLayers:
+    headers = []
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            headers.append(read_header(file, path.name))
+    return layers_in(json.loads((folder / "config.json").read_bytes()), headers)
+
 
 INDEX = "model.safetensors.index.json"
 
@@ -60,13 +75,14 @@ def test_a_directory_without_its_weights_is_refused(tmp_path: Path) -> None:
 def test_layers_that_the_base_has_not_are_refused_with_those_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = shape_of_folder(make_tiny(tmp_path / "base"))
+    layers = layers_of_folder(make_tiny(tmp_path / "base"))
     made: list[Any] = []
     monkeypatch.setattr(cli, "settings", lambda: None)
     monkeypatch.setattr(cli, "first_store", lambda _: None)
     monkeypatch.setattr(cli, "run_command", lambda work: made.append(work.close()))
     monkeypatch.setattr(command, "find_root", lambda *_: "ab" * 32)
-    monkeypatch.setattr(command, "shape_in_store", lambda *_: shape, raising=False)
+    monkeypatch.setattr(command, "layers_in_store", lambda *_: layers)
+    monkeypatch.setattr(base_trial, "try_base", lambda *_: "it is not asked")
     with pytest.raises(UsageError, match="no layer 'c_attn', 'Q_proj'") as caught:
         command.new("one", "ab", targets="q_proj,c_attn,Q_proj")
     assert "down_proj,gate_proj,k_proj,o_proj,q_proj,up_proj,v_proj" in caught.value.next_step
@@ -76,7 +92,29 @@ def test_layers_that_the_base_has_not_are_refused_with_those_it_has(
 
 
 def test_targets_are_taken_by_how_names_end_and_unknown_ones_refused(tmp_path: Path) -> None:
-    shape = shape_of_folder(make_tiny(tmp_path / "base"))
-    check_targets(["q_proj", "self_attn.v_proj", "layers.0.mlp.up_proj", "lm_head"], shape)
-    with pytest.raises(UsageError, match=r"no layer 'gate_prj', 'proj'.*down_proj,gate_proj"):
-        check_targets(["q_proj", "gate_prj", "proj"], shape)
+    layers = layers_of_folder(make_tiny(tmp_path / "base"))
+    check_targets(["q_proj", "self_attn.v_proj", "layers.0.mlp.up_proj"], layers)
+    with pytest.raises(UsageError, match=r"'gate_prj', 'proj'.* nearest names are gate_proj"):
+        check_targets(["q_proj", "gate_prj", "proj"], layers)
+
+
+def test_a_head_or_embedding_is_a_target_only_where_each_has_its_own_matrix(tmp_path: Path) -> None:
+    untied = layers_of_folder(make_tiny(tmp_path / "untied", tie_word_embeddings=False))
+    check_targets(["lm_head", "embed_tokens"], untied)
+    tied = layers_of_folder(make_tiny(tmp_path / "tied"))
+    for target in ("lm_head", "embed_tokens", "model.embed_tokens"):
+        with pytest.raises(UsageError, match="one matrix") as caught:
+            check_targets(["q_proj", target], tied)
+        assert "--targets down_proj,gate_proj" in (caught.value.next_step or "")
+
+
+@pytest.mark.parametrize(
+    "family", ["Llama 4 (text)", "Mixtral", "Qwen3-MoE", "gpt-oss", "Mamba", "Jamba", "JetMoE"]
+)
+def test_files_tell_what_a_network_leaves_out(family: str, tmp_path: Path) -> None:
+    """Also where the files name the experts one by one, and the network holds them as one."""
+    folder = make_odd(tmp_path, family)
+    by_files = layers_of_folder(folder).left_out
+    base = AutoModelForCausalLM.from_pretrained(str(folder))
+    assert by_files == choose_targets(base, AdapterShape()).left_out
+    check_targets([name for kind in by_files for name in kind.names], layers_of_folder(folder))

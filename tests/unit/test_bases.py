@@ -178,9 +178,9 @@ def test_an_error_inside_a_module_names_it_and_what_to_leave_out() -> None:
 def test_a_large_base_is_tried_by_a_smaller_one_without_its_weights(tmp_path: Path) -> None:
     make_odd(tmp_path, "Jamba")
     (tmp_path / "model.safetensors").unlink()
-    found = tried(TrialRequest(base_dir=tmp_path, lora=LORA))
+    found = tried(TrialRequest(base_dir=tmp_path, lora=LORA, whole=False))
     assert re.match("a smaller network of the same kind", found["what"])
     assert found["losses"][1] < found["losses"][0]
     wrong = LORA.model_copy(update={"targets": ("q_prj",)})
     with pytest.raises(CannotTrain, match="nearest names are q_proj"):
-        tried(TrialRequest(base_dir=tmp_path, lora=wrong))
+        tried(TrialRequest(base_dir=tmp_path, lora=wrong, whole=False))

@@ -1,6 +1,6 @@
 """duramen lineage: adapters that every job trains further, each on one base."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -8,16 +8,18 @@ from pydantic import ValidationError
 from services.ctl import cli
 from services.ctl.chat_templates import chat_template, for_a_record
 from services.ctl.settings import CtlSettings
+from services.ctl.views import base_trial
 from services.ctl.views.columns import Heads, number
 from services.ctl.views.stored_bases import find_root
+from shared.answers.trainer import BaseTried
 from shared.bus.client import Bus
-from shared.errors import UsageError
+from shared.errors import DuramenError, UsageError
+from shared.formats.base_layers import EMBEDDINGS, HEADS, BaseLayers
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.memory_estimate import HEADS, Shape
 from shared.protocol.records import LineageSettings, LineCreate, Lora
-from shared.store.base_shape import shape_in_store
+from shared.store.base_shape import layers_in_store
 from shared.wrong_value import why_wrong
 
 app = typer.Typer(no_args_is_help=True, help="Lineages: new, list.")
@@ -70,21 +72,27 @@ def named(targets: str) -> str | list[str]:
     return targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
 
 
-def check_targets(targets: list[str], shape: Shape) -> None:
-    """Refuse names that the base does not have: it would be trained without them.
+def check_targets(targets: list[str], layers: BaseLayers) -> None:
+    """Refuse targets that the base does not have, or that share their matrix.
 
     Raises UsageError.
     """
-    known = {linear.name.rpartition(".")[2] for linear in shape.linears}
-    unknown = [
-        target
-        for target in targets
-        if target not in HEADS and not any(m.is_named(target) for m in shape.linears)
-    ]
+    again = "duramen lineage new NAME --base BASE --targets " + ",".join(layers.ends())
+    unknown = [target for target in targets if not layers.has(target)]
     if unknown:
+        near = sorted({name for target in unknown for name in layers.nearest(target)})
+        like = f" The nearest names are {', '.join(near)}." if near else ""
         raise UsageError(
-            f"This base has no layer {', '.join(map(repr, unknown))} that can have an adapter.",
-            next_step="duramen lineage new NAME --base BASE --targets " + ",".join(sorted(known)),
+            f"This base has no layer {', '.join(map(repr, unknown))} that can have an adapter."
+            + like,
+            next_step=again,
+        )
+    shared = [t for t in targets if t.rpartition(".")[2] in HEADS + EMBEDDINGS]
+    if layers.is_tied and shared:
+        raise UsageError(
+            f"{', '.join(shared)} cannot have an adapter: this base ({layers.model_type}) has one "
+            "matrix as its embedding and its head, and an adapter would change only one of them.",
+            next_step=again,
         )
 
 
@@ -101,9 +109,15 @@ def new(
     quantize: Quantize = "none",
     seed: Seed = 0,
     template: Template = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Have the trainer try the base out first.")
+    ] = True,
     json: cli.Json = False,
 ) -> None:
-    """Create a lineage. Its base, shape, number format and template cannot be changed later."""
+    """Create a lineage. Its base, shape, number format and template cannot be changed later.
+
+    The trainer tries the base out first, and says which layers get an adapter.
+    """
     text = for_a_record(chat_template(template)) if template else None
     config = cli.settings()
     store = cli.first_store(config)
@@ -121,8 +135,9 @@ def new(
     except ValidationError as error:
         raise UsageError(f"The lineage cannot be created: {flags_wrong(error)}.") from error
     if settings.lora.targets != "all-linear":
-        check_targets(settings.lora.targets, shape_in_store(store, root))
-    cli.run_command(_new(config, name, settings, json))
+        check_targets(settings.lora.targets, layers_in_store(store, root))
+    found = base_trial.try_base(config, settings) if check else "--no-check was given"
+    cli.run_command(_new(config, name, settings, found, json))
 
 
 def flags_wrong(error: ValidationError) -> str:
@@ -133,16 +148,25 @@ def flags_wrong(error: ValidationError) -> str:
     )
 
 
-async def _new(config: CtlSettings, name: str, settings: LineageSettings, json: bool) -> None:
+async def _new(
+    config: CtlSettings,
+    name: str,
+    settings: LineageSettings,
+    found: BaseTried | str,
+    json: bool,
+) -> None:
     async with cli.bus(config) as bus:
         table = await Table.of(bus)
         await create(bus, table, name, settings)
     value = {"lineage": name, **settings.model_dump(mode="json")}
-    cli.emit(
-        value,
-        json,
-        lambda: cli.console.print(f"Lineage {name} was created on base {settings.base_root[:12]}."),
-    )
+    value["base_check"] = base_trial.as_json(found)
+
+    def human() -> None:
+        for line in base_trial.lines(found, settings):
+            cli.console.print(line, markup=False)
+        cli.console.print(f"Lineage {name} was created on base {settings.base_root[:12]}.")
+
+    cli.emit(value, json, human)
 
 
 @app.command("list")
@@ -152,34 +176,65 @@ def list_lineages(json: cli.Json = False) -> None:
 
 
 async def _list_lineages(json: bool) -> None:
-    async with cli.bus(cli.settings()) as bus:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
         table = await Table.of(bus)
-    rows = [
-        {
-            "lineage": name,
-            **line.settings.model_dump(mode="json"),
-            "dtype": line.dtype or line.settings.dtype,
-            "global_step": line.head.global_step,
-            "latest": line.latest,
-            "versions": sorted(line.versions),
-        }
-        for name, line in table.lines.items()
-        if line.settings and line.head
-    ]
+    lines = [line for line in table.lines.values() if line.settings and line.head]
+    spared = spared_layers(config, [line.settings for line in lines if line.settings])
+    rows = [row_of(line, spared) for line in lines]
 
     def human() -> None:
         heads: Heads = ["lineage", "base", "lora", "dtype", number("steps"), "latest"]
-        drawn = [
-            [
-                row["lineage"],
-                row["base_root"][:12],
-                f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}",
-                row["dtype"],
-                str(row["global_step"]),
-                version_name(row["latest"]) if row["latest"] else "-",
-            ]
-            for row in rows
-        ]
-        cli.print_table(heads, drawn)
+        cli.print_table(heads, [cells(row) for row in rows])
+        for row in rows:
+            for kind in row["left_out"] or ():
+                without = f"{row['lineage']}: no adapter on {', '.join(kind['names'])}"
+                cli.console.print(f"{without} ({kind['why']})", style="dim", markup=False)
 
     cli.emit(rows, json, human)
+
+
+def row_of(line: Line, spared: dict[str, list[dict[str, Any]] | None]) -> dict[str, Any]:
+    """Return a lineage as programs see it; `spared`: what its base leaves out, by the root."""
+    assert line.settings is not None
+    assert line.head is not None
+    named = line.settings.lora.targets != "all-linear"
+    return {
+        "lineage": line.lineage,
+        **line.settings.model_dump(mode="json"),
+        "dtype": line.dtype or line.settings.dtype,
+        "global_step": line.head.global_step,
+        "latest": line.latest,
+        "versions": sorted(line.versions),
+        "left_out": [] if named else spared[line.settings.base_root],
+    }
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["lineage"],
+        row["base_root"][:12],
+        f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}",
+        row["dtype"],
+        str(row["global_step"]),
+        version_name(row["latest"]) if row["latest"] else "-",
+    ]
+
+
+def spared_layers(
+    config: CtlSettings, lineages: list[LineageSettings]
+) -> dict[str, list[dict[str, Any]] | None]:
+    """Return the layers that all-linear leaves out, by base; None where its files cannot be read.
+
+    A lineage that began before they were left out still trains them.
+    """
+    roots = {settings.base_root for settings in lineages if settings.lora.targets == "all-linear"}
+    found: dict[str, list[dict[str, Any]] | None] = {}
+    for root in roots:
+        try:
+            kinds = layers_in_store(cli.first_store(config), root).left_out
+        except (DuramenError, ValueError):
+            found[root] = None
+            continue
+        found[root] = [{"names": list(kind.names), "why": kind.why} for kind in kinds]
+    return found

@@ -3,15 +3,17 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Path, Query, Request
 from pydantic import ValidationError
 
 from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor.base_trial import base_tried
 from services.trainer.supervisor.observe import view_of
 from services.trainer.supervisor.show_example import example_shown, rows_previewed
 from services.trainer.supervisor.trainer import Trainer
-from shared.answers.trainer import RowShown, RowsPreviewed, RowsToPreview
+from shared.answers.trainer import BaseTried, RowShown, RowsPreviewed, RowsToPreview
 from shared.errors import UsageError
+from shared.formats.adapter import AdapterShape
 from shared.protocol.observed import Observed
 from shared.service import http
 from shared.store.s3 import Store
@@ -24,7 +26,7 @@ RowNumber = Annotated[int, Path(ge=1)]
 
 
 def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
-    """Return the app with the routes /api/status, /api/example/… and /api/preview/{lineage}."""
+    """Return the app with the routes /api/status, /api/example, /api/base and /api/preview."""
     app = http.make_app(
         settings, {"bus": trainer.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
@@ -38,6 +40,11 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
     async def example(lineage: str, dataset: Hash, row: RowNumber) -> RowShown:
         """Return the tokens of a row (from 1), and which of them are trained."""
         return await example_shown(trainer, lineage, dataset, row)
+
+    @app.get("/api/base/{root}", response_model_exclude_unset=True)
+    async def base(root: Hash, shape: Annotated[str, Query(max_length=4000)] = "{}") -> BaseTried:
+        """Return what was found when a base was tried out with an adapter of this shape."""
+        return await base_tried(trainer, root, adapter_in(shape))
 
     @app.post("/api/preview/{lineage}")
     async def preview(lineage: str, request: Request) -> RowsPreviewed:
@@ -56,6 +63,14 @@ async def bounded_body(request: Request) -> bytes:
         if len(body) > MOST_BODY:
             raise UsageError(f"The rows are more than {MOST_BODY} bytes together.")
     return bytes(body)
+
+
+def adapter_in(shape: str) -> AdapterShape:
+    """Return the shape of an adapter that a request asks about. Raises UsageError."""
+    try:
+        return AdapterShape.model_validate_json(shape)
+    except ValidationError as error:
+        raise UsageError(f"The shape is not valid: {all_wrong(error.errors())}.") from error
 
 
 def rows_in(body: bytes) -> RowsToPreview:

@@ -134,6 +134,6 @@ async def ask_child(
             await child.wait()
             raise DuramenError(f"No answer after {seconds:.0f} seconds.") from error
     if child.returncode != 0:
-        raise DuramenError("The row could not be shown; the trainer's log says why.")
+        raise DuramenError("The process that looks into it failed; the trainer's log says why.")
     found: dict[str, Any] = json.loads(output)
     return found

@@ -10,6 +10,7 @@ import gc
 import json
 import math
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.child import die_with_parent
 from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape
 
@@ -33,16 +35,18 @@ if TYPE_CHECKING:
 
 TRIAL_STEPS, RATE = 4, 2e-3
 TRIAL_TOKENS = 24  # of the made-up text: a model takes a step of it in a moment, whatever its size
+MOST_BYTES = 10 << 30
 SAME = 1e-3  # of the largest logit: float32, computed in another order
 
 
 class TrialRequest(BaseModel):
-    """A request to try a base, with its weights if they lie in `base_dir`."""
+    """A request to try a base: itself, if its weights lie in `base_dir`, or a smaller network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_dir: Path
     lora: AdapterShape
+    whole: bool
 
 
 def tried(request: TrialRequest) -> dict[str, Any]:
@@ -55,10 +59,15 @@ def tried(request: TrialRequest) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="duramen-trial-") as name:
         folder, lora = Path(name), request.lora
         base, what = request.base_dir, "the base itself"
-        if not any(base.glob("*.safetensors")):
+        if not request.whole:
             what, lora = write_smaller(base, lora, folder / "base")
             base = folder / "base"
-        found = try_out(base, lora, folder / "adapter")
+        try:
+            found = try_out(base, lora, folder / "adapter")
+        except CannotTrain as failure:
+            if request.whole or "cannot be trained" in failure.message:
+                raise
+            found = {"doubt": failure.message}  # it may be for the sake of what was left away
     return {"what": what, "seconds": round(time.monotonic() - began, 1), **found}
 
 
@@ -218,6 +227,9 @@ def check_same(found: "torch.Tensor", expected: "torch.Tensor", base_type: str) 
 def main(path: str) -> None:
     from services.trainer.worker.__main__ import leave_out_quantizer
 
+    die_with_parent()
+    os.nice(19)  # a job may be training
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
     leave_out_quantizer()

@@ -11,8 +11,8 @@ from typing import Any
 from services.trainer.worker.base_check import configuration
 from shared.errors import CannotTrain
 from shared.formats.adapter import AdapterShape
+from shared.memory_estimate import LAYERS
 
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # A field's name -> the most that it keeps.
 MOST = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 1024),

@@ -1,0 +1,62 @@
+"""Asks the trainer to try a base out, and draws what it found."""
+
+from typing import Any
+from urllib.parse import quote
+
+from services.ctl import cli
+from services.ctl.settings import CtlSettings
+from shared.answers.trainer import BaseTried
+from shared.errors import DuramenError, UsageError
+from shared.protocol.records import LineageSettings
+
+TRIAL_SECONDS = 180.0
+FIELDS = {"rank", "alpha", "dropout", "targets"}
+LATER = "the first job checks it instead, and fails if it cannot be trained"
+
+
+def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
+    """Return what the trainer found of a base, or the reason why it could not be tried out.
+
+    Raises UsageError if the base cannot be trained with this adapter.
+    """
+    shape = quote(settings.lora.model_dump_json(include=FIELDS))
+    path = f"/api/base/{settings.base_root}?shape={shape}"
+    if not config.trainer_url:
+        return "DURAMEN_TRAINER_URL is not set"
+    try:
+        found = cli.ask(
+            BaseTried, config.trainer_url, config.trainer_token, path, seconds=TRIAL_SECONDS
+        )
+    except DuramenError as error:
+        return error.said
+    if found.failed is not None:
+        why, _, command = found.failed.message.partition(" Type: ")
+        raise UsageError(why, next_step=command or "duramen base list")
+    return found
+
+
+def lines(found: BaseTried | str, settings: LineageSettings) -> list[str]:
+    """Return what was found, as sentences."""
+    if isinstance(found, str):
+        return [f"The base was not tried out: {found.rstrip('.')}; {LATER}."]
+    if found.doubt is not None:
+        return [f"The base was not tried out, for {found.what} fails: {found.doubt} So {LATER}."]
+    first, last = found.losses
+    tried = (
+        f"Tried out on the trainer's CPU in {found.seconds:.0f} s: {found.what}. Its loss on a "
+        f"made-up text went from {first:.2f} to {last:.2f}, and plain peft gives the same logits "
+        "with the saved adapter."
+    )
+    told = [tried, f"Layers with an adapter: {', '.join(found.adapted)}."]
+    told += [f"Without an adapter: {', '.join(s.names)} ({s.why})." for s in found.left_out]
+    told += [f"Note: {note}." for note in found.notes]
+    if settings.quantize != "none":
+        told.append(f"It was tried in float32, not in {settings.quantize}.")
+    return told
+
+
+def as_json(found: BaseTried | str) -> dict[str, Any]:
+    """Return the same for programs."""
+    if isinstance(found, str):
+        return {"tried": False, "why": found}
+    return {"tried": found.doubt is None, **found.model_dump(mode="json", exclude_unset=True)}
