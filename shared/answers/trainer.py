@@ -126,7 +126,7 @@ class RowsPreviewed(Reply):
 
     `counted` rows were rendered, fewer than asked for if time was short. Lengths are in tokens, of
     the longest sequence of a row, and None if no row could be rendered. `tokens` and `trained` are
-    those of the rows that would be trained.
+    those of the rows that would be trained. A job takes `bad` rows only if its `allow_bad` does.
     """
 
     lineage: str
@@ -141,5 +141,6 @@ class RowsPreviewed(Reply):
     length_95: int | None
     length_max: int | None
     too_long: int
+    bad: int
     unfit: list[UnfitRows]
     unseen: list[Unseen]

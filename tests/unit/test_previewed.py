@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from services.ctl import cli
 from services.ctl.views import previewed
 from services.ctl.views.tokens import drawn
 from shared.answers.ingest import Preview, SampledRow
@@ -23,7 +24,7 @@ def preview(rows: int, sampled: int, **contents: Any) -> Preview:
 
 
 def counted(**found: Any) -> RowsPreviewed:
-    fields = {"counted": 200, "fit": 198, "tokens": 2000, "trained": 500, "too_long": 0}
+    fields = {"counted": 200, "fit": 198, "tokens": 2000, "trained": 500, "too_long": 0, "bad": 0}
     lengths = {"length_50": 9, "length_95": 20, "length_max": 1200}
     rest: dict[str, Any] = {"unfit": [], "unseen": []}
     return RowsPreviewed.model_validate({**LIMIT, **fields, **lengths, **rest, **found})
@@ -40,6 +41,7 @@ def counted(**found: Any) -> RowsPreviewed:
             {"unfit": [{"reason": "no\x1b[2J answer", "rows": 1, "first": 4}]},
             "! not trained: no�[2J answer: about 5 of 1,000 rows, from a sample of 200 (line 6)",
         ),
+        (1000, {"bad": 2}, "allow_bad is not set: bad are about 10 of 1,000 rows"),
         (
             9,
             {"unseen": [{"kind": "system", "rows": 3, "of": 8, "message": "it drops it"}]},
@@ -82,6 +84,19 @@ def test_a_long_row_is_drawn_by_its_ends() -> None:
 def test_a_token_cannot_move_the_cursor() -> None:
     token = Token(id=1, token="", text="a\x1b[2Jb\x07\r\tc\nd\u202e", trained=True)
     assert str(drawn([token], colours=False)) == "⟦a�[2Jb��\tc⏎\nd�⟧"
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_trained_tokens_are_marked_on_a_terminal_without_colours(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for each in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert cli.has_colours()
+    monkeypatch.setenv(name, value)
+    token = Token(id=1, token="", text="a", trained=True)
+    assert str(drawn([token], colours=cli.has_colours())) == "⟦a⟧"
 
 
 def test_what_is_left_out_of_a_file_is_listed_with_counts_and_lines() -> None:

@@ -140,7 +140,7 @@ def test_rows_that_are_cut_are_told() -> None:
 
 def test_a_base_without_a_template_gives_the_same_reason_for_all_rows(base: Path) -> None:
     found = look(ROWS, base, chat_template=None)
-    assert [u.rows for u in found.unfit] == [30]
+    assert ([u.rows for u in found.unfit], found.bad) == ([30], 0)
     assert "--chat-template" in found.unfit[0].reason
     assert found.length_50 is None
     assert found.shown[0].failed is not None

@@ -20,7 +20,7 @@ DECIDED_SECONDS = 60
 POLL_SECONDS = 60
 MOST_SIDECAR = 10_000
 READ_BYTES_A_SECOND = 1 << 20  # of a preview, at the very least
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 OUTCOME = TypeAdapter[Report | Working](Report | Working)
 PACKED = re.compile(r"\.(gz|zst|xz|bz2|zip)$", re.IGNORECASE)
 Settings = Annotated[
@@ -160,7 +160,7 @@ class IngestClient:
     def look(self, taken: str) -> Report | Working:
         return self._ask(OUTCOME, "GET", f"/datasets/{taken}", params={"wait": POLL_SECONDS})
 
-    def _ask(self, form: TypeAdapter[T], method: str, path: str, **options: Any) -> T:
+    def _ask(self, form: TypeAdapter[Answer], method: str, path: str, **options: Any) -> Answer:
         try:
             reply = self._http.request(method, path, **options)
         except self._errors as error:

@@ -8,6 +8,7 @@ from services.ctl.views.tokens import drawn
 from shared.answers.ingest import Preview, SampledRow
 from shared.answers.trainer import MOST_SHOWN, PreviewedRow, RowsPreviewed, ShownSequence
 from shared.formats.report import Contents, Report
+from shared.protocol.allowance import Allowance
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -147,6 +148,7 @@ def warnings(found: Preview, tokens: RowsPreviewed) -> Iterator[str]:
             place = f"line {sampled[unfit.first].line}"
             rows = about(found, tokens, unfit.rows)
             yield f"! not trained: {one_line(unfit.reason)}: {rows} ({place})"
+    yield from too_bad(found, tokens)
     for unseen in tokens.unseen:
         if unseen.kind != "cut":
             looked = f"{unseen.rows} of {count_of(unseen.of, 'row')} looked at"
@@ -154,3 +156,15 @@ def warnings(found: Preview, tokens: RowsPreviewed) -> Iterator[str]:
     large = len(found.rows) - len(sampled)
     if large:
         yield f"! too large to be counted here: {count_of(large, 'row')} of the sample"
+
+
+def too_bad(found: Preview, tokens: RowsPreviewed) -> Iterator[str]:
+    """Yield that the job would fail, if more rows are bad than it may have."""
+    allowed = found.report.settings.get("allow_bad")
+    limit = Allowance.of(str(allowed) if allowed else None)
+    if tokens.bad and not limit.covers(tokens.bad, tokens.counted):
+        known = f"allow_bad is {allowed}" if allowed else "allow_bad is not set"
+        yield (
+            f"! the job would fail before its first step, for {known}: bad are "
+            f"{about(found, tokens, tokens.bad)}. Mend them, or set allow_bad=2%"
+        )

@@ -68,6 +68,7 @@ class Sample:
     too_long: int = 0
     lengths: list[int] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)
     chats: int = 0  # conversations that fit
     seen: Counter[str] = field(default_factory=Counter)  # kind -> rows
@@ -89,19 +90,18 @@ class Sample:
             row = CanonicalRow.parse(line.encode())
             whole = self.encoder.encode(row)
         except CannotTrain as failure:
-            self.refuse(place, failure.message)
+            self.refuse(place, Why(failure.message))
             return failure
         except (ValueError, KeyError, TypeError, TemplateRefuses) as error:
-            self.refuse(place, str(error))
-            return Why(str(error))
+            whole = Why(str(error), bad=True)
         if isinstance(whole, Why):
-            self.refuse(place, whole.reason)
+            self.refuse(place, whole)
             return whole
         self.lengths.append(max(whole.lengths))
         self.too_long += self.lengths[-1] > self.max_length
         kept = self.fitting.fitted(whole)
         if isinstance(kept, Why):
-            self.refuse(place, kept.reason)
+            self.refuse(place, kept)
         else:
             self.fit += 1
             self.tokens += len(kept)
@@ -110,9 +110,11 @@ class Sample:
             self.look_at(row, whole)
         return whole
 
-    def refuse(self, place: int, reason: str) -> None:
-        self.reasons[reason] += 1
-        self.first.setdefault(reason, place)
+    def refuse(self, place: int, why: Why) -> None:
+        self.reasons[why.reason] += 1
+        self.first.setdefault(why.reason, place)
+        if why.bad:
+            self.bad[why.reason] += 1
 
     def look_at(self, row: CanonicalRow, whole: Encoded) -> None:
         """Note what usually goes unseen in a row."""
@@ -153,12 +155,16 @@ class Sample:
     def unseen(self) -> Iterator[dict[str, Any]]:
         """Yield what usually goes unseen, where there is something."""
         if self.chats and self.stops and not self.seen["stops"]:
-            stops, ends = " or ".join(self.chat.renders.stops), listed(self.ends)
+            stops, ends = " or ".join(self.chat.renders.stops), listed_names(self.ends)
             message = f"no answer ends with {stops}, where generation stops; they end with {ends}"
             yield notice("no_stop", self.chats, self.chats, message)
+        header = f"the loss covers the template's own {listed_names(self.headers)}"
         said = {
             "double_bos": (self.fit, "the text begins with the token that begins a text twice"),
-            "header": (self.chats, f"the loss covers the template's own {listed(self.headers)}"),
+            "header": (
+                self.chats,
+                f"the loss covers the template's own {listed_names(self.headers)}",
+            ),
             "cut": (self.fit, f"cut to {self.max_length} tokens, and the rest is not trained"),
             **{kind: (self.compared[kind], part.message) for kind, part in DROPPABLE.items()},
         }
@@ -194,6 +200,7 @@ def sample_answer(request: SampleRequest) -> dict[str, Any]:
             {"reason": reason[:500], "rows": rows, "first": sample.first[reason]}
             for reason, rows in sample.reasons.most_common(10)
         ],
+        "bad": sample.bad.total(),
         "unseen": list(sample.unseen()),
     }
 
@@ -208,7 +215,8 @@ def shown_row(sample: Sample, place: int, line: str) -> dict[str, Any]:
         failed = {"kind": "mask", "message": found.reason, "example": found.example}
         return {"sequences": [], "failed": failed}
     if isinstance(found, Why):
-        return {"sequences": [], "left_out": found.reason}
+        shown = {"kind": "mask", "message": found.reason, "example": found.example}
+        return {"sequences": [], "left_out": found.reason, "failed": found.example and shown}
     kept, starts = sample.fitting.fitted(found), np.cumsum([0, *found.lengths])
     parts = [found.part(a, b) for a, b in pairwise(starts)]
     why = kept.reason if isinstance(kept, Why) else None
@@ -244,7 +252,7 @@ def notice(kind: str, rows: int, of: int, message: str) -> dict[str, Any]:
     return {"kind": kind, "rows": int(rows), "of": of, "message": message}
 
 
-def listed(names: set[str]) -> str:
+def listed_names(names: set[str]) -> str:
     shown = sorted(names)
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} others" if len(shown) > 5 else "")
 
