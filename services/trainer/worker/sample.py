@@ -161,10 +161,7 @@ class Sample:
         header = f"the loss covers the template's own {listed_names(self.headers)}"
         said = {
             "double_bos": (self.fit, "the text begins with the token that begins a text twice"),
-            "header": (
-                self.chats,
-                f"the loss covers the template's own {listed_names(self.headers)}",
-            ),
+            "header": (self.chats, header),
             "cut": (self.fit, f"cut to {self.max_length} tokens, and the rest is not trained"),
             **{kind: (self.compared[kind], part.message) for kind, part in DROPPABLE.items()},
         }
