@@ -47,6 +47,7 @@ class Contents(BaseModel):
     layouts: dict[str, int] = Field(default_factory=dict)
     ignored_fields: dict[str, int] = Field(default_factory=dict)
     bad_rows: int = 0
+    left_out_rows: int = 0  # by only_positive
     allow_bad: str | None = None
     rules: dict[str, int] = Field(default_factory=dict)
     problems: list[Problem] = Field(default_factory=list)

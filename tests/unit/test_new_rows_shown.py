@@ -60,7 +60,7 @@ def test_queue_show_says_what_is_new_and_where_the_rest_was_trained() -> None:
 
 
 def test_before_there_is_a_plan_nothing_is_called_new() -> None:
-    assert rows_of(cast("Store", Lines()), job_of(Stream())) == ([], None)
+    assert rows_of(cast("Store", Lines()), job_of(Stream())) == ([], None, {})
 
 
 def test_watch_says_what_a_plan_trains_and_why_a_job_had_nothing_to_train() -> None:

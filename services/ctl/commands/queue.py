@@ -346,7 +346,11 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
         cli.console.file.write(history.log_text(cli.first_store(config), view.table, job))
         return
     rows = await asyncio.to_thread(left_out.rows_if_known, cli.first_store(config), job)
-    of_file = {"left_out": rows and rows.left_out, "new": rows and rows.new}
+    of_file = {
+        "left_out": rows and rows.left_out,
+        "new": rows and rows.new,
+        "ignored": rows and rows.ignored,
+    }
     value = {**view.row(job), **history.history_of(view.table, job), **of_file}
     cli.emit(value, json, lambda: print_job(job, value, details))
 
@@ -374,6 +378,9 @@ def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
     reasons = left_out.reason_lines(value["left_out"])
     for name, shown in zip_longest(["left out"], reasons, fillvalue=""):
         cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+    if value["ignored"]:
+        ignored = left_out.ignored_text(value["ignored"])
+        cli.console.print(f"ignored  {ignored}", markup=False, soft_wrap=True)
     if value["failure"]:
         cli.console.print()
         print_failure(value["failure"], value["state"])

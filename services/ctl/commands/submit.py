@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.ctl import cli
 from services.ctl.errors import NotObserved
+from services.ctl.views import left_out
 from services.ctl.views.columns import count_of
 from shared import reach
 from shared.answers.ingest import Preview, Working
@@ -205,8 +206,11 @@ def contents_summary(contents: Contents) -> list[str]:
     found += [f"  layout {name}: {count}" for name, count in contents.layouts.items()]
     if contents.duplicate_rows:
         found.append(f"  {count_of(contents.duplicate_rows, 'repeated row')} left out")
+    if contents.left_out_rows:
+        rows = count_of(contents.left_out_rows, "row")
+        found.append(f"  {rows} left out by only_positive: marked as bad")
     if contents.ignored_fields:
-        found.append(f"  ignored fields: {', '.join(contents.ignored_fields)}")
+        found.append(f"  ignored fields: {left_out.ignored_text(contents.ignored_fields)}")
     return found
 
 

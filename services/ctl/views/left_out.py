@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 LINES_SHOWN = 20
 REPEATED, BAD, HELD_OUT = "repeated", "bad", "held out, to be measured"
+MARKED_BAD = "marked as bad (only_positive)"
 
 
 class FileRows(NamedTuple):
     """What becomes of the rows of a job's file.
 
     `left_out`: {reason, rows, lines} for each reason; `lines` of the original, from 1, at most 20.
-    `new`: {rows, of, changed, changed_lines}, once there is a plan.
+    `new`: {rows, of, changed, changed_lines}, once there is a plan. `ignored`: in how many rows a
+    field was ignored, by its name.
     """
 
     left_out: list[dict[str, Any]]
     new: dict[str, Any] | None
+    ignored: dict[str, int]
 
 
 def rows_of(store: "Store", job: "Job") -> FileRows:
@@ -35,13 +38,15 @@ def rows_of(store: "Store", job: "Job") -> FileRows:
 
     What a plan leaves out is known once there is one. Raises StoreUnavailable.
     """
-    found = []
+    found, ignored = [], {}
     if (report := object_or_none(store, layout.dataset_report(job.id.sha256))) is not None:
         counted = Contents.model_validate_json(report)
         found = [
             entry(REPEATED, counted.duplicate_rows, counted.duplicate_lines),
+            entry(MARKED_BAD, counted.left_out_rows, []),
             entry(BAD, counted.bad_rows, [problem.line for problem in counted.problems]),
         ]
+        ignored = counted.ignored_fields
     ref, new = job.record.plan, None
     if ref is not None and (data := object_or_none(store, ref.key)) is not None:
         plan = Plan.from_bytes(data)
@@ -63,7 +68,12 @@ def rows_of(store: "Store", job: "Job") -> FileRows:
             "changed": known.changed,
             "changed_lines": [lines[n] for n in changed if n in lines],
         }
-    return FileRows([each for each in found if each["rows"]], new)
+    return FileRows([each for each in found if each["rows"]], new, ignored)
+
+
+def ignored_text(ignored: dict[str, int]) -> str:
+    """Return the fields that were ignored, and in how many rows each of them stood."""
+    return ", ".join(f"{name} ({count_of(rows, 'row')})" for name, rows in ignored.items())
 
 
 def entry(reason: str, rows: int, lines: Sequence[int | None]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Sidecars, such as `data.yaml` beside `data.jsonl`: names and values, nothing nested."""
+"""Sidecars, such as `data.yaml` beside `data.jsonl`: names and values.
+
+Only `columns` is nested, once.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from services.ingest.reading.row_error import RowError, Unreadable
 from shared.sidecar_names import sidecars_among
 
 MOST_BYTES = 64 << 10
+COLUMNS = "columns"
 FORM = "A sidecar holds one `name: value` on each line, such as `learning_rate: 2e-4`."
 
 
@@ -62,14 +66,33 @@ def sidecar_scalars(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
+        nested = key.value == COLUMNS and isinstance(value, yaml.MappingNode)
+        if not isinstance(key, yaml.ScalarNode) or not (
+            nested or isinstance(value, yaml.ScalarNode)
+        ):
             raise refused("yaml", f"`{str(key.value)[:40]}` has more than one value. {FORM}", line)
         if key.value in found:
             raise refused(
                 "duplicate_key", f"`{key.value[:40]}` is given twice. Keep one of them.", line
             )
+        if nested:
+            found[key.value] = columns_in(value)
+            continue
         plain = loader.construct_object(value)
         found[key.value] = plain if isinstance(plain, bool | int | float | str) else value.value
+    return found
+
+
+def columns_in(node: yaml.MappingNode) -> dict[str, str | list[str]]:
+    """Return the columns that a sidecar names; `ignore` may list several. Raises Unreadable."""
+    found: dict[str, str | list[str]] = {}
+    for key, value in node.value:
+        listed = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        if not all(isinstance(each, yaml.ScalarNode) for each in (key, *listed)):
+            message = 'Each column has one name, such as `columns: {prompt: "Question"}`.'
+            raise refused("yaml", message, key.start_mark.line + 1)
+        names = [each.value for each in listed]
+        found[key.value] = names if isinstance(value, yaml.SequenceNode) else names[0]
     return found
 
 

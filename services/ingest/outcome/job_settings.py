@@ -6,6 +6,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from services.ingest.reading.row_error import RowError
+from services.ingest.reading.rows.options import (
+    RowOptions,
+    columns_of,
+    layout_named,
+    system_way,
+)
 from shared.protocol.allowance import Allowance
 from shared.protocol.names import SCHEDULES
 from shared.protocol.records import JobSettings
@@ -26,7 +32,9 @@ NAMES = {
     "lr_scheduler_type": "schedule",
     "neftune_noise_alpha": "neftune_alpha",
 }
-OPTIONS = ("again",)  # what ingest alone reads
+# What ingest alone reads.
+OF_ROWS = ("columns", "layout", "only_positive", "system")
+OPTIONS = ("again", *OF_ROWS)
 AT_INGEST = ("allow_bad", *OPTIONS)  # what must be known when a file is read
 LINEAGE = {
     "base": "base base_model base_root model model_name model_name_or_path model_revision",
@@ -61,16 +69,21 @@ ELSEWHERE = {
     "packing": "rows are always packed, and attention never crosses from one row to another",
     "output_dir": "every result becomes a version: see duramen versions list",
 }
-SWITCHES = {"again": "true or false", "delta": "on or off"}
+SWITCHES = {"again": "true or false", "only_positive": "true or false", "delta": "on or off"}
 # YAML reads a plain on, yes or off as a boolean.
 SWITCH = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
+OPTION_OF_ROWS = {"columns": columns_of, "layout": layout_named, "system": system_way}
 
 
 class Asked(NamedTuple):
-    """What a user set for one file. `again`: it is trained also if it was trained before."""
+    """What a user set for one file. `again`: it is trained also if it was trained before.
+
+    `rows` is how its rows are read.
+    """
 
     settings: JobSettings = JobSettings()
     again: bool = False
+    rows: RowOptions = RowOptions()
 
 
 class SettingsRefused(Exception):
@@ -107,10 +120,17 @@ def taken_settings(values: dict[str, Any]) -> tuple[Asked, list[RowError]]:
             found[own] = checked(name, own, value)
         except RowError as error:
             problems.append(error)
-    options = {name: found.pop(name) for name in OPTIONS if name in found}
-    if options.get("again"):  # the plan shall not leave out what the user wants trained again
+    again = found.pop("again", False)
+    rows = row_options({name: found.pop(name) for name in OF_ROWS if name in found})
+    if again:  # the plan shall not leave out what the user wants trained again
         found.setdefault("delta", "off")
-    return Asked(JobSettings.model_validate(found), **options), problems
+    return Asked(JobSettings.model_validate(found), again, rows), problems
+
+
+def row_options(said: dict[str, Any]) -> RowOptions:
+    """Return how rows are read, from the options that were set and checked."""
+    columns, ignore = said.pop("columns", ({}, ()))
+    return RowOptions(columns=columns, ignore=ignore, **said)
 
 
 def over(values: dict[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +172,8 @@ def checked(name: str, own: str, value: Any) -> Any:
         if said is None:
             raise wrong_setting(name, value, f"it must be {SWITCHES[own]}")
         return said if own == "delta" else said == "on"
+    if own in OPTION_OF_ROWS:
+        return checked_option(name, own, value)
     if isinstance(value, bool):
         raise wrong_setting(name, value, "it must be a number or a string")
     if own == "schedule":
@@ -162,6 +184,14 @@ def checked(name: str, own: str, value: Any) -> Any:
         return getattr(JobSettings.model_validate({own: value}), own)
     except ValidationError as error:
         raise wrong_setting(name, value, why_wrong(error.errors()[0])) from error
+
+
+def checked_option(name: str, own: str, value: Any) -> Any:
+    """Return an option of rows in the form that the reader takes. Raises RowError."""
+    try:
+        return OPTION_OF_ROWS[own](value)
+    except ValueError as error:
+        raise wrong_setting(name, value, str(error)) from error
 
 
 def wrong_setting(name: str, value: Any, why: str) -> RowError:

@@ -113,7 +113,9 @@ class FileReader:
             message = "Its permissions do not allow it to be read. Type: chmod a+r FILE"
             raise WholeFileRefused.of("unreadable", message, PUT_AGAIN) from error
         tokens = await self.special_tokens(taken.origin.lineage)
-        wanted = ReadingRequest(self.max_row_bytes, held.asked.settings.allow_bad, tokens)
+        wanted = ReadingRequest(
+            self.max_row_bytes, held.asked.settings.allow_bad, tokens, rows=held.asked.rows
+        )
         name = show_name(taken.origin.name)
         # By its own name: what is shown may be cut.
         container = container_of(taken.origin.name)

@@ -5,6 +5,7 @@ Memory is constant.
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,17 @@ from services.ingest.outcome.report import LISTED
 from services.ingest.reading import digits, repair
 from services.ingest.reading.output import BAD, Bad, Output
 from services.ingest.reading.repeated import ROWS_IN_MEMORY, Seen
-from services.ingest.reading.row import ReadRow, canonical_row, plain_row
+from services.ingest.reading.row import (
+    DEFAULT,
+    ReadRow,
+    RowLeftOut,
+    RowOptions,
+    canonical_row,
+    plain_row,
+)
 from services.ingest.reading.row_error import RowError, Unreadable, too_long
+from services.ingest.reading.rows.fields import fold
+from services.ingest.reading.rows.meaning import is_read
 from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
 from shared.formats.dataset import REPORT
@@ -48,13 +58,15 @@ class Built:
 class ReadingRequest:
     """The way to read a file.
 
-    `special_tokens` begin or end a turn in the lineage; no turn may contain them.
+    `special_tokens` begin or end a turn in the lineage; no turn may contain them. `rows` is what
+    the file's sidecar says of its rows.
     """
 
     max_row_bytes: int
     allow_bad: str | None = None
     special_tokens: tuple[str, ...] = ()
     rows_in_memory: int = ROWS_IN_MEMORY
+    rows: RowOptions = DEFAULT
 
 
 @dataclass
@@ -71,6 +83,7 @@ class Tally:
     blank: int = 0
     repeated: int = 0
     bad: int = 0
+    left_out: int = 0  # only_positive: their answers are marked as bad
     whole: bool = False  # the file as a whole is refused
 
     def refuse_row(self, error: RowError, line: int | None, sample: str) -> None:
@@ -135,13 +148,7 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
             sample = repair.sample(error.sample.encode(errors="replace"), None)
             tally.refuse_file(error.why, error.line, sample)
         if not tally.rows and not tally.bad and not tally.whole:
-            tally.refuse_file(
-                RowError(
-                    "file",
-                    "no_rows",
-                    "The file contains no rows: it is empty or has only blank lines.",
-                )
-            )
+            tally.refuse_file(no_rows(tally.left_out))
     taken = not tally.whole and tally.rows > 0 and allowance.covers(tally.bad, tally.found)
     contents = Contents(
         name=name,
@@ -158,6 +165,7 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
         layouts=dict(tally.layouts),
         ignored_fields=dict(tally.ignored),
         bad_rows=tally.bad,
+        left_out_rows=tally.left_out,
         allow_bad=wanted.allow_bad,
         rules=dict(tally.rules),
         problems=tally.problems,
@@ -167,31 +175,46 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
     return Built(folder, contents)
 
 
+def no_rows(left_out: int) -> RowError:
+    """Return the error for a file of which nothing can be learned."""
+    if left_out:
+        message = f"All {left_out} rows are left out by `only_positive`: none has a good answer."
+        return RowError("file", "no_good_rows", message)
+    message = "The file contains no rows: it is empty or has only blank lines."
+    return RowError("file", "no_rows", message)
+
+
 def copy_rows(
     folder: Path, container: Container, tally: Tally, wanted: ReadingRequest
 ) -> tuple[str, int]:
     """Copy the rows of the original; return SHA-256 and size in bytes of the data."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
+    options = wanted.rows
+    plain = options.is_default
     with (
         Output(folder) as output,
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
         Seen(folder / "seen", wanted.rows_in_memory) as seen,
     ):
-        for number, raw in read_rows_of(folder / ORIGINAL, container, limit, bad.go_on):
+        rows = read_rows_of(folder / ORIGINAL, container, limit, bad.go_on, reads_of(options))
+        for number, raw in rows:
             tally.lines = number
             if isinstance(raw, RowError):
                 tally.refuse_row(raw, number, "")
                 continue
-            layout, line = "messages", plain_row(raw) if len(raw) <= limit else None
+            layout, line = "messages", plain_row(raw) if plain and len(raw) <= limit else None
             try:
                 if line is None:
                     if not raw or raw.isspace():
                         tally.blank += 1
                         continue
-                    layout, line, ignored = read_row(raw, limit)
+                    layout, line, ignored = read_row(raw, limit, options)
                     tally.ignore(ignored)
                 if layout != "text":
                     specials.check(line)
+            except RowLeftOut:
+                tally.left_out += 1
+                continue
             except RowError as error:
                 tally.refuse_row(error, number, repair.sample(raw, error.column))
                 bad.write(raw)
@@ -201,16 +224,26 @@ def copy_rows(
             else:
                 tally.repeat(number)
         output.finish()
-        repeated = seen.repeated(output.rows)
-        if repeated is not None:
-            for number in output.without(repeated):
-                tally.repeat(number)
+        leave_out_repeated(output, seen, tally)
         tally.rows, tally.layouts = output.rows, output.layouts
         return output.sha256, output.size
 
 
-def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
-    """Return the canonical row of one line. Raises RowError."""
+def leave_out_repeated(output: Output, seen: Seen, tally: Tally) -> None:
+    """Leave out the repeated rows that are only known now."""
+    repeated = seen.repeated(output.rows)
+    if repeated is not None:
+        for number in output.without(repeated):
+            tally.repeat(number)
+
+
+def reads_of(options: RowOptions) -> Callable[[str], bool]:
+    """Return whether a column of a table is read, by its name."""
+    return lambda name: is_read(name) or fold(name) in options.names
+
+
+def read_row(raw: bytes, max_row_bytes: int, options: RowOptions = DEFAULT) -> ReadRow:
+    """Return the canonical row of one line. Raises RowError, RowLeftOut."""
     if len(raw) > max_row_bytes and len(raw.rstrip(b"\r\n")) > max_row_bytes:
         raise too_long(max_row_bytes)
     try:
@@ -218,7 +251,7 @@ def read_row(raw: bytes, max_row_bytes: int) -> ReadRow:
     except orjson.JSONDecodeError as error:
         raise repair.diagnose(raw, error.msg) from error
     try:
-        row = canonical_row(parsed)
+        row = canonical_row(parsed, options)
     except RowError as error:
         if any(wrong.field == error.field for wrong in digits.unfit(parsed)):
             raise unfit_number(raw, error) from error

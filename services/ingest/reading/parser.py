@@ -14,7 +14,9 @@ from typing import Any
 from services.ingest.inbox import sidecar
 from services.ingest.reading import dataset, sample
 from services.ingest.reading.dataset import Built, ReadingRequest
+from services.ingest.reading.row import DEFAULT
 from services.ingest.reading.row_error import Unreadable
+from services.ingest.reading.rows.options import RowOptions
 from shared.answers.ingest import SampledRow
 from shared.child import Child, ChildEnded, answer_lines, die_with_parent, limit_memory
 from shared.formats.report import Contents, Problem
@@ -160,9 +162,16 @@ def answer_request(request: dict[str, Any]) -> dict[str, Any]:
         found = sample.take_sample(Path(request["folder"]), request["rows"])
         return {"rows": [row.model_dump() for row in found]}
     fields = request["wanted"]
-    wanted = ReadingRequest(**{**fields, "special_tokens": tuple(fields["special_tokens"])})
+    tokens, rows = tuple(fields["special_tokens"]), row_options_of(fields["rows"])
+    wanted = ReadingRequest(**{**fields, "special_tokens": tokens, "rows": rows})
     built = dataset.build_dataset(Path(request["folder"]), request["name"], wanted)
     return {"contents": built.contents.model_dump(mode="json")}
+
+
+def row_options_of(fields: dict[str, Any]) -> RowOptions:
+    """Return how rows are read, as the request says it."""
+    said = RowOptions(**{**fields, "ignore": tuple(fields["ignore"])})
+    return DEFAULT if said.is_default else said
 
 
 if __name__ == "__main__":

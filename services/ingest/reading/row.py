@@ -63,7 +63,7 @@ def canonical_row(row: Any, options: RowOptions = DEFAULT) -> ReadRow:
     if type(row) is not dict:
         message = f"A row must be one JSON object, {{…}}; this is {kind(row)}."
         raise RowError("row", "not_an_object", message)
-    if options is DEFAULT:
+    if options is DEFAULT or options.is_default:
         simple = simple_row(row)
         if simple is not None:
             return simple
@@ -135,7 +135,7 @@ def read_fields(row: dict[str, Any], options: RowOptions) -> tuple[str, dict[str
     fields, notes = Fields(row), Notes()
     refuse_untrainable(fields, row)
     settle(fields, only_positive=options.only_positive)
-    layout = named_layout(options.layout) if options.layout else layout_of(fields)
+    layout = chosen_layout(fields, options.layout) if options.layout else layout_of(fields)
     made: dict[str, Any]
     if layout.is_text:
         made = text_row(fields)
@@ -144,6 +144,19 @@ def read_fields(row: dict[str, Any], options: RowOptions) -> tuple[str, dict[str
         refuse_unused(fields)
     notes.ignored.update(name for _, name, _ in fields.unread())
     return layout.name, made, notes.ignored
+
+
+def chosen_layout(fields: Fields, name: str) -> Layout:
+    """Return the layout that the sidecar names. Raises RowError where the row lacks its fields."""
+    layout = named_layout(name)
+    wanted = [meaning.TEXT_KEY] if layout.is_text else [layout.asked, layout.answer]
+    for key in wanted:
+        if key and key not in fields:
+            message = (
+                f"The row has no `{key}`, which `layout: {name[:40]}` in the sidecar asks for."
+            )
+            raise RowError(key, "missing_field", message)
+    return layout
 
 
 def conversation(

@@ -20,6 +20,7 @@ from services.ingest.reading.rows.meaning import (
     OF_ROWS,
     TEXT_KEY,
     VERDICT_KEYS,
+    option_letter,
 )
 from services.ingest.reading.rows.words import json_of, list_in
 
@@ -255,6 +256,8 @@ def simple_pair(keys: tuple[str, ...]) -> tuple[str, str, str, str] | None:
     others = {fold(k) for k in keys} & (
         OF_ROWS | {*CONVERSATIONS, *CALL_KEYS, TEXT_KEY, *BESIDE_TEXT}
     )
+    if any(option_letter(fold(k)) for k in keys):
+        return None
     if len(asked) != 1 or len(answers) != 1 or len(inputs) > 1 or others - {fold(answers[0])}:
         return None
     name = pair_name(fold(asked[0]), fold(answers[0]))

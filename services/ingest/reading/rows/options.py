@@ -7,6 +7,7 @@ from typing import Any
 
 from services.ingest.reading.row_error import RowError
 from services.ingest.reading.rows.fields import fold, is_neutral
+from services.ingest.reading.rows.layouts import named_layout
 from services.ingest.reading.rows.meaning import (
     ANSWER_KEYS,
     ASKED_KEYS,
@@ -65,6 +66,8 @@ class RowOptions:
 
 def columns_of(value: Any) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the columns that a sidecar names, and those that it ignores. Raises ValueError."""
+    if isinstance(value, str):
+        value = written_columns(value)
     if not isinstance(value, dict) or not value:
         raise ValueError('it must name columns, such as {prompt: "Question", answer: "Reply"}')
     found: dict[str, str] = {}
@@ -82,6 +85,33 @@ def columns_of(value: Any) -> tuple[dict[str, str], tuple[str, ...]]:
         else:
             found[COLUMN_FIELDS[key]] = column
     return found, ignored
+
+
+def written_columns(text: str) -> dict[str, str]:
+    """Return columns that are written as text, such as `prompt=Question, answer=Reply`."""
+    found: dict[str, str] = {}
+    for part in text.strip().strip("{}").split(","):
+        name, sign, column = part.partition("=" if "=" in part else ":")
+        if sign:
+            found[name.strip(" \"'")] = column.strip(" \"'")
+        elif found and IGNORE in found:
+            found[IGNORE] += f",{part.strip()}"
+        else:
+            raise ValueError("it must be written as prompt=Question,answer=Reply")
+    return found
+
+
+def layout_named(value: Any) -> str:
+    """Return the name of a layout. Raises ValueError if it is not known."""
+    named_layout(str(value))
+    return str(value)
+
+
+def system_way(value: Any) -> str | None:
+    """Return what is done with a system turn, None if it is kept. Raises ValueError."""
+    if value not in SYSTEM_WAYS:
+        raise ValueError(f"it must be {' or '.join(SYSTEM_WAYS)}")
+    return None if value == SYSTEM_WAYS[0] else str(value)
 
 
 def renamed(row: dict[str, Any], options: RowOptions) -> dict[str, Any]:
