@@ -80,27 +80,7 @@ class Planned:
         known = made.known or KnownRows()
         changed = [row.row for row in known.changed_rows]
         lines = original_lines(source, {*left, *made.heldout_rows, *changed})
-        told = {
-            "schema": 1,
-            "job": job.path,
-            "plan": plan.sha256,
-            "max_length": made.settings.max_length,
-            "rows": made.rows,
-            "trained_rows": len(made.train_rows),
-            "tokens": made.tokens,
-            "new_rows": made.new_rows,
-            **already_known(known, lines),
-            "held_out_lines": [lines.get(n) for n in made.heldout_rows],
-            "left_out": [
-                {
-                    "line": lines.get(n),
-                    "reason": row.reason,
-                    "tokens": row.tokens,
-                    "bad": row.bad,
-                }
-                for n, row in sorted(left.items())
-            ],
-        }
+        told = account(job, plan.sha256, made, lines)
         long = [n for n, row in left.items() if row.tokens is not None]
         bad = [n for n, row in left.items() if row.bad]
         if long or bad:
@@ -141,6 +121,27 @@ def add_lines(source: Path, target: Path) -> None:
     known = set(there.split(b"\n"))
     more = [line for line in source.read_bytes().split(b"\n") if line not in known]
     write_synced(target, there + b"".join(line + b"\n" for line in more))
+
+
+def account(job: JobId, sha256: str, made: Plan, lines: dict[int, int]) -> dict[str, Any]:
+    """Return what a plan, named by its SHA-256, made of a file; `lines` of the original, by row."""
+    left = made.left_out_of(job.sha256)
+    return {
+        "schema": 1,
+        "job": job.path,
+        "plan": sha256,
+        "max_length": made.settings.max_length,
+        "rows": made.rows,
+        "trained_rows": len(made.train_rows),
+        "tokens": made.tokens,
+        "new_rows": made.new_rows,
+        **already_known(made.known or KnownRows(), lines),
+        "held_out_lines": [lines.get(n) for n in made.heldout_rows],
+        "left_out": [
+            {"line": lines.get(n), **row.model_dump(include={"reason", "tokens"}), "bad": row.bad}
+            for n, row in sorted(left.items())
+        ],
+    }
 
 
 def already_known(known: KnownRows, lines: dict[int, int]) -> dict[str, Any]:
