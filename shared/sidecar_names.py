@@ -9,11 +9,28 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 SIDECAR_SUFFIXES = (".yaml", ".yml")
+DATA_SUFFIXES = (
+    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md"),
+    *(".parquet", ".arrow", ".feather"),
+)
+PACKED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2", ".zip")
 
 
 def is_sidecar(name: str) -> bool:
     """Return whether a name ends as a sidecar's does."""
     return name.lower().endswith(SIDECAR_SUFFIXES)
+
+
+def stem_of(name: str) -> str:
+    """Return a data file's name without what says how it is packed: `data` of `data.jsonl.gz`."""
+    plain = without_suffix(name, PACKED_SUFFIXES)
+    stem = without_suffix(plain, DATA_SUFFIXES)
+    return stem if stem != plain or name.lower().endswith(".zip") else name
+
+
+def without_suffix(name: str, suffixes: Sequence[str]) -> str:
+    found = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(found)]
 
 
 def stem_of_sidecar(name: str) -> str:

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.ingest.container import wrapped
-from services.ingest.container.names import container_of, other_type, stem_of
+from services.ingest.container.names import PACKINGS, SUFFIXES, container_of, other_type
 from services.ingest.inbox.rename import numbered
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import ReadingRequest
 from shared.formats.dataset import SOURCE
+from shared.sidecar_names import DATA_SUFFIXES, PACKED_SUFFIXES, stem_of
 
 LIMIT = 1 << 20
 ROWS = [{"instruction": f"Add {n} and 1.", "output": f'It is "{n + 1}", {{ß}}.'} for n in range(12)]
@@ -175,6 +176,11 @@ PACKED: list[tuple[str, bytes | str]] = [
     ("a.csv", "sep=;\r\n" + CSV.replace("instruction,", "instruction;").replace('.,"', '.;"')),
     ("a.csv", '"sep=|"\n' + CSV.replace("instruction,", "instruction|").replace('.,"', '.|"')),
     ("a.tsv", CSV.replace("instruction,", "instruction\t").replace('.,"', '.\t"')),
+    ("a.txt", JSONL),
+    ("a.txt", pretty(ROWS)),
+    ("a.csv", JSONL),
+    ("a.txt", CSV.encode("utf-16")),
+    ("a.txt", CSV.replace("instruction,", "instruction\t").replace('.,"', '.\t"')),
     ("a.arrow", arrow("file")),
     ("a.arrow", arrow("stream")),
     ("a.feather", arrow("feather")),
@@ -320,6 +326,7 @@ def test_a_name_says_what_is_not_taken(name: str, words: str) -> None:
         ("a.jsonl.xz", "a"),
         ("a.b.CSV.BZ2", "a.b"),
         ("a.zip", "a"),
+        ("a.b.zip", "a.b"),
         ("a.jsonl.zip", "a"),
         ("a.tsv", "a"),
         ("a.txt", "a"),
@@ -328,6 +335,7 @@ def test_a_name_says_what_is_not_taken(name: str, words: str) -> None:
 )
 def test_the_stem_of_a_name_is_that_of_its_sidecar(name: str, stem: str) -> None:
     assert stem_of(name) == stem
+    assert {*SUFFIXES, *PACKINGS} == {*DATA_SUFFIXES, *PACKED_SUFFIXES}
     assert container_of(numbered(name, 2)) == container_of(name)
 
 

@@ -15,13 +15,14 @@ import pytest
 import zstandard
 
 from services.ingest.container import json_rows, lines
-from services.ingest.container.names import container_of, stem_of
+from services.ingest.container.names import container_of
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.output import BAD
 from services.ingest.reading.row import RowError, canonical_row
 from services.ingest.reading.row_error import Unreadable
 from services.ingest.reading.special_tokens import Specials
+from shared.sidecar_names import stem_of
 
 LIMIT = 1 << 20
 ROWS = [{"prompt": f"What is {n}?", "completion": f'It is "{n}" — \\ {n}.'} for n in range(40)]

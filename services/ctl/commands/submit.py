@@ -1,6 +1,5 @@
 """`duramen submit FILE`: give a training file to ingest over HTTP."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +14,7 @@ from shared import reach
 from shared.answers.ingest import Preview, Working
 from shared.errors import DuramenError, UsageError
 from shared.formats.report import Contents, Problem, Report
-from shared.sidecar_names import sidecars_among
+from shared.sidecar_names import sidecars_among, stem_of
 
 DECIDED_SECONDS = 60
 POLL_SECONDS = 60
@@ -23,7 +22,6 @@ MOST_SIDECAR = 10_000
 READ_BYTES_A_SECOND = 1 << 20  # of a preview, at the very least
 Answer = TypeVar("Answer")
 OUTCOME = TypeAdapter[Report | Working](Report | Working)
-PACKED = re.compile(r"\.(gz|zst|xz|bz2|zip)$", re.IGNORECASE)
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -88,8 +86,7 @@ def with_sidecar(file: Path) -> dict[str, str]:
 
 def sidecar_of(file: Path) -> Path | None:
     """Return `data.yaml` beside data.jsonl or data.jsonl.gz, or `data.jsonl.yaml`, or None."""
-    plain = PACKED.sub("", file.name)
-    stems = [plain.rpartition(".")[0] or plain, file.name]
+    stems = [stem_of(file.name), file.name]
     beside = [path.name for path in file.absolute().parent.iterdir() if path.is_file()]
     found = sidecars_among(beside, stems)
     return file.with_name(found[0]) if found else None

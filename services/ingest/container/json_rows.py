@@ -1,6 +1,7 @@
 """The rows of a JSON text, in constant memory: lines, arrays, objects side by side, or wrapped."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import orjson
@@ -58,6 +59,22 @@ def is_in_lines(file: BinaryIO) -> bool:
     if "\n" in head[:end] or rest[:1] in ("{", "["):
         return False
     return wrapped.plan_of(value) is None
+
+
+def holds_rows(head: str) -> bool:
+    """Return whether a text that is named otherwise begins as rows of JSON do."""
+    head = head.lstrip(SPACE)
+    first: Any = None
+    if head.startswith("{"):
+        try:
+            first = DECODER.raw_decode(head)[0]
+        except (ValueError, RecursionError):
+            first = beginning(head, 0)
+        return wrapped.is_row(first) or wrapped.plan_of(first) is not None
+    if head.startswith("["):
+        with suppress(ValueError, RecursionError):
+            first = DECODER.raw_decode(head, behind_space(head, 1))[0]
+    return wrapped.is_row(first) or (type(first) is list and bool(first) and is_turn(first[0]))
 
 
 def is_unfinished(head: str) -> bool:

@@ -51,12 +51,6 @@ def container_of(name: str) -> Container | None:
     return Container(SUFFIXES[suffix], PACKINGS.get(packing, ""), suffix + packing)
 
 
-def stem_of(name: str) -> str:
-    """Return a file's name without what says how it is packed: `data` of `data.jsonl.gz`."""
-    container = container_of(name)
-    return name[: -len(container.suffix)] if container else name
-
-
 # ---- what is not taken ---------------------------------------------------------------------------
 
 TO_JSONL = "export the rows as JSON Lines (.jsonl)"

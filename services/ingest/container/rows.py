@@ -9,9 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from services.ingest.container import archive, foreign, packing, prose
+from services.ingest.container import archive, foreign, json_rows, packing, prose
 from services.ingest.container.encoding import as_utf8
-from services.ingest.container.json_rows import json_rows
 from services.ingest.container.lines import Piece
 from services.ingest.container.names import TABLES, Container
 from services.ingest.reading import table
@@ -53,14 +52,29 @@ def rows_of_text(file: BinaryIO, container: Container, reading: Reading) -> Iter
         if wrong is not None:
             raise Unreadable(wrong)
         with closing(as_utf8(file)) as text:
-            if container.layout == "csv":
-                yield from table.csv_rows(
-                    text, reading.limit, reading.reads, tabs=".tsv" in container.suffix
-                )
-            elif container.layout == "text":
+            layout, tabs = layout_of(text, container, reading.reads)
+            if layout == "csv":
+                yield from table.csv_rows(text, reading.limit, reading.reads, tabs=tabs)
+            elif layout == "text":
                 yield from prose.text_rows(text, markdown=".md" in container.suffix)
             else:
-                yield from json_rows(text, reading.limit, reading.over)
+                yield from json_rows.json_rows(text, reading.limit, reading.over)
+
+
+def layout_of(file: BinaryIO, container: Container, reads: table.Reads) -> tuple[str, bool]:
+    """Return the layout of a text, and whether tabs delimit its cells.
+
+    A .txt may hold rows of JSON or a table, and a .csv rows of JSON, which are no text to train.
+    """
+    layout, tabs = container.layout, ".tsv" in container.suffix
+    if layout == "json" or ".md" in container.suffix:
+        return layout, tabs
+    head = file.peek(packing.READ_BYTES)[: packing.READ_BYTES].decode("utf-8-sig", "replace")  # type: ignore[attr-defined]
+    if json_rows.holds_rows(head):
+        return "json", False
+    if layout == "text" and (delimiter := table.delimiter_of(head.partition("\n")[0], reads)):
+        return "csv", delimiter == "\t"
+    return layout, tabs
 
 
 def rows_of_archive(path: Path, reading: Reading) -> Iterator[Item]:

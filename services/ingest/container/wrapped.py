@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from services.ingest.reading.row_error import RowError, Unreadable
+from services.ingest.reading.rows.meaning import is_read
 
 
 def names(text: str) -> frozenset[str]:
@@ -71,7 +72,7 @@ def plan_of_objects(value: dict[str, Any]) -> Wrapping | None:
     if not objects:
         return None
     if len(objects) == len(value):
-        if any(name.lower() in ROW_NAMES for name in value):
+        if any(is_field(name) for name in value):
             return Wrapping("cells") if all(map(is_cells, objects.values())) else None
         if is_row(next(iter(objects.values()))):
             return Wrapping("list", next(iter(objects))) if len(objects) == 1 else Wrapping("index")
@@ -94,8 +95,13 @@ def is_turn(value: Any) -> bool:
     )
 
 
+def is_field(name: str) -> bool:
+    """Return whether a row may have a field of this name that says something."""
+    return name.lower() in ROW_NAMES or (name.lower() not in WRAPPERS and is_read(name))
+
+
 def is_row(value: Any) -> bool:
-    return type(value) is dict and any(name.lower() in ROW_NAMES for name in value)
+    return type(value) is dict and any(is_field(name) for name in value)
 
 
 def is_flat_row(value: dict[str, Any]) -> bool:
@@ -119,7 +125,7 @@ def are_columns(value: dict[str, Any], lists: dict[str, list[Any]]) -> bool:
     """
     if not lists or len(lists) < sum(v is not None for v in value.values()):
         return False
-    named = {name: v[0] for name, v in lists.items() if name.lower() in ROW_NAMES}
+    named = {name: v[0] for name, v in lists.items() if is_field(name)}
     if any(type(first) is dict for first in named.values()):
         return False
     talks = any(type(first) is list and first and is_turn(first[0]) for first in named.values())
@@ -136,10 +142,10 @@ def are_rows(name: str, rows: list[Any]) -> bool:
         return bool(first) and is_turn(first[0])
     if type(first) is not dict or is_turn(first):
         return False
-    if name.lower() in WRAPPERS and name.lower() not in ROW_NAMES:
+    if name.lower() in WRAPPERS and not is_field(name):
         return True
     talks = any(type(v) is list and v and is_turn(v[0]) for v in first.values())
-    return talks or sum(type(v) is str and n.lower() in ROW_NAMES for n, v in first.items()) > 1
+    return talks or sum(type(v) is str and is_field(n) for n, v in first.items()) > 1
 
 
 def check_other(key: str, name: str, value: Any) -> None:

@@ -14,6 +14,7 @@ from services.ingest.container.names import PACKINGS
 
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
+UTF16_ENDS = (b"\n", b"}", b"]")  # each followed by a zero
 SAID_BY_READING = (*PACKINGS, ".arrow", ".feather")
 
 
@@ -134,11 +135,11 @@ def unfinished(path: Path, size: int, name: str) -> str | None:
         os.close(descriptor)
     if lower.endswith(".parquet"):
         return None if end == b"PAR1" else "its end is not that of a Parquet file"
-    if end[-1:] == b"\0":
+    if end[-1:] == b"\0" and end[-2:-1] not in UTF16_ENDS:
         return "it ends in zeros"
     if lower.endswith(".json") and end[-1:] in b"]}":
         return None
-    return None if end[-1:] == b"\n" else "its last line has no line break"
+    return None if end[-1:] in (b"\n", b"\0") else "its last line has no line break"
 
 
 def is_written(path: Path) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from services.ingest.container.names import stem_of
 from services.ingest.reading.row_error import RowError, Unreadable
-from shared.sidecar_names import sidecars_among
+from shared.sidecar_names import sidecars_among, stem_of
 
 MOST_BYTES = 64 << 10
 COLUMNS = "columns"

@@ -41,6 +41,15 @@ def csv_rows(
         text.detach()  # who opened the file closes it
 
 
+def delimiter_of(line: str, reads: Reads) -> str | None:
+    """Return what delimits the names of columns in a line that is nothing else, or None."""
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"') for name in line.split(delimiter)]
+        if len(names) > 1 and all(name and reads(name) for name in names):
+            return delimiter
+    return None
+
+
 def csv_lines(text: io.TextIOWrapper, reads: Reads, delimiter: str) -> Iterator[Item]:
     first, before = text.readline(1 << 16), 2  # the head line, and numbers begin at 1
     if told := EXCEL_SEPARATOR.fullmatch(first):
