@@ -42,6 +42,7 @@ FOREIGN = {
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "stop_tokens", "base_object", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
+    "PlainTokens._second",
     # Lines between a parent and its child process.
     "Child.ask", "answer_lines", "ask_child", "looks_from_json",
     # The bus.

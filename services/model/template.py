@@ -37,8 +37,8 @@ from services.model.chat.talk import (
     Talk,
     Tools,
     call_forms,
-    has_thought,
     talk_as,
+    thinks,
 )
 from services.model.encoded import Encoded, encoded, joined
 from services.model.template_sandbox import Rendered, Template, TemplateRefuses
@@ -148,7 +148,7 @@ class Chat:
         """Return the forms to try for a conversation, in order; mostly there is one."""
         calls = any(m.tool_calls for m in messages)
         found = [self.call_form, Form()] if calls else [Form()]
-        if any(map(has_thought, messages)):
+        if any(map(thinks, messages)):
             plain, called = self.renders.thought_fields
             fields = [form._replace(thought=plain, call_thought=called) for form in found]
             found = [*fields, *found, *(form._replace(apart=True) for form in fields)]

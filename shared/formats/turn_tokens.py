@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Iterable
 
 # A template may put the name of a role between marks: `'<|' + message.role + '|>'`.
-ROLES = frozenset(
+ROLE_NAMES = frozenset(
     ("system", "user", "assistant", "tool", "model", "developer", "observation", "ipython", "human")
 )
 OPENING, CLOSING = STRIKE = "<s>", "</s>"  # of a text in Llama 2, and of struck-out words in HTML
-INSTRUCTION = "[INST]"  # a text with it was rendered for Llama 2 already
+LLAMA_INSTRUCTION = "[INST]"  # a text with it was rendered for Llama 2 already
 TAG = re.compile(r"</?s>")
 
 
@@ -24,17 +24,17 @@ def turn_tokens(specials: Iterable[str], template: str, ends: Collection[str]) -
     return {
         token
         for token in specials
-        if token in ends or token in template or letters(token).lower() in ROLES
+        if token in ends or token in template or letters_of(token).lower() in ROLE_NAMES
     }
 
 
-def letters(token: str) -> str:
+def letters_of(token: str) -> str:
     return "".join(filter(str.isalpha, token))
 
 
 def strikes_out(words: str) -> bool:
     """Return whether the `<s>` and `</s>` of a text are HTML: each end has its beginning."""
-    if INSTRUCTION in words:
+    if LLAMA_INSTRUCTION in words:
         return False
     is_open = False
     for tag in TAG.findall(words):

@@ -79,7 +79,7 @@ def of_lineage(store: Store, root: str, chat_template: str | None) -> tuple[str,
     StoreUnavailable.
     """
     tokenizer = base_object(store, root, "tokenizer.json")
-    added = [t for t in listed(tokenizer.get("added_tokens")) if t.get("special") is True]
+    added = [t for t in objects_in(tokenizer.get("added_tokens")) if t.get("special") is True]
     specials = {str(t.get("content")): t.get("id") for t in added}
     config = base_object(store, root, "tokenizer_config.json")
     template = chat_template or base_template(store, root, config)
@@ -103,11 +103,11 @@ def base_template(store: Store, root: str, config: dict[str, Any]) -> str:
     written = config.get("chat_template")
     if isinstance(written, str):
         return written
-    named = {t.get("name"): t.get("template") for t in listed(written)}
+    named = {t.get("name"): t.get("template") for t in objects_in(written)}
     return str(named.get("default") or "")
 
 
-def listed(value: Any) -> list[dict[str, Any]]:
+def objects_in(value: Any) -> list[dict[str, Any]]:
     """Return the objects in a list, if it is one."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 

@@ -20,8 +20,8 @@ from shared.formats.turn_tokens import STRIKE, strikes_out
 
 # Planes 15 and 16 are for private use, and no text that is meant to be read has them.
 IN_WORDS, IN_TEMPLATE = 0x100000, 0xF0000
-MOST_TOKENS = 0xFFF0
-PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
+MOST_DISGUISED = 0xFFF0
+PRIVATE_USE = re.compile("[\U000f0000-\U0010ffff]")
 
 
 class Read(NamedTuple):
@@ -36,10 +36,10 @@ class PlainTokens:
 
     def __init__(self, tokenizer: Any, tokens: Collection[str]) -> None:
         self._tokenizer = tokenizer
-        self.tokens = sorted(tokens, key=lambda t: (-len(t), t))[:MOST_TOKENS]
+        self.tokens = sorted(tokens, key=lambda t: (-len(t), t))[:MOST_DISGUISED]
         self._number = {token: n for n, token in enumerate(self.tokens)}
-        self._any = one_of(self.tokens)
-        self._hidden = one_of([self._disguise(token, IN_WORDS) for token in self.tokens])
+        self._any = any_of(self.tokens)
+        self._hidden = any_of([self._disguise(token, IN_WORDS) for token in self.tokens])
 
     def _disguise(self, token: str, start: int) -> str:
         return chr(start + self._number[token]) * len(token)
@@ -51,7 +51,7 @@ class PlainTokens:
         if not self.tokens:
             return messages, tools
         words = json.dumps([[m.model_dump() for m in messages], tools], ensure_ascii=False)
-        if self._any.search(words) is None or PRIVATE.search(words) is not None:
+        if self._any.search(words) is None or PRIVATE_USE.search(words) is not None:
             return messages, tools
         hidden = [replaced(m.model_dump(), self._hide) for m in messages]
         found = [ChatTurn.model_validate(m) for m in hidden]
@@ -72,7 +72,7 @@ class PlainTokens:
 
     def tokenized(self, text: str) -> Read:
         """Return the tokens of a rendered text."""
-        if PRIVATE.search(text) is None or self._hidden.search(text) is None:
+        if PRIVATE_USE.search(text) is None or self._hidden.search(text) is None:
             found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             return Read(found["input_ids"], found["offset_mapping"])
         text = self._any.sub(lambda m: self._disguise(m[0], IN_TEMPLATE), text)
@@ -104,7 +104,7 @@ def joined_pair(pair: str | Sequence[str]) -> str:
     return "".join(pair.split(" ")) if isinstance(pair, str) else "".join(pair)
 
 
-def one_of(words: Sequence[str]) -> re.Pattern[str]:
+def any_of(words: Sequence[str]) -> re.Pattern[str]:
     """Return the pattern of any of these words; without words, one that is nowhere."""
     return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 

@@ -97,7 +97,7 @@ def talk_as(
             if not isinstance(arguments, str):
                 text = json.dumps(arguments, ensure_ascii=False)
                 call["function"] = {**call["function"], "arguments": text}
-        if has_thought(message) and not (calls and form.apart):
+        if thinks(message) and not (calls and form.apart):
             field = form.call_thought if calls else form.thought
             if field is None:
                 turn["content"] = with_thought(message, tags)
@@ -110,12 +110,12 @@ def talk_as(
 
 def with_thought(message: ChatTurn, tags: Tags) -> str:
     """Return the words of an answer, behind its thought if it has one."""
-    if not has_thought(message):
+    if not thinks(message):
         return message.content
     return tags.opening + str(message.reasoning_content).strip() + tags.closing + message.content
 
 
-def has_thought(message: ChatTurn) -> bool:
+def thinks(message: ChatTurn) -> bool:
     """Return whether an answer has a thought in its own field; an empty one is not taught."""
     return bool(message.reasoning_content and message.reasoning_content.strip())
 
@@ -140,10 +140,10 @@ def link_answers(turns: list[dict[str, Any]], form: Form) -> None:
                 call["id"] = new
             waiting.append(Called(own, new, name))
         if turn["role"] == "tool":
-            answer(turn, waiting, form)
+            link_answer(turn, waiting, form)
 
 
-def answer(turn: dict[str, Any], waiting: list[Called], form: Form) -> None:
+def link_answer(turn: dict[str, Any], waiting: list[Called], form: Form) -> None:
     """Give a tool's turn the id and the name of its call: by its own id, or else the first left."""
     own = turn.get("tool_call_id")
     called = next((c for c in waiting if own is not None and c.own == own), None)
