@@ -128,10 +128,14 @@ GLM = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# gpt-oss: thoughts and what is said beside a call have channels; `thinking` is the field.
+# gpt-oss: thoughts and what is said beside a call have channels, and are dropped once a final
+# answer follows; `thinking` is the field.
 GPT_OSS = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.tool_calls %}"
-    "{% if m.thinking %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + "
+    "{% set later = namespace(final=false) %}{% for n in messages[loop.index:] %}"
+    "{% if n.role == 'assistant' and not n.tool_calls %}{% set later.final = true %}{% endif %}"
+    "{% endfor %}{% if later.final %}{% elif m.thinking %}"
+    "{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + "
     "'<|end|>' }}{% elif m.content %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + "
     "m.content + '<|end|>' }}{% endif %}{% set c = m.tool_calls[0].function %}"
     "{{ '<|start|>assistant to=functions.' + c.name + '<|channel|>commentary json<|message|>' }}"

@@ -231,11 +231,31 @@ def test_calls_written_as_text_are_answers_and_a_tool_may_follow_them(base: Path
 
 
 def test_words_beside_a_call_are_trained_before_it(base: Path) -> None:
-    talk = turns(asked("q"), called("I look."))
+    talk = turns(asked("q"), called("I look."), *weather()[2:])
     for family in ("qwen2.5", "gpt-oss", "deepseek-v3"):
         chat = Chat(base, CLOCK, CALLS[family][0])
         words = trained_text(chat, chat.encode(talk, TOOLS))
         assert words.index("I look.") < words.index("get_weather"), family
+
+
+def test_words_that_a_template_writes_behind_a_call_are_trained_there(base: Path) -> None:
+    chat = Chat(base, CLOCK, tools.GEMMA4)
+    words = trained_text(chat, chat.encode(turns(asked("q"), called("I look.")), TOOLS))
+    assert words.endswith("<tool_call|>I look.<turn|>")
+
+
+def test_an_answer_follows_the_prompt_in_which_the_thought_of_a_call_is_still_shown(
+    base: Path,
+) -> None:
+    chat = Chat(base, CLOCK, tools.GPT_OSS)
+    talk = list(weather(reasoning_content="I must look."))
+    for last in (talk[3], talk[3].model_copy(update={"reasoning_content": "So it is."})):
+        row = chat.encode((*talk[:3], last), TOOLS)
+        final = shown(chat, row)[-1]
+        prompt = "<|start|>assistant<|channel|>analysis<|message|>I must look.<|end|>"
+        assert prompt in final
+        assert final.count("21.<|return|>⟧") == 1
+        assert ("So it is." in final) == (last.reasoning_content is not None)
 
 
 def test_a_template_without_tools_says_so(base: Path) -> None:

@@ -115,16 +115,11 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
 
     A header or an empty thought that the template puts there is left out. Raises NotThere.
     """
-    if turn.thought is not None:
-        at: int | None = behind_thought(text, start, turn.thought, turn.content)
-    else:
-        at = words(text, start, turn.content)
+    at = words_end(text, start, turn, specials)
     if at is None and not turn.calls:
         headed = behind_header(text, start, turn.content.strip(), specials)
         if headed is not None:
             return headed
-    if at is None and turn.calls:
-        at = behind_call_header(text, start, turn.content.strip(), specials)
     if at is None or (turn.calls and not turn.content.strip() and turn.thought is None):
         empty = EMPTY_THOUGHT.match(text, start)
         if at is None and empty is None:
@@ -141,6 +136,18 @@ def inside(text: str, start: int, turn: Turn, specials: Sequence[str]) -> Range:
     return start, end
 
 
+def words_end(text: str, start: int, turn: Turn, specials: Sequence[str]) -> int | None:
+    """Return where the words of a turn end that begins at `start`, or None. Raises NotThere."""
+    if turn.thought is not None:
+        return behind_thought(text, start, turn.thought, turn.content)
+    at = words(text, start, turn.content)
+    if at is None and turn.calls:
+        at = behind_calls(text, start, turn)
+        if at is None:
+            at = behind_call_header(text, start, turn.content.strip(), specials)
+    return at
+
+
 def behind_thought(text: str, start: int, thought: str, content: str) -> int:
     """Return where the words end that follow a thought. Raises NotThere.
 
@@ -153,6 +160,13 @@ def behind_thought(text: str, start: int, thought: str, content: str) -> int:
             raise NotThere(missing)
         at, missing = found + len(part), "the template puts words behind a thought"
     return at
+
+
+def behind_calls(text: str, start: int, turn: Turn) -> int | None:
+    """Return `start` if the words beside a turn's calls follow them, else None."""
+    at = max(text.find(call.name, start) for call in turn.calls)
+    words_at = text.find(turn.content.strip(), start)
+    return start if 0 <= at < words_at and parted(turn.content) is None else None
 
 
 def behind_call_header(text: str, start: int, content: str, specials: Sequence[str]) -> int | None:
@@ -233,8 +247,10 @@ def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
 
     None unless the template itself puts the answer after the same header and ends it.
     """
-    if turn.prompt is None or turn.thought is not None:
+    if turn.prompt is None:
         return None
+    if turn.thought is not None:
+        return grafted(turn, turn.prompt, specials)
     opened = OPENED.search(turn.prompt)
     found = parted(turn.content)
     prompt, own, lead = turn.prompt, turn.content.strip(), ""
@@ -246,13 +262,32 @@ def written(turn: Turn, specials: Sequence[str]) -> tuple[str, int, int] | None:
         lead = "\n</think>\n\n"
     header = turn.prompt[: opened.start()] if opened else prompt
     if turn.calls:
-        return written_calls(turn, header, prompt + lead, own, specials)
+        made = written_calls(turn, header, prompt + lead, own, specials)
+        return made or grafted(turn, turn.prompt, specials)
     behind = behind_prompt(turn, header, specials)
     if behind is None:
-        return None
+        return None if opened else grafted(turn, turn.prompt, specials)
     space, tail = behind
     text = prompt + lead + ("" if opened else space) + own + tail
     return text, len(prompt) + len(lead), len(text)
+
+
+def grafted(turn: Turn, prompt: str, specials: Sequence[str]) -> tuple[str, int, int] | None:
+    """Return the turn as the template shows it, behind its prompt: (text, start, end), or None.
+
+    A template may show the turns before an answer differently in its prompt: gpt-oss shows the
+    thought before a call only until a final answer follows.
+    """
+    ending = prompt[max((prompt.rfind(s) for s in specials), default=-1) :]
+    shown = turn.until.text
+    at = shown.rfind(ending) if any(map(ending.startswith, specials)) else -1
+    while at >= 0:
+        text = prompt + shown[at + len(ending) :]
+        try:
+            return text, *inside(text, len(prompt), turn, specials)
+        except NotThere:
+            at = shown.rfind(ending, 0, at)
+    return None
 
 
 def written_calls(
