@@ -231,7 +231,7 @@ def test_calls_written_as_text_are_answers_and_a_tool_may_follow_them(base: Path
 
 
 def test_words_beside_a_call_are_trained_before_it(base: Path) -> None:
-    talk = turns(asked("q"), called("I look."), *weather()[2:])
+    talk = (*turns(asked("q"), called("I look.")), *weather()[2:])
     for family in ("qwen2.5", "gpt-oss", "deepseek-v3"):
         chat = Chat(base, CLOCK, CALLS[family][0])
         words = trained_text(chat, chat.encode(talk, TOOLS))
