@@ -79,7 +79,7 @@ class SampledRow(Reply):
     row: int
     line: int
     bytes: int
-    data: str | None
+    data: str | None = None
 
 
 class Preview(Reply):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ async def look(previews: Previews, data: bytes, name: str = "a.jsonl", **given: 
     origin = TakenFrom("ab" * 16, name, "normal", "main", "train", None, **given)
     async with previews.place_for(origin) as taken:
         taken.path.write_bytes(data)
-        return await previews.preview(taken)
+        answer = upload.answered(await previews.preview(taken))
+    return Preview.model_validate_json(bytes(answer.body))
 
 
 async def test_a_good_file_would_be_queued_and_nothing_of_it_is_kept(previews: Previews) -> None:
@@ -137,6 +139,22 @@ async def test_the_sample_is_bounded_in_bytes(
     assert len([row for row in found if row.data is not None]) == sent
     assert [row.row for row in found[:3]] == [1, 2, 3]
     assert sum(len((row.data or "").encode()) for row in found) <= sample.ALL_BYTES
+
+
+async def test_a_large_file_is_previewed_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    nothing: Any = None
+    ingest = Ingest(nothing, nothing, Inbox(tmp_path / "inbox"), QuietTable())
+    previews = Previews(ingest, tmp_path / "previews", 1 << 20)
+    previews.reader.parser = Parser(memory_bytes=256 << 20)
+    block = b"".join(b'{"prompt":"%d","completion":"%b"}\n' % (n, b"w " * 5000) for n in range(100))
+    rows = b"".join(block.replace(b'"prompt":"', b'"prompt":"%d ' % n) for n in range(100))
+    assert len(rows) > 100e6
+    began = time.monotonic()
+    found = await look(previews, rows)
+    assert time.monotonic() - began < 30
+    assert found.report.contents is not None
+    assert found.report.contents.rows == 10_000
+    assert len(found.rows) > 100
 
 
 async def test_a_file_that_ends_the_parser_is_refused_and_removed(

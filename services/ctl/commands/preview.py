@@ -102,14 +102,18 @@ def waiting(sentence: str) -> None:
 def print_file(found: Preview) -> None:
     """Print what ingest says of the file."""
     report = found.report
-    words = "would be refused: " if report.outcome == "refused" else ""
-    words = "is a duplicate: " if report.outcome == "duplicate" else words
-    put(f"{report.name} {words}{report.why}", "bold")
+    if report.outcome == "refused":
+        put(f"{report.name} would be refused", "bold")
+    else:
+        known = "is a duplicate: " if report.outcome == "duplicate" else ""
+        put(f"{report.name} {known}{report.why}", "bold")
     for sentence in previewed.file_lines(report):
         put(sentence)
-    for problem in report.problems[:PROBLEMS]:
+    # The reason of a refusal is said at the end.
+    problems = [p for p in report.problems if p.message != report.why]
+    for problem in problems[:PROBLEMS]:
         put(problem_line(problem), "yellow" if report.outcome == "queued" else "red")
-    if len(report.problems) > PROBLEMS:
+    if len(problems) > PROBLEMS:
         put(f"  … and {previewed.more_problems(report, PROBLEMS)}; --json lists up to 100")
 
 
@@ -121,11 +125,14 @@ def print_rows(found: Preview, tokens: RowsPreviewed | None, missing: str | None
         for stored in found.rows[: previewed.MOST_SHOWN]:
             put(previewed.stored_row(stored))
         return
-    shown = [row for row in found.rows if row.data is not None]
-    for source, row in zip(shown, tokens.shown, strict=False):
-        for heading, words in previewed.drawn_row(source, row, colours=cli.has_colours()):
-            put(heading, "bold")
-            cli.console.print(words)
+    drawn = iter(tokens.shown)
+    for stored in found.rows[: previewed.MOST_SHOWN]:
+        if stored.data is None:
+            put(previewed.stored_row(stored))
+        elif row := next(drawn, None):
+            for heading, words in previewed.drawn_row(stored, row, colours=cli.has_colours()):
+                put(heading, "bold")
+                cli.console.print(words, markup=False)
     for sentence in previewed.token_lines(found, tokens):
         put(sentence)
     for sentence in previewed.warnings(found, tokens):

@@ -98,11 +98,13 @@ def both_ends(sequence: ShownSequence, *, colours: bool) -> "Text":
     tokens = [*sequence.head, *sequence.tail]
     if sequence.tokens <= 2 * SHOWN_TOKENS:
         text = drawn(tokens, colours=colours)
-        text.rstrip()
-        return text
-    text = drawn(tokens[:SHOWN_TOKENS], colours=colours)
-    text.append(f" … {count_of(sequence.tokens - 2 * SHOWN_TOKENS, 'token')} … ", style="bold")
-    return text.append_text(drawn(tokens[-SHOWN_TOKENS:], colours=colours))
+    else:
+        text = drawn(tokens[:SHOWN_TOKENS], colours=colours)
+        left_out = count_of(sequence.tokens - 2 * SHOWN_TOKENS, "token")
+        text.append(f" … {left_out} … ", style="bold")
+        text.append_text(drawn(tokens[-SHOWN_TOKENS:], colours=colours))
+    text.rstrip()
+    return text
 
 
 # ---- what was counted ----------------------------------------------------------------------------

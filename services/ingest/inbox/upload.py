@@ -140,6 +140,11 @@ async def previewed(request: Request, intake: Intake, origin: TakenFrom) -> JSON
         if error.errno not in NO_SPACE:
             raise
         return JSONResponse({"error": FULL, "kind": "TooLarge"}, 507)
+    return answered(found)
+
+
+def answered(found: Preview) -> JSONResponse:
+    """Return a preview as an answer, whose status says whether the file would be refused."""
     refused = found.report.outcome == "refused"
     return JSONResponse(found.model_dump(mode="json", exclude_none=True), 422 if refused else 200)
 
