@@ -202,7 +202,9 @@ def test_an_empty_thought_is_not_taught(family: str, empty: str, base: Path) -> 
     assert "think" not in trained_text(chat, with_empty)
 
 
-@pytest.mark.parametrize("family", ["gemma4", "deepseek-r1", "glm", "gpt-oss", "qwen2.5"])
+@pytest.mark.parametrize(
+    "family", ["gemma4", "deepseek-r1", "glm", "gpt-oss", "qwen2.5", "llama3.1"]
+)
 def test_the_thought_before_a_call_is_trained_with_it(family: str, base: Path) -> None:
     template, call, answer = CALLS[family]
     chat = Chat(base, CLOCK, template)
@@ -276,6 +278,15 @@ def test_an_answer_to_nobody_is_trained_or_context_as_the_template_has_it(base: 
     assert text.startswith("<|im_start|>assistant\nWelcome.<|im_end|>")
     assert trained_text(chat, chat.encode(talk)) == "Here.<|im_end|>"
     assert chat.encode(talk[:1]).labels == 0
+    asking = (
+        "{% set ns = namespace(asked=false) %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% set ns.asked = true %}{% endif %}{% endfor %}{% if not ns.asked %}"
+        "{{ raise_exception('No user query found') }}{% endif %}"
+    )
+    chat = Chat(base, CLOCK, asking + CHATML)
+    assert trained_text(chat, chat.encode(talk)) == "Here.<|im_end|>"
+    with pytest.raises(TemplateRefuses, match="No user query"):
+        chat.encode(talk[:1])
     with pytest.raises(TemplateRefuses, match="must alternate"):
         Chat(base, CLOCK, templates.GEMMA).encode(talk)
 

@@ -297,13 +297,12 @@ def written_calls(
 
     None unless the template puts the answer after the same header.
     """
-    shown = turn.until.text
-    if not shown.startswith(header) or header == turn.prompt:
+    shown, found = turn.until.text, parted(turn.content)
+    if not shown.startswith(header) or (header == turn.prompt and found is None):
         return None
     tail = shown[len(header) :].rstrip()
     empty = EMPTY_THOUGHT.match(tail)
     tail = tail[empty.end() :] if empty else tail
-    found = parted(turn.content)
     if found is not None:  # the template was not given the thought
         closing = found.tags.closing
         tail = own[: own.index(closing.strip())].rstrip() + closing + tail

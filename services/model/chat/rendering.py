@@ -18,6 +18,9 @@ from services.model.template_sandbox import (
 )
 from shared.errors import CannotTrain
 
+# Where a template does not show the conversation up to an answer, as nobody has asked yet.
+NOWHERE = Rendered("")
+
 
 class Renders:
     """A template that is rendered in a child process.
@@ -72,31 +75,16 @@ class Renders:
         """Return (the assistant's turns, the whole conversation), rendered."""
         messages = talk.messages
         at = [n for n, m in enumerate(messages) if m.role == "assistant"]
-        whole, *untils = self.rendered(
-            [talk.wish(n) for n in (len(messages), *(n + 1 for n in at))]
-        )
-        prompts = [] if self.marks else self.results([talk.wish(n, prompt=True) for n in at])
-        turns = []
-        for order, n in enumerate(at):
-            prompt, message = prompts[order] if prompts else None, messages[n]
-            content, thought = talk.sought(n)
-            turn = Turn(
-                n,
-                content,
-                prompt.text if isinstance(prompt, Rendered) else None,
-                untils[order],
-                tuple(Call(**only_call(call)) for call in message.tool_calls or ()),
-                thought,
-                1.0 if message.weight is None else message.weight,
-                message.content,
-                message.spans,
-            )
-            if isinstance(prompt, str):
-                if not is_opening(talk, turn):
-                    raise TemplateRefuses(prompt)
-                turn = replace(turn, weight=0.0)
-            turns.append(turn)
-        closed = [self.closed(talk, turn) for turn in turns]
+        ends = [len(messages), *(n + 1 for n in at)]
+        whole, *untils = self.results([talk.wish(end) for end in ends])
+        if isinstance(whole, str):
+            raise TemplateRefuses(whole)
+        prompts: list[Rendered | str | None] = [None] * len(at)
+        if not self.marks:
+            prompts = [*self.results([talk.wish(n, prompt=True) for n in at])]
+        found = zip(at, untils, prompts, strict=True)
+        turns = [turn_at(talk, n, until, prompt) for n, until, prompt in found]
+        closed = [self.closed(talk, turn) if turn.weight else turn for turn in turns]
         if turns and whole.text == turns[-1].until.text:
             whole = closed[-1].until if closed[-1] is not turns[-1] else whole
         return closed, whole
@@ -137,6 +125,32 @@ class Renders:
             return turn
         end = ended(longer.text, len(text), self.stops) if longer.text.startswith(text) else None
         return turn if end is None else replace(turn, until=Rendered(longer.text[:end]))
+
+
+def turn_at(talk: Talk, n: int, until: Rendered | str, prompt: Rendered | str | None) -> Turn:
+    """Return the answer at index `n`. `until`, `prompt`: its renderings, or why they are refused.
+
+    An answer to nobody, for which the template has no prompt, is context. Raises TemplateRefuses
+    for any other that is refused.
+    """
+    message, (content, thought) = talk.messages[n], talk.sought(n)
+    turn = Turn(
+        n,
+        content,
+        prompt.text if isinstance(prompt, Rendered) else None,
+        NOWHERE if isinstance(until, str) else until,
+        tuple(Call(**only_call(call)) for call in message.tool_calls or ()),
+        thought,
+        1.0 if message.weight is None else message.weight,
+        message.content,
+        message.spans,
+    )
+    for refused in (until, prompt):
+        if isinstance(refused, str):
+            if not is_opening(talk, turn):
+                raise TemplateRefuses(refused)
+            turn = replace(turn, weight=0.0)
+    return turn
 
 
 def is_opening(talk: Talk, turn: Turn) -> bool:
