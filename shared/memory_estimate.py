@@ -16,6 +16,7 @@ from shared.errors import UsageError
 from shared.formats.adapter import AdapterShape
 from shared.formats.base_layers import HEADS
 from shared.formats.model_files import index_in, read_header, weights_of
+from shared.left_out import mixtures_in, why_left_out
 
 Dtype = Literal["float32", "bfloat16"]
 Quantize = Literal["none", "nf4"]
@@ -52,6 +53,7 @@ class Linear:
     name: str
     outs: int
     ins: int
+    is_left_out: bool = False  # of all-linear
 
     def is_named(self, target: str) -> bool:
         """Return whether a LoRA target means it: by its name, or by the end of its name."""
@@ -106,7 +108,7 @@ class Estimate:
 def estimate_memory(shape: Shape, choice: Choice, adapter: AdapterShape, device: str) -> Estimate:
     """Return the peak of training or of a snapshot, whichever is more."""
     width = WIDTHS[choice.dtype]
-    tuned = shape.linears
+    tuned = tuple(m for m in shape.linears if not m.is_left_out)
     if not isinstance(adapter.targets, str):
         tuned = tuple(m for m in shape.linears if any(map(m.is_named, adapter.targets)))
     trained = adapter.rank * sum(m.outs + m.ins for m in tuned)
@@ -211,7 +213,7 @@ def shape_of(config: dict[str, Any], headers: Iterable[dict[str, Any]]) -> Shape
         hidden=hidden,
         vocabulary=vocabulary,
         key_values=groups * size,
-        linears=tuple(matrices(tensors)),
+        linears=tuple(matrices(tensors, str(text.get("model_type") or config.get("model_type")))),
         is_head_plain=is_head_plain(text, {name for name, _ in tensors}),
         capped_heads=heads if text.get("attn_logit_softcapping") is not None else 0,
     )
@@ -235,15 +237,21 @@ def is_head_plain(text: dict[str, Any], names: set[str]) -> bool:
     return text.get("final_logit_softcapping") is None and not scaled and not biased
 
 
-def matrices(tensors: Iterable[tuple[str, list[int]]]) -> Iterator[Linear]:
+def matrices(tensors: Iterable[tuple[str, list[int]]], model_type: str) -> Iterator[Linear]:
     """Yield the matrices of the layers.
 
     Embeddings and head are left out: their names have no layer's number.
     """
-    for name, shape in tensors:
-        parts = name.split(".")
-        if len(shape) == 2 and parts[-1] == "weight" and any(p.isdigit() for p in parts):
-            yield Linear(".".join(parts[:-1]), shape[0], shape[1])
+    found = {
+        name.removesuffix(".weight"): shape
+        for name, shape in tensors
+        if len(shape) == 2
+        and name.endswith(".weight")
+        and any(part.isdigit() for part in name.split("."))
+    }
+    mixtures = mixtures_in(found)
+    for name, (outs, ins) in found.items():
+        yield Linear(name, outs, ins, why_left_out(name, model_type, mixtures) is not None)
 
 
 def shape_of_folder(folder: Path) -> Shape:

@@ -11,7 +11,10 @@ from shared.errors import CannotTrain
 
 LONGEST = 600  # characters of what a library says
 # Raised by a model that meets what it was not written for; never by a lack of memory or disk.
-CONFUSED = (AttributeError, LookupError, TypeError, NotImplementedError, AssertionError)
+CONFUSED = (
+    *(AttributeError, LookupError, TypeError, ValueError),
+    *(NotImplementedError, AssertionError),
+)
 
 
 @contextmanager

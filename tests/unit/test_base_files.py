@@ -17,6 +17,7 @@ from shared.errors import UsageError
 from shared.formats.adapter import AdapterShape
 from shared.formats.base_layers import BaseLayers, layers_in
 from shared.formats.model_files import read_header
+from shared.memory_estimate import Choice, estimate_memory, shape_of_folder
 from tests.odd_bases import make_odd
 from tests.tiny import make_tiny
 
@@ -118,3 +119,23 @@ def test_files_tell_what_a_network_leaves_out(family: str, tmp_path: Path) -> No
     base = AutoModelForCausalLM.from_pretrained(str(folder))
     assert by_files == choose_targets(base, AdapterShape()).left_out
     check_targets([name for kind in by_files for name in kind.names], layers_of_folder(folder))
+
+
+def test_memory_is_estimated_for_the_layers_that_get_an_adapter(tmp_path: Path) -> None:
+    """A mixture names hundreds of matrices of experts in its files, and trains none of them."""
+    shape = shape_of_folder(make_odd(tmp_path, "Qwen3-MoE"))
+    trained = {m.name.rpartition(".")[2] for m in shape.linears if not m.is_left_out}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    sizes = [
+        estimate_memory(shape, Choice("float32", 64), AdapterShape(targets=targets), "cpu")
+        for targets in ("all-linear", tuple(trained))
+    ]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "MPT", "BLOOM", "Mamba", "GPT-Neo"])
+def test_the_size_of_an_older_family_is_read_under_its_own_names(
+    family: str, tmp_path: Path
+) -> None:
+    shape = shape_of_folder(make_odd(tmp_path, family))
+    assert (shape.layers, shape.hidden) == (2, 64)
