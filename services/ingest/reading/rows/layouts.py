@@ -15,10 +15,12 @@ from services.ingest.reading.rows.meaning import (
     BESIDE_TEXT,
     CALL_KEYS,
     CHOICE_KEYS,
+    CONTENT_KEY,
     CONVERSATIONS,
     INPUT_KEY,
     OF_ROWS,
     TEXT_KEY,
+    THOUGHT_KEYS,
     VERDICT_KEYS,
     option_letter,
 )
@@ -141,6 +143,8 @@ def pair_of(fields: Fields) -> Layout | None:
         answers = [key for key in answers if key == "a"] or answers
     elif "a" in answers:
         answers.remove("a")  # one of the choices a, b, c, …
+    if not answers and CONTENT_KEY in fields and fields.said(THOUGHT_KEYS):
+        answers = [CONTENT_KEY]
     if not answers and has_choices(fields):
         answers = fields.said((*CHOICE_KEYS, *VERDICT_KEYS))[:1]
     if not asked and INPUT_KEY in fields:
@@ -202,10 +206,11 @@ def is_only_text(fields: Fields) -> bool:
     for key in fields.said((*BESIDE_TEXT, *ASKED_KEYS)):
         if not says_all_of(fields, TEXT_KEY, key):
             name = fields.written[key]
+            asked, answer = (name, "text") if key in ASKED_KEYS else ("text", name)
             message = (
                 f"The row has `text` beside `{name[:40]}`: is it a text to learn, or a question "
                 f"and its answer? Say so in the sidecar: `layout: text`, or `columns: {{prompt: "
-                f'"text", answer: "{name[:40]}"}}`.'
+                f'"{asked[:40]}", answer: "{answer[:40]}"}}`.'
             )
             raise RowError(name, "beside_text", message)
     return True

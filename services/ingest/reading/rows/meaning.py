@@ -21,9 +21,10 @@ ANSWER_KEYS = names(
 CALL_KEYS = names("tool_calls function_call")
 CONVERSATIONS = names(
     "messages conversations conversation dialogue dialog turns chat msgs contents chat_messages "
-    "data dialogues items"
+    "data dialogues items chat_rounds"
 )
 TEXT_KEY = fold("text")
+CONTENT_KEY = fold("content")  # an answer, where a thought stands beside it
 # Beside `text`, these would be the answer to it.
 BESIDE_TEXT = (*ANSWER_KEYS, *names("summary translation highlights headline sentiment labels"))
 
@@ -38,7 +39,7 @@ SWITCH_KEYS = names("enable_thinking reasoning_effort")
 HISTORY_KEYS = names("history")
 CONTEXT_KEYS = names(
     "context contexts passage passages background document documents article paragraph story "
-    "support evidence knowledge retrieved_context retrieved_contexts retrieved_documents ctx"
+    "support evidence retrieved_context retrieved_contexts retrieved_documents ctx"
 )
 CHOICES_KEYS = names("choices options endings")
 CHOICE_KEYS = names(
@@ -124,6 +125,7 @@ READ_KEYS = frozenset(
         *CALL_KEYS,
         *CONVERSATIONS,
         TEXT_KEY,
+        CONTENT_KEY,
         *BESIDE_TEXT,
         *LETTER_KEYS,
         *TREE_KEYS,

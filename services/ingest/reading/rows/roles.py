@@ -17,7 +17,7 @@ ALIASES = {
 }
 ROLES = {fold(name): role for role, text in ALIASES.items() for name in text.split()}
 # The names of fields in a turn that is named for its speakers, such as {"human": "…", "bot": "…"}.
-SPEAKERS = names("system user human prompter assistant gpt bot chatbot chatgpt ai")
+SPEAKERS = names("system tool observation user human prompter assistant gpt bot chatbot chatgpt ai")
 ROLE_KEYS = names("role from speaker author sender who")
 CONTENT_KEYS = names("content value text message parts utterance mes")
 
