@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.ingest.container import foreign
+from services.ingest.container import foreign, lines
 from services.ingest.container.names import SUFFIXES, container_of
 from services.ingest.container.rows import read_rows_of
 from services.ingest.reading import dataset
@@ -41,3 +41,13 @@ def test_no_bytes_raise_anything_but_a_reason(tmp_path: Path, ending: str, data:
         assert error.why.message
     (tmp_path / dataset.ORIGINAL).write_bytes(data)
     dataset.build_dataset(tmp_path, "a" + ending, ReadingRequest(1 << 20))
+
+
+def test_lines_that_begin_a_row_and_never_end_it_do_not_take_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "MOST_IN_VAIN", 1 << 16)
+    text = '{"text": "a"}\n' + '{"a":\n' * 20_000
+    (tmp_path / dataset.ORIGINAL).write_text(text)
+    built = dataset.build_dataset(tmp_path, "a.jsonl", ReadingRequest(1 << 20))
+    assert built.contents.bad_rows == 20_000

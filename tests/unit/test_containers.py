@@ -224,6 +224,11 @@ def test_a_row_is_a_row_and_not_a_wrapper() -> None:
         assert wrapped.plan_of(row) is None, row
 
 
+# One line, packed with a dictionary of 512 MiB.
+LARGE_DICTIONARY = bytes.fromhex(
+    "fd377a585a000004e6d6b44602002101220000008240acdc0100027b7d0a"
+    "000063a18ae0b503693a00011b030b2fb9101fb6f37d010000000004595a"
+)
 NO: list[tuple[str, bytes | str, str, str]] = [
     ("a.json", json.dumps({"train": ROWS, "test": ROWS[:1]}), "several_datasets", "`test`"),
     ("a.json", json.dumps({"data": ROWS, "tools": ["x"]}), "beside_rows", "`tools`"),
@@ -254,6 +259,7 @@ NO: list[tuple[str, bytes | str, str, str]] = [
     ("a.parquet", b"<html>", "wrong_name", "page of markup"),
     ("a.feather", b"FEA1rest", "wrong_name", "version 1"),
     ("a.jsonl.xz", lzma.compress(JSONL.encode())[:-20], "damaged", "xz"),
+    ("a.jsonl.xz", LARGE_DICTIONARY, "compressed", "dictionary is so large"),
     ("a.jsonl.bz2", bz2.compress(JSONL.encode())[:-20], "damaged", "bzip2"),
     ("a.jsonl.bz2", bz2.compress(JSONL.encode()) + b"rest", "damaged", "bzip2"),
     ("a.arrow", arrow("file")[:-40], "damaged", "Arrow"),

@@ -13,6 +13,7 @@ from services.ingest.reading.row_error import BOM, Item
 
 SPACE_BYTES = SPACE.encode()
 FIRST_LINES = 8
+MOST_IN_VAIN = 64 << 20  # then lines are no longer joined: a hostile file would take forever
 
 Piece = Callable[[bytes], object]
 Line = tuple[int, bytes]
@@ -44,6 +45,7 @@ class Lines:
         self._lines = read_lines(file, limit, over)
         self._ahead: deque[Line] = deque()
         self._limit = limit
+        self._in_vain = 0  # bytes of lines that were taken ahead and completed no row
 
     def __iter__(self) -> Iterator[Line]:
         while True:
@@ -64,7 +66,7 @@ class Lines:
     def _joined(self, line: bytes) -> bytes | None:
         """Return a row that goes on over the next lines, which are taken then; else None."""
         text, taken, wanted = line, list[Line](), FIRST_LINES
-        while len(text) <= self._limit and goes_on(text):
+        while len(text) <= self._limit and self._in_vain < MOST_IN_VAIN and goes_on(text):
             more = self._take(wanted)
             if not more:
                 break
@@ -72,6 +74,7 @@ class Lines:
             text = b"\n".join([text, *(each for _, each in more)])
             wanted *= 2
         row, used = first_row(text)
+        self._in_vain += 0 if row else len(text)
         self._ahead.extendleft(reversed(taken[used:]))
         return row
 

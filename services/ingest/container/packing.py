@@ -119,6 +119,14 @@ def from_xz(packed: BinaryIO) -> Iterator[bytes]:
     return in_streams(packed, another, "xz", padding=b"\0")
 
 
+def too_large_dictionary() -> Unreadable:
+    message = (
+        f"Unpacking it takes more than {XZ_MEMORY_BYTES >> 20} MiB of memory, because its "
+        "dictionary is so large: pack it again with xz -9 or less, or as .zst."
+    )
+    return Unreadable(RowError("file", "compressed", message))
+
+
 def from_bzip2(packed: BinaryIO) -> Iterator[bytes]:
     return in_streams(packed, bz2.BZ2Decompressor, "bzip2")
 
@@ -136,6 +144,8 @@ def in_streams(
         try:
             piece = stream.decompress(data, READ_BYTES)
         except (lzma.LZMAError, OSError, ValueError) as error:
+            if "Memory usage limit" in str(error):
+                raise too_large_dictionary() from error
             raise damaged_file(what, str(error)) from error
         if piece:
             yield piece
