@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.trainer import checkpoint
-from shared.files import sha256_file
+from shared.files import sha256_bytes, sha256_file
 from shared.formats.checkpoint import ADAPTER
 from tests.tiny import make_tiny, tiny_conversations, write_dataset
 from tests.unit.test_plan_rows import TOOLS_TEMPLATE
@@ -64,6 +64,27 @@ def test_a_pause_ends_at_a_step_and_the_rest_gives_the_same_bits(job: Job) -> No
     assert header.id == end["checkpoint"]["id"]
     with Worker(job.directory / "paused", job.resumed("paused", path, header)) as worker:
         assert tensors(worker.run()) == tensors(undisturbed)
+
+
+def test_a_pause_between_weighted_answers_gives_the_same_bits(job: Job) -> None:
+    rows = [json.loads(line) for line in job.dataset.read_bytes().splitlines()]
+    for row in rows[::2]:
+        row["messages"][-1]["weight"] = 0.25
+    data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+    job.dataset.write_bytes(data)
+    job.sha256 = sha256_bytes(data)
+    whole = job.run("whole")
+    with Worker(job.directory / "parted", job.spec("parted")) as worker:
+        worker.until_event("plan")
+        worker.tell("go")
+        worker.until(lambda e: e["event"] == "step" and e["position"] == 2)
+        worker.stop()
+        worker.until_event("end")
+    path, header = job.newest("parted")
+    assert 0 < header.position < whole["checkpoint"]["position"]
+    with Worker(job.directory / "parted", job.resumed("parted", path, header)) as worker:
+        parted = worker.run()
+    assert tensors(parted) == tensors(whole)
 
 
 def test_a_pause_before_the_first_step_ends_at_once_and_nothing_is_made(job: Job) -> None:
