@@ -1,5 +1,6 @@
 """Whatever bytes a file has, it is read, or refused with a reason."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,11 @@ def test_lines_that_begin_a_row_and_never_end_it_do_not_take_forever(
     (tmp_path / dataset.ORIGINAL).write_text(text)
     built = dataset.build_dataset(tmp_path, "a.jsonl", ReadingRequest(1 << 20))
     assert built.contents.bad_rows == 20_000
+
+
+def test_too_many_members_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / dataset.ORIGINAL, "w") as archive:
+        for n in range(10_001):
+            archive.writestr(f"{n}.x", "")
+    built = dataset.build_dataset(tmp_path, "a.zip", ReadingRequest(1 << 20))
+    assert "10000" in built.contents.problems[0].message
