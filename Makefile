@@ -1,7 +1,7 @@
 # Every target calls a real program; `make help` lists them. PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+WORKERS ?= 3
 CONTAINERS := up doctor ctl logs ps down upgrade backup restore destroy smoke
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-stop local local-stop $(CONTAINERS) test-compose test test-fast \
