@@ -19,7 +19,7 @@ from services.model.template_sandbox import (
 from shared.errors import CannotTrain
 
 # Where a template does not show the conversation up to an answer, as nobody has asked yet.
-NOWHERE = Rendered("")
+UNSHOWN = Rendered("")
 
 
 class Renders:
@@ -138,7 +138,7 @@ def turn_at(talk: Talk, n: int, until: Rendered | str, prompt: Rendered | str | 
         n,
         content,
         prompt.text if isinstance(prompt, Rendered) else None,
-        NOWHERE if isinstance(until, str) else until,
+        UNSHOWN if isinstance(until, str) else until,
         tuple(Call(**only_call(call)) for call in message.tool_calls or ()),
         thought,
         1.0 if message.weight is None else message.weight,
