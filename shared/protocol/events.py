@@ -37,7 +37,10 @@ class FileStored(EventData):
 
 
 class JobQueued(EventData):
-    """A file became a job. `next` is what the user may type."""
+    """A file became a job. `next` is what the user may type.
+
+    `ignored`: in how many rows a field was ignored, for the first few fields.
+    """
 
     kind = "queued"
     name: str
@@ -45,6 +48,7 @@ class JobQueued(EventData):
     level: Level
     why: str
     next: str
+    ignored: dict[str, int] = Field(default_factory=dict)
 
 
 class FileKnown(JobQueued):

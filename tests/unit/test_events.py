@@ -6,12 +6,15 @@ import pytest
 
 from services.ctl.commands.watch import describe_event
 from services.herald.happenings import spoken
+from services.ingest.outcome.verdict import first_ignored
+from shared.formats.report import Contents
 from shared.ledger.jobs import Table
 from shared.protocol.events import (
     KINDS,
     Alarm,
     Answered,
     Event,
+    JobQueued,
     SnapshotStored,
     SplitSummary,
     parse_event,
@@ -84,3 +87,16 @@ def test_answers_of_trainer_and_vault_are_one_model() -> None:
     assert [type(answer) for answer in answers] == [Answered] * 3
     kinds = [a.receipt and type(a.receipt).__name__ for a in answers if isinstance(a, Answered)]
     assert kinds == [None, "RolledBack", "NoReceipt"]
+
+
+def test_a_file_with_ignored_fields_is_told_as_queued_with_their_counts() -> None:
+    names = {"[red]id": 300, "x" * 9000: 2, **{f"n{n}": 1 for n in range(20)}}
+    contents = Contents(name="a", original_sha256="", original_bytes=1, ignored_fields=names)
+    ignored = first_ignored(contents)
+    assert len(json.dumps(ignored)) < 1000
+    plain = JobQueued(name="a", rows=300, level="normal", why="", next="")
+    assert "ignored" not in plain.told()
+    event = Event.of("ingest", plain.model_copy(update={"ignored": ignored}), lineage="main")
+    said = describe_event(Table(), Event.model_validate_json(event.model_dump_json()))
+    assert "normal priority; ignored fields: \\[red]id (300 rows), xxx" in said
+    assert "ignored" not in describe_event(Table(), Event.of("ingest", plain, lineage="main"))

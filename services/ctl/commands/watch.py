@@ -15,6 +15,7 @@ from services.ctl import cli
 from services.ctl.commands.control import living
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of, fitted, loss_of, span_of
+from services.ctl.views.left_out import ignored_text
 from services.ctl.views.naming import job_at
 from shared.bus.client import Bus
 from shared.formats.known_rows import new_rows_text
@@ -133,8 +134,9 @@ def describe_event(table: Table, event: Event) -> str:
     match parse_event(event):
         case FileKnown(name=name, why=why):
             return f"already known: {escape(name)}: {escape(why)}"
-        case JobQueued(rows=rows, level=level):
-            return f"queued {job}: {count_of(rows, 'row')}, {level} priority"
+        case JobQueued(rows=rows, level=level, ignored=ignored):
+            fields = f"; ignored fields: {escape(ignored_text(ignored))}" if ignored else ""
+            return f"queued {job}: {count_of(rows, 'row')}, {level} priority{fields}"
         case FileRefused(name=name, why=why):
             return f"[red]refused[/red] {escape(name)}: {escape(why)}"
         case SegmentOpened() | JobPlanned() | SegmentClosed() | SnapshotStored() as said:

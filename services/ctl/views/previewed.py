@@ -168,5 +168,5 @@ def too_bad(found: Preview, tokens: RowsPreviewed) -> Iterator[str]:
         known = f"allow_bad is {allowed}" if allowed else "allow_bad is not set"
         yield (
             f"! the job would fail before its first step, for {known}: bad are "
-            f"{about(found, tokens, tokens.bad)}. Mend them, or set allow_bad=2%"
+            f"{about(found, tokens, tokens.bad)}. Fix them, or set allow_bad=2%"
         )

@@ -127,6 +127,8 @@ class Finisher:
         if report.outcome != "measured":
             kind = events.JobQueued if report.outcome == "queued" else events.FileKnown
             ended = kind(name=name, rows=rows, level=level, why=report.why, next=report.next_step)
+            if contents.ignored_fields:
+                ended = ended.model_copy(update={"ignored": verdict.first_ignored(contents)})
             await self.ingest.tell(origin.lineage, ended, ref, report.job)
         # Had it grown until here, what was added would go untrained: read it all again.
         check_unchanged(taken, held)

@@ -5,12 +5,13 @@ from services.ingest.inbox.rename import show_name
 from services.ingest.outcome.admit import Admission
 from services.ingest.outcome.refusal import PUT_AGAIN, WholeFileRefused
 from services.ingest.outcome.report import why_refused
-from services.ingest.reading.dataset import Built
+from services.ingest.reading.dataset import Built, sayable
 from shared.formats.known_rows import new_rows_text
-from shared.formats.report import Outcome, Report
+from shared.formats.report import Contents, Outcome, Report
 
 FIX_LINES = "fix or delete these lines, then put the file into the inbox again."
 LISTED_BESIDE = ", listed in the .bad.jsonl file beside it"
+IGNORED_TOLD = 10
 
 
 def report_on(origin: TakenFrom, outcome: Outcome, why: str, built: Built | None) -> Report:
@@ -77,3 +78,9 @@ def new_rows(built: Built, decision: Admission) -> dict[str, int]:
 
 def counted_problems(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def first_ignored(contents: Contents) -> dict[str, int]:
+    """Return the first fields that were ignored, with names of a length that a message can hold."""
+    first = list(contents.ignored_fields.items())[:IGNORED_TOLD]
+    return {show_name(sayable(name)): rows for name, rows in first}
