@@ -15,6 +15,7 @@ from services.ingest.reading.row_error import RowError, kind
 from services.ingest.reading.rows import meaning
 from services.ingest.reading.rows.calls import check_tools
 from services.ingest.reading.rows.context import in_context
+from services.ingest.reading.rows.exports import unfolded
 from services.ingest.reading.rows.fields import Fields, is_neutral
 from services.ingest.reading.rows.layouts import Layout, layout_of, named_layout, simple_pair
 from services.ingest.reading.rows.notes import Notes
@@ -68,7 +69,7 @@ def canonical_row(row: Any, options: RowOptions = DEFAULT) -> ReadRow:
         if simple is not None:
             return simple
     try:
-        name, made, ignored = read_fields(renamed(row, options), options)
+        name, made, ignored = read_fields(renamed(unfolded(row), options), options)
         return ReadRow(name, digits.write(made), tuple(sorted(ignored)))
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise RowError("row", "too_deep", "The row is nested too deeply.") from error

@@ -76,6 +76,7 @@ MEDIA_KEYS = names(
     "picture pictures video videos video_path video_paths video_url audio audios audio_path "
     "audio_url audio_file speech media"
 )
+EXPORT_KEYS = names("mapping current_node")
 TREE_KEYS = names("parent_id message_tree_id parent")
 MASK_KEYS = names(
     "label_mask assistant_mask assistant_masks assistant_tokens_mask completion_mask token_mask "
@@ -128,6 +129,7 @@ READ_KEYS = frozenset(
         CONTENT_KEY,
         *BESIDE_TEXT,
         *LETTER_KEYS,
+        *EXPORT_KEYS,
         *TREE_KEYS,
         *OF_ROWS,
     )
