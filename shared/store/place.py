@@ -50,6 +50,9 @@ class ReadPlace(Protocol):
     def name(self) -> str:
         """The place's name as users know it: `store`, `backup` or `archive`."""
 
+    def ping(self) -> None:
+        """Make a real round trip. Raises StoreUnavailable."""
+
     def keys(self, bucket: Bucket, prefix: str) -> Iterator[str]:
         """Yield all keys under a prefix, sorted."""
 
@@ -79,9 +82,6 @@ class ReadPlace(Protocol):
 
 class Place(ReadPlace, Protocol):
     """A place, as seen by its owner. What is written is read back before it counts."""
-
-    def ping(self) -> None:
-        """Make a real round trip. Raises StoreUnavailable."""
 
     def put_bytes(self, bucket: Bucket, key: str, data: bytes) -> Stored:
         """Write a small object once. Raises AlreadyExists, ObjectDamaged."""

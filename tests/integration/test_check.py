@@ -248,7 +248,7 @@ async def test_training_that_contradicts_itself_is_named(own_stack: Stack) -> No
         told = {number: f"{where} {what}" for number, where, what in findings(answer)}
         assert close.segment in told[1]
         assert f"job {short.id} is done, and 2 of 3 steps" in told[2]
-        assert "catalog/main/v002.json there is no commit record" in told[5]
+        assert "catalog/main/v002.json no place has the version" in told[5]
         assert "2 steps for a plan of 3" in told[10]
 
         forged.publish(2)

@@ -2,7 +2,19 @@
 
 from collections.abc import Iterator
 
-from services.ctl.check.world import Finding, World, commits, parsed, places, read_hash, wrong
+from services.ctl.check.world import (
+    Finding,
+    NotChecked,
+    World,
+    commits,
+    committed,
+    parsed,
+    places,
+    read_hash,
+    wrong,
+)
+from services.ctl.views.columns import count_of
+from shared.errors import StoreUnavailable
 from shared.files import sha256_bytes
 from shared.formats.version import (
     Latest,
@@ -17,10 +29,31 @@ from shared.store.place import PRECIOUS, ReadPlace, Version
 from shared.store.s3 import Store
 
 
+def every_place_holds_something(world: World) -> list[Finding]:
+    """Every place can be read, and none is empty while there are versions."""
+    held, away = {}, [] if world.archive else ["the archive is not set on this machine"]
+    for name, place in places(world).items():
+        try:
+            place.ping()
+            held[name] = any(not k.startswith(layout.PROBES) for k in place.keys(PRECIOUS, ""))
+        except StoreUnavailable as error:
+            away.append(str(error))
+    versions = sum(len(line.versions) for line in world.table.lines.values())
+    expected = count_of(versions, "version") + " by the ledger"
+    found = [
+        Finding(name, f"it is empty, but should hold {expected}; its data were lost or moved")
+        for name, holds in held.items()
+        if not holds and (versions or any(held.values()))
+    ]
+    if away:
+        raise NotChecked("; ".join(away), is_outage=True, findings=found)
+    return found
+
+
 def every_finished_job_has_one_version(world: World) -> list[Finding]:
     """Every job that is done has one version and one commit record, and nothing else has."""
     found = foreign_commits(world)
-    records = parsed(commits(world.backup))
+    records = committed(world)
     for line in world.table.lines.values():
         for segment in line.segments.values():
             close = segment.closed
@@ -30,17 +63,11 @@ def every_finished_job_has_one_version(world: World) -> list[Finding]:
         for version, at in line.versions.items():
             record = records.get((line.lineage, version))
             key = layout.commit(line.lineage, version)
-            if record is None and world.vault_busy:
-                world.pending.append(
-                    f"{key} is not committed yet. The vault says: {world.vault_busy}"
-                )
+            if record is None and world.vault_works:
+                world.copying.append(f"{key} is not committed yet: {world.vault_works}")
             elif record is None:
-                found.append(
-                    Finding(
-                        f"backup: {key}",
-                        f"there is no commit record for the run that ended at record {at}",
-                    )
-                )
+                what = "no place has the version of the run that ended at record "
+                found.append(Finding(key, f"{what}{at}{world.vault_says}"))
     return found
 
 
@@ -111,7 +138,7 @@ def etags_differ(world: World, store: Store, versions: list[Version]) -> bool:
 def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield (key, SHA-256, VersionId by store) of all that commit records name and need."""
     roots, datasets = set(), set()
-    for record in parsed(commits(world.backup)).values():
+    for record in committed(world).values():
         roots.add(record.base_root)
         datasets.add(record.dataset_sha256)
         for file in record.files:
@@ -146,15 +173,16 @@ def listed_in_base(place: ReadPlace, root: str, key: str) -> Iterator[tuple[str,
 
 
 def all_places_hold_the_same_commits(world: World) -> list[Finding]:
-    """All places hold the same commit records, once the vault is idle."""
+    """All places hold the same commit records."""
     held = {name: commits(place) for name, place in places(world).items()}
     found = []
     for key in sorted(set().union(*held.values())):
         lacking = [name for name, records in held.items() if key not in records]
-        if lacking and world.vault_busy:
-            world.pending.append(f"{key} is still being copied. The vault says: {world.vault_busy}")
+        if lacking and world.vault_works and "backup" not in lacking:  # it is copied from there
+            world.copying.append(f"{key} is still being copied: {world.vault_works}")
         elif lacking:
-            found.append(Finding(key, f"it is not in {' and '.join(lacking)}"))
+            what = f"it is not in {' and '.join(lacking)}{world.vault_says}"
+            found.append(Finding(key, what))
         if not are_one_commit(records[key] for records in held.values() if key in records):
             found.append(Finding(key, "it differs between the copies"))
     return found
@@ -200,7 +228,7 @@ def latest_wrong(world: World, line: Line, history: list[Latest | None]) -> Iter
     if latest.ledger_sequence > line.sequence:
         yield f"it names record {latest.ledger_sequence}, which does not exist"
     if line.versions.get(latest.version) not in line.ancestry():
-        if world.vault_busy:
-            world.pending.append(f"`latest` of {line.lineage} is about to move")
+        if world.vault_works:
+            world.copying.append(f"`latest` of {line.lineage} is about to move")
         else:
             yield f"it is {version_name(latest.version)}, which training has not continued from"

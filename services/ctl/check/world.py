@@ -1,15 +1,16 @@
 """The running system as the checks read it, and what each of them may find."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from services.ctl.views.columns import span_of
+from services.ctl.views.silence import age_of, is_stale
 from shared.errors import ObjectMissing, StoreUnavailable, UsageError
 from shared.formats.plan import Plan
-from shared.formats.version import (
-    CommitRecord,
-)
+from shared.formats.version import CommitRecord
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line, Segment
@@ -35,11 +36,16 @@ class Finding:
 
 
 class NotChecked(Exception):
-    """A check cannot run here; the message says why. `is_outage`: it can run later."""
+    """A check cannot look at all that it must; the message says why. `is_outage`: it can later.
 
-    def __init__(self, why: str, *, is_outage: bool = False) -> None:
+    `findings` holds what it found in the rest.
+    """
+
+    def __init__(
+        self, why: str, *, is_outage: bool = False, findings: Sequence[Finding] = ()
+    ) -> None:
         super().__init__(why)
-        self.is_outage = is_outage
+        self.is_outage, self.findings = is_outage, list(findings)
 
 
 class Ask(Protocol):
@@ -63,6 +69,7 @@ class World:
     evolution: Ask | None = None
     answers_since: datetime | None = None  # answers from before it may have left the bus
     pending: list[str] = field(default_factory=list)
+    copying: list[str] = field(default_factory=list)  # copies that the vault is making now
     hashes: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
     plans: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
@@ -71,12 +78,26 @@ class World:
         return seen[-1][1] if seen else None
 
     @property
-    def vault_busy(self) -> str | None:
-        """The work that the vault reports; None if it is at rest or has reported nothing."""
+    def vault_works(self) -> str | None:
+        """The work that the vault is at now; None if it rests, waits or has been silent.
+
+        A vault that waits may wait for ever, so that is no excuse for a copy that is missing.
+        """
         said = self.latest("vault")
-        if said is None or said.state in ("idle", "paused", "stopped"):
+        if said is None or said.state != "running" or is_stale(said):
             return None
         return said.waits_for or said.state
+
+    @property
+    def vault_says(self) -> str:
+        """A sentence with the reason for which the vault waits, to end a finding; empty if none."""
+        said = self.latest("vault")
+        if said is None:
+            return ". The vault has never reported anything"
+        silent = (
+            f". The vault has been silent for {span_of(age_of(said))}" if is_stale(said) else ""
+        )
+        return silent or (f". The vault waits: {said.waits_for}" if said.waits_for else "")
 
     def plan_steps(self, ref: ObjectRef) -> list[tuple[int, ...]]:
         """Return the rows of each step of a plan.
@@ -157,4 +178,17 @@ def parsed(found: Commits) -> dict[tuple[str, int], CommitRecord]:
             continue
         if record.aborted is None:
             records[record.lineage, record.version] = record
+    return records
+
+
+def committed(world: World) -> dict[tuple[str, int], CommitRecord]:
+    """Return the readable records of all places that are not aborted, by (lineage, version).
+
+    A place that has lost its own must not hide a version that the others still hold. Where they
+    differ, that of backup counts, in which each was written first.
+    """
+    records: dict[tuple[str, int], CommitRecord] = {}
+    for place in (world.archive, world.store, world.backup):
+        if place is not None:
+            records |= parsed(commits(place))
     return records

@@ -13,6 +13,7 @@ from rich.text import Text
 from services.ctl import cli
 from services.ctl.check import commands, copies, histories, inbox, ledgers, training
 from services.ctl.check.world import Ask, Finding, NotChecked, World
+from services.ctl.errors import NotObserved
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import count_of
 from shared.bus.client import Bus
@@ -49,6 +50,7 @@ CHECKS = (
     Check("records", 3, ledgers.every_record_is_valid),
     Check("jobs", 4, ledgers.job_records_agree_with_their_ledger),
     Check("versions", 5, copies.every_finished_job_has_one_version),
+    Check("places", 16, copies.every_place_holds_something),
     Check("copies", 6, copies.every_copy_is_as_committed),
     Check("commits", 7, copies.all_places_hold_the_same_commits),
     Check("latest", 8, copies.latest_is_the_head_or_before_it),
@@ -65,20 +67,33 @@ CHECKS = (
 class Outcome:
     """The findings of one check.
 
-    `not_checked` says why it could not run; `is_outage`: it can run later.
+    `not_checked` says what it could not look at; `is_outage`: it can later. `copying` names the
+    copies that the vault was making meanwhile.
     """
 
     check: Check
     findings: list[Finding] = field(default_factory=list)
     not_checked: str | None = None
     is_outage: bool = False
+    copying: list[str] = field(default_factory=list)
+
+    @property
+    def is_green(self) -> bool:
+        """Whether all was looked at, and all was as it must be."""
+        return not self.findings and self.not_checked is None and not self.copying
 
     def value(self) -> dict[str, Any]:
         """Return the outcome for programs, with the number that its check has always had."""
         named = {"check": self.check.name, "invariant": self.check.number}
         found = [{**named, "where": f.where, "what": f.what} for f in self.findings]
         said = {"not_checked": self.not_checked, "is_outage": self.is_outage}
-        return {**named, "title": self.check.sentence, "findings": found, **said}
+        return {
+            **named,
+            "title": self.check.sentence,
+            "findings": found,
+            **said,
+            "copying": self.copying,
+        }
 
 
 # ---- reading the system ------------------------------------------------------------------------
@@ -112,7 +127,7 @@ async def read_world(config: CtlSettings) -> World:
         observed=observed,
         store=cli.first_store(config),
         backup=cli.backup_store(config),
-        archive=Folder("archive", folder) if folder is not None and folder.is_dir() else None,
+        archive=Folder("archive", folder) if folder is not None else None,
         inbox=config.inbox_dir,
         evolution=asking(config) if config.evolution_url else None,
     )
@@ -158,10 +173,11 @@ def check_all(world: World) -> list[Outcome]:
 
 
 def run_one(check: Check, world: World) -> Outcome:
+    before = len(world.copying)
     try:
-        return Outcome(check, check.holds(world))
+        return Outcome(check, check.holds(world), copying=world.copying[before:])
     except NotChecked as error:
-        return Outcome(check, not_checked=str(error), is_outage=error.is_outage)
+        return Outcome(check, error.findings, str(error), error.is_outage)
     except StoreUnavailable as error:
         return Outcome(check, not_checked=str(error), is_outage=True)
 
@@ -169,26 +185,24 @@ def run_one(check: Check, world: World) -> Outcome:
 def check(json: cli.Json = False) -> None:
     """Check that records, copies, checkpoints and files are as they must be; read all in full.
 
-    Exit 8 if one is not, 6 if a service or a store did not answer and a check could not run.
+    Exit 8 if one is not, 6 if something could not be looked at, 3 while the vault is still copying.
     """
     config = cli.settings()
     world = asyncio.run(read_world(config))
     results = check_all(world)
-    if world.archive is None:
-        world.pending.append(
-            "The archive cannot be reached from this machine, so its copies were not read"
-        )
     broken = [finding for result in results for finding in result.findings]
     answer = {
-        "ok": not broken,
+        "ok": all(result.is_green for result in results),
         "results": [result.value() for result in results],
         "notes": world.pending,
     }
     cli.emit(answer, json, lambda: print_findings(results, world.pending))
     if broken:
         raise typer.Exit(ObjectDamaged.exit_code)
-    if any(result.is_outage for result in results):
+    if any(result.not_checked is not None for result in results):
         raise typer.Exit(StoreUnavailable.exit_code)
+    if not answer["ok"]:
+        raise typer.Exit(NotObserved.exit_code)
 
 
 def print_findings(results: list[Outcome], notes: list[str]) -> None:
@@ -203,13 +217,17 @@ def print_findings(results: list[Outcome], notes: list[str]) -> None:
         for finding in result.findings:
             words = (f"{result.check.name}  ", "red"), (finding.where, "bold"), f": {finding.what}"
             cli.console.print(Text.assemble(*words), soft_wrap=True)
+        for said in result.copying:
+            cli.console.print(Text(f"{result.check.name}  {said}", style="yellow"), soft_wrap=True)
     for note in notes:
         cli.console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
 
 
 def outcome(result: Outcome) -> Text:
-    if result.not_checked is not None:
-        return Text(f"not checked: {result.not_checked}", style="yellow")
     if result.findings:
         return Text(count_of(len(result.findings), "finding"), style="red")
+    if result.not_checked is not None:
+        return Text(f"not checked: {result.not_checked}", style="yellow")
+    if result.copying:
+        return Text("not yet: the vault is copying", style="yellow")
     return Text("ok", style="green")

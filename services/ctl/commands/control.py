@@ -10,9 +10,9 @@ from rich.text import Text
 from services.ctl import cli
 from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of, span_of
-from services.ctl.views.forecast import STALE_SECONDS
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
 from services.ctl.views.naming import ANSWERS, job_at, name_of
+from services.ctl.views.silence import STALE_SECONDS
 from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.formats.version import version_name

@@ -7,12 +7,11 @@ one.
 
 from dataclasses import dataclass, field
 
+from services.ctl.views.silence import STALE_SECONDS
 from shared.bus.client import Bus
 from shared.ledger.jobs import Job, Table
 from shared.protocol.names import LEVEL_RANK, JobId, observed_subject
 from shared.protocol.observed import Observed
-
-STALE_SECONDS = 60.0  # a service shows itself every five or ten seconds
 
 
 @dataclass

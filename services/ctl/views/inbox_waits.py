@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.ctl.views.columns import count_of, one_line, span_of
-from services.ctl.views.forecast import STALE_SECONDS
+from services.ctl.views.silence import STALE_SECONDS
 from shared.protocol.names import now
 from shared.protocol.observed import InboxWaits, Observed
 
