@@ -16,7 +16,7 @@ from services.ctl import cli  # noqa: E402 - as above
 # Name -> module of services.ctl, and there the function, or the typer app that holds commands of
 # its own. In the order of `duramen --help`.
 PLACES = {
-    "status": "control:status",
+    "status": "status:status",
     "watch": "watch:watch",
     "preview": "preview:preview",
     "submit": "submit:submit",

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 from dotenv import dotenv_values
@@ -30,7 +31,7 @@ from services.ctl.views import columns
 from shared import log, reach
 from shared.answers import Reply
 from shared.bus.client import Bus
-from shared.errors import START, DuramenError, NotFound, UsageError
+from shared.errors import START, BusUnavailable, DuramenError, NotFound, UsageError
 from shared.protocol.names import LEVELS, Level
 from shared.wrong_value import why_wrong
 
@@ -48,12 +49,14 @@ HELP = (
     "8 damaged bytes; 130 interrupted."
 )
 T = TypeVar("T")
+chosen: dict[str, Path] = {}  # under "home", the installation whose settings were read
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The lineage, by its name.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="high, normal or low.")]
 OldPriority = Annotated[str | None, typer.Option("--level", hidden=True)]  # its former name
 KNOCK_SECONDS = 3.0
 HOMES = ("data/local", "data/demo", "data/compose")
+NOTICE_SECONDS = 0.3  # in which a bus on this host takes a connection
 
 
 def __getattr__(name: str) -> "Console":
@@ -74,7 +77,7 @@ def settings() -> CtlSettings:
     named = os.environ.get("DURAMEN_ENV_FILE")
     files = [Path(named)] if named else [Path(home) / "env" for home in HOMES]
     if named or "DURAMEN_NATS_URL" not in os.environ:
-        found = next((file for file in files if file.is_file()), None)
+        found = the_running([file for file in files if file.is_file()])
         if found is None:
             if named:
                 raise UsageError(f"DURAMEN_ENV_FILE names {named}, which does not exist.")
@@ -85,6 +88,7 @@ def settings() -> CtlSettings:
                 next_step=START,
             )
         read_env_file(found)
+        chosen["home"] = found.parent
     try:
         return CtlSettings()
     except ValidationError as error:
@@ -92,6 +96,31 @@ def settings() -> CtlSettings:
             f"DURAMEN_{str(each['loc'][0]).upper()}: {why_wrong(each)}" for each in error.errors()
         )
         raise UsageError(f"Some settings are missing or wrong: {wrong}.") from error
+
+
+def the_running(files: list[Path]) -> Path | None:
+    """Return the first of these installations whose bus runs, else the first, or None."""
+    if len(files) < 2:
+        return next(iter(files), None)
+    return next((file for file in files if is_running(file)), files[0])
+
+
+def is_running(file: Path) -> bool:
+    """Return whether the bus of the installation with these settings takes connections."""
+    address = urlsplit(dotenv_values(file, interpolate=False).get("DURAMEN_NATS_URL") or "")
+    try:
+        at = address.hostname or "", address.port or 4222
+        socket.create_connection(at, timeout=NOTICE_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def installation() -> str:
+    """Return which installation this command speaks to, as people name it."""
+    named = os.environ.get("DURAMEN_ENV_FILE")
+    home = Path(named).parent if named else chosen.get("home")
+    return str(home) if home is not None else "set by the environment"
 
 
 def read_env_file(path: Path) -> None:
@@ -121,7 +150,11 @@ def who() -> str:
 async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
     """Open a connection that does not come back by itself: a command never fires later."""
     connection = Bus(config.nats_url, config.nats_seed_file, "ctl", ca=config.nats_ca)
-    await connection.connect(patient=False)
+    try:
+        await connection.connect(patient=False)
+    except BusUnavailable as error:
+        where = f"{error.said.rstrip('.')} (the installation {installation()})."
+        raise BusUnavailable(where, next_step=error.next_step) from error
     try:
         yield connection
     finally:
@@ -195,7 +228,8 @@ def understood(kind: type[T], url: str, body: bytes) -> T:
 def service_away(url: str, error: Exception) -> ServiceUnavailable:
     """Return the error that reports a service which does not answer."""
     why = str(error) or type(error).__name__
-    return ServiceUnavailable(f"{url} does not answer: {why}.", next_step=START)
+    text = f"{url} does not answer: {why} (the installation {installation()})."
+    return ServiceUnavailable(text, next_step=START)
 
 
 def emit(

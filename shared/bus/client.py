@@ -44,13 +44,14 @@ UNKNOWN_OUTCOME = (TimeoutError, NoStreamResponseError, nats.errors.Error)
 
 
 class Entry(NamedTuple):
-    """One message of a stream as it is stored."""
+    """One message of a stream as it is stored; `stored`: when, if known, by the server's clock."""
 
     stream: str
     sequence: int
     subject: str
     data: bytes
     headers: dict[str, str]
+    stored: datetime | None = None
 
     @property
     def expected(self) -> int | None:
@@ -75,13 +76,15 @@ class Entry(NamedTuple):
 def entry_of(stream: str, message: Raw) -> Entry:
     """Return the entry in a message that a consumer delivered.
 
-    Its sequence is part of the reply subject,
-    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.…`; in version 2 two more tokens come before
-    it.
+    Its sequence and time are parts of the reply subject,
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.…`; in
+    version 2 two more tokens come before them.
     """
     tokens = message.reply.split(".")
-    sequence = int(tokens[5] if len(tokens) < 11 else tokens[7])
-    return Entry(stream, sequence, message.subject, message.data, message.parsed_headers())
+    at = 5 if len(tokens) < 11 else 7
+    stored = datetime.fromtimestamp(int(tokens[at + 2]) / 1e9, UTC)
+    headers = message.parsed_headers()
+    return Entry(stream, int(tokens[at]), message.subject, message.data, headers, stored)
 
 
 class Bus:
@@ -201,6 +204,10 @@ class Bus:
         if state["first_seq"] <= 1:
             return None
         return datetime.fromisoformat(state["first_ts"]) if state["messages"] else datetime.now(UTC)
+
+    async def clock(self) -> datetime:
+        """Return the time by the server's clock."""
+        return datetime.fromisoformat((await self._api("$JS.API.STREAM.INFO.OBS", {}))["ts"])
 
     async def get(self, stream: str, sequence: int) -> Entry | None:
         return await self._get(stream, seq=sequence)

@@ -7,7 +7,7 @@ from services.ctl.check.world import (
     NotChecked,
     World,
     commits,
-    committed,
+    committed_records,
     parsed,
     places,
     read_hash,
@@ -53,7 +53,7 @@ def every_place_holds_something(world: World) -> list[Finding]:
 def every_finished_job_has_one_version(world: World) -> list[Finding]:
     """Every job that is done has one version and one commit record, and nothing else has."""
     found = foreign_commits(world)
-    records = committed(world)
+    records = committed_records(world)
     for line in world.table.lines.values():
         for segment in line.segments.values():
             close = segment.closed
@@ -138,7 +138,7 @@ def etags_differ(world: World, store: Store, versions: list[Version]) -> bool:
 def committed_files(world: World) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield (key, SHA-256, VersionId by store) of all that commit records name and need."""
     roots, datasets = set(), set()
-    for record in committed(world).values():
+    for record in committed_records(world).values():
         roots.add(record.base_root)
         datasets.add(record.dataset_sha256)
         for file in record.files:

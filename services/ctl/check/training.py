@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.ctl.check.world import Finding, World, committed, mark_of
+from services.ctl.check.world import Finding, World, committed_records, mark_of
 from shared.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from shared.formats.checkpoint import HEADER, listed_files
 from shared.formats.metrics import MetricsLine
@@ -31,7 +31,7 @@ def needed(world: World, line: Line) -> Iterator[tuple[CheckpointRef, int | None
     Each comes with the number of the version that holds it, too, or None.
     """
     numbers = {at: version for version, at in line.versions.items()}
-    done = {v for lineage, v in committed(world) if lineage == line.lineage}
+    done = {v for lineage, v in committed_records(world) if lineage == line.lineage}
     heads = line.unpublished_heads(done)
     for mark, ref in heads.items():
         yield ref, numbers.get(mark)
@@ -54,7 +54,7 @@ def checkpoint_wrong(
             ref.bucket, layout.checkpoint_file(ref.prefix, HEADER), sha256=ref.id
         )
     except ObjectMissing:
-        if version is None or (line.lineage, version) not in committed(world):
+        if version is None or (line.lineage, version) not in committed_records(world):
             yield f"{where}/{HEADER}", f"it is missing (step {ref.global_step})"
         return
     except (ObjectDamaged, StoreUnavailable) as error:

@@ -181,7 +181,7 @@ def parsed(found: Commits) -> dict[tuple[str, int], CommitRecord]:
     return records
 
 
-def committed(world: World) -> dict[tuple[str, int], CommitRecord]:
+def committed_records(world: World) -> dict[tuple[str, int], CommitRecord]:
     """Return the readable records of all places that are not aborted, by (lineage, version).
 
     A place that has lost its own must not hide a version that the others still hold. Where they

@@ -9,21 +9,17 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.errors import NotObserved
-from services.ctl.views.columns import count_of, span_of
-from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
 from services.ctl.views.naming import ANSWERS, job_at, name_of
 from services.ctl.views.silence import STALE_SECONDS
 from shared.bus.client import Bus
 from shared.errors import UsageError
-from shared.formats.version import version_name
-from shared.ledger.control import Control, events, observed, observed_all, unknown_words
+from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read_lease
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
 from shared.protocol.observed import Observed
-from shared.service_names import SERVICES
 
 Reason = Annotated[
     str, typer.Option("--reason", help="Why you do this. It is recorded with the command.")
@@ -244,80 +240,3 @@ def print_answer(command: str, what: str, answer: Answered) -> None:
     outcome = ANSWERS.get(answer.outcome, answer.outcome)
     said = Text.assemble(f"{command} {what}: ", (outcome, "bold"), f" ({answer.why})")
     cli.console.print(said, soft_wrap=True)
-
-
-def status(json: cli.Json = False) -> None:
-    """Show what every service does, how many jobs are queued, and the newest version."""
-    cli.run_command(_status(json))
-
-
-async def _status(json: bool) -> None:
-    async with cli.bus(cli.settings()) as bus:
-        table = await Table.of(bus)
-        seen = {name: await observed_all(bus, name) for name in SERVICES}
-        unknown = {name: await unknown_words(bus, name) for name in SERVICES}
-    latest = {name: version_name(line.latest) for name, line in table.lines.items() if line.latest}
-    queued = len(table.queue())
-    said = {
-        service: {name: view.model_dump(mode="json") for name, view in newest_first(views)}
-        for service, views in seen.items()
-    }
-    value = {
-        "services": {k: next(iter(v.values()), None) for k, v in said.items()},
-        "instances": said,
-        "unknown": {service: words for service, words in unknown.items() if words},
-        "queued": queued,
-        "inbox": inbox_json(inbox_of(seen["ingest"])),
-        "latest": latest,
-        "void_records": len(table.voids),
-    }
-    cli.emit(value, json, lambda: print_status(table, seen, unknown, latest))
-
-
-def print_status(
-    table: Table,
-    seen: dict[str, dict[str, Observed]],
-    unknown: dict[str, dict[str, str]],
-    latest: dict[str, str],
-) -> None:
-    for service, views in seen.items():
-        lines = [f"{'unknown':10} {name} says {text}" for name, text in unknown[service].items()]
-        lines += [f"{'never seen':10}"] if not views and not lines else []
-        for name, view in newest_first(views):
-            which = f"{name}: " if len(views) > 1 else ""
-            lines.append(f"{view.state:10} {which}{describe_service(table, view)}")
-        for line in lines:
-            cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
-    shown = ", ".join(f"{name} {version}" for name, version in latest.items()) or "none yet"
-    cli.console.print(f"queued: {len(table.queue())}   latest version: {shown}")
-    for line in inbox_lines(inbox_of(seen["ingest"])):
-        cli.note(line, "yellow")
-    if table.voids:
-        found = count_of(len(table.voids), "invalid record")
-        cli.console.print(f"[red]{found} on the bus[/red]  Next: duramen check")
-
-
-def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
-    return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
-
-
-def describe_service(table: Table, view: Observed) -> str:
-    """Return what a service does in a few words, and for how long a silent one has been so."""
-    parts = []
-    silent = (now() - view.at).total_seconds()
-    if silent > STALE_SECONDS:
-        parts.append(f"silent for {span_of(silent)}")
-    if job := job_at(table, view.job):
-        parts.append(job)
-    if view.progress:
-        at = view.progress
-        parts.append(f"step {at.position} of {at.steps}")
-        if at.loss is not None:
-            parts.append(f"loss {at.loss:.3f}")
-        if at.tokens_per_second:
-            parts.append(f"{at.tokens_per_second:.0f} tokens/s")
-        if at.eta_seconds is not None:
-            parts.append(f"about {span_of(at.eta_seconds)} left")
-    if view.waits_for:
-        parts.append(view.waits_for)
-    return ", ".join(parts)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
+from services.ctl.troubles import Seen, look, troubles
 from services.ctl.views.columns import count_of
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
@@ -147,6 +148,24 @@ def looks_of_checkout(checkout: Path) -> list[Look]:
         return [Look("host", None, f"{checkout} cannot check this host: {error}")]
 
 
+def look_at_troubles(config: CtlSettings) -> list[Look]:
+    """Look for what `duramen status` would name first, and for a model to train."""
+
+    async def ask() -> Seen:
+        async with cli.bus(config) as bus:
+            return await look(config, bus)
+
+    try:
+        seen = asyncio.run(ask())
+    except DuramenError:
+        return []  # the look at the bus says so
+    found = [Look(trouble.what, False, trouble.line) for trouble in troubles(seen)]
+    if not any(line.settings for line in seen.table.lines.values()):
+        text = "there is no model yet, so nothing can be trained.  Next: duramen base add MODEL"
+        found.append(Look("model", None, text))
+    return found
+
+
 def look_all(config: CtlSettings) -> list[Look]:
     """Look at everything at once: what hangs is waited for only once.
 
@@ -162,10 +181,11 @@ def look_all(config: CtlSettings) -> list[Look]:
     if config.state_dir is not None:  # in a container there is none of its own
         calls["disk"] = lambda: look_disk(config)
     looks = looks_of_checkout(config.checkout) if config.checkout else []
-    with ThreadPoolExecutor(len(calls) + 1) as threads:
+    with ThreadPoolExecutor(len(calls) + 2) as threads:
         inbox = threads.submit(look_at_inbox, config)
+        found = threads.submit(look_at_troubles, config)
         looks += threads.map(look_around, calls.keys(), calls.values())
-        return looks + inbox.result()
+        return looks + found.result() + inbox.result()
 
 
 def doctor(json: cli.Json = False) -> None:
@@ -173,7 +193,8 @@ def doctor(json: cli.Json = False) -> None:
 
     Exit 6 if the bus or a store does not answer.
     """
-    looks = look_all(cli.settings())
+    config = cli.settings()
+    looks = [Look("installation", True, cli.installation()), *look_all(config)]
     value: list[dict[str, Any]] = [vars(found) for found in looks]
     cli.emit(value, json, lambda: print_looks(looks))
     wrong = {found.what for found in looks if found.ok is False}
