@@ -21,7 +21,7 @@ from shared.service_names import SERVICES
 SILENT_SECONDS = 30.0  # a service shows itself every five or ten seconds
 SKEW_SECONDS = 30.0  # more than any message is on its way; stores refuse from 15 minutes on
 VAULT_SECONDS = 5.0  # it reads the catalogs of every place
-COPIES = 3
+WHOLE_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Trouble:
 
 
 @dataclass
-class Seen:
+class SystemSeen:
     """What the bus and the vault say of the system at one moment.
 
     `ages` and `skews` are by the clock of the bus: seconds since a service spoke, and by how much
@@ -69,13 +69,13 @@ class Seen:
         return {row.lineage: row.name for row in sorted(rows, key=lambda row: row.version)}
 
 
-async def look(config: CtlSettings, bus: Bus) -> Seen:
+async def see_system(config: CtlSettings, bus: Bus) -> SystemSeen:
     """Read the ledgers and what the services say, and ask the vault meanwhile.
 
     Raises BusUnavailable.
     """
-    vault = asyncio.create_task(asyncio.to_thread(ask_vault, config))
-    seen = Seen(
+    vault = asyncio.create_task(asyncio.to_thread(versions_kept, config))
+    seen = SystemSeen(
         await Table.of(bus),
         {name: await observed_all(bus, name) for name in SERVICES},
         {name: await unknown_words(bus, name) for name in SERVICES},
@@ -89,7 +89,7 @@ async def look(config: CtlSettings, bus: Bus) -> Seen:
     return seen
 
 
-def ask_vault(config: CtlSettings) -> list[VersionRow] | str:
+def versions_kept(config: CtlSettings) -> list[VersionRow] | str:
     """Return every version with its copies as the vault knows them, or why it does not answer."""
     asked = config.vault_url, config.vault_token, "/api/versions", "GET", VAULT_SECONDS
     try:
@@ -98,7 +98,7 @@ def ask_vault(config: CtlSettings) -> list[VersionRow] | str:
         return error.said if isinstance(error, DuramenError) else str(error)
 
 
-async def read_clocks(bus: Bus, seen: Seen) -> None:
+async def read_clocks(bus: Bus, seen: SystemSeen) -> None:
     """Note when each service spoke, by the clock of the bus, and whose clock differs from it."""
     at_bus = await bus.clock()
     for service in SERVICES:
@@ -110,7 +110,7 @@ async def read_clocks(bus: Bus, seen: Seen) -> None:
     seen.skews["this host"] = (now() - at_bus).total_seconds()
 
 
-def troubles(seen: Seen) -> list[Trouble]:
+def troubles(seen: SystemSeen) -> list[Trouble]:
     """Return what is wrong, the most harmful first."""
     return [
         *lost_ledgers(seen.services["vault"]),
@@ -131,7 +131,7 @@ def lost_ledgers(vault: Mapping[str, Observed]) -> Iterator[Trouble]:
             yield Trouble("versions", text, "duramen check")
 
 
-def versions_without_copies(seen: Seen) -> Iterator[Trouble]:
+def versions_without_copies(seen: SystemSeen) -> Iterator[Trouble]:
     """Yield what is trained but not safe: versions in no place, then those that a place lacks."""
     if seen.versions is None:
         numbered = sum(len(line.versions) for line in seen.table.lines.values())
@@ -149,14 +149,14 @@ def versions_without_copies(seen: Seen) -> Iterator[Trouble]:
         text += f": the only copy of {'each' if len(rows) > 1 else 'it'} is a checkpoint"
         yield Trouble("versions", text + (f" ({why})" if why else ""), "duramen check")
     for row in seen.versions:
-        if row.state == "published" and row.copies < COPIES:
+        if row.state == "published" and row.copies < WHOLE_COPIES:
             held = " and ".join(row.places) or "no place"
             copies = count_of(row.copies, "copy", "copies")
-            text = f"{row.lineage} {row.name} has {copies} of {COPIES}, in {held}"
+            text = f"{row.lineage} {row.name} has {copies} of {WHOLE_COPIES}, in {held}"
             yield Trouble("versions", text, "duramen check")
 
 
-def works(seen: Seen) -> bool:
+def works(seen: SystemSeen) -> bool:
     """Return whether the vault is publishing now: what it has not come to yet is not a trouble."""
     silent = seen.silent("vault")
     return silent is not None and silent <= SILENT_SECONDS
@@ -168,7 +168,7 @@ def names_of(rows: list[VersionRow]) -> str:
     return f"{shown} {'is' if len(names) == 1 else 'are'}"
 
 
-def silent_services(seen: Seen) -> Iterator[Trouble]:
+def silent_services(seen: SystemSeen) -> Iterator[Trouble]:
     for service in SERVICES:
         silent = seen.silent(service)
         if silent is None and not seen.unknown.get(service):
@@ -186,7 +186,7 @@ def wrong_clocks(skews: Mapping[str, float]) -> Iterator[Trouble]:
             yield Trouble("clock", text, "set that host's clock: timedatectl set-ntp true")
 
 
-def odd_words(seen: Seen) -> Iterator[Trouble]:
+def odd_words(seen: SystemSeen) -> Iterator[Trouble]:
     for service, words in seen.unknown.items():
         if words:
             text = f"{service} reports in a form that this program does not know"

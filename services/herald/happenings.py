@@ -10,7 +10,8 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from shared.bus.client import Bus, Entry
+from shared.bus.client import Bus
+from shared.bus.entry import Entry
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table, parse_record
 from shared.protocol.control import Desired

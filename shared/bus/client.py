@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from shared import log
-from shared.bus.connection import Arrived, Connection, Raw, connection_away
+from shared.bus.connection import Arrived, Connection, connection_away
+from shared.bus.entry import EXPECTED, Entry, entry_of
 from shared.bus.marks import Marks
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.protocol.events import Event
@@ -30,10 +31,8 @@ from shared.protocol.observed import Lease, Observed
 from shared.protocol.records import Record
 from shared.settings import Settings
 
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 MESSAGE_ID = "Nats-Msg-Id"
-MIRRORED = frozenset({"Nats-Stream-Source", "Nats-Stream"})
 WRONG_SEQUENCE = {10071, 10164}
 MAXIMUM_EXCEEDED = 10077
 APPEND_SECONDS = 30.0
@@ -41,50 +40,6 @@ IMPATIENT_SECONDS = 3.0  # a bus that takes connections and then says nothing
 CATCH_UP_SECONDS = 10.0
 T = TypeVar("T")
 UNKNOWN_OUTCOME = (TimeoutError, NoStreamResponseError, nats.errors.Error)
-
-
-class Entry(NamedTuple):
-    """One message of a stream as it is stored; `stored`: when, if known, by the server's clock."""
-
-    stream: str
-    sequence: int
-    subject: str
-    data: bytes
-    headers: dict[str, str]
-    stored: datetime | None = None
-
-    @property
-    def expected(self) -> int | None:
-        """The sequence that its publisher expected to be last, or None if it named none."""
-        value = self.headers.get(EXPECTED, "")
-        return int(value) if value.isdigit() else None
-
-    @property
-    def copied(self) -> bool:
-        """Return whether it is a mirrored or sourced message, or a reply of the server."""
-        return not MIRRORED.isdisjoint(self.headers)
-
-    @property
-    def nonce(self) -> str | None:
-        try:
-            body = json.loads(self.data)
-        except ValueError:
-            return None
-        return body.get("nonce") if isinstance(body, dict) else None
-
-
-def entry_of(stream: str, message: Raw) -> Entry:
-    """Return the entry in a message that a consumer delivered.
-
-    Its sequence and time are parts of the reply subject,
-    `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<nanoseconds>.…`; in
-    version 2 two more tokens come before them.
-    """
-    tokens = message.reply.split(".")
-    at = 5 if len(tokens) < 11 else 7
-    stored = datetime.fromtimestamp(int(tokens[at + 2]) / 1e9, UTC)
-    headers = message.parsed_headers()
-    return Entry(stream, int(tokens[at]), message.subject, message.data, headers, stored)
 
 
 class Bus:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from shared.bus.client import Bus, Entry
+from shared.bus.client import Bus
+from shared.bus.entry import Entry
 from shared.errors import BusWentBack
 from shared.ledger.jobs import Void, parse_record
 from shared.protocol.control import Desired, Once

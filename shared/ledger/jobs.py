@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from shared.bus.client import Bus, Entry
+from shared.bus.client import Bus
+from shared.bus.entry import Entry
 from shared.errors import BusWentBack, Conflict, NotFound, UnknownSchema
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.names import LEVEL_RANK, JobId, JobState, JobVerb

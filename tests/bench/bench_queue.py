@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from infra.local.programs import ROOT
-from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, MESSAGE_ID, Bus
+from shared.bus.client import EXPECTED_SUBJECT, MESSAGE_ID, Bus
+from shared.bus.entry import EXPECTED
 from shared.files import sha256_bytes
 from shared.ledger.jobs import Table
 from shared.protocol.message import ObjectRef

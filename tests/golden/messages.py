@@ -7,7 +7,7 @@ imports at the top are the only tie to where things live.
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared.bus.client import EXPECTED, Entry
+from shared.bus.entry import EXPECTED, Entry
 from shared.protocol.control import Desired, Once
 from shared.protocol.events import Event
 from shared.protocol.message import ObjectRef

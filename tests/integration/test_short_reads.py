@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shared.bus import client as module
-from shared.bus.client import Bus, Entry
+from shared.bus.client import Bus
+from shared.bus.entry import Entry
 from shared.errors import BusUnavailable
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from shared.bus.client import EXPECTED, EXPECTED_SUBJECT, Entry
+from shared.bus.client import EXPECTED_SUBJECT
+from shared.bus.entry import EXPECTED, Entry
 from shared.errors import UnknownSchema
 from shared.ledger.jobs import Table
 from shared.ledger.trained import trained_jobs

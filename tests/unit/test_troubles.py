@@ -8,7 +8,7 @@ import pytest
 
 from services.ctl.cli import the_running
 from services.ctl.commands.status import versions_line
-from services.ctl.troubles import Seen, troubles
+from services.ctl.troubles import SystemSeen, troubles
 from shared.answers.vault import VersionRow
 from shared.ledger.jobs import Table
 from shared.protocol.names import now
@@ -43,7 +43,9 @@ def row(number: int, copies: int, reason: str | None = None) -> VersionRow:
     )
 
 
-def seen(versions: list[VersionRow] | None, *, silent: str = "", seconds: float = 0.0) -> Seen:
+def seen(
+    versions: list[VersionRow] | None, *, silent: str = "", seconds: float = 0.0
+) -> SystemSeen:
     """Return a system that runs; the service `silent` has not spoken for `seconds`."""
     services = {
         name: {
@@ -56,10 +58,10 @@ def seen(versions: list[VersionRow] | None, *, silent: str = "", seconds: float 
         }
         for name in SERVICES
     }
-    return Seen(Table(), services, versions=versions)
+    return SystemSeen(Table(), services, versions=versions)
 
 
-def lines(found: Seen) -> list[str]:
+def lines(found: SystemSeen) -> list[str]:
     return [trouble.line for trouble in troubles(found)]
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
-from services.ctl.troubles import Seen, look, troubles
+from services.ctl.troubles import SystemSeen, see_system, troubles
 from services.ctl.views.columns import count_of
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
@@ -151,9 +151,9 @@ def looks_of_checkout(checkout: Path) -> list[Look]:
 def look_at_troubles(config: CtlSettings) -> list[Look]:
     """Look for what `duramen status` would name first, and for a model to train."""
 
-    async def ask() -> Seen:
+    async def ask() -> SystemSeen:
         async with cli.bus(config) as bus:
-            return await look(config, bus)
+            return await see_system(config, bus)
 
     try:
         seen = asyncio.run(ask())

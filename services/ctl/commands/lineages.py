@@ -18,7 +18,7 @@ from shared.formats.base_layers import EMBEDDINGS, HEADS, BaseLayers
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.records import LineageSettings, LineCreate, Lora
+from shared.protocol.records import LineageSettings, LineCreate
 from shared.store.base_shape import layers_in_store
 from shared.wrong_value import why_wrong
 
@@ -122,22 +122,23 @@ def new(
     config = cli.settings()
     store = cli.first_store(config)
     root = find_root(store, base)
-    try:
-        settings = LineageSettings(
-            base_root=root,
-            lora=Lora(rank=rank, alpha=alpha, dropout=dropout, targets=named(targets)),
-            dtype=dtype,
-            quantize=quantize,
-            seed=seed,
-            chat_template=text,
-        )
-        LineCreate(by=cli.who(), lineage=name, settings=settings)
-    except ValidationError as error:
-        raise UsageError(f"The lineage cannot be created: {flags_wrong(error)}.") from error
+    lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": named(targets)}
+    shape = {"dtype": dtype, "quantize": quantize, "seed": seed, "chat_template": text}
+    settings = checked(name, {"base_root": root, "lora": lora, **shape})
     if settings.lora.targets != "all-linear":
         check_targets(settings.lora.targets, layers_in_store(store, root))
     found = base_trial.try_base(config, settings) if check else "--no-check was given"
     cli.run_command(_new(config, name, settings, found, json))
+
+
+def checked(name: str, fields: dict[str, Any]) -> LineageSettings:
+    """Return the settings of a new lineage. Raises UsageError, naming the flags that are wrong."""
+    try:
+        settings = LineageSettings.model_validate(fields)
+        LineCreate(by=cli.who(), lineage=name, settings=settings)
+    except ValidationError as error:
+        raise UsageError(f"The lineage cannot be created: {flags_wrong(error)}.") from error
+    return settings
 
 
 def flags_wrong(error: ValidationError) -> str:

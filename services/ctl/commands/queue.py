@@ -1,17 +1,15 @@
 """duramen queue: what waits, in the order of training, and what became of the rest."""
 
 import asyncio
-import textwrap
 from datetime import UTC, datetime, timedelta
-from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 
 from services.ctl import cli
 from services.ctl.commands.control import living
-from services.ctl.views import forecast, history, left_out
-from services.ctl.views.columns import Heads, count_of, moment_of, number, span_of, text
+from services.ctl.views import forecast, history, job_shown, left_out
+from services.ctl.views.columns import Heads, count_of, number, span_of, text
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of, inbox_rows
 from services.ctl.views.naming import job_at, name_of
 from services.ctl.views.queue_cells import job_state_cell, start_cell
@@ -353,54 +351,4 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
         "ignored": rows and rows.ignored,
     }
     value = {**view.row(job), **history.history_of(view.table, job), **of_file}
-    cli.emit(value, json, lambda: print_job(job, value, details))
-
-
-def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
-    queued = moment_of(value["queued_at"])
-    fields = [
-        (
-            "file",
-            f"{value['name']}  ({count_of(value['rows'], 'row')}, {history.tokens_text(value)})",
-        ),
-        ("state", history.state_text(value)),
-        ("queued", f"{queued} UTC, {value['level']} priority, attempt {value['attempt']}"),
-        ("lineage", value["lineage"]),
-        ("settings", ", ".join(f"{k} {v}" for k, v in value["settings"].items()) or "defaults"),
-        ("dataset", value["dataset"]),
-        ("plan", value["plan"] or "none yet: it is made when training of the job begins"),
-        ("log", value["log"] or "none yet"),
-    ]
-    cli.console.print(f"[bold]{value['job']}[/bold]")
-    if value["new"]:
-        fields.append(("new", left_out.new_line(value["new"])))
-    for name, shown in fields:
-        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
-    reasons = left_out.reason_lines(value["left_out"])
-    for name, shown in zip_longest(["left out"], reasons, fillvalue=""):
-        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
-    if value["ignored"]:
-        ignored = left_out.ignored_text(value["ignored"])
-        cli.console.print(f"ignored  {ignored}", markup=False, soft_wrap=True)
-    if value["failure"]:
-        cli.console.print()
-        print_failure(value["failure"], value["state"])
-    if value["segments"]:
-        cli.console.print()
-        cli.print_table(history.run_heads(details), history.run_rows(value["segments"], details))
-    cli.console.print()
-    cli.print_table(history.HISTORY_HEADS, history.history_rows(job, details))
-
-
-def print_failure(failure: dict[str, Any], state: str) -> None:
-    """Print why a job failed, or why it was skipped, which is nothing to worry about."""
-    lines = failure["message"].splitlines() or [""]
-    said, style = f"failed ({failure['kind']})", "red"
-    if state == "skipped":
-        said, style = "skipped", "none"
-    cli.console.print(f"{said}: {lines[0]}", style=style, markup=False)
-    for line in lines[1:]:
-        wrapped = textwrap.fill(line, cli.console.width - 2, initial_indent="  ")
-        cli.console.print(wrapped, markup=False)
-    if failure["next_step"]:
-        cli.console.print(f"Next: {failure['next_step']}", markup=False, soft_wrap=True)
+    cli.emit(value, json, lambda: job_shown.print_job(job, value, details))

@@ -1,7 +1,7 @@
 """duramen status: what is wrong, what every service does, and what was trained and published."""
 
 from services.ctl import cli
-from services.ctl.troubles import SILENT_SECONDS, Seen, look, troubles
+from services.ctl.troubles import SILENT_SECONDS, SystemSeen, see_system, troubles
 from services.ctl.views.columns import span_of
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
 from services.ctl.views.naming import job_at
@@ -17,7 +17,7 @@ def status(json: cli.Json = False) -> None:
 async def _status(json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
-        seen = await look(config, bus)
+        seen = await see_system(config, bus)
     said = {
         service: {name: view.model_dump(mode="json") for name, view in newest_first(views)}
         for service, views in seen.services.items()
@@ -37,13 +37,13 @@ async def _status(json: bool) -> None:
     cli.emit(value, json, lambda: print_status(seen))
 
 
-def trained(seen: Seen) -> dict[str, str]:
+def trained(seen: SystemSeen) -> dict[str, str]:
     """Return the version that training continues from, by lineage."""
     lines = seen.table.lines.items()
     return {name: version_name(line.latest) for name, line in lines if line.latest}
 
 
-def print_status(seen: Seen) -> None:
+def print_status(seen: SystemSeen) -> None:
     cli.note(f"installation: {cli.installation()}", "dim")
     for trouble in troubles(seen):
         cli.note(f"! {trouble.line}", "red")
@@ -61,7 +61,7 @@ def print_status(seen: Seen) -> None:
         cli.note(line, "yellow")
 
 
-def versions_line(seen: Seen) -> str:
+def versions_line(seen: SystemSeen) -> str:
     """Return the newest published version of each lineage, and the newest trained if it differs."""
     if seen.versions is None:
         shown = ", ".join(f"{name} {version}" for name, version in trained(seen).items())
@@ -78,7 +78,7 @@ def newest_first(views: dict[str, Observed]) -> list[tuple[str, Observed]]:
     return sorted(views.items(), key=lambda pair: pair[1].at, reverse=True)
 
 
-def describe_service(seen: Seen, service: str, view: Observed) -> str:
+def describe_service(seen: SystemSeen, service: str, view: Observed) -> str:
     """Return what a service does in a few words, and for how long a silent one has been so."""
     parts = []
     silent = seen.age(service, view)
