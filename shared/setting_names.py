@@ -27,8 +27,8 @@ max_row_bytes max_upload_bytes memory_limit micro_batch_tokens nats_ca nats_moni
 nats_seed_file nats_url neftune_alpha notify_urls num_train_epochs on_long prometheus_url
 secrets_dir settle_seconds snapshot_allowance_seconds
 snapshot_fraction state_dir store_access_key store_away_seconds store_health_urls store_inner_urls
-store_kind store_secret_key store_url threads torch trainer_token trainer_url vault_token vault_url
-wait_seconds warmup_steps
+store_kind store_secret_key store_url supervisor_file threads torch trainer_token trainer_url
+vault_token vault_url wait_seconds warmup_steps
 """
 # What the installation reads, or writes for its user's own programs.
 _INSTALLATION = """

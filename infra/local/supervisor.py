@@ -7,13 +7,13 @@ children die with it, even when it is killed.
 """
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,16 +21,19 @@ from infra.local.environment import process_environment, settings_for, with_user
 from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.programs import ROOT, Program
-from infra.local.servers import Server, is_answering, servers
+from infra.local.servers import Server, is_answering, servers, silence_of
+from infra.local.status_file import write_status
+from infra.local.watch import Watch
 from infra.secrets.secrets import Secrets
-from shared.files import write_synced
 from shared.service_names import SERVICES
 
-SERVER_SECONDS = 60
-SERVICE_SECONDS = 120
+START_SECONDS = 600  # a slow host is no reason to stop what has been started
 SERVICE_STOP_SECONDS = 30
 SERVER_STOP_SECONDS = 25  # a store drains its inner connections for 15 s
 HOPELESS_RESTARTS = 4  # while starting; later there is no limit
+BOOTSTRAPS = 3
+NOT_TO_BE_TRUSTED = 8  # bootstrap's exit status: trying again makes no server better
+HUNG_SECONDS = 90.0
 TICK_SECONDS = 0.1
 
 
@@ -54,6 +57,8 @@ class Supervisor:
         self.stopping = False
         self._lock: IO[str] | None = None
         self._phase = "starting"
+        self._waiting_for = ""
+        self._reported: dict[str, str] = {}
 
     def run(self) -> int:
         """Start all programs, tend them until a signal, stop them; return the exit status."""
@@ -99,14 +104,14 @@ class Supervisor:
         for server in parts:
             self._launch(self._server_program(server))
         for server in parts:
-            self._await(server.name, server.healthy, SERVER_SECONDS)
+            self._await(server.name, server.healthy, START_SECONDS)
             server.settle()
         self._bootstrap()
         if self.with_services:
             for service in SERVICES:
                 self._launch(self._service_program(service))
             for program in self.programs[len(parts) :]:
-                self._await(program.name, program.healthy, SERVICE_SECONDS)
+                self._await(program.name, program.healthy, START_SECONDS)
 
     def _launch(self, program: Program) -> None:
         program.start()
@@ -116,7 +121,8 @@ class Supervisor:
     def _server_program(self, server: Server) -> Program:
         environment = process_environment({})
         log = self.home.log(server.name)
-        return Program(server.name, server.prepare(), environment, log, server.healthy)
+        command, watch = server.prepare(), server.watch()
+        return Program(server.name, command, environment, log, server.healthy, watch)
 
     def _service_program(self, service: str) -> Program:
         url = f"{self.ports.url(service)}/healthz"
@@ -126,6 +132,7 @@ class Supervisor:
             environment=process_environment(self._settings(service)),
             log=self.home.log(service),
             healthy=lambda: is_answering(url),
+            watch=Watch(lambda: silence_of(self.ports.url(service)), HUNG_SECONDS),
         )
 
     def _settings(self, program: str) -> dict[str, str]:
@@ -133,8 +140,20 @@ class Supervisor:
         return with_user_settings(computed)
 
     def _bootstrap(self) -> None:
+        """Run the bootstrap, more than once where it fails: on a slow host a server is late."""
         self._report("starting", waiting_for="bootstrap")
         log = self.home.log("bootstrap")
+        for _ in range(BOOTSTRAPS):
+            status = self._bootstrap_once(log)
+            if self.stopping:
+                raise Stopped
+            if status in (0, NOT_TO_BE_TRUSTED):
+                break
+            self._tick()
+        if status:
+            raise StartFailed(f"bootstrap failed: {last_line(log)} (see {log})")
+
+    def _bootstrap_once(self, log: Path) -> int:
         with log.open("ab") as output:
             done = subprocess.run(
                 [sys.executable, "-m", "infra.servers.bootstrap"],
@@ -143,10 +162,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
             )
-        if self.stopping:
-            raise Stopped
-        if done.returncode:
-            raise StartFailed(f"bootstrap failed: {last_line(log)} (see {log})")
+        return done.returncode
 
     def _await(self, name: str, condition: Callable[[], bool], seconds: float) -> None:
         """Tend all programs until `condition` holds. Raises StartFailed after `seconds`."""
@@ -164,14 +180,29 @@ class Supervisor:
 
     def _tick(self) -> None:
         for program in self.programs:
-            before = program.restarts
-            status = program.tend()
-            if status is not None:
-                self._say(f"{program.name} ended with {status}; starting it again")
-            if program.restarts != before:
-                self._say(f"started {program.name} again (pid {program.pid})")
-                self._report(self._phase)
+            self._tend(program)
+        if self._ill() != self._reported:
+            self._report(self._phase, waiting_for=self._waiting_for)
         time.sleep(TICK_SECONDS)
+
+    def _tend(self, program: Program) -> None:
+        before = program.restarts
+        try:
+            status = program.tend()
+        except OSError as error:  # no space for its log: it is tried again later
+            self._say(f"{program.name} cannot be started: {error}")
+            return
+        if status is not None:
+            self._say(f"{program.name} ended with {status}; starting it again")
+        if program.restarts != before:
+            self._say(f"started {program.name} again (pid {program.pid})")
+            self._report(self._phase, waiting_for=self._waiting_for)
+        if why := program.end_if_ill():
+            self._say(f"{program.name} is ended, to be started again: {why}")
+
+    def _ill(self) -> dict[str, str]:
+        """Return what is wrong with each program of which something is."""
+        return {program.name: said for program in self.programs if (said := program.watch.said())}
 
     def _stop(self) -> None:
         """Stop all in reverse order: the services, then the stores, then the bus."""
@@ -191,18 +222,22 @@ class Supervisor:
 
     def _say(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        print(f"{stamp} {text}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # on a full disk the programs are tended all the same
+            print(f"{stamp} {text}", file=sys.stderr, flush=True)
 
     def _report(self, phase: str, *, waiting_for: str = "", error: str = "") -> None:
-        self._phase = phase
+        self._phase, self._waiting_for = phase, waiting_for
+        ill = self._ill()
         status: dict[str, Any] = {
             "phase": phase,
             "waiting_for": waiting_for,
             "error": error,
             "pid": os.getpid(),
+            "ill": ill,
             "programs": {p.name: {"pid": p.pid, "restarts": p.restarts} for p in self.programs},
         }
-        write_synced(self.home.status_file, json.dumps(status).encode())
+        if write_status(self.home.status_file, status):
+            self._reported = ill
 
 
 def last_line(path: Path) -> str:

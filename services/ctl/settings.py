@@ -43,6 +43,10 @@ class CtlSettings(BaseSettings):
     state_dir: Path | None = Field(
         default=None, description="A folder on the disk whose free space `duramen doctor` shows."
     )
+    supervisor_file: Path | None = Field(
+        default=None,
+        description="The file in which the supervisor of an embedded run says what is wrong.",
+    )
     ingest_url: str = Field(default="", description="The address of ingest.")
     ingest_token: SecretStr | None = Field(default=None, description="The token of ingest.")
     trainer_url: str = Field(default="", description="The address of trainer.")

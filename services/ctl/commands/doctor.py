@@ -16,6 +16,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
+from services.ctl.supervised import ill_programs
 from services.ctl.troubles import SystemSeen, see_system, troubles
 from services.ctl.views.columns import count_of
 from services.ctl.views.inbox_waits import waits_lines
@@ -181,6 +182,7 @@ def look_all(config: CtlSettings) -> list[Look]:
     if config.state_dir is not None:  # in a container there is none of its own
         calls["disk"] = lambda: look_disk(config)
     looks = looks_of_checkout(config.checkout) if config.checkout else []
+    looks += [Look(ill.what, False, ill.line) for ill in ill_programs(config.supervisor_file)]
     with ThreadPoolExecutor(len(calls) + 2) as threads:
         inbox = threads.submit(look_at_inbox, config)
         found = threads.submit(look_at_troubles, config)

@@ -1,6 +1,7 @@
 """duramen status: what is wrong, what every service does, and what was trained and published."""
 
 from services.ctl import cli
+from services.ctl.supervised import ill_programs
 from services.ctl.troubles import SILENT_SECONDS, SystemSeen, see_system, troubles
 from services.ctl.views.columns import span_of
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
@@ -16,6 +17,10 @@ def status(json: cli.Json = False) -> None:
 
 async def _status(json: bool) -> None:
     config = cli.settings()
+    ill = ill_programs(config.supervisor_file)
+    if not json:  # before the bus is asked, since the bus itself may be what is ill
+        for trouble in ill:
+            cli.note(f"! {trouble.line}", "red")
     async with cli.bus(config) as bus:
         seen = await see_system(config, bus)
     said = {
@@ -24,7 +29,7 @@ async def _status(json: bool) -> None:
     }
     value = {
         "installation": cli.installation(),
-        "troubles": [vars(trouble) for trouble in troubles(seen)],
+        "troubles": [vars(trouble) for trouble in [*ill, *troubles(seen)]],
         "services": {k: next(iter(v.values()), None) for k, v in said.items()},
         "instances": said,
         "unknown": {service: words for service, words in seen.unknown.items() if words},
