@@ -15,8 +15,17 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -49,13 +58,16 @@ HELP = (
     "8 damaged bytes; 130 interrupted."
 )
 T = TypeVar("T")
+emitted: list[object] = []  # the answers that were printed as JSON: at most one document
 chosen: dict[str, Path] = {}  # under "home", the installation whose settings were read
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The lineage, by its name.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="high, normal or low.")]
 OldPriority = Annotated[str | None, typer.Option("--level", hidden=True)]  # its former name
 KNOCK_SECONDS = 3.0
 HOMES = ("data/local", "data/demo", "data/compose")
+WAIT_NOTICE_SECONDS = 2.0
 NOTICE_SECONDS = 0.3  # in which a bus on this host takes a connection
 
 
@@ -141,6 +153,37 @@ def priority_of(shown: str | None) -> Level | None:
     return known[shown] if shown else None
 
 
+def is_json() -> bool:
+    """Return whether the command as it was typed is to answer in JSON."""
+    return "--json" in sys.argv[1:]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask a person at a terminal before something is lost; a program has decided already.
+
+    Raises typer.Abort if the answer is no.
+    """
+    if not yes and not is_json() and sys.stdin.isatty() and sys.stdout.isatty():
+        typer.confirm(question, abort=True)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on standard error what is waited for, once it takes longer than two seconds."""
+
+    def tell() -> None:
+        sys.stderr.write(f"duramen: waiting for {what} …\n")
+        sys.stderr.flush()
+
+    timer = threading.Timer(WAIT_NOTICE_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def who() -> str:
     """Return who gives the command, for the record."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
@@ -151,7 +194,8 @@ async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
     """Open a connection that does not come back by itself: a command never fires later."""
     connection = Bus(config.nats_url, config.nats_seed_file, "ctl", ca=config.nats_ca)
     try:
-        await connection.connect(patient=False)
+        with waiting(f"the bus at {config.nats_url}"):
+            await connection.connect(patient=False)
     except BusUnavailable as error:
         where = f"{error.said.rstrip('.')} (the installation {installation()})."
         raise BusUnavailable(where, next_step=error.next_step) from error
@@ -201,7 +245,7 @@ def ask(
 
     headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
     try:
-        with reach.http(headers=headers, timeout=seconds) as http:
+        with waiting(f"an answer of {url}"), reach.http(headers=headers, timeout=seconds) as http:
             http.head(url, timeout=KNOCK_SECONDS)  # one that hangs is not waited for
             reply = http.request(method, url.rstrip("/") + path, content=content)
     except httpx.HTTPError as error:
@@ -240,6 +284,7 @@ def emit(
         human()
         return
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=plain) + "\n")
+    emitted.append(value)
 
 
 def plain(value: object) -> object:
@@ -285,6 +330,7 @@ def main(app: typer.Typer) -> None:
         os._exit(code or 0)  # freeing ten thousand records would take as long as reading them
     except DuramenError as error:
         _say(str(error))
+        _say_json(error.said, error.next_step, error.exit_code)
         sys.exit(error.exit_code)
     except typer.TyperException as error:
         sys.exit(_refused(error))
@@ -304,7 +350,15 @@ def _refused(error: typer.TyperException) -> int:
         sys.stderr.write(message.rstrip() + "\n")
     else:
         _say(f"{message}  Next: {command} --help")
+        _say_json(message, f"{command} --help", 2)
     return 2
+
+
+def _say_json(message: str, next_step: str, code: int) -> None:
+    """Print an error on standard output too, as JSON, where a program asked for JSON."""
+    if is_json() and not emitted:
+        value = {"error": message, "next": next_step or None, "exit_code": code}
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def _say(message: str) -> None:

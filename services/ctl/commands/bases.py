@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
 from services.ctl import cli
@@ -83,7 +82,7 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
             f"The hub refused {name}: {error}",
             next_step="check the name; if the model has terms, accept them and set HF_TOKEN",
         ) from error
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # the hub's library has changed its HTTP client before
         raise DuramenError(
             f"{name} cannot be downloaded, because the hub cannot be reached: {error}",
             next_step="download the model elsewhere, then: duramen base add DIR",

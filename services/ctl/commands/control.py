@@ -9,6 +9,7 @@ from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.errors import NotObserved
+from services.ctl.views.columns import count_of
 from services.ctl.views.naming import ANSWERS, job_at, name_of
 from services.ctl.views.silence import STALE_SECONDS
 from shared.bus.client import Bus
@@ -16,6 +17,7 @@ from shared.errors import UsageError
 from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
 from shared.ledger.lease import read_lease
+from shared.ledger.lineage import Segment
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, parse_event
 from shared.protocol.names import DesiredState, now
@@ -187,16 +189,26 @@ async def _go_on(ends: str, other: str, instead: str, reason: str, json: bool) -
 
 def skip(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the steps, as a version.")] = False,
+    yes: cli.Yes = False,
     json: cli.Json = False,
 ) -> None:
     """End the current job and train the next one; `duramen queue retry` queues it again.
 
-    Without --keep the steps of the current run are dropped, and the next job starts without them.
+    Without --keep the steps of the current run are dropped, and the next job starts without them;
+    on a terminal it asks first.
     """
-    cli.run_command(_skip(keep, json))
+    cli.run_command(_skip(keep, yes, json))
 
 
-async def _skip(keep: bool, json: bool) -> None:
+def steps_of(segment: Segment, seen: Observed | None) -> int:
+    """Return how many steps a run has made, as its trainer or its newest checkpoint shows."""
+    reached = segment.record.global_step
+    if seen is not None and seen.segment == segment.id and seen.progress is not None:
+        reached = max(reached, seen.progress.global_step)
+    return reached - segment.first.global_step
+
+
+async def _skip(keep: bool, yes: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
         table, control = await Table.of(bus), Control("trainer")
@@ -205,14 +217,19 @@ async def _skip(keep: bool, json: bool) -> None:
         if not lines or lines[0].open_segment is None:
             raise UsageError("No job is being trained.", next_step="duramen queue list")
         segment = lines[0].open_segment
+        shown = name_of(table, segment.job)
+        steps = count_of(steps_of(segment, await observed(bus, "trainer")), "step")
+        if not keep:
+            cli.confirm(f"Drop the {steps} that this run of {shown} has made?", yes)
         command = Once(
             by=cli.who(), service="trainer", command="skip", segment=segment.id, keep=keep
         )
         answer = await once(bus, control, command, config.wait_seconds)
-        shown = name_of(table, segment.job)
 
         def tell() -> None:
             print_answer("skip", shown, answer)
+            if answer.outcome == "done" and not keep:
+                cli.console.print(f"Dropped: {steps}", markup=False)
             if answer.outcome == "done":
                 again = f"Next: duramen queue retry {segment.job} queues it again"
                 cli.console.print(again, style="dim")

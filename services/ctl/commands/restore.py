@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from services.ctl import cli
 from services.ctl.errors import TargetNotEmpty
 from services.ctl.views.columns import count_of
-from services.ctl.views.naming import parse_version
+from services.ctl.views.naming import LATEST, parse_version
 from shared.errors import (
     DuramenError,
     NotFound,
@@ -57,7 +57,8 @@ def restore(
     json: cli.Json = False,
 ) -> None:
     """Copy a version into a folder and verify every byte. It needs only a store, no service."""
-    name = None if version is None else version_name(parse_version(version))
+    is_latest = version in (None, LATEST)
+    name = None if version is None or is_latest else version_name(parse_version(version))
     if to is None:
         shown = name or "VERSION"
         text = ROLLBACK_TEXT.format(name=shown)

@@ -8,13 +8,14 @@ import typer
 from services.ctl import cli
 from services.ctl.commands import control
 from services.ctl.views.columns import Cell, Heads, Rows, count_of, moment_of, number, size_of, text
-from services.ctl.views.naming import parse_version
+from services.ctl.views.naming import LATEST, parse_version
 from shared.answers.vault import CheckedCopy, Verified, VersionRow, VersionShown
 from shared.bus.client import Bus
 from shared.errors import DuramenError, NotFound
 from shared.formats.version import version_name
 from shared.ledger.control import Control
 from shared.ledger.jobs import Table
+from shared.ledger.lineage import Line
 from shared.protocol.control import Once
 from shared.protocol.events import Answered
 
@@ -42,10 +43,11 @@ def version_number(version: str | None, lineage: str) -> int:
 
     Raises UsageError, NotFound.
     """
-    if version is not None:
-        return parse_version(version)
+    if version not in (None, LATEST):
+        return parse_version(str(version))
     rows = ask_of_vault(list[VersionRow], f"/api/versions?lineage={lineage}")
-    numbers = [row.version for row in rows if row.state == "published"]
+    published = [row for row in rows if row.state == "published"]
+    numbers = [row.version for row in published if row.latest or version is None]
     if not numbers:
         raise NotFound(
             f"{lineage} has no published version yet.", next_step="duramen versions list"
@@ -194,13 +196,25 @@ def rollback(
     force: Annotated[
         bool, typer.Option("--force", help="Cancel the current run if its trainer no longer runs.")
     ] = False,
+    yes: cli.Yes = False,
     json: cli.Json = False,
 ) -> None:
-    """Make training continue from a version and `latest` point to it. Later versions are kept."""
-    cli.run_command(_rollback(parse_version(version), lineage, force, json))
+    """Make training continue from a version and `latest` point to it. Later versions are kept.
+
+    On a terminal it asks first, and says which versions training will not continue from.
+    """
+    cli.run_command(_rollback(parse_version(version), lineage, force, yes, json))
 
 
-async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None:
+def rollback_question(line: Line, version: int) -> str:
+    """Return what a rollback changes, as a question."""
+    lost = sorted(v for v, at in line.versions.items() if v > version and at in line.ancestry())
+    names = ", ".join(version_name(v) for v in lost)
+    left = f"{names} will be kept, but not trained on" if lost else "no version is left behind"
+    return f"Let {line.lineage} continue from {version_name(version)}? ({left})"
+
+
+async def _rollback(version: int, lineage: str, force: bool, yes: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
         table = await Table.of(bus)
@@ -209,6 +223,7 @@ async def _rollback(version: int, lineage: str, force: bool, json: bool) -> None
             raise NotFound(
                 f"{lineage} has no {version_name(version)}.", next_step="duramen versions list"
             )
+        cli.confirm(rollback_question(line, version), yes)
         command = Once(
             by=cli.who(),
             service="vault",

@@ -7,6 +7,7 @@ from shared.errors import UsageError
 from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
 
+LATEST = "latest"  # the published version that training continues from
 LONGEST_NAME = 40  # characters of a file's name inside a sentence
 
 # What the records call `void` is three things to a reader.
@@ -33,5 +34,8 @@ def parse_version(text: str) -> int:
     """Return the number in `v003` or `3`. Raises UsageError."""
     match = re.fullmatch(r"v?0*([1-9][0-9]*)", text)
     if match is None:
-        raise UsageError(f"{text!r} is not a version.", next_step="duramen versions list")
+        named = (
+            "Name a version here, such as v003" if text == LATEST else f"{text!r} is not a version"
+        )
+        raise UsageError(f"{named}.", next_step="duramen versions list")
     return int(match[1])
