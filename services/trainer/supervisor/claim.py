@@ -30,6 +30,7 @@ MEND: dict[str, JobVerb] = {
     "failed": "fail",
     "skipped": "skip",
 }
+START_TRIES = 5  # starts from one checkpoint without a step; from here on their deaths count
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,25 @@ def micro_tokens(line: Line, owner: Owner) -> tuple[int, int | None]:
     return asked, None
 
 
+def death_counts(segment: Segment, *, had_stepped: bool) -> bool:
+    """Return whether the death of a segment's owner speaks against its job.
+
+    It does if the owner had made a step. Before that, a slow load or a restart of the host is as
+    likely, so it counts only from the START_TRIES-th start in a row from one checkpoint on.
+    """
+    starts = [record.checkpoint and record.checkpoint.id for _, record in segment.opens]
+    tries = next((n for n, each in enumerate(reversed(starts)) if each != starts[-1]), len(starts))
+    return had_stepped or tries >= START_TRIES
+
+
 async def reopen_segment(
     bus: Bus, table: Table, segment: Segment, owner: Owner, start: LineOpen, *, died: bool
 ) -> Segment:
     """Take over an open segment under a new fence, from the checkpoint that `start` names.
 
-    `died`: its owner was training. Such deaths are counted until a newer checkpoint exists, so that
-    a job which kills its owners is not tried endlessly. Raises Conflict if another was first.
+    `died`: its owner died in a way that counts (`death_counts`). Such deaths are added up until a
+    newer checkpoint exists, so that a job which kills its owners is not tried endlessly. Raises
+    Conflict if another was first.
     """
     line = table.lines[segment.job.lineage]
     job = table.jobs[segment.job]

@@ -311,7 +311,8 @@ async def after(trainer: Trainer, ended: Ended) -> None:
             await obey(trainer, request)
             REACTION.observe(time.monotonic() - request.since)
         case "stopped" | "died":
-            await reopen(trainer, segment, died=ended.how == "died")
+            counts = claim.death_counts(segment, had_stepped=trainer.held.had_stepped)
+            await reopen(trainer, segment, died=ended.how == "died" and counts)
 
 
 async def obey(trainer: Trainer, request: StopRequest) -> None:

@@ -15,7 +15,7 @@ class HeldSegment:
     It is changed by its methods alone, so that the lease always names the fence of what is held.
     `ended`: the end of its worker, while something must still be done about it; `is_blocked`: that
     was tried, but needs a store that is away. `not_uploaded`: the checkpoint that the segment
-    resumes from, if only this disk has it.
+    resumes from, if only this disk has it. `had_stepped`: its last run had made a step.
     """
 
     lease: OwnLease
@@ -24,6 +24,7 @@ class HeldSegment:
     ended: Ended | None = None
     is_blocked: bool = False
     not_uploaded: Path | None = None
+    had_stepped: bool = False
 
     @property
     def open(self) -> Segment:
@@ -46,6 +47,7 @@ class HeldSegment:
         """Hold no segment any longer."""
         self.segment, self.lease.fence = None, None
         self.ended, self.is_blocked, self.not_uploaded = None, False, None
+        self.had_stepped = False
 
     def starts(self, run: WorkerRun) -> None:
         """Note that this run trains the segment from now on."""
@@ -53,6 +55,8 @@ class HeldSegment:
 
     def leaves(self, ended: Ended | None) -> None:
         """Note that the run is over, and how its worker ended (None: there was no end)."""
+        at = self.run.state.progress if self.run is not None else None
+        self.had_stepped = at is not None and at.global_step > self.open.record.global_step
         self.run, self.ended = None, ended
 
     def blocks(self) -> None:

@@ -18,7 +18,7 @@ from shared.errors import (
     StoreUnavailable,
     UsageError,
 )
-from shared.ledger.control import observed
+from shared.ledger.control import observed, observed_all
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentOpened
@@ -216,8 +216,19 @@ async def take_over_lost(trainer: Trainer) -> None:
         if record.lease == trainer.held.lease.name or await trainer.watch.is_dead(
             record.lease, segment.fence
         ):
-            await reopen(trainer, segment, died=trainer.orders.state == "running")
+            stepped = await had_stepped(trainer, segment)
+            counts = claim.death_counts(segment, had_stepped=stepped)
+            await reopen(trainer, segment, died=counts and trainer.orders.state == "running")
             return
+
+
+async def had_stepped(trainer: Trainer, segment: Segment) -> bool:
+    """Return whether the owner of an open segment was seen to make a step before it died."""
+    start = segment.record.global_step
+    return any(
+        said.fence == segment.fence and said.progress and said.progress.global_step > start
+        for said in (await observed_all(trainer.bus, "trainer")).values()
+    )
 
 
 async def newest_of_open(
