@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.files import write_synced
 
-BLOCK_BYTES = 4096
+PAGE_BYTES = 4096
 
 
 def write_status(path: Path, status: dict[str, Any]) -> bool:
@@ -15,7 +15,7 @@ def write_status(path: Path, status: dict[str, Any]) -> bool:
     The file fills whole blocks, which can be written over where there is no space for new ones.
     """
     text = json.dumps(status).encode()
-    padded = text.ljust(-(-len(text) // BLOCK_BYTES) * BLOCK_BYTES)
+    padded = text.ljust(-(-len(text) // PAGE_BYTES) * PAGE_BYTES)
     try:
         write_synced(path, padded)
     except OSError:

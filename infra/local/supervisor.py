@@ -27,7 +27,7 @@ from infra.local.watch import Watch
 from infra.secrets.secrets import Secrets
 from shared.service_names import SERVICES
 
-START_SECONDS = 600  # a slow host is no reason to stop what has been started
+PART_SECONDS = 600  # a slow host is no reason to stop what has been started
 SERVICE_STOP_SECONDS = 30
 SERVER_STOP_SECONDS = 25  # a store drains its inner connections for 15 s
 HOPELESS_RESTARTS = 4  # while starting; later there is no limit
@@ -104,14 +104,14 @@ class Supervisor:
         for server in parts:
             self._launch(self._server_program(server))
         for server in parts:
-            self._await(server.name, server.healthy, START_SECONDS)
+            self._await(server.name, server.healthy, PART_SECONDS)
             server.settle()
         self._bootstrap()
         if self.with_services:
             for service in SERVICES:
                 self._launch(self._service_program(service))
             for program in self.programs[len(parts) :]:
-                self._await(program.name, program.healthy, START_SECONDS)
+                self._await(program.name, program.healthy, PART_SECONDS)
 
     def _launch(self, program: Program) -> None:
         program.start()

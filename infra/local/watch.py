@@ -14,10 +14,10 @@ from pathlib import Path
 
 from shared.backoff import Backoff
 
-START_SECONDS = 120.0  # how long a program may take until it is well for the first time
+FIRST_WELL_SECONDS = 120.0  # how long a program may take until it is well for the first time
 FIRST_AGAIN_SECONDS = 15.0
 LONGEST_AGAIN_SECONDS = 600.0
-STEADY_SECONDS = 120.0  # after that long without a fault, the next one counts as a first one
+WELL_AGAIN_SECONDS = 120.0  # after that long without a fault, the next one counts as a first one
 ROOM_BYTES = 64 << 20
 ROOM_SHARE = 10  # a small disk has room once a tenth of it is free
 
@@ -58,7 +58,7 @@ class Watch:
         if no_room(self.folder):
             self._since = now  # from when there is room again, it has its time to recover
             return ""
-        grown_up = self._was_well or now - self._begun > START_SECONDS
+        grown_up = self._was_well or now - self._begun > FIRST_WELL_SECONDS
         if not grown_up or now - self._since < self.patience or not self._again.is_over:
             return ""
         self._again.grow()
@@ -96,7 +96,7 @@ class Watch:
             return
         self._since, self._was_well = None, True
         self._well_since = self._well_since or now
-        if now - self._well_since > STEADY_SECONDS:
+        if now - self._well_since > WELL_AGAIN_SECONDS:
             self._again.end()
 
 

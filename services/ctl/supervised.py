@@ -1,10 +1,18 @@
 """What the supervisor of an embedded run finds wrong with its servers and services."""
 
-import json
 import os
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from services.ctl.troubles import Trouble
+
+
+class SupervisorStatus(BaseModel):
+    """The part of the supervisor's status file that is read here."""
+
+    pid: int
+    ill: dict[str, str]
 
 
 def ill_programs(path: Path | None) -> list[Trouble]:
@@ -14,12 +22,12 @@ def ill_programs(path: Path | None) -> list[Trouble]:
     what does not answer then is found by asking it.
     """
     try:
-        status = json.loads(path.read_text()) if path else {}
-        os.kill(status["pid"], 0)
-        found = sorted(status["ill"].items())
-        return [Trouble(name, f"{name}: {why}", next_of(why)) for name, why in found]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        status = SupervisorStatus.model_validate_json(path.read_text() if path else "")
+        os.kill(status.pid, 0)
+    except (OSError, ValueError):
         return []
+    found = sorted(status.ill.items())
+    return [Trouble(name, f"{name}: {why}", next_of(why)) for name, why in found]
 
 
 def next_of(why: str) -> str:
