@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -42,6 +42,20 @@ from shared.store.place import PRECIOUS, WORK, Bucket, Stored, Version
 PART_BYTES = 16 << 20
 KNOCK_SECONDS = 3.0
 MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchObject", "NoSuchBucket"}
+
+
+def clocks_differ(error: S3Error) -> str | None:
+    """Return how this host's clock and a store's differ, if it refused a request for that."""
+    if error.code != "RequestTimeTooSkewed":
+        return None
+    there = error.response.headers.get("Date") if error.response is not None else None
+    here = datetime.now(UTC)
+    ahead = (here - parsedate_to_datetime(there)).total_seconds() / 60 if there else 0.0
+    how = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'}" if there else "far from"
+    return (
+        f"this host's clock ({here:%Y-%m-%d %H:%M} UTC) is {how} the store's, which refuses every "
+        "request: set the clock that is wrong (timedatectl set-ntp true)"
+    )
 
 
 class Store:
@@ -89,7 +103,8 @@ class Store:
         except S3Error as error:
             if error.code in MISSING:
                 raise ObjectMissing(self.name, bucket, key) from error
-            raise StoreUnavailable(f"{self.name}: {bucket}/{key}: {error.code}") from error
+            why = clocks_differ(error) or f"{bucket}/{key}: {error.code}"
+            raise StoreUnavailable(f"{self.name}: {why}") from error
         except (MinioException, HTTPError, OSError) as error:
             message = f"{self.name} at {self.url} does not answer: {error}"
             step = "" if self._has_answered else START

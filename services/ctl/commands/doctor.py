@@ -4,8 +4,9 @@ import asyncio
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from shared.store.s3 import Store
 
 LOW_DISK_BYTES = 5 << 30
 AWAY = {"bus", "store", "backup"}
+DEADLINE_SECONDS = 20.0  # for all looks together
 HOST_SECONDS = 240.0  # a container of the trainer is asked what it sees of the GPU
 
 
@@ -42,6 +44,10 @@ def look_around(what: str, call: Callable[[], str]) -> Look:
         if isinstance(error, DuramenError) and error.next_step == "duramen doctor":  # this it is
             found = error.said
         return Look(what, False, found or type(error).__name__)
+
+
+def looks_of(what: str, call: Callable[[], str]) -> list[Look]:
+    return [look_around(what, call)]
 
 
 def look_bus(config: CtlSettings) -> str:
@@ -183,11 +189,24 @@ def look_all(config: CtlSettings) -> list[Look]:
         calls["disk"] = lambda: look_disk(config)
     looks = looks_of_checkout(config.checkout) if config.checkout else []
     looks += [Look(ill.what, False, ill.line) for ill in ill_programs(config.supervisor_file)]
-    with ThreadPoolExecutor(len(calls) + 2) as threads:
-        inbox = threads.submit(look_at_inbox, config)
-        found = threads.submit(look_at_troubles, config)
-        looks += threads.map(look_around, calls.keys(), calls.values())
-        return looks + found.result() + inbox.result()
+    threads = ThreadPoolExecutor(len(calls) + 2)
+    begun = [(name, threads.submit(looks_of, name, call)) for name, call in calls.items()]
+    begun.append(("troubles", threads.submit(look_at_troubles, config)))
+    begun.append(("inbox", threads.submit(look_at_inbox, config)))
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    for name, future in begun:
+        looks += result_by(deadline, name, future)
+    threads.shutdown(wait=False)  # what hangs ends with this process
+    return looks
+
+
+def result_by(deadline: float, name: str, future: Future[list[Look]]) -> list[Look]:
+    """Return what a look found, or that it hangs if it is not over by then."""
+    try:
+        with cli.waiting(name):
+            return future.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return [Look(name, False, f"it hangs: no answer within {DEADLINE_SECONDS:.0f} s")]
 
 
 def doctor(json: cli.Json = False) -> None:
