@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 3
 CONTAINERS := up doctor ctl logs ps down upgrade backup restore destroy smoke
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop local local-stop $(CONTAINERS) test-compose test test-fast \
+.PHONY: help install demo demo-stop local local-stop local-service $(CONTAINERS) test-compose test test-fast \
   lint types lock clean-env
 
 help: ## this list
@@ -17,6 +17,8 @@ demo: install ## train a small model on sample data, from an empty machine to ve
 	@$(BIN)/python -m infra.local.demo
 local: install ## the same servers and services for your own work, data in data/local
 	@$(BIN)/python -m infra.local up --home data/local
+local-service: install ## a systemd unit that starts it at boot: make local-service ARGS=install|uninstall|status
+	@$(BIN)/python -m infra.local.unit $(or $(ARGS),status) --home data/local
 demo-stop: install ## stop the demo; its data stay in data/demo
 local-stop: install ## stop the servers and services of `make local`; the data stay
 demo-stop local-stop:

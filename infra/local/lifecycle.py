@@ -67,21 +67,31 @@ def up(root: Path, say: Say = print, *, services: bool = True) -> Home:
 
     Raises PortTaken, ServerMissing or NotStarted. Idempotent.
     """
+    home = make_ready(root, say)
+    if supervisor_pid(home) is not None:
+        say(f"already running: {home.root}")
+    else:
+        _launch(home, services=services)
+    _await_ready(home, say)
+    return home
+
+
+def make_ready(root: Path, say: Say = print) -> Home:
+    """Prepare all that a supervisor of `root` needs, unless one lives.
+
+    Raises PortTaken, ServerMissing or NotStarted.
+    """
     refuse_unknown_settings(say)
     refuse_odd_path(root)
     home = Home.make(root)
     apply_user_settings()
-    if supervisor_pid(home) is not None:
-        say(f"already running: {home.root}")
-    else:
+    if supervisor_pid(home) is None:
         for name in PACKAGES:
             binary(name)
         ports = Ports()
         ports.refuse_taken()
         prepare(home, ports)
         home.status_file.unlink(missing_ok=True)
-        _launch(home, services=services)
-    _await_ready(home, say)
     return home
 
 
