@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -119,7 +119,7 @@ def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DA
     for key, at in copies.store.dated(WORK, layout.STAGED_BASES):
         root = layout.parse_staged_base(key)
         newest[root] = max(at, newest.get(root, at))
-    before = datetime.now(UTC) - timedelta(seconds=older_seconds)
+    before = copies.store.clock() - timedelta(seconds=older_seconds)
     stale = sorted(root for root, at in newest.items() if at <= before and root not in wanted)
     for root in stale:
         clear_staging(copies, root)

@@ -177,7 +177,7 @@ class Bus:
         except NotFoundError:
             return None
         subject, headers = message.subject or "", dict(message.headers or {})
-        return Entry(stream, message.seq or 0, subject, message.data or b"", headers)
+        return Entry(stream, message.seq or 0, subject, message.data or b"", headers, message.time)
 
     async def read(
         self, stream: str, after: int = 0, subject: str | None = None, batch: int = 1000

@@ -32,6 +32,17 @@ async def read_lease(bus: Bus, name: str) -> tuple[int, Lease | None]:
         return entry.sequence, None
 
 
+async def lease_age(bus: Bus, name: str) -> float | None:
+    """Return how many seconds ago a lease was renewed, by the clock of the bus; None without one.
+
+    Only that clock is asked: those of the owner's host and of this one may be wrong.
+    """
+    entry = await bus.last("LEASE", lease_subject(name))
+    if entry is None or entry.stored is None:
+        return None
+    return (await bus.clock() - entry.stored).total_seconds()
+
+
 class Sight(NamedTuple):
     """A lease as it was last seen to change. `renewed`: it changed while it was watched."""
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
-from services.ctl.commands.control import receipts
+from services.ctl.commands.control import living, receipts
 from shared.bus.client import Bus
 from shared.ledger.control import answered_through, observed_all
 from shared.ledger.jobs import Table
+from shared.protocol.names import now
 from shared.protocol.observed import Lease, Observed
 from shared.service.observer import Observer
 from tests.command_line import duramen
@@ -23,6 +25,16 @@ def said(instance: str, **fields: object) -> Observed:
 async def live(bus: Bus, *names: str) -> None:
     for name in names:
         await bus.lease(f"trainer.{name}", Lease(owner=name, host="h"), 0)
+
+
+async def test_a_trainer_whose_clock_is_wrong_lives_all_the_same(own_stack: Stack) -> None:
+    house = House(own_stack)
+    async with house.bus("trainer") as trainer, house.bus("ctl") as bus:
+        for name, hours in (("behind", -3), ("ahead", 3)):
+            at = now() + timedelta(hours=hours)
+            await trainer.lease(f"trainer.{name}", Lease(owner=name, host="h", at=at), 0)
+        views = {name: said(name) for name in ("behind", "ahead", "gone")}
+        assert (await living(bus, views)).keys() == {"behind", "ahead"}
 
 
 async def test_an_observation_of_an_unknown_shape_is_shown_and_acted_on_by_nobody(

@@ -16,11 +16,11 @@ from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.ledger.control import Control, events, observed, observed_all
 from shared.ledger.jobs import Table
-from shared.ledger.lease import read_lease
+from shared.ledger.lease import lease_age
 from shared.ledger.lineage import Segment
 from shared.protocol.control import Once
 from shared.protocol.events import Answered, parse_event
-from shared.protocol.names import DesiredState, now
+from shared.protocol.names import DesiredState
 from shared.protocol.observed import Observed
 
 Reason = Annotated[
@@ -70,8 +70,8 @@ async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
     """Return the trainers whose lease was renewed lately; all of them if none was."""
     found = {}
     for instance, said in seen.items():
-        _, lease = await read_lease(bus, f"trainer.{instance}")
-        if lease is not None and (now() - lease.at).total_seconds() < STALE_SECONDS:
+        age = await lease_age(bus, f"trainer.{instance}")
+        if age is not None and age < STALE_SECONDS:
             found[instance] = said
     return found or seen
 
