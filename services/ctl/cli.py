@@ -197,7 +197,7 @@ async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
         with waiting(f"the bus at {config.nats_url}"):
             await connection.connect(patient=False)
     except BusUnavailable as error:
-        where = f"{error.said.rstrip('.')} (the installation {installation()})."
+        where = f"{error.said.rstrip('.')} (installation: {installation()})."
         raise BusUnavailable(where, next_step=error.next_step) from error
     try:
         yield connection
@@ -272,7 +272,7 @@ def understood(kind: type[T], url: str, body: bytes) -> T:
 def service_away(url: str, error: Exception) -> ServiceUnavailable:
     """Return the error that reports a service which does not answer."""
     why = str(error) or type(error).__name__
-    text = f"{url} does not answer: {why} (the installation {installation()})."
+    text = f"{url} does not answer: {why} (installation: {installation()})."
     return ServiceUnavailable(text, next_step=START)
 
 

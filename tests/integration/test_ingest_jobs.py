@@ -251,6 +251,8 @@ async def test_submit_names_the_job_and_waits_for_the_report(box: Box, tmp_path:
         assert done.returncode == 0, done.stderr
         job = next(j for j in await box.jobs() if j.record.level == "low")
         assert f"queued as job {job.id}" in done.stdout
+        assert f"There is no lineage {box.lineage} yet" in done.stderr
+        assert f"duramen lineage new {box.lineage} --base BASE" in done.stderr
         assert "1 repeated row " in done.stdout
         assert job.record.settings.learning_rate == 3e-4
         assert job.record.settings.epochs is None

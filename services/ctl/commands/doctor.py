@@ -166,7 +166,10 @@ def look_at_troubles(config: CtlSettings) -> list[Look]:
         seen = asyncio.run(ask())
     except DuramenError:
         return []  # the look at the bus says so
-    found = [Look(trouble.what, False, trouble.line) for trouble in troubles(seen)]
+    found = [
+        Look(each.what, False, each.said if each.next_step == "duramen doctor" else each.line)
+        for each in troubles(seen)
+    ]
     if not any(line.settings for line in seen.table.lines.values()):
         text = "there is no model yet, so nothing can be trained.  Next: duramen base add MODEL"
         found.append(Look("model", None, text))

@@ -9,6 +9,8 @@ from services.ctl.views.naming import job_at
 from shared.formats.version import version_name
 from shared.protocol.observed import Observed
 
+UNKNOWN = " (trained; whether it is published is not known)"
+
 
 def status(json: cli.Json = False) -> None:
     """Show what is wrong first, then what every service does, the queue and the newest versions."""
@@ -70,7 +72,7 @@ def versions_line(seen: SystemSeen) -> str:
     """Return the newest published version of each lineage, and the newest trained if it differs."""
     if seen.versions is None:
         shown = ", ".join(f"{name} {version}" for name, version in trained(seen).items())
-        return f"latest version: {shown or 'none yet'} (trained; what is published is not known)"
+        return f"latest version: {shown or 'none yet'}" + (shown and UNKNOWN)
     parts = []
     for name in {**seen.published, **trained(seen)}:
         published, last = seen.published.get(name), trained(seen).get(name)

@@ -1,5 +1,6 @@
 """`duramen submit FILE`: give a training file to ingest over HTTP."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,8 +13,9 @@ from services.ctl.views import left_out
 from services.ctl.views.columns import count_of
 from shared import reach
 from shared.answers.ingest import Preview, Working
-from shared.errors import DuramenError, UsageError
+from shared.errors import BusUnavailable, DuramenError, UsageError
 from shared.formats.report import Contents, Problem, Report
+from shared.protocol.names import line_subject
 from shared.sidecar_names import sidecars_among, stem_of
 
 DECIDED_SECONDS = 60
@@ -62,6 +64,20 @@ def submit(
         while wait and isinstance(report, Working):
             report = ingest.look(report.taken)
     told(report, json, wait=wait)
+    cli.run_command(warn_of_lineage(lineage))
+
+
+async def warn_of_lineage(lineage: str) -> None:
+    """Say on standard error that the job will wait, if its lineage does not exist (yet)."""
+    try:
+        async with cli.bus(cli.settings()) as bus:
+            created = await bus.last("JOBS", line_subject(lineage, "create"))
+    except BusUnavailable:
+        return  # ingest has taken the file; what it waits for is shown by the queue
+    if created is None:
+        make = "base add MODEL" if lineage == "main" else f"lineage new {lineage} --base BASE"
+        text = f"There is no lineage {lineage} yet, so the job waits for it."
+        sys.stderr.write(f"duramen: {text}  Next: duramen {make}\n")
 
 
 def ingest_client(file: Path) -> "IngestClient":
