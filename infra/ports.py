@@ -21,7 +21,6 @@ STORE_PARTS = (
 )
 OFFSETS = {  # name -> number above the base
     "nats": 2,
-    "nats_monitor": 3,
     **{f"store{part}": 10 + n for n, part in enumerate(STORE_PARTS)},
     **{f"backup{part}": 20 + n for n, part in enumerate(STORE_PARTS)},
     "ingest": 30,

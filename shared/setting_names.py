@@ -23,7 +23,7 @@ backup_secret_key backup_url batch_tokens checkout checkpoint_seconds copies dev
 evolution_token evolution_url failure_domains gradient_checkpointing grafana_password grafana_url
 herald_token herald_url http_host http_port http_token hub_token_file inbox_dir ingest_token
 ingest_url learning_rate lease_seconds log_level lr_scheduler_type max_grad_norm max_length
-max_row_bytes max_upload_bytes memory_limit micro_batch_tokens nats_ca nats_monitor_url
+max_row_bytes max_upload_bytes memory_limit micro_batch_tokens nats_ca nats_monitor_seed_file
 nats_seed_file nats_url neftune_alpha notify_urls num_train_epochs on_long prometheus_url
 secrets_dir settle_seconds snapshot_allowance_seconds
 snapshot_fraction state_dir store_access_key store_away_seconds store_health_urls store_inner_urls
@@ -38,7 +38,7 @@ rendered restore_dir secrets service store torch_index trainer_gpus trainer_memo
 watching without
 """
 _PORTS = """
-nats nats_monitor store store_grpc store_master store_master_grpc store_volume store_volume_grpc
+nats store store_grpc store_master store_master_grpc store_volume store_volume_grpc
 store_filer store_filer_grpc backup backup_grpc backup_master backup_master_grpc backup_volume
 backup_volume_grpc backup_filer backup_filer_grpc ingest trainer vault evolution console grafana
 herald
@@ -69,6 +69,8 @@ RETIRED = frozenset(
         "DURAMEN_WEIGHT_DECAY",
         "DURAMEN_COOLDOWN_FRACTION",
         "DURAMEN_VAULT_MEMORY",
+        "DURAMEN_NATS_MONITOR_URL",
+        "DURAMEN_PORT_NATS_MONITOR",
     }
 )
 

@@ -21,6 +21,7 @@ from infra.local.servers import Server, servers
 from infra.secrets.secrets import Keys, Secrets
 from infra.servers.bootstrap import BootstrapSettings, bootstrap
 from infra.servers.buckets import client, connections
+from shared.bus.system import BusServer
 
 START_SECONDS = 60
 STOP_SECONDS = 25
@@ -53,16 +54,16 @@ class Stack:
         return f"nats://127.0.0.1:{self.ports.nats}"
 
     @property
-    def nats_monitor_url(self) -> str:
-        return self.ports.url("nats_monitor")
-
-    @property
     def store_url(self) -> str:
         return self.ports.url("store")
 
     @property
     def backup_url(self) -> str:
         return self.ports.url("backup")
+
+    @property
+    def bus_server(self) -> BusServer:
+        return BusServer(self.nats_url, self.seed_file("monitor"))
 
     def seed_file(self, service: str) -> Path:
         """nkey seed of ingest, trainer, vault, evolution, ctl or admin."""
@@ -97,7 +98,6 @@ class Stack:
     def bootstrap_settings(self, **changes: Any) -> BootstrapSettings:
         values: dict[str, Any] = {
             "nats_url": self.nats_url,
-            "nats_monitor_url": self.nats_monitor_url,
             "store_url": self.store_url,
             "backup_url": self.backup_url,
             "secrets_dir": self.home.secrets,

@@ -152,7 +152,6 @@ def check_bus(host: Host) -> None:
     scheme = "tls" if host.tls else "nats"
     values = {
         "NATS_URL": f"{scheme}://nats:4222",
-        "NATS_MONITOR_URL": "http://nats:8222",
         "STORE_URL": "http://store:9000",
         "BACKUP_URL": "http://backup:9000",
         "SECRETS_DIR": "/secrets",

@@ -95,6 +95,7 @@ def command_line(secrets: Secrets, urls: dict[str, str], seed: Path) -> dict[str
     values = {
         "NATS_URL": urls["nats"],
         "NATS_SEED_FILE": str(seed),
+        "NATS_MONITOR_SEED_FILE": str(seed.with_name("monitor.seed")),
         "STORE_URL": urls["store"],
         "BACKUP_URL": urls["backup"],
     }
@@ -127,7 +128,6 @@ def render_files(home: Path, seen_as: Path) -> None:
     conf = NatsConf(
         *(Path("/data"), 4222, 8222),
         host="0.0.0.0",  # noqa: S104 - in its container
-        monitor_host="0.0.0.0",  # noqa: S104
         tls_dir=Path("/etc/nats/tls") if tls else None,
     )
     write_synced(run / "nats.conf", conf.render(secrets).encode(), READABLE)

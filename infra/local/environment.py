@@ -13,7 +13,7 @@ from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.ports import HOST
 from infra.ports import PREFIX as PORT_PREFIX
-from infra.secrets.secrets import Secrets
+from infra.secrets.secrets import SYSTEM_USER, Secrets
 from shared.files import write_synced
 from shared.service_names import SERVICES
 from shared.setting_names import RETIRED
@@ -27,7 +27,6 @@ def settings_for(program: str, home: Home, ports: Ports, secrets: Secrets) -> di
     """Return the settings of `program`: a service, "ctl" (the command line) or "bootstrap"."""
     values = {
         "NATS_URL": f"nats://{HOST}:{ports.nats}",
-        "NATS_MONITOR_URL": ports.url("nats_monitor"),
         "STORE_URL": ports.url("store"),
     }
     if program == "bootstrap":
@@ -87,6 +86,7 @@ def _command_line(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
         "ARCHIVE_DIR": str(home.archive),
         "INBOX_DIR": str(home.inbox),
         "SUPERVISOR_FILE": str(home.status_file),
+        "NATS_MONITOR_SEED_FILE": str(secrets.seed_file(SYSTEM_USER)),
     }
     for service in SERVICES:
         values[f"{service.upper()}_URL"] = ports.url(service)

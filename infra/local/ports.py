@@ -20,7 +20,6 @@ class Ports(BaseSettings):
 
     base: int = Field(default=DEFAULT_BASE, ge=1024, le=65400)
     nats: int
-    nats_monitor: int
     store: int
     store_grpc: int
     store_master: int

@@ -1,5 +1,6 @@
 """The three servers of an embedded run: their configuration, start and health."""
 
+import asyncio
 import shutil
 import sys
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.watch import Watch
 from infra.local.write_probe import refusal_of_write
+from infra.ports import HOST
 from infra.secrets.inner import security_toml
-from infra.secrets.secrets import Secrets
+from infra.secrets.secrets import SYSTEM_USER, Secrets
 from infra.servers.buckets import client, connections
 from infra.servers.identities import s3_json
 from infra.servers.nats.conf import NatsConf
 from infra.servers.seaweed import WeedServer
 from shared import reach
+from shared.bus.system import BusServer
+from shared.errors import BusUnavailable
 
 OK = 200
 PROBE_SECONDS = 2
@@ -102,7 +106,7 @@ class Nats:
     name: str = "nats"
 
     def prepare(self) -> list[str]:
-        conf = NatsConf(self.home.nats, self.ports.nats, self.ports.nats_monitor)
+        conf = NatsConf(self.home.nats, self.ports.nats)
         path = self.home.run / "nats.conf"
         write_private(path, conf.render(self.secrets))
         return [str(binary("nats-server")), "-c", str(path)]
@@ -112,11 +116,11 @@ class Nats:
 
     def ill(self) -> str:
         """Return what the server says is wrong with it or with a stream, or ""."""
+        url, seed = f"nats://{HOST}:{self.ports.nats}", self.secrets.seed_file(SYSTEM_USER)
         try:
-            answer = _http.request("GET", f"{self.ports.url('nats_monitor')}/healthz")
-        except urllib3.exceptions.HTTPError as error:
-            return f"it does not answer: {error}"
-        return "" if answer.status == OK else answer.data.decode(errors="replace")
+            return asyncio.run(BusServer(url, seed).trouble())
+        except BusUnavailable as error:
+            return error.said
 
     def watch(self) -> Watch:
         return Watch(self.ill, BUS_PATIENCE_SECONDS, folder=self.home.nats)

@@ -25,6 +25,7 @@ from shared.files import write_synced
 from shared.service_names import SERVICES
 
 NATS_USERS = (*SERVICES, "herald", "ctl", "admin")
+SYSTEM_USER = "monitor"  # of the server's own account: it may ask how the server is
 IDENTITIES = {
     "store": ("admin", *SERVICES, "ctl", "reader"),
     "backup": ("admin", "vault", "reader"),
@@ -72,7 +73,7 @@ class Secrets:
 
     def _wanted(self) -> dict[str, Callable[[], str]]:
         wanted: dict[str, Callable[[], str]] = {}
-        for user in NATS_USERS:
+        for user in (*NATS_USERS, SYSTEM_USER):
             wanted[f"nats/{user}.seed"] = new_seed
         for server, identities in IDENTITIES.items():
             for identity in identities:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import nats
 from minio import Minio
@@ -22,7 +22,7 @@ from minio.error import MinioAdminException
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.secrets.secrets import IDENTITIES, Secrets
+from infra.secrets.secrets import IDENTITIES, SYSTEM_USER, Secrets
 from infra.servers import conformance
 from infra.servers import minio as minio_users
 from infra.servers.buckets import (
@@ -33,7 +33,8 @@ from infra.servers.buckets import (
     make_store_buckets,
 )
 from infra.servers.streams import make_streams
-from shared import reach, setting_names
+from shared import setting_names
+from shared.bus.system import BusServer
 from shared.errors import DuramenError
 
 
@@ -66,7 +67,6 @@ class BootstrapSettings(BaseSettings):
     nats_ca: Path | None = Field(
         default=None, description="The certificate authority of a bus with TLS (`tls://…`)."
     )
-    nats_monitor_url: str = Field(description="The address of the bus server's monitoring port.")
     store_url: str = Field(description="The address of the first store.")
     backup_url: str = Field(description="The address of the backup.")
     secrets_dir: Path = Field(description="The folder of all secrets.")
@@ -95,7 +95,7 @@ class BootstrapSettings(BaseSettings):
 async def bootstrap(settings: BootstrapSettings) -> None:
     """Provision everything, then probe it. Raises BusUnsafe or StoreLies; idempotent."""
     secrets = Secrets(settings.secrets_dir)
-    await assert_sync(settings.nats_monitor_url)
+    await assert_sync(settings.nats_url, secrets, settings.nats_ca)
     await provision_bus(settings.nats_url, secrets, settings.nats_ca)
     await asyncio.gather(
         asyncio.to_thread(provision_store, settings, secrets),
@@ -103,10 +103,9 @@ async def bootstrap(settings: BootstrapSettings) -> None:
     )
 
 
-async def assert_sync(monitor_url: str) -> None:
-    """Raise BusUnsafe unless the server at `monitor_url` syncs each write before it answers."""
-    async with reach.http_async(timeout=10) as http:
-        varz: dict[str, Any] = (await http.get(f"{monitor_url}/varz")).raise_for_status().json()
+async def assert_sync(nats_url: str, secrets: Secrets, ca: Path | None = None) -> None:
+    """Raise BusUnsafe unless the server syncs each write before it answers."""
+    varz = await BusServer(nats_url, secrets.seed_file(SYSTEM_USER), ca).ask("VARZ")
     if varz.get("jetstream", {}).get("config", {}).get("sync_always") is not True:
         raise BusUnsafe
 

@@ -16,8 +16,8 @@ class CtlSettings(BaseSettings):
     nats_ca: Path | None = Field(
         default=None, description="The certificate authority of a bus with TLS (`tls://…`)."
     )
-    nats_monitor_url: str = Field(
-        default="", description="The address of the bus server's monitoring port."
+    nats_monitor_seed_file: Path | None = Field(
+        default=None, description="The file with the key that may ask the bus how its server is."
     )
     store_url: str = Field(description="The address of the first store.")
     store_access_key: SecretStr = Field(description="The command line's access key for the store.")

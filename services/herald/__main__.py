@@ -11,6 +11,7 @@ from services.herald.notify import addresses
 from services.herald.poll import Poll
 from services.herald.settings import HeraldSettings
 from shared.bus.client import Bus
+from shared.bus.system import BusServer
 from shared.service import http, loop
 from shared.service.start import load_settings
 
@@ -23,7 +24,8 @@ async def main(settings: HeraldSettings) -> None:
     """Read, report and measure until the process ends."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     people = addresses(settings.notify_urls.get_secret_value())
-    poll = Poll(settings.nats_monitor_url, settings.store_health_urls)
+    server = BusServer(settings.nats_url, settings.nats_monitor_seed_file, settings.nats_ca)
+    poll = Poll(server, settings.store_health_urls)
     alerts = Alerts(settings.prometheus_url, people, settings.state_dir)
     GPU_EXPECTED.set(settings.torch == "cuda")
     bus = Bus.of(settings)

@@ -12,6 +12,8 @@ import httpx
 from prometheus_client import Gauge
 
 from shared import reach
+from shared.bus.system import BusServer
+from shared.errors import BusUnavailable
 
 BUS_UP = Gauge("duramen_bus_up", "1 if the bus' own health check answers.")
 SYNC = Gauge("duramen_bus_sync_always", "1 if each acknowledged message is on the disk.")
@@ -30,30 +32,29 @@ OK = 200
 class Poll:
     """A poll of the bus and the stores.
 
-    `monitor_url` is the bus' HTTP port; `stores` holds the health address of each place.
+    `stores` holds the health address of each place.
     """
 
-    def __init__(self, monitor_url: str, stores: Mapping[str, str]) -> None:
-        self._monitor_url, self._stores = monitor_url, stores
+    def __init__(self, bus: BusServer, stores: Mapping[str, str]) -> None:
+        self._server, self._stores = bus, stores
 
     async def once(self) -> None:
         """Ask the bus and all stores; what does not answer is down."""
         async with reach.http_async(timeout=ANSWER_SECONDS) as http:
             try:
-                await self._bus(http)
-            except (httpx.HTTPError, KeyError):
+                await self._bus()
+            except (BusUnavailable, KeyError):
                 BUS_UP.set(0)
             for place, url in self._stores.items():
                 await self._store(http, place, url)
 
-    async def _bus(self, http: httpx.AsyncClient) -> None:
-        BUS_UP.set(await is_up(http, f"{self._monitor_url}/healthz"))
-        varz = (await http.get(f"{self._monitor_url}/varz")).json()
+    async def _bus(self) -> None:
+        BUS_UP.set(not await self._server.trouble())
+        varz = await self._server.ask("VARZ")
         SYNC.set(varz["jetstream"]["config"].get("sync_always") is True)
         SLOW.set(varz["slow_consumers"])
         MEMORY.set(varz["mem"])
-        query = {"streams": "true", "config": "true"}
-        jsz = (await http.get(f"{self._monitor_url}/jsz", params=query)).json()
+        jsz = await self._server.ask("JSZ", accounts=True, streams=True, config=True)
         for account in jsz["account_details"]:
             for stream in account["stream_detail"]:
                 self._stream(stream)

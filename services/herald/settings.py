@@ -1,5 +1,6 @@
 """The settings of the herald."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -18,7 +19,9 @@ class HeraldSettings(Settings):
         description="Where notifications go: Apprise addresses, separated by spaces. They are "
         "secret, since they hold passwords.",
     )
-    nats_monitor_url: str = Field(description="The address of the bus server's monitoring port.")
+    nats_monitor_seed_file: Path = Field(
+        description="The file with the key that may ask the bus how its server is."
+    )
     store_health_urls: dict[str, str] = Field(
         default_factory=dict,
         description="Where to ask whether a store is healthy: JSON, an address for each name.",

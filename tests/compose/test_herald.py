@@ -31,7 +31,7 @@ def settings(stack: Stack, recorder: Recorder, state: Path) -> HeraldSettings:
     return HeraldSettings(
         nats_url=stack.nats_url,
         nats_seed_file=stack.seed_file("herald"),
-        nats_monitor_url=stack.nats_monitor_url,
+        nats_monitor_seed_file=stack.seed_file("monitor"),
         state_dir=state,
         http_port=1,
         http_token="a-token-of-a-test",
@@ -193,7 +193,7 @@ def test_commas_within_an_address_are_its_own() -> None:
 
 async def test_bus_and_stores_are_measured(own_stack: Stack) -> None:
     stores = {"store": f"{own_stack.store_url}/status", "backup": "http://127.0.0.1:1/"}
-    await Poll(own_stack.nats_monitor_url, stores).once()
+    await Poll(own_stack.bus_server, stores).once()
 
     def value(name: str, **labels: str) -> float | None:
         return REGISTRY.get_sample_value(name, labels)
@@ -204,5 +204,5 @@ async def test_bus_and_stores_are_measured(own_stack: Stack) -> None:
     assert value("duramen_store_up", place="backup") == 0
     assert (value("duramen_bus_stream_max_bytes", stream="JOBS") or 0) > 0
     await asyncio.to_thread(own_stack.kill, "nats")
-    await Poll(own_stack.nats_monitor_url, {}).once()
+    await Poll(own_stack.bus_server, {}).once()
     assert value("duramen_bus_up") == 0

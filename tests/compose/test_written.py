@@ -73,7 +73,8 @@ def test_every_setting_of_a_service_can_be_set_in_its_container() -> None:
     for name, settings in SERVICES.items():
         environment = services[name]["environment"]
         assert isinstance(environment, dict)
-        given = {key.removeprefix("DURAMEN_").removesuffix("_FILE").lower() for key in environment}
+        names = [key.removeprefix("DURAMEN_").lower() for key in environment]
+        given = {*names, *(name.removesuffix("_file") for name in names)}
         assert set(settings.model_fields) - NOT_IN_COMPOSE <= given | NOT_IN_COMPOSE, name
 
 

@@ -24,7 +24,8 @@ from infra.local.home import Home
 from infra.local.lifecycle import down, status, supervisor_pid, up
 from infra.local.ports import PortTaken, free_ports
 from infra.local.programs import ROOT, spawn
-from infra.local.servers import binary, is_answering
+from infra.local.servers import binary
+from infra.ports import is_taken
 from infra.secrets.secrets import NATS_USERS, Secrets
 from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
@@ -185,7 +186,7 @@ async def test_an_open_master_is_refused(stack: Stack) -> None:
 
 async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
     ports = free_ports()
-    conf = NatsConf(tmp_path / "data", ports.nats, ports.nats_monitor)
+    conf = NatsConf(tmp_path / "data", ports.nats)
     secrets = Secrets.ensure(tmp_path / "secrets")
     path = tmp_path / "nats.conf"
     path.write_text(conf.render(secrets).replace("sync_interval: always", 'sync_interval: "2m"'))
@@ -193,10 +194,10 @@ async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
         [str(binary("nats-server")), "-c", str(path)], tmp_path / "log", dict(os.environ)
     )
     try:
-        monitor = ports.url("nats_monitor")
-        wait_until(lambda: is_answering(f"{monitor}/healthz"), 20, "nats is healthy")
+        url = f"nats://127.0.0.1:{ports.nats}"
+        wait_until(lambda: is_taken(ports.nats), 20, "nats listens")
         with pytest.raises(BusUnsafe):
-            await assert_sync(monitor)
+            await assert_sync(url, secrets)
     finally:
         server.kill()
         server.wait()

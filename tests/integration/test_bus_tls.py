@@ -10,7 +10,8 @@ import pytest
 
 from infra.local.ports import free_ports
 from infra.local.programs import spawn
-from infra.local.servers import ServerMissing, binary, is_answering
+from infra.local.servers import ServerMissing, binary
+from infra.ports import is_taken
 from infra.secrets.secrets import Secrets
 from infra.servers.bootstrap import provision_bus
 from infra.servers.nats.conf import NatsConf
@@ -39,7 +40,7 @@ class Secured:
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[Secured]:
     ports, secrets = free_ports(), Secrets.ensure(tmp_path / "secrets")
-    conf = NatsConf(tmp_path / "data", ports.nats, ports.nats_monitor, tls_dir=secrets.bus_tls)
+    conf = NatsConf(tmp_path / "data", ports.nats, tls_dir=secrets.bus_tls)
     path = tmp_path / "nats.conf"
     path.write_text(conf.render(secrets))
     try:
@@ -50,9 +51,7 @@ def secured(tmp_path: Path) -> Iterator[Secured]:
         pytest.skip(str(error))
     server = spawn([str(program), "-c", str(path)], tmp_path / "log", dict(os.environ))
     try:
-        wait_until(
-            lambda: is_answering(f"{ports.url('nats_monitor')}/healthz"), 20, "nats is healthy"
-        )
+        wait_until(lambda: is_taken(ports.nats), 20, "nats listens")
         yield Secured(ports.nats, secrets)
     finally:
         server.kill()

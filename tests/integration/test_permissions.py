@@ -350,3 +350,35 @@ def addresses() -> list[str]:
     """This host's own IPv4 addresses."""
     found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
     return sorted({str(entry[4][0]) for entry in found})
+
+
+async def test_who_watches_the_bus_may_ask_how_it_is_and_nothing_else(stack: Stack) -> None:
+    async with joined(stack, "monitor") as member:
+        for question in ("HEALTHZ", "VARZ", "JSZ"):
+            assert await member.may_publish(f"$SYS.REQ.SERVER.PING.{question}"), question
+        for subject in (
+            "$SYS.REQ.SERVER.PING.CONNZ",
+            "$SYS.REQ.SERVER.PING.PROFILEZ",
+            "$SYS.REQ.SERVER.ANY.RELOAD",
+            "$SYS.REQ.SERVER.ANY.KICK",
+            "$SYS.REQ.ACCOUNT.PING.CONNZ",
+            "$SYS.REQ.CLAIMS.UPDATE",
+            "$JS.API.STREAM.DELETE.JOBS",
+            record("main", "done"),
+        ):
+            assert not await member.may_publish(subject), subject
+        for subject in (">", "$SYS.>", "jobs.>", "_INBOX_ctl.>"):
+            assert not await member.may_subscribe(subject), subject
+
+
+async def test_no_service_reaches_the_account_of_the_server(stack: Stack) -> None:
+    for user in ("ctl", "herald", "vault"):
+        async with joined(stack, user) as member:
+            assert not await member.may_publish("$SYS.REQ.SERVER.PING.VARZ"), user
+            assert not await member.may_subscribe("$SYS.>"), user
+
+
+async def test_the_bus_has_no_http_port(stack: Stack) -> None:
+    assert await stack.bus_server.trouble() == ""
+    found = await stack.bus_server.ask("VARZ")
+    assert (found["http_port"], found["https_port"]) == (0, 0)

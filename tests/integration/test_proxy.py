@@ -59,7 +59,7 @@ def test_services_and_commands_reach_each_other(stack: Stack, tmp_path: Path) ->
 async def test_servers_are_provisioned_and_measured(stack: Stack) -> None:
     await bootstrap(stack.bootstrap_settings())
     health = {"store": f"{stack.store_url}/status", "backup": f"{stack.backup_url}/status"}
-    await poll.Poll(stack.nats_monitor_url, health).once()
+    await poll.Poll(stack.bus_server, health).once()
     assert poll.BUS_UP._value.get() == 1
     assert [poll.STORE_UP.labels(place)._value.get() for place in health] == [1, 1]
 

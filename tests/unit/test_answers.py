@@ -59,7 +59,9 @@ def evolution_app(folder: Path) -> FastAPI:
 
 
 def herald_app(folder: Path) -> FastAPI:
-    settings = HeraldSettings(**given(folder), nats_monitor_url=AWAY, prometheus_url=AWAY)
+    settings = HeraldSettings(
+        **given(folder), nats_monitor_seed_file=folder / "monitor.seed", prometheus_url=AWAY
+    )
     return herald.make(settings, Bus.of(settings), [])
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.secrets.secrets import NATS_USERS, Secrets
-from infra.servers.nats.permissions import grant
+from infra.secrets.secrets import NATS_USERS, SYSTEM_USER, Secrets
+from infra.servers.nats.permissions import Grant, grant, system_grant
 
 MAX_FILE_STORE_BYTES = 4 * 2**30  # above the sum of all streams' max_bytes, which is reserved
 
@@ -13,14 +13,14 @@ MAX_FILE_STORE_BYTES = 4 * 2**30  # above the sum of all streams' max_bytes, whi
 class NatsConf:
     """The places where one server listens and stores.
 
-    Ports are TCP ports, on 127.0.0.1 unless another host is given.
+    Ports are TCP ports, on 127.0.0.1 unless another host is given. `monitor_port`: of the HTTP
+    monitor, on 127.0.0.1 always; None where no health check of a container needs it.
     """
 
     store_dir: Path
     port: int
-    monitor_port: int
+    monitor_port: int | None = None
     host: str = "127.0.0.1"
-    monitor_host: str = "127.0.0.1"
     server_name: str = "duramen"
     # Where the server finds cert.pem and key.pem; None: clients speak without TLS.
     tls_dir: Path | None = None
@@ -31,8 +31,7 @@ class NatsConf:
         return f"""\
 server_name: {self.server_name}
 listen: "{self.host}:{self.port}"
-http: "{self.monitor_host}:{self.monitor_port}"
-{self._tls()}max_payload: 1MB
+{self._monitor()}{self._tls()}max_payload: 1MB
 jetstream {{
   store_dir: {_string(self.store_dir)}
   # An acknowledged message is on the disk: the default loses minutes at a power cut.
@@ -49,8 +48,17 @@ accounts {{
 {users}
     ]
   }}
+  SYS {{
+    users: [
+{_limited(SYSTEM_USER, secrets.public_key(SYSTEM_USER), system_grant(SYSTEM_USER))}
+    ]
+  }}
 }}
+system_account: SYS
 """
+
+    def _monitor(self) -> str:
+        return "" if self.monitor_port is None else f'http: "127.0.0.1:{self.monitor_port}"\n'
 
     def _tls(self) -> str:
         """Return the line that turns TLS on, or nothing.
@@ -71,7 +79,10 @@ def _string(path: Path) -> str:
 def _user(user: str, public_key: str) -> str:
     if user == "admin":
         return f"      # admin: the bootstrap only\n      {{ nkey: {public_key} }}"
-    allowed = grant(user)
+    return _limited(user, public_key, grant(user))
+
+
+def _limited(user: str, public_key: str, allowed: Grant) -> str:
     return f"""\
       # {user}
       {{ nkey: {public_key}

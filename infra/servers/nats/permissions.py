@@ -7,6 +7,8 @@ service. A permission covers subjects that a client names itself, not the reply 
 
 from dataclasses import dataclass
 
+from shared.bus.system import QUESTIONS, subject_of
+
 STREAMS_GRANTED = ("JOBS", "CTL", "OBS", "EVT", "LEASE")
 
 JOB_VERBS = {
@@ -75,3 +77,8 @@ def grant(user: str) -> Grant:
     for stream in READS[user]:
         publish += read_subjects(stream)
     return Grant(tuple(publish), tuple(hear))
+
+
+def system_grant(user: str) -> Grant:
+    """Return the permissions of the user of the server's own account: to ask how it is."""
+    return Grant(tuple(subject_of(each) for each in QUESTIONS), (f"_INBOX_{user}.>",))

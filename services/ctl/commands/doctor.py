@@ -23,6 +23,7 @@ from services.ctl.views.columns import count_of
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
 from shared.answers.ingest import InboxShown
+from shared.bus.system import BusServer
 from shared.errors import BusUnavailable, DuramenError
 from shared.look import Look, looks_from_json
 from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits
@@ -64,8 +65,11 @@ def look_sync(config: CtlSettings) -> str:
 
     Without that, a power cut loses records.
     """
-    with reach.http(timeout=3) as http:
-        found = http.get(f"{config.nats_monitor_url}/varz").json()
+    assert config.nats_monitor_seed_file is not None
+    server = BusServer(config.nats_url, config.nats_monitor_seed_file, config.nats_ca)
+    if trouble := asyncio.run(server.trouble()):
+        raise ValueError(f"it takes no records: {trouble}")
+    found = asyncio.run(server.ask("VARZ"))
     if not found["jetstream"]["config"].get("sync_always"):
         raise ValueError("its sync_interval is not `always`, so a power cut would lose records")
     return "sync_interval: always"
@@ -182,7 +186,7 @@ def look_all(config: CtlSettings) -> list[Look]:
     The results come in the order in which one thing depends on another.
     """
     calls: dict[str, Callable[[], str]] = {"bus": lambda: look_bus(config)}
-    if config.nats_monitor_url:
+    if config.nats_monitor_seed_file:
         calls["bus durability"] = lambda: look_sync(config)
     calls["store"] = lambda: look_store(cli.first_store(config))
     calls["backup"] = lambda: look_store(cli.backup_store(config))
