@@ -9,8 +9,9 @@ truth: object lock keeps bytes, not names.
 import base64
 import hashlib
 import io
+import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -36,26 +37,14 @@ from shared.formats.version import check_bytes
 from shared.progress import beat
 from shared.protocol.message import ObjectRef
 from shared.settings import StoreSettings
+from shared.store.clocks import clocks_differ
 from shared.store.hashing import HashingReader
 from shared.store.place import PRECIOUS, WORK, Bucket, Stored, Version
 
 PART_BYTES = 16 << 20
 KNOCK_SECONDS = 3.0
+AWAY_SECONDS = 30.0  # for so long a command does not ask a store again that did not answer
 MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchObject", "NoSuchBucket"}
-
-
-def clocks_differ(error: S3Error) -> str | None:
-    """Return how this host's clock and a store's differ, if it refused a request for that."""
-    if error.code != "RequestTimeTooSkewed":
-        return None
-    there = error.response.headers.get("Date") if error.response is not None else None
-    here = datetime.now(UTC)
-    ahead = (here - parsedate_to_datetime(there)).total_seconds() / 60 if there else 0.0
-    how = f"{abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'}" if there else "far from"
-    return (
-        f"this host's clock ({here:%Y-%m-%d %H:%M} UTC) is {how} the store's, which refuses every "
-        "request: set the clock that is wrong (timedatectl set-ntp true)"
-    )
 
 
 class Store:
@@ -67,6 +56,7 @@ class Store:
         parsed = urlparse(url)
         self.name, self.url = name, url
         self._has_answered = patient
+        self._away: tuple[float, StoreUnavailable] | None = None
         self._http = reach.store_pool()
         self._client = Minio(
             endpoint=parsed.netloc,
@@ -95,6 +85,8 @@ class Store:
         return cls.opened("store", settings.store_url, *keys)
 
     def _call(self, bucket: str, key: str, call: Callable[[], Any]) -> Any:
+        if self._away is not None and time.monotonic() - self._away[0] < AWAY_SECONDS:
+            raise self._away[1]  # it has just not answered: a command asks for many objects
         try:
             if not self._has_answered:
                 self._http.request("HEAD", self.url, timeout=KNOCK_SECONDS, retries=False)
@@ -107,8 +99,10 @@ class Store:
             raise StoreUnavailable(f"{self.name}: {why}") from error
         except (MinioException, HTTPError, OSError) as error:
             message = f"{self.name} at {self.url} does not answer: {error}"
-            step = "" if self._has_answered else START
-            raise StoreUnavailable(message, next_step=step) from error
+            away = StoreUnavailable(message, next_step="" if self._has_answered else START)
+            if not self._has_answered:
+                self._away = time.monotonic(), away
+            raise away from error
 
     def ping(self) -> None:
         """Make a real round trip. Raises StoreUnavailable."""

@@ -1,5 +1,6 @@
 """A wrong clock is called a wrong clock, and a look that hangs ends by its deadline."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from services.ctl.commands.doctor import result_by
 from shared.errors import StoreUnavailable
 from shared.look import Look
-from shared.store.s3 import Store
+from shared.store.s3 import KNOCK_SECONDS, Store
 
 REFUSAL = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>RequestTimeTooSkewed</Code>
 <Message>too large</Message><Resource>/duramen</Resource><RequestId>1</RequestId></Error>"""
@@ -56,6 +57,17 @@ def test_clocks_that_differ_are_named_as_such(skewed: str) -> None:
     assert "clock" in str(caught.value)
     assert "20 min behind the store's" in str(caught.value)
     assert "timedatectl" in str(caught.value)
+
+
+def test_a_store_that_hangs_is_waited_for_once_and_not_for_each_object() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        store = Store("store", url, "a", "b" * 8, patient=False)
+        begun = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                store.ping()
+        assert time.monotonic() - begun < 2 * KNOCK_SECONDS
 
 
 def test_a_look_that_hangs_is_named_when_its_time_is_over() -> None:

@@ -1,5 +1,6 @@
 """duramen restore: copy a version into a folder of its own, whole, or end with an error."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
@@ -69,9 +70,13 @@ def restore(
     stores = [cli.first_store(config), cli.backup_store(config)]
     if source == "backup":
         stores.reverse()
-    value = Restore(stores, quiet=json).run(lineage, name, to, with_base=with_base)
+    made = Restore(stores, quiet=json)
+    value = made.run(lineage, name, to, with_base=with_base)
 
     def tell() -> None:
+        for place, objects in made.elsewhere.items():
+            text = f"{count_of(objects, 'object')} came from the {place}"
+            cli.console.print(text, style="yellow")
         cli.console.print(
             f"{value['version']} of {lineage} is in {to}: {count_of(value['files'], 'file')}, all "
             "verified"
@@ -91,6 +96,7 @@ class Restore:
     def __init__(self, stores: list[Store], *, quiet: bool = False) -> None:
         self.stores, self.quiet = stores, quiet
         self.fallbacks: list[str] = []
+        self.elsewhere: Counter[str] = Counter()
 
     def run(
         self, lineage: str, name: str | None, target: Path, *, with_base: bool
@@ -187,15 +193,17 @@ class Restore:
                     failure = error
                 continue
             if failure is not None:
-                self.say(f"{key} was copied from the {store.name}")
+                self.fallbacks.append(f"{key} was copied from the {store.name}")
+                self.elsewhere[store.name] += 1
             return found
         if failure is None or isinstance(failure, ObjectMissing):
             return None
         raise failure
 
     def say(self, text: str) -> None:
+        is_new = text not in self.fallbacks
         self.fallbacks.append(text)
-        if not self.quiet:
+        if is_new and not self.quiet:
             cli.console.print(text, style="yellow")
 
 
