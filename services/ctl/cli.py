@@ -168,7 +168,7 @@ def confirm(question: str, yes: bool) -> None:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def wait_notice(what: str) -> Iterator[None]:
     """Say on standard error what is waited for, once it takes longer than two seconds."""
 
     def tell() -> None:
@@ -194,7 +194,7 @@ async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
     """Open a connection that does not come back by itself: a command never fires later."""
     connection = Bus(config.nats_url, config.nats_seed_file, "ctl", ca=config.nats_ca)
     try:
-        with waiting(f"the bus at {config.nats_url}"):
+        with wait_notice(f"the bus at {config.nats_url}"):
             await connection.connect(patient=False)
     except BusUnavailable as error:
         where = f"{error.said.rstrip('.')} (installation: {installation()})."
@@ -245,7 +245,10 @@ def ask(
 
     headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
     try:
-        with waiting(f"an answer of {url}"), reach.http(headers=headers, timeout=seconds) as http:
+        with (
+            wait_notice(f"an answer of {url}"),
+            reach.http(headers=headers, timeout=seconds) as http,
+        ):
             http.head(url, timeout=KNOCK_SECONDS)  # one that hangs is not waited for
             reply = http.request(method, url.rstrip("/") + path, content=content)
     except httpx.HTTPError as error:

@@ -96,10 +96,10 @@ def test_latest_is_not_called_an_unknown_version() -> None:
 
 
 def test_a_long_wait_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.waiting("the bus"):
+    with cli.wait_notice("the bus"):
         time.sleep(0.01)
     assert capsys.readouterr().err == ""
-    with cli.waiting("the bus"):
+    with cli.wait_notice("the bus"):
         deadline = time.monotonic() + 10
         said = ""
         while not said and time.monotonic() < deadline:

@@ -210,7 +210,7 @@ def look_all(config: CtlSettings) -> list[Look]:
 def result_by(deadline: float, name: str, future: Future[list[Look]]) -> list[Look]:
     """Return what a look found, or that it hangs if it is not over by then."""
     try:
-        with cli.waiting(name):
+        with cli.wait_notice(name):
             return future.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         return [Look(name, False, f"it hangs: no answer within {DEADLINE_SECONDS:.0f} s")]
