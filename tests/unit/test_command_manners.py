@@ -6,14 +6,18 @@ import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from services.ctl import cli
 from services.ctl.commands.bases import from_hub
 from services.ctl.commands.control import steps_of
+from services.ctl.commands.lineages import cells
+from services.ctl.commands.restore import Restore
 from services.ctl.views.naming import parse_version
 from shared.errors import DuramenError, UsageError
+from shared.formats.version import CommitRecord, StoredFile
 from shared.ledger.lineage import Segment
 from shared.protocol.names import JobId
 from shared.protocol.observed import Observed, Progress
@@ -134,3 +138,34 @@ def test_the_steps_of_a_run_are_counted_from_its_start() -> None:
     )
     assert steps_of(segment, seen) == 3
     assert steps_of(segment, None) == 0
+
+
+@pytest.mark.parametrize(("quantize", "shown"), [("none", "bfloat16"), ("nf4", "bfloat16, nf4")])
+def test_a_quantised_lineage_is_told_from_another(quantize: str, shown: str) -> None:
+    row = {
+        "lineage": "main",
+        "base_root": "0" * 64,
+        "lora": {"rank": 16, "alpha": 32},
+        "dtype": "bfloat16",
+        "quantize": quantize,
+        "global_step": 0,
+        "latest": None,
+    }
+    assert cells(row)[3] == shown
+
+
+def test_a_version_without_its_list_of_hashes_is_refused_in_words(tmp_path: Path) -> None:
+    file = StoredFile(path="a", sha256="0" * 64, size=1, store_version_id="", backup_version_id="")
+    commit = CommitRecord(
+        lineage="main",
+        version=1,
+        ledger_sequence=3,
+        prefix="lineages/main/v001/",
+        manifest_sha256="0" * 64,
+        base_root="1" * 64,
+        dataset_sha256="2" * 64,
+        files=[file],
+        verified_copies=3,
+    )
+    with pytest.raises(DuramenError, match="SHA256SUMS"):
+        Restore([]).check_sums(commit, tmp_path)

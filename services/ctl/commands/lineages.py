@@ -216,7 +216,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["lineage"],
         row["base_root"][:12],
         f"rank {row['lora']['rank']}, alpha {row['lora']['alpha']}",
-        row["dtype"],
+        row["dtype"] + ("" if row["quantize"] == "none" else f", {row['quantize']}"),
         str(row["global_step"]),
         version_name(row["latest"]) if row["latest"] else "-",
     ]

@@ -174,7 +174,8 @@ class Restore:
 
         Raises DuramenError.
         """
-        listed = parse_sums((target / "SHA256SUMS").read_bytes())
+        sums = target / "SHA256SUMS"
+        listed = parse_sums(sums.read_bytes()) if sums.is_file() else {}
         committed = {f.path: f.sha256 for f in commit.files if f.path != "SHA256SUMS"}
         if listed != committed:
             raise DuramenError(
