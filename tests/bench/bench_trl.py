@@ -43,7 +43,12 @@ FAMILIES = {
     "deepseekv3": "<｜end▁of▁sentence｜>",
     "gptoss": "<|return|>",
 }
-ENDS = {"phi3": ["<|endoftext|>"], "glm4moe": ["<|endoftext|>"], "gptoss": ["<|endoftext|>"]}
+# Other tokens at which the models of a family stop.
+ENDS = {
+    "phi3": ["<|endoftext|>"],
+    "glm4moe": ["<|endoftext|>", "<|observation|>"],
+    "gptoss": ["<|endoftext|>", "<|call|>"],
+}
 SPECIAL = re.compile(r"<[|｜][^<>{}'\"\s]+?[|｜]>|<(?:start|end)_of_turn>|<bos>|\[gMASK\]|<sop>")
 TEXT = """the red garden holds seven copper lamps; why? because 3 + 4 = 7, said Ada.
  Next: émile ✓"""
@@ -181,7 +186,7 @@ def tried(folder: Path, family: str, count: int) -> Iterator[tuple[str, Counter[
     # A template that ends with the tokenizer's own token has another one for the end of a turn.
     tokenizer.eos_token = "<|endoftext|>" if "<|endoftext|>" in extra else stop
     tokenizer.save_pretrained(str(folder))
-    stops = {"eos_token_id": tokenizer.convert_tokens_to_ids([stop, tokenizer.eos_token])}
+    stops = {"eos_token_id": tokenizer.convert_tokens_to_ids([stop, *ENDS.get(family, [])])}
     (folder / "generation_config.json").write_text(json.dumps(stops))
     chat = Chat(folder, datetime.now(UTC).isoformat())  # TRL's templates see today's date
     chat.tokenizer.chat_template = template
