@@ -205,7 +205,7 @@ async def bus(config: CtlSettings) -> AsyncIterator[Bus]:
         await connection.close()
 
 
-def _secret(value: SecretStr) -> str:
+def secret(value: SecretStr) -> str:
     return value.get_secret_value()
 
 
@@ -243,7 +243,7 @@ def ask(
     """
     import httpx
 
-    headers = {"Authorization": f"Bearer {_secret(token)}"} if token else {}
+    headers = {"Authorization": f"Bearer {secret(token)}"} if token else {}
     try:
         with (
             wait_notice(f"an answer of {url}"),

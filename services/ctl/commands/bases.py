@@ -10,6 +10,7 @@ from services.ctl import cli
 from services.ctl.chat_templates import chat_template
 from services.ctl.commands import versions
 from services.ctl.commands.lineages import make_first_lineage
+from services.ctl.hub_data import hub_token, transport_errors
 from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import number, size_of, text
 from services.ctl.views.stored_bases import base_row, roots
@@ -46,14 +47,12 @@ def add(
 ) -> None:
     """Store a base model in three verified copies. The first one becomes the base of `main`."""
     text = chat_template(template) if template else None
-    folder = Path(source) if Path(source).is_dir() else from_hub(source, revision, hub_token())
+    folder = (
+        Path(source)
+        if Path(source).is_dir()
+        else from_hub(source, revision, hub_token(cli.settings()))
+    )
     cli.run_command(_add(folder, text, json))
-
-
-def hub_token() -> str | None:
-    """Return the token in the file that the settings name; None leaves it to the hub's library."""
-    path = cli.settings().hub_token_file
-    return (path.read_text().strip() or None) if path and path.is_file() else None
 
 
 def from_hub(name: str, revision: str | None, token: str | None) -> Path:
@@ -82,7 +81,7 @@ def from_hub(name: str, revision: str | None, token: str | None) -> Path:
             f"The hub refused {name}: {error}",
             next_step="check the name; if the model has terms, accept them and set HF_TOKEN",
         ) from error
-    except Exception as error:  # the hub's library has changed its HTTP client before
+    except transport_errors() as error:
         raise DuramenError(
             f"{name} cannot be downloaded, because the hub cannot be reached: {error}",
             next_step="download the model elsewhere, then: duramen base add DIR",

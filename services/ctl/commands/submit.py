@@ -1,6 +1,7 @@
 """`duramen submit FILE`: give a training file to ingest over HTTP."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.ctl import cli
 from services.ctl.errors import NotObserved
+from services.ctl.hub_split import HubSource
 from services.ctl.views import left_out
 from services.ctl.views.columns import count_of
 from shared import reach
@@ -37,7 +39,13 @@ class SubmissionRefused(DuramenError):
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A training file: .jsonl, .json, .csv, .parquet, …")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A training file (.jsonl, .json, .csv, .parquet, …), or a data set of the hub: "
+            "hf:owner/name, hf:owner/name:split, hf:owner/name/config:split."
+        ),
+    ],
     priority: cli.Priority = None,
     level: cli.OldPriority = None,
     again: Annotated[
@@ -52,18 +60,25 @@ def submit(
 ) -> None:
     """Check, store and queue a training file, and print the name of its job.
 
-    A data.yaml beside data.jsonl is sent along; what --set names takes precedence over it.
+    A data.yaml beside data.jsonl is sent along; what --set names takes precedence over it. Of a
+    data set of the hub, the licence and the size are shown first; each of its files becomes a job.
     """
-    ingest = ingest_client(file)
     wanted = cli.priority_of(priority or level) or "normal"
-    query = {"name": file.name, "level": wanted, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
+    query = {"level": wanted, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
     query["again"] = str(again).lower()
-    query |= with_sidecar(file)
-    with ingest:
-        report = ingest.send(file, query, settings or [])
-        while wait and isinstance(report, Working):
-            report = ingest.look(report.taken)
-    told(report, json, wait=wait)
+
+    def send(path: Path, name: str, beside: dict[str, str], chosen: list[str]) -> None:
+        with ingest_client(path) as ingest:
+            report = ingest.send(path, {"name": name, **query, **beside}, chosen)
+            while wait and isinstance(report, Working):
+                report = ingest.look(report.taken)
+        told(report, json, wait=wait)
+
+    path = Path(file)
+    if file.startswith("hf:") and not path.exists():
+        submit_from_hub(HubSource.parse(file), settings or [], send)
+    else:
+        send(path, path.name, with_sidecar(path) if path.is_file() else {}, settings or [])
     cli.run_command(warn_of_lineage(lineage))
 
 
@@ -78,6 +93,26 @@ async def warn_of_lineage(lineage: str) -> None:
         make = "base add MODEL" if lineage == "main" else f"lineage new {lineage} --base BASE"
         text = f"There is no lineage {lineage} yet, so the job waits for it."
         sys.stderr.write(f"duramen: {text}  Next: duramen {make}\n")
+
+
+def submit_from_hub(
+    source: HubSource,
+    settings: list[str],
+    send: Callable[[Path, str, dict[str, str], list[str]], None],
+) -> None:
+    """Show what a data set of the hub is, download it and submit its files, the origin with them.
+
+    Raises NotFound, UsageError, DuramenError.
+    """
+    from services.ctl import hub_data
+
+    token = hub_data.hub_token(cli.settings())
+    split = hub_data.split_at_hub(source, token)
+    for line in split.lines():
+        typer.echo(line, err=True)
+    described = any(each.startswith("description=") for each in settings)
+    chosen = settings if described else [*settings, f"description={split.origin}"]
+    hub_data.each_file(split, token, lambda file, path: send(path, file.name, {}, chosen))
 
 
 def ingest_client(file: Path) -> "IngestClient":
