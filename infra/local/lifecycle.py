@@ -29,6 +29,7 @@ from shared import setting_names
 from shared.errors import UnknownSettings
 from shared.service_names import SERVICES
 
+LAUNCH_SECONDS = 30  # until the supervisor lives, whatever it then starts
 START_SECONDS = 660  # longer than the supervisor waits for its slowest program
 STOP_SECONDS = 90
 Say = Callable[[str], None]
@@ -143,7 +144,7 @@ def _launch(home: Home, *, services: bool) -> None:
             stdout=output,
             stderr=output,
         )
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + LAUNCH_SECONDS
     while supervisor_pid(home) is None and not home.status_file.exists():
         if time.monotonic() > deadline:
             raise NotStarted(f"the supervisor does not start: {last_line(log)} (see {log})")

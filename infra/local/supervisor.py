@@ -27,6 +27,7 @@ from infra.local.watch import Watch
 from infra.secrets.secrets import Secrets
 from shared.service_names import SERVICES
 
+LOCK_SECONDS = 2.0
 PART_SECONDS = 600  # a slow host is no reason to stop what has been started
 SERVICE_STOP_SECONDS = 30
 SERVER_STOP_SECONDS = 25  # a store drains its inner connections for 15 s
@@ -87,10 +88,15 @@ class Supervisor:
     def _take_lock(self) -> bool:
         # The lock, not the number in the file, says whether a supervisor lives.
         self._lock = self.home.pid_file.open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:  # who asks whether a supervisor lives holds it for a moment, too
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import math
 import os
 import shutil
 import tomllib
@@ -39,8 +40,15 @@ def version() -> str:
 
 
 def watch_space(name: str, folder: Path) -> None:
-    """Measure the free space at `folder` whenever metrics are asked for."""
-    FREE.labels(name).set_function(lambda: shutil.disk_usage(folder).free)
+    """Measure the free space at `folder` whenever metrics are asked for; NaN if it is not there."""
+
+    def free() -> float:
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:  # one folder that is gone must not take all other figures with it
+            return math.nan
+
+    FREE.labels(name).set_function(free)
 
 
 def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:

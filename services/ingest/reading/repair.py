@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from services.ingest.reading.row_error import RowError
 
 SAMPLE_CHARACTERS = 120
-TO_UTF8 = "Convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+TO_UTF8 = "Convert it (iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW)."
 # Python's way to write a list or an object: keys in single quotes, None and True.
 REPR = re.compile(r"\s*(?:[\[({]\s*)*(?:array\()?[\[({]*\s*'[^'\n]*'\s*:|\s*\w+\(\{|\s*array\(\[")
 REPR_TOLD = "This is Python's repr, not JSON: write the rows with json.dumps, or as Parquet."

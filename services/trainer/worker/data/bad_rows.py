@@ -15,7 +15,7 @@ from shared.protocol.allowance import Allowance
 NAMED = 5  # rows in a message
 REASON_CHARACTERS = 300
 TO_ALLOW = (
-    "Mend or delete these lines, or put a file with the line `allow_bad: 2%` (or a number of rows) "
+    "Fix or delete these lines, or put a file with the line `allow_bad: 2%` (or a number of rows) "
     "beside the dataset, with the same name but ending in .yaml, to train the others."
 )
 NO_SYSTEM = (
