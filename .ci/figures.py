@@ -42,11 +42,11 @@ FOREIGN = {
     # A model directory as others write it: config.json, tokenizer.json, safetensors.
     "configuration", "stop_tokens", "base_object", "check_index",
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
-    "PlainTokens._second",
+    "PlainTokens._second", "config_and_headers",
     # Lines between a parent and its child process.
     "Child.ask", "answer_lines", "ask_child", "looks_from_json",
     # The bus.
-    "Entry.nonce", "Bus._api",
+    "Entry.nonce", "Bus._api", "BusServer.ask",
     # A service's own state on its own disk, which no other reads.
     "Marks.__init__", "Standing.__init__", "Outlet.__init__", "Cache.tokens", "origin_of",
     "measured_dtype", "holds", "takes_gpu", "WorkerRun.measure_use", "Proofs.found",

@@ -13,7 +13,6 @@ import urllib3
 from infra.local.home import Home
 from infra.local.ports import Ports
 from infra.local.watch import Watch
-from infra.local.write_probe import refusal_of_write
 from infra.ports import HOST
 from infra.secrets.inner import security_toml
 from infra.secrets.secrets import SYSTEM_USER, Secrets
@@ -21,6 +20,7 @@ from infra.servers.buckets import client, connections
 from infra.servers.identities import s3_json
 from infra.servers.nats.conf import NatsConf
 from infra.servers.seaweed import WeedServer
+from infra.servers.write_probe import refusal_of_write
 from shared import reach
 from shared.bus.system import BusServer
 from shared.errors import BusUnavailable

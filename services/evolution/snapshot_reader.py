@@ -79,7 +79,7 @@ class Reader:
             data = self.store.read(wanted.bucket, wanted.key, wanted.version_id)
         except ObjectMissing:
             return False  # cleaned up between listing and reading
-        found, rows = parse_snapshot(wanted, data, named)
+        found, rows = parse_measurements(wanted, data, named)
         try:
             self.cache.add(found, rows)
         except (sqlite3.IntegrityError, OverflowError) as error:  # as of an example measured twice
@@ -174,7 +174,7 @@ def unusable(
     )
 
 
-def parse_snapshot(
+def parse_measurements(
     wanted: StoredSnapshot, data: bytes, named: str | None
 ) -> tuple[CachedSnapshot, list[Row]]:
     """Return the snapshot and its measurements.

@@ -54,7 +54,7 @@ def layers_of(base: Any) -> Layers:
                 found.matrices.append(name)
         elif not isinstance(module, torch.nn.Embedding):
             alone += [(name, f"{name}.{own}", p.ndim) for own, p in own_parameters(module)]
-            if holds_experts(name, module):
+            if holds_expert_weights(name, module):
                 found.stacked += [path for within, path, n in alone if within == name and n > 1]
     found.stacked = [path for path in found.stacked if not path.endswith("bias")]
     found.mixtures = mixtures_in(found.matrices, found.stacked)
@@ -68,7 +68,7 @@ def layers_of(base: Any) -> Layers:
     return found
 
 
-def holds_experts(name: str, module: torch.nn.Module) -> bool:
+def holds_expert_weights(name: str, module: torch.nn.Module) -> bool:
     """Return whether a module with parameters of its own holds the matrices of all experts."""
     return "Expert" in type(module).__name__ or "experts" in name.split(".")
 

@@ -36,10 +36,10 @@ def read_latest(place: Place, lineage: str) -> Latest | None:
     Such a one is replaced by the next move.
     """
     found = place.read_newest(PRECIOUS, layout.latest(lineage))
-    return parse_latest(found[0]) if found else None
+    return latest_from(found[0]) if found else None
 
 
-def parse_latest(data: bytes) -> Latest | None:
+def latest_from(data: bytes) -> Latest | None:
     try:
         return Latest.model_validate_json(data)
     except ValueError:
@@ -54,7 +54,7 @@ def move_latest(place: Place, latest: Latest) -> bool:
     data = canonical_json(latest.model_dump(mode="json")) + b"\n"
     for _ in range(ATTEMPTS):
         found = place.read_newest(PRECIOUS, layout.latest(latest.lineage))
-        current = parse_latest(found[0]) if found else None
+        current = latest_from(found[0]) if found else None
         if current is not None and current.ledger_sequence >= latest.ledger_sequence:
             return False
         if place.swap(PRECIOUS, layout.latest(latest.lineage), data, found[1] if found else None):

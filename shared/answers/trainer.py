@@ -8,7 +8,7 @@ from shared.answers import Reply
 from shared.protocol.names import OnLong
 
 MOST_PREVIEWED = 200  # rows
-MOST_SHOWN = 3
+ROWS_SHOWN = 3
 
 
 class Token(Reply):
@@ -77,7 +77,7 @@ class RowsToPreview(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_PREVIEWED)]
-    shown: Annotated[int, Field(ge=0, le=MOST_SHOWN)] = MOST_SHOWN
+    shown: Annotated[int, Field(ge=0, le=ROWS_SHOWN)] = ROWS_SHOWN
     max_length: Annotated[int, Field(gt=0)] | None = None
     on_long: OnLong | None = None
 

@@ -15,10 +15,10 @@ import nats.errors
 
 from shared.bus.connection import connection_away
 
-USER = "monitor"
+MONITOR_USER = "monitor"
 Question = Literal["HEALTHZ", "VARZ", "JSZ"]
-QUESTIONS: tuple[Question, ...] = ("HEALTHZ", "VARZ", "JSZ")
-ANSWER_SECONDS = 3.0
+SERVER_QUESTIONS: tuple[Question, ...] = ("HEALTHZ", "VARZ", "JSZ")
+SERVER_ANSWER_SECONDS = 3.0
 
 
 def subject_of(question: Question) -> str:
@@ -37,12 +37,12 @@ class BusServer:
         """Return what the server says about itself. Raises BusUnavailable if it says nothing."""
         tls = {"tls": ssl.create_default_context(cafile=self.ca)} if self.ca else {}
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(SERVER_ANSWER_SECONDS):
                 connection = await nats.connect(
                     self.url,
                     nkeys_seed=str(self.seed_file),
-                    name=USER,
-                    inbox_prefix=f"_INBOX_{USER}".encode(),
+                    name=MONITOR_USER,
+                    inbox_prefix=f"_INBOX_{MONITOR_USER}".encode(),
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # 0 would mean "no limit"
                     error_cb=_unheard,
@@ -50,7 +50,9 @@ class BusServer:
                 )
                 try:
                     body = json.dumps(options).encode()
-                    answer = await connection.request(subject_of(question), body, ANSWER_SECONDS)
+                    answer = await connection.request(
+                        subject_of(question), body, SERVER_ANSWER_SECONDS
+                    )
                 finally:
                     await connection.close()
         except (OSError, TimeoutError, nats.errors.Error) as error:

@@ -46,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, answer: Any) -> BaseTried | str:
 
 def test_what_was_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = asked(monkeypatch, FOUND)
-    told = "\n".join(base_trial.lines(found, SETTINGS))
+    told = "\n".join(base_trial.trial_lines(found, SETTINGS))
     assert "the base itself. Its loss on a made-up text went from 7.20 to 6.60" in told
     assert "Without an adapter: out_proj (peft refuses it)." in told
     assert "not in nf4" in told
@@ -55,14 +55,14 @@ def test_what_was_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_trainer_that_is_away_leaves_it_to_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
     found = asked(monkeypatch, ServiceUnavailable("It does not answer."))
-    (told,) = base_trial.lines(found, SETTINGS)
+    (told,) = base_trial.trial_lines(found, SETTINGS)
     assert told.startswith("The base was not tried out: It does not answer; the first job checks")
     assert base_trial.as_json(found)["tried"] is False
 
 
 def test_a_doubt_about_a_smaller_network_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = asked(monkeypatch, {"what": "a smaller network", "seconds": 9.0, "doubt": "No."})
-    (told,) = base_trial.lines(found, SETTINGS)
+    (told,) = base_trial.trial_lines(found, SETTINGS)
     assert "a smaller network fails: No." in told
     assert base_trial.as_json(found)["tried"] is False
 

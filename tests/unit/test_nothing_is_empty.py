@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 from infra.local.settings_page import PROGRAMS
 from services.ctl.__main__ import app
 from services.ctl.views import history
-from services.ingest.outcome.job_settings import NAMES, OF_ROWS, OPTIONS, Asked
+from services.ingest.outcome.job_settings import NAMES, OPTIONS, ROW_OPTIONS, Asked
 from services.ingest.reading.row import RowOptions
 from services.model.network import Network
 from services.model.template import Chat
@@ -68,8 +68,8 @@ def test_every_key_of_a_sidecar_reaches_a_plan_or_is_read_by_ingest() -> None:
     assert set(NAMES.values()) == JobSettings.model_fields.keys()
     plan = TrainingSettings.model_fields.keys()
     assert JobSettings.model_fields.keys() - plan == NOT_OF_THE_UPDATES
-    assert set(OPTIONS) - set(OF_ROWS) == set(Asked._fields) - {"settings", "rows"}
-    assert {*OF_ROWS, "ignore"} == {*RowOptions.__dataclass_fields__}
+    assert set(OPTIONS) - set(ROW_OPTIONS) == set(Asked._fields) - {"settings", "rows"}
+    assert {*ROW_OPTIONS, "ignore"} == {*RowOptions.__dataclass_fields__}
     assert set(OPTIONS) <= read_in("services")
     shown = history.history_of(Table(), described())
     assert shown["settings"] == {"description": "said"}

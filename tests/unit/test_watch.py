@@ -11,7 +11,7 @@ import pytest
 from infra.local import status_file, watch
 from infra.local.status_file import write_status
 from infra.local.watch import Watch
-from infra.local.write_probe import folders
+from infra.servers.write_probe import folders
 from services.ctl.supervised import ill_programs
 
 

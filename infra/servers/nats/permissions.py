@@ -7,7 +7,7 @@ service. A permission covers subjects that a client names itself, not the reply 
 
 from dataclasses import dataclass
 
-from shared.bus.system import QUESTIONS, subject_of
+from shared.bus.system import SERVER_QUESTIONS, subject_of
 
 STREAMS_GRANTED = ("JOBS", "CTL", "OBS", "EVT", "LEASE")
 
@@ -81,4 +81,4 @@ def grant(user: str) -> Grant:
 
 def system_grant(user: str) -> Grant:
     """Return the permissions of the user of the server's own account: to ask how it is."""
-    return Grant(tuple(subject_of(each) for each in QUESTIONS), (f"_INBOX_{user}.>",))
+    return Grant(tuple(subject_of(each) for each in SERVER_QUESTIONS), (f"_INBOX_{user}.>",))

@@ -11,7 +11,7 @@ from services.ctl import cli
 from services.ctl.errors import NotObserved
 from services.ctl.views.columns import count_of
 from services.ctl.views.naming import ANSWERS, job_at, name_of
-from services.ctl.views.silence import STALE_SECONDS
+from services.ctl.views.silence import QUIET_SECONDS
 from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.ledger.control import Control, events, observed, observed_all
@@ -71,7 +71,7 @@ async def living(bus: Bus, seen: dict[str, Observed]) -> dict[str, Observed]:
     found = {}
     for instance, said in seen.items():
         age = await lease_age(bus, f"trainer.{instance}")
-        if age is not None and age < STALE_SECONDS:
+        if age is not None and age < QUIET_SECONDS:
             found[instance] = said
     return found or seen
 

@@ -34,7 +34,7 @@ Targets = Annotated[
 Dropout = Annotated[
     float, typer.Option("--dropout", min=0, max=0.99, help="Dropout of the adapter.")
 ]
-Quantize = Annotated[
+Quantized = Annotated[
     str, typer.Option("--quantize", help="none, or nf4 for a quarter of the memory.")
 ]
 Seed = Annotated[
@@ -106,7 +106,7 @@ def new(
     targets: Targets = "all-linear",
     dropout: Dropout = 0.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
-    quantize: Quantize = "none",
+    quantize: Quantized = "none",
     seed: Seed = 0,
     template: Template = None,
     check: Annotated[
@@ -124,14 +124,14 @@ def new(
     root = find_root(store, base)
     lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": named(targets)}
     shape = {"dtype": dtype, "quantize": quantize, "seed": seed, "chat_template": text}
-    settings = checked(name, {"base_root": root, "lora": lora, **shape})
+    settings = checked_settings(name, {"base_root": root, "lora": lora, **shape})
     if settings.lora.targets != "all-linear":
         check_targets(settings.lora.targets, layers_in_store(store, root))
     found = base_trial.try_base(config, settings) if check else "--no-check was given"
     cli.run_command(_new(config, name, settings, found, json))
 
 
-def checked(name: str, fields: dict[str, Any]) -> LineageSettings:
+def checked_settings(name: str, fields: dict[str, Any]) -> LineageSettings:
     """Return the settings of a new lineage. Raises UsageError, naming the flags that are wrong."""
     try:
         settings = LineageSettings.model_validate(fields)
@@ -163,7 +163,7 @@ async def _new(
     value["base_check"] = base_trial.as_json(found)
 
     def human() -> None:
-        for line in base_trial.lines(found, settings):
+        for line in base_trial.trial_lines(found, settings):
             cli.console.print(line, markup=False)
         cli.console.print(f"Lineage {name} was created on base {settings.base_root[:12]}.")
 
@@ -182,7 +182,7 @@ async def _list_lineages(json: bool) -> None:
         table = await Table.of(bus)
     lines = [line for line in table.lines.values() if line.settings and line.head]
     spared = spared_layers(config, [line.settings for line in lines if line.settings])
-    rows = [row_of(line, spared) for line in lines]
+    rows = [lineage_row(line, spared) for line in lines]
 
     def human() -> None:
         heads: Heads = ["lineage", "base", "lora", "dtype", number("steps"), "latest"]
@@ -195,7 +195,7 @@ async def _list_lineages(json: bool) -> None:
     cli.emit(rows, json, human)
 
 
-def row_of(line: Line, spared: dict[str, list[dict[str, Any]] | None]) -> dict[str, Any]:
+def lineage_row(line: Line, spared: dict[str, list[dict[str, Any]] | None]) -> dict[str, Any]:
     """Return a lineage as programs see it; `spared`: what its base leaves out, by the root."""
     assert line.settings is not None
     assert line.head is not None

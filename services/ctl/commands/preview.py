@@ -70,7 +70,7 @@ def rendered(config: CtlSettings, found: Preview) -> tuple[RowsPreviewed | None,
     own: dict[str, Any] = found.report.settings
     asked = RowsToPreview(
         rows=tuple(row.data or "" for row in rows),
-        shown=sum(row.row <= previewed.MOST_SHOWN for row in rows),
+        shown=sum(row.row <= previewed.ROWS_SHOWN for row in rows),
         max_length=own.get("max_length"),
         on_long=own.get("on_long"),
     )
@@ -122,11 +122,11 @@ def print_rows(found: Preview, tokens: RowsPreviewed | None, missing: str | None
     if tokens is None:
         if found.rows:
             put(f"No tokens are shown: {missing}", "yellow")
-        for stored in found.rows[: previewed.MOST_SHOWN]:
+        for stored in found.rows[: previewed.ROWS_SHOWN]:
             put(previewed.stored_row(stored))
         return
     drawn = iter(tokens.shown)
-    for stored in found.rows[: previewed.MOST_SHOWN]:
+    for stored in found.rows[: previewed.ROWS_SHOWN]:
         if stored.data is None:
             put(previewed.stored_row(stored))
         elif row := next(drawn, None):

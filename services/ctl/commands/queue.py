@@ -13,7 +13,7 @@ from services.ctl.views.columns import Heads, count_of, number, span_of, text
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of, inbox_rows
 from services.ctl.views.naming import job_at, name_of
 from services.ctl.views.queue_cells import job_state_cell, start_cell
-from services.ctl.views.silence import STALE_SECONDS
+from services.ctl.views.silence import QUIET_SECONDS
 from shared.bus.client import Bus
 from shared.errors import UsageError
 from shared.ledger.control import observed_all
@@ -197,7 +197,7 @@ def print_notes(view: View, rows: list[dict[str, Any]]) -> None:
     seen = view.seen
     if queued and seen is None:
         cli.note("No trainer has ever connected.  Next: duramen doctor", "yellow")
-    elif queued and view.silent > STALE_SECONDS:
+    elif queued and view.silent > QUIET_SECONDS:
         cli.note(
             f"The trainer has been silent for {span_of(view.silent)}.  Next: duramen doctor", "red"
         )

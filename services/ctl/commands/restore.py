@@ -129,7 +129,7 @@ class Restore:
     def latest(self, lineage: str) -> str:
         """Return the name of the version that users load. Raises NotFound."""
         key = layout.latest(lineage)
-        record = self._first(key, lambda store: read_latest(store, key))
+        record = self._first(key, lambda store: stored_latest(store, key))
         if record is None:
             raise NotFound(
                 f"{lineage} has no published version yet.", next_step="duramen versions list"
@@ -138,7 +138,7 @@ class Restore:
 
     def commit(self, lineage: str, name: str) -> CommitRecord:
         key = layout.commit(lineage, parse_version(name))
-        record = self._first(key, lambda store: commit_of(store, key))
+        record = self._first(key, lambda store: stored_commit(store, key))
         if record is None:
             raise NotFound(
                 f"{name} of {lineage} is not published.", next_step="duramen versions list"
@@ -208,12 +208,12 @@ class Restore:
             cli.console.print(text, style="yellow")
 
 
-def commit_of(store: Store, key: str) -> CommitRecord:
+def stored_commit(store: Store, key: str) -> CommitRecord:
     """Return a store's commit record. Raises ObjectMissing, also for an unreadable one."""
     return parsed_commit(CommitRecord, store.read(PRECIOUS, key), store, key)
 
 
-def read_latest(store: Store, key: str) -> Latest:
+def stored_latest(store: Store, key: str) -> Latest:
     """Return a store's `latest`. Raises ObjectMissing, also for an unreadable one."""
     found = store.read_newest(PRECIOUS, key)
     return parsed_commit(Latest, found[0] if found else b"", store, key)

@@ -64,15 +64,15 @@ def submit(
     data set of the hub, the licence and the size are shown first; each of its files becomes a job.
     """
     wanted = cli.priority_of(priority or level) or "normal"
-    query = {"level": wanted, "lineage": lineage, "wait": str(DECIDED_SECONDS)}
-    query["again"] = str(again).lower()
+    query = {"level": wanted, "lineage": lineage, "again": str(again).lower()}
 
     def send(path: Path, name: str, beside: dict[str, str], chosen: list[str]) -> None:
         with ingest_client(path) as ingest:
-            report = ingest.send(path, {"name": name, **query, **beside}, chosen)
+            named = {"name": name, "wait": str(DECIDED_SECONDS)}
+            report = ingest.send(path, named | query | beside, chosen)
             while wait and isinstance(report, Working):
                 report = ingest.look(report.taken)
-        told(report, json, wait=wait)
+        tell(report, json, wait=wait)
 
     path = Path(file)
     if file.startswith("hf:") and not path.exists():
@@ -223,7 +223,7 @@ class IngestClient:
             raise kind(message) from error
 
 
-def told(report: Report | Working, json: bool, *, wait: bool) -> None:
+def tell(report: Report | Working, json: bool, *, wait: bool) -> None:
     """Print what became of the file. Raises SubmissionRefused, NotObserved."""
     if isinstance(report, Working):
         why = f" ({report.why})" if report.why else ""

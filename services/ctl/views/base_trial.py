@@ -9,9 +9,9 @@ from shared.answers.trainer import BaseTried
 from shared.errors import DuramenError, UsageError
 from shared.protocol.records import LineageSettings
 
-TRIAL_SECONDS = 180.0
-FIELDS = {"rank", "alpha", "dropout", "targets"}
-LATER = "the first job checks it instead, and fails if it cannot be trained"
+TRY_SECONDS = 180.0
+SHAPE_FIELDS = {"rank", "alpha", "dropout", "targets"}
+CHECKED_LATER = "the first job checks it instead, and fails if it cannot be trained"
 
 
 def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
@@ -19,13 +19,13 @@ def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
 
     Raises UsageError if the base cannot be trained with this adapter.
     """
-    shape = quote(settings.lora.model_dump_json(include=FIELDS))
+    shape = quote(settings.lora.model_dump_json(include=SHAPE_FIELDS))
     path = f"/api/base/{settings.base_root}?shape={shape}"
     if not config.trainer_url:
         return "DURAMEN_TRAINER_URL is not set"
     try:
         found = cli.ask(
-            BaseTried, config.trainer_url, config.trainer_token, path, seconds=TRIAL_SECONDS
+            BaseTried, config.trainer_url, config.trainer_token, path, seconds=TRY_SECONDS
         )
     except DuramenError as error:
         return error.said
@@ -35,12 +35,14 @@ def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
     return found
 
 
-def lines(found: BaseTried | str, settings: LineageSettings) -> list[str]:
+def trial_lines(found: BaseTried | str, settings: LineageSettings) -> list[str]:
     """Return what was found, as sentences."""
     if isinstance(found, str):
-        return [f"The base was not tried out: {found.rstrip('.')}; {LATER}."]
+        return [f"The base was not tried out: {found.rstrip('.')}; {CHECKED_LATER}."]
     if found.doubt is not None:
-        return [f"The base was not tried out, for {found.what} fails: {found.doubt} So {LATER}."]
+        return [
+            f"The base was not tried out, for {found.what} fails: {found.doubt} So {CHECKED_LATER}."
+        ]
     first, last = found.losses
     tried = (
         f"Tried out on the trainer's CPU in {found.seconds:.0f} s: {found.what}. Its loss on a "

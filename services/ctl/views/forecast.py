@@ -7,7 +7,7 @@ one.
 
 from dataclasses import dataclass, field
 
-from services.ctl.views.silence import STALE_SECONDS
+from services.ctl.views.silence import QUIET_SECONDS
 from shared.bus.client import Bus
 from shared.ledger.jobs import Job, Table
 from shared.protocol.names import LEVEL_RANK, JobId, observed_subject
@@ -76,7 +76,7 @@ def starts(
     """
     queue = table.queue()
     held = reasons(seen)
-    if seen is None or age_seconds > STALE_SECONDS or "*" in held:
+    if seen is None or age_seconds > QUIET_SECONDS or "*" in held:
         return {job.id: None for job in queue}
     if seen.state in ("paused", "stopped", "starting"):
         return {job.id: None for job in queue}

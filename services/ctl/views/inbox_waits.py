@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.ctl.views.columns import count_of, one_line, span_of
-from services.ctl.views.silence import STALE_SECONDS
+from services.ctl.views.silence import QUIET_SECONDS
 from shared.protocol.names import now
 from shared.protocol.observed import InboxWaits, Observed
 
@@ -20,7 +20,7 @@ def inbox_lines(seen: Observed | None) -> list[str]:
     if seen is None or seen.inbox is None:
         return []
     silent = (now() - seen.at).total_seconds()
-    since = f", as ingest said {span_of(silent)} ago" if silent > STALE_SECONDS else ""
+    since = f", as ingest said {span_of(silent)} ago" if silent > QUIET_SECONDS else ""
     return [
         f"waiting in the inbox, not queued: {seen.inbox.count}{since}",
         *(f"  {line}" for line in waits_lines(seen.inbox)),

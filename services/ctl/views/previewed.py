@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from services.ctl.views.columns import count_of, fitted, one_line, size_of
 from services.ctl.views.tokens import drawn
 from shared.answers.ingest import Preview, SampledRow
-from shared.answers.trainer import MOST_SHOWN, PreviewedRow, RowsPreviewed, ShownSequence
+from shared.answers.trainer import ROWS_SHOWN, PreviewedRow, RowsPreviewed, ShownSequence
 from shared.formats.report import Contents, Report
 from shared.protocol.allowance import Allowance
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["MOST_SHOWN"]
+__all__ = ["ROWS_SHOWN"]
 
 ROW_CHARS = 300  # of a row without tokens
 SHOWN_TOKENS = 60  # tokens shown of each end of a row

@@ -3,7 +3,7 @@
 from shared.protocol.names import now
 from shared.protocol.observed import Observed
 
-STALE_SECONDS = 60.0  # a service shows itself every five or ten seconds
+QUIET_SECONDS = 60.0  # a service shows itself every five or ten seconds
 
 
 def age_of(said: Observed) -> float:
@@ -13,4 +13,4 @@ def age_of(said: Observed) -> float:
 
 def is_stale(said: Observed) -> bool:
     """Return whether a service has been silent for so long that something is wrong with it."""
-    return age_of(said) > STALE_SECONDS
+    return age_of(said) > QUIET_SECONDS

@@ -61,7 +61,7 @@ def is_in_lines(file: BinaryIO) -> bool:
     return wrapped.plan_of(value) is None
 
 
-def holds_rows(head: str) -> bool:
+def begins_as_rows(head: str) -> bool:
     """Return whether a text that is named otherwise begins as rows of JSON do."""
     head = head.lstrip(SPACE)
     first: Any = None
@@ -100,14 +100,14 @@ def values(text: Text, limit: int) -> Iterator[Item]:
 
 
 def array_rows(text: Text, limit: int) -> Iterator[Item]:
-    if is_turn(first_of(text)):
+    if is_turn(first_element(text)):
         line = text.line
-        yield line, row_of(*element(text, limit))
+        yield line, row_in_array(*element(text, limit))
         return
     text.position += 1
     while text.sign() != "]":  # also behind a comma too many
         line = text.line
-        yield line, row_of(*element(text, limit))
+        yield line, row_in_array(*element(text, limit))
         sign = text.sign()
         if sign not in (",", "]"):
             fail(text, "a comma or the end of the array, `]`, is missing")
@@ -115,7 +115,7 @@ def array_rows(text: Text, limit: int) -> Iterator[Item]:
     text.position += 1
 
 
-def row_of(value: Any, raw: bytes) -> bytes | RowError:
+def row_in_array(value: Any, raw: bytes) -> bytes | RowError:
     """Return the bytes of a row in an array: a row as it is, or what holds it.
 
     A list of turns is a conversation; the dataset viewer wraps each row in {"row_idx", "row"}.
@@ -164,7 +164,7 @@ def members(text: Text, plan: Wrapping, limit: int) -> Iterator[Item]:
         text.skip()
         if plan.kind == "index":
             line = text.line
-            yield line, row_of(*element(text, limit))
+            yield line, row_in_array(*element(text, limit))
         elif name == plan.key:
             yield from values(text, limit)
         else:
@@ -179,7 +179,7 @@ def members(text: Text, plan: Wrapping, limit: int) -> Iterator[Item]:
 # ---- looking ahead -------------------------------------------------------------------------------
 
 
-def first_of(text: Text) -> Any:
+def first_element(text: Text) -> Any:
     """Return the first element of the array at the position, or None; the position stays."""
     while True:
         at = behind_space(text.window, text.position + 1)

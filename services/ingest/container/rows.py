@@ -52,7 +52,7 @@ def rows_of_text(file: BinaryIO, container: Container, reading: Reading) -> Iter
         if wrong is not None:
             raise Unreadable(wrong)
         with closing(as_utf8(file)) as text:
-            layout, tabs = layout_of(text, container, reading.reads)
+            layout, tabs = layout_of_text(text, container, reading.reads)
             if layout == "csv":
                 yield from table.csv_rows(text, reading.limit, reading.reads, tabs=tabs)
             elif layout == "text":
@@ -61,7 +61,7 @@ def rows_of_text(file: BinaryIO, container: Container, reading: Reading) -> Iter
                 yield from json_rows.json_rows(text, reading.limit, reading.over)
 
 
-def layout_of(file: BinaryIO, container: Container, reads: table.Reads) -> tuple[str, bool]:
+def layout_of_text(file: BinaryIO, container: Container, reads: table.Reads) -> tuple[str, bool]:
     """Return the layout of a text, and whether tabs delimit its cells.
 
     A .txt may hold rows of JSON or a table, and a .csv rows of JSON, which are no text to train.
@@ -70,7 +70,7 @@ def layout_of(file: BinaryIO, container: Container, reads: table.Reads) -> tuple
     if layout == "json" or ".md" in container.suffix:
         return layout, tabs
     head = file.peek(packing.READ_BYTES)[: packing.READ_BYTES].decode("utf-8-sig", "replace")  # type: ignore[attr-defined]
-    if json_rows.holds_rows(head):
+    if json_rows.begins_as_rows(head):
         return "json", False
     if layout == "text" and (delimiter := table.delimiter_of(head.partition("\n")[0], reads)):
         return "csv", delimiter == "\t"

@@ -7,24 +7,24 @@ from services.ingest.reading.row_error import RowError, Unreadable
 from services.ingest.reading.rows.meaning import is_read
 
 
-def names(text: str) -> frozenset[str]:
+def keys_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 # Names under which people put all their rows.
-WRAPPERS = names(
+WRAPPERS = keys_of(
     "data rows train training instances examples samples items records entries results dataset "
     "datasets list conversations dialogues dialogs chats questions prompts test testing "
     "validation valid val dev eval evaluation"
 )
 # Names that a field of a row has in some layout.
-ROW_NAMES = names(
+ROW_NAMES = keys_of(
     "messages conversations conversation dialog dialogue chat prompt completion instruction input "
     "output response answer question query system text content target label chosen rejected "
     "mapping chat_messages user assistant human gpt problem solution context"
 )
 # Of the whole file: what would have to be part of each row.
-FOR_ALL = ROW_NAMES | names(
+FOR_ALL = ROW_NAMES | keys_of(
     "definition tools functions system_prompt instructions task_description"
 )
 TURNS = (

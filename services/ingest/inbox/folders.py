@@ -15,18 +15,18 @@ from services.ingest.inbox.rename import show_name
 from shared.formats.report import Kind
 from shared.protocol.names import DEFAULT_LINEAGE, LEVEL_RANK, Level
 
-TAKEN_FOLDER, DONE, REJECTED = ".taken", "done", "rejected"
+TAKEN_FOLDER, DONE_FOLDER, REJECTED = ".taken", "done", "rejected"
 UPLOADS = ".uploads"
 ASIDE = ".duramen-taking"  # in a folder on another disk: what is being copied from there
 # A folder of the inbox or of a lineage => the level and the kind of the files dropped there.
-FOLDERS: dict[str, tuple[Level, Kind]] = {
+LEVEL_FOLDERS: dict[str, tuple[Level, Kind]] = {
     "": ("normal", "train"),
     "priority": ("high", "train"),
     "high": ("high", "train"),
     "low": ("low", "train"),
     "eval": ("normal", "eval"),
 }
-OWN = (DONE, REJECTED, TAKEN_FOLDER, UPLOADS)  # nothing is taken from these
+OWN = (DONE_FOLDER, REJECTED, TAKEN_FOLDER, UPLOADS)  # nothing is taken from these
 MADE = ("priority", "low", "eval", *OWN)
 LINEAGE_NAME = re.compile(r"@([a-z0-9][a-z0-9_-]{0,31})")
 
@@ -104,8 +104,8 @@ class Listing:
 
     def _meaning(self, place: InboxFolder, path: Path) -> InboxFolder | None:
         """Return what a folder means by its name, or None if it means nothing."""
-        if path.name in FOLDERS:
-            level, kind = FOLDERS[path.name]
+        if path.name in LEVEL_FOLDERS:
+            level, kind = LEVEL_FOLDERS[path.name]
             return InboxFolder(path, level, place.lineage, kind)
         match = LINEAGE_NAME.fullmatch(path.name) if place.path == self.root else None
         return InboxFolder(path, "normal", match[1], "train") if match else None
@@ -128,7 +128,7 @@ def why_unknown(item: InboxItem) -> str:
     name, lower = item.path.name, item.path.name.lower()
     if LINEAGE_NAME.fullmatch(name):
         return "the folder of a lineage lies in the inbox itself: move it there"
-    if name != lower and (lower in FOLDERS or LINEAGE_NAME.fullmatch(lower)):
+    if name != lower and (lower in LEVEL_FOLDERS or LINEAGE_NAME.fullmatch(lower)):
         return f"folders are named in lower case: rename it to {lower}"
     if name.startswith("@"):
         form = "a letter or digit, then letters, digits, - and _, all lower case, 32 at most"

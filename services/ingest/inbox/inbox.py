@@ -18,8 +18,8 @@ from pathlib import Path
 
 from services.ingest.inbox import other_disk
 from services.ingest.inbox.folders import (
-    DONE,
-    FOLDERS,
+    DONE_FOLDER,
+    LEVEL_FOLDERS,
     MADE,
     REJECTED,
     TAKEN_FOLDER,
@@ -221,7 +221,7 @@ class Inbox:
         `products`: suffix -> a file that is copied beside it. Everything beside it is written
         first, and the sidecar follows: a move that was interrupted finds its own name again.
         """
-        folder = self.root / (REJECTED if report.outcome == "refused" else DONE)
+        folder = self.root / (REJECTED if report.outcome == "refused" else DONE_FOLDER)
         number = 1
         while True:
             target = folder / numbered(taken.origin.name, number)
@@ -248,7 +248,7 @@ class Inbox:
 
     def finished(self) -> Iterator[tuple[Path, Report]]:
         """Yield (file, its report) of all that was queued and has no plan.json beside it yet."""
-        for path in (self.root / DONE).glob("*.report.json"):
+        for path in (self.root / DONE_FOLDER).glob("*.report.json"):
             target = path.with_name(path.name.removesuffix(".report.json"))
             if beside(target, "plan.json").exists():
                 continue
@@ -259,7 +259,7 @@ class Inbox:
 
     def report_of(self, taken_id: str) -> Report | None:
         """Return the report of a finished file by its id of taking, from all reports, or None."""
-        for folder in (REJECTED, DONE):
+        for folder in (REJECTED, DONE_FOLDER):
             for path in (self.root / folder).glob("*.report.json"):
                 with suppress(OSError, ValueError):
                     data = path.read_bytes()
@@ -287,7 +287,7 @@ def make_folders(root: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
-            if folder.parent == root and folder.name in FOLDERS:
+            if folder.parent == root and folder.name in LEVEL_FOLDERS:
                 continue  # a file or a broken link: the service says so, and reads the rest
             what = "a link to a place that does not exist" if folder.is_symlink() else "a file"
             raise UsageError(

@@ -33,8 +33,8 @@ NAMES = {
     "neftune_noise_alpha": "neftune_alpha",
 }
 # What ingest alone reads.
-OF_ROWS = ("columns", "layout", "only_positive", "system")
-OPTIONS = ("again", *OF_ROWS)
+ROW_OPTIONS = ("columns", "layout", "only_positive", "system")
+OPTIONS = ("again", *ROW_OPTIONS)
 AT_INGEST = ("allow_bad", *OPTIONS)  # what must be known when a file is read
 LINEAGE = {
     "base": "base base_model base_root model model_name model_name_or_path model_revision",
@@ -121,7 +121,7 @@ def taken_settings(values: dict[str, Any]) -> tuple[Asked, list[RowError]]:
         except RowError as error:
             problems.append(error)
     again = found.pop("again", False)
-    rows = row_options({name: found.pop(name) for name in OF_ROWS if name in found})
+    rows = row_options({name: found.pop(name) for name in ROW_OPTIONS if name in found})
     if again:  # the plan shall not leave out what the user wants trained again
         found.setdefault("delta", "off")
     return Asked(JobSettings.model_validate(found), again, rows), problems

@@ -107,6 +107,23 @@ class Tally:
             if name in self.ignored or len(self.ignored) < IGNORED_NAMES:
                 self.ignored[name] += 1
 
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The counts under the names that they have in `Contents`."""
+        return {
+            "lines": self.lines,
+            "rows": self.rows,
+            "blank_lines": self.blank,
+            "duplicate_rows": self.repeated,
+            "duplicate_lines": self.duplicates,
+            "layouts": dict(self.layouts),
+            "ignored_fields": dict(self.ignored),
+            "bad_rows": self.bad,
+            "left_out_rows": self.left_out,
+            "rules": dict(self.rules),
+            "problems": self.problems,
+        }
+
     def repeat(self, line: int) -> None:
         self.repeated += 1
         if len(self.duplicates) < LISTED:
@@ -157,18 +174,8 @@ def build_dataset(folder: Path, name: str, wanted: ReadingRequest) -> Built:
         original_bytes=(folder / ORIGINAL).stat().st_size,
         dataset=sha256 if taken else None,
         dataset_bytes=size,
-        lines=tally.lines,
-        rows=tally.rows,
-        blank_lines=tally.blank,
-        duplicate_rows=tally.repeated,
-        duplicate_lines=tally.duplicates,
-        layouts=dict(tally.layouts),
-        ignored_fields=dict(tally.ignored),
-        bad_rows=tally.bad,
-        left_out_rows=tally.left_out,
         allow_bad=wanted.allow_bad,
-        rules=dict(tally.rules),
-        problems=tally.problems,
+        **tally.counts,
     )
     stored = {"schema": 1, **contents.model_dump(exclude_defaults=True)}
     (folder / REPORT).write_bytes(orjson.dumps(stored, option=orjson.OPT_INDENT_2) + b"\n")
@@ -189,8 +196,7 @@ def copy_rows(
 ) -> tuple[str, int]:
     """Copy the rows of the original; return SHA-256 and size in bytes of the data."""
     limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
-    options = wanted.rows
-    plain = options.is_default
+    options, plain = wanted.rows, wanted.rows.is_default
     with (
         Output(folder) as output,
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
@@ -223,18 +229,18 @@ def copy_rows(
                 output.add(layout, line, number, name)
             else:
                 tally.repeat(number)
-        output.finish()
-        leave_out_repeated(output, seen, tally)
-        tally.rows, tally.layouts = output.rows, output.layouts
+        finish(output, seen, tally)
         return output.sha256, output.size
 
 
-def leave_out_repeated(output: Output, seen: Seen, tally: Tally) -> None:
-    """Leave out the repeated rows that are only known now."""
+def finish(output: Output, seen: Seen, tally: Tally) -> None:
+    """Write what waits, without the repeated rows that are only known now, and count the rest."""
+    output.finish()
     repeated = seen.repeated(output.rows)
     if repeated is not None:
         for number in output.without(repeated):
             tally.repeat(number)
+    tally.rows, tally.layouts = output.rows, output.layouts
 
 
 def reads_of(options: RowOptions) -> Callable[[str], bool]:

@@ -7,9 +7,9 @@ from fastapi import FastAPI, Path, Query, Request
 from pydantic import ValidationError
 
 from services.trainer.settings import TrainerSettings
-from services.trainer.supervisor.base_trial import base_tried
 from services.trainer.supervisor.observe import view_of
-from services.trainer.supervisor.show_example import example_shown, rows_previewed
+from services.trainer.supervisor.on_request.base_trial import base_tried
+from services.trainer.supervisor.on_request.show_example import example_shown, rows_previewed
 from services.trainer.supervisor.trainer import Trainer
 from shared.answers.trainer import BaseTried, RowShown, RowsPreviewed, RowsToPreview
 from shared.errors import UsageError

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TRIAL_STEPS, RATE = 4, 2e-3
 TRIAL_TOKENS = 24  # of the made-up text: a model takes a step of it in a moment, whatever its size
-MOST_BYTES = 10 << 30
+MOST_TRIAL_BYTES = 10 << 30
 SAME = 1e-3  # of the largest logit: float32, computed in another order
 
 
@@ -229,7 +229,7 @@ def main(path: str) -> None:
 
     die_with_parent()
     os.nice(19)  # a job may be training
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_TRIAL_BYTES, MOST_TRIAL_BYTES))
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
     leave_out_quantizer()

@@ -70,7 +70,7 @@ def token(tokenizer: Any, number: int, trained: bool) -> dict[str, Any]:
     }
 
 
-def print_answer(answer: Callable[[bytes], dict[str, Any]], path: str) -> None:
+def answer_file(answer: Callable[[bytes], dict[str, Any]], path: str) -> None:
     """Print the answer to the request in a file, or why there is none."""
     try:
         found = answer(Path(path).read_bytes())
@@ -81,4 +81,4 @@ def print_answer(answer: Callable[[bytes], dict[str, Any]], path: str) -> None:
 
 
 if __name__ == "__main__":
-    print_answer(lambda data: example_answer(Request.model_validate_json(data)), sys.argv[1])
+    answer_file(lambda data: example_answer(Request.model_validate_json(data)), sys.argv[1])

@@ -23,7 +23,7 @@ from services.model.encoded import Encoded
 from services.model.template import Chat, TemplateRefuses
 from services.trainer.worker.data.encoder import Encoder, Why
 from services.trainer.worker.dropped import DROPPABLE, Droppable, has_thought
-from services.trainer.worker.example import print_answer, token
+from services.trainer.worker.example import answer_file, token
 from shared.child import limit_memory
 from shared.errors import CannotTrain
 from shared.formats.dataset import CanonicalRow
@@ -257,4 +257,4 @@ def listed_names(names: set[str]) -> str:
 if __name__ == "__main__":
     # Nobody has looked at these rows before.
     limit_memory(SAMPLE_MEMORY, may_write=True)
-    print_answer(lambda data: sample_answer(SampleRequest.model_validate_json(data)), sys.argv[1])
+    answer_file(lambda data: sample_answer(SampleRequest.model_validate_json(data)), sys.argv[1])

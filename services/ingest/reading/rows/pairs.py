@@ -112,7 +112,7 @@ def answer_turns(fields: Fields, layout: Layout, notes: Notes) -> list[Turn]:
         return [{"role": "assistant", "content": "", "tool_calls": check_calls(calls, name)}]
     if type(value) is list and value and type(value[0]) is dict and not is_answers(value):
         return read_turns_of(value, name, notes)
-    words = first_of(value, name)
+    words = first_answer(value, name)
     if is_neutral(words):
         message = f"`{name}` is empty: there is nothing to learn."
         raise RowError(name, "empty_answer", message)
@@ -145,7 +145,7 @@ def is_answers(value: list[Any]) -> bool:
     return all(type(each) is dict and "text" in each and "role" not in each for each in value)
 
 
-def first_of(value: Any, name: str) -> str:
+def first_answer(value: Any, name: str) -> str:
     """Return the words of an answer: the first, where a field lists equal ones (SQuAD, NQ).
 
     Raises RowError.

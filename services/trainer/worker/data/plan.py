@@ -187,15 +187,13 @@ def training_rows(
     """Return (tokens of the rows to train, held-out rows, why others are left out), by number.
 
     The sets hold row ids: `held` out of this file, `evaluated` only, held out of an `earlier` file.
-    `trained`: the numbers of rows that the lineage has trained already.
-    Raises CannotTrain (template).
+    `trained`: the numbers of rows that the lineage has trained. Raises CannotTrain (template).
     """
     encoded: dict[int, Encoded] = {}
     heldout_rows: list[int] = []
     never: dict[int, Why] = {}
     kept_aside: set[str] = set()
-    rest = [(number, row) for number, row in enumerate(rows) if number not in trained]
-    for number, row in rest:
+    for number, row in ((n, row) for n, row in enumerate(rows) if n not in trained):
         result: Encoded | Why
         if row.id in held and row.id not in kept_aside:
             kept_aside.add(row.id)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer.supervisor.local_files import Local
-from services.trainer.supervisor.show_example import ask_child, tokenizer_folder
+from services.trainer.supervisor.on_request.show_example import ask_child, tokenizer_folder
 from services.trainer.supervisor.trainer import Trainer
 from shared.answers.trainer import BaseTried
 from shared.errors import DuramenError, UsageError
@@ -15,7 +15,10 @@ from shared.memory_estimate import GIB, gib
 
 TRIAL_SECONDS = 150.0
 LARGEST_TRIED = 600_000_000  # numbers of a base that is tried out itself, as float32
-NEEDED = {True: 5 * GIB, False: 7 * GIB}  # free bytes: for such a base, and for a smaller network
+FREE_BYTES_NEEDED = {
+    True: 5 * GIB,
+    False: 7 * GIB,
+}  # for such a base, and a smaller network
 TRYING = asyncio.Lock()
 
 
@@ -46,7 +49,7 @@ def fetch_base(local: Local, root: str) -> tuple[Path, bool]:
     except UsageError:
         numbers = LARGEST_TRIED + 1
     is_whole = numbers <= LARGEST_TRIED
-    need = min(NEEDED[is_whole], numbers * 10 + GIB)
+    need = min(FREE_BYTES_NEEDED[is_whole], numbers * 10 + GIB)
     if (free := machine_memory().free) < need:
         raise DuramenError(f"It takes {gib(need)} of memory, and {gib(free)} are free.")
     return (local.base(root) if is_whole else tokenizer_folder(local, root)), is_whole
