@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,7 +119,9 @@ class Nats:
         """Return what the server says is wrong with it or with a stream, or ""."""
         url, seed = f"nats://{HOST}:{self.ports.nats}", self.secrets.seed_file(SYSTEM_USER)
         try:
-            return asyncio.run(BusServer(url, seed).trouble())
+            # In a thread of its own: the caller may be within an event loop.
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(asyncio.run, BusServer(url, seed).trouble()).result()
         except BusUnavailable as error:
             return error.said
 

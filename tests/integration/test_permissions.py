@@ -4,7 +4,7 @@ import asyncio
 import io
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -17,10 +17,18 @@ from nats.js.errors import APIError
 
 from infra.local.environment import inner_urls
 from infra.servers.conformance import answers_stranger, conditional_put
+from tests.conftest import running_stack
 from tests.stack import Stack
 
 SHA = "ab" * 32
 LOCAL = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Servers of these tests alone: what they publish no service of another test shall read."""
+    with running_stack() as running:
+        yield running
 
 
 class Member:

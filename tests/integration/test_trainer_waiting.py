@@ -48,7 +48,7 @@ async def test_a_higher_job_preempts_once_what_it_waits_for_is_there(
     job = await next_job(trainer)
     assert job is not None
     assert job.id == low
-    assert "duramen base add" in trainer.waiting.reasons["late"]
+    assert "duramen lineage new late" in trainer.waiting.reasons["late"]
     await open_job(trainer, job)
     segment = trainer.held.open
     new_run(trainer, segment)

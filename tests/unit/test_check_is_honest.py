@@ -64,18 +64,19 @@ def test_an_empty_place_is_named(tmp_path: Path, empty: str) -> None:
 
 @pytest.mark.parametrize("lost", PLACES)
 @pytest.mark.parametrize(
-    "vault",
+    "says",
     [
         None,
-        said("idle", "nothing"),
-        said("waiting", "v001 is not published: backup has lost its commit"),
-        said("running", "publishing main/v001", seconds=600),
+        ("idle", "nothing", 0),
+        ("waiting", "v001 is not published: backup has lost its commit", 0),
+        ("running", "publishing main/v001", 600),
     ],
     ids=["never seen", "idle", "waits for ever", "silent"],
 )
 def test_a_commit_that_a_place_lacks_is_a_finding_unless_the_vault_copies_it_now(
-    tmp_path: Path, lost: str, vault: Observed | None
+    tmp_path: Path, lost: str, says: tuple[ObservedState, str, float] | None
 ) -> None:
+    vault = said(*says) if says else None
     world = world_of(tmp_path, tuple(name for name in PLACES if name != lost), vault)
     found = outcome(world, copies.all_places_hold_the_same_commits)
     assert [each.where for each in found.findings] == [KEY]
