@@ -1,5 +1,6 @@
 """The folders of the inbox: which are read, links, other disks, and what is said of the rest."""
 
+import json
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,3 +292,32 @@ def test_a_file_queued_in_a_lineage_that_does_not_exist_says_how_to_make_it() ->
     steps = {name: after_queued(table, name) for name in ("main", "known", "nope")}
     assert steps["main"] == steps["known"] == "duramen queue list"
     assert steps["nope"].startswith("duramen lineage new nope --base BASE")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"id": "../../done"},
+        {"id": 7},
+        {"level": ["high"]},
+        {"level": "first"},
+        {"name": None},
+        {"lineage": {}},
+        {"kind": "other"},
+    ],
+    ids=str,
+)
+def test_an_origin_of_other_types_is_named_and_hinders_no_other_file(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    inbox = Inbox(tmp_path)
+    for name in ("0a", "0b"):
+        folder = tmp_path / ".taken" / name
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"{}\n")
+        origin = {"id": name, "name": "x.jsonl", "level": "low", "lineage": "main", "kind": "train"}
+        said = {**origin, **damage} if name == "0a" else origin
+        (folder / "origin.json").write_text(json.dumps(said))
+    assert [taken.origin.id for taken in inbox.taken()] == ["0b"]
+    assert [each.path.name for each in inbox.damaged()] == ["0a"]
+    assert (tmp_path / ".taken" / "0a" / "file").exists()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from services.ingest.inbox import other_disk
 from services.ingest.inbox.folders import (
@@ -306,11 +307,17 @@ def is_folder(path: Path) -> bool:
 
 
 def origin_of(folder: Path) -> TakenFrom | None:
-    """Return where a taken file came from, or None if nothing readable says so."""
+    """Return where a taken file came from, or None if nothing readable says so.
+
+    Its id is that of the folder: other folders are named, and removed, by it.
+    """
     try:
-        return TakenFrom(**json.loads((folder / ORIGIN).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        found = TakenFrom(**json.loads((folder / ORIGIN).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    words = isinstance(found.name, str) and isinstance(found.lineage, str)
+    known = found.level in get_args(Level) and found.kind in get_args(Kind)
+    return found if words and known and found.id == folder.name else None
 
 
 def beside(target: Path, suffix: str) -> Path:
