@@ -23,7 +23,7 @@ TABLE_ROWS = 256  # at once
 # Columns whose cells are JSON; words of a prompt or completion may begin with a bracket, too.
 NESTED = ("messages", "conversations", "conversation", "prompt", "completion", "tools", "functions")
 WORD_COLUMNS = ("prompt", "completion")
-UNREAD = "(bytes)"  # stands for the bytes of a column that is no text, such as a picture
+UNREAD = "(bytes)"  # stands for the bytes of a column that is not text, such as a picture
 
 
 def csv_rows(
