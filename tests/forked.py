@@ -19,7 +19,6 @@ FORKED = {
     "services.trainer.worker",
     "services.trainer.worker.example",
     "services.model.template_sandbox",
-    "services.ingest.reading.parser",
 }
 PARENTS: list[Any] = []  # files that are never closed
 
