@@ -13,13 +13,20 @@ def check_calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
     Raises RowError.
     """
-    if type(calls) is str:
-        calls = json_value(calls, where, "tools", f"`{where.rpartition('.')[2]}`")
-    if type(calls) is dict:
-        calls = [calls]
-    if type(calls) is not list:
-        raise RowError(where, "tools", f"It must be a list; this is {kind(calls)}.")
-    return [check_call(call, f"{where}[{number}]") for number, call in enumerate(calls)]
+    found = in_list(calls, where)
+    return [check_call(call, f"{where}[{number}]") for number, call in enumerate(found)]
+
+
+def in_list(value: Any, where: str) -> list[Any]:
+    """Return a list, or one object in a list, or what the JSON of these holds. Raises RowError."""
+    named = f"`{where.rpartition('.')[2]}`"
+    if type(value) is str:
+        value = json_value(value, where, "tools", named)
+    if type(value) is dict:
+        return [value]
+    if type(value) is not list:
+        raise RowError(where, "tools", f"{named} must be a list; this is {kind(value)}.")
+    return value
 
 
 def check_call(call: Any, where: str) -> dict[str, Any]:
@@ -71,13 +78,7 @@ def check_tools(tools: Any, where: str = "tools") -> list[dict[str, Any]]:
 
     Raises RowError.
     """
-    if type(tools) is str:
-        tools = json_value(tools, where, "tools", f"`{where}`")
-    if type(tools) is dict:
-        tools = [tools]
-    if type(tools) is not list:
-        raise RowError(where, "tools", f"`{where}` must be a list; this is {kind(tools)}.")
-    return [check_tool(tool, f"{where}[{number}]") for number, tool in enumerate(tools)]
+    return [check_tool(tool, f"{where}[{n}]") for n, tool in enumerate(in_list(tools, where))]
 
 
 def check_tool(tool: Any, where: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Where two fit, the one that holds the other is taken; where they say different t
 refused, and `layout:` in the sidecar decides.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from services.ingest.reading.row_error import RowError, kind
@@ -161,34 +162,37 @@ def one_answer(fields: Fields, found: list[str]) -> str:
 
     Raises RowError if none does.
     """
-    said = fields.said(found)
-    if len(said) < 2:
-        return said[0] if said else found[0]
-    for key in said:
-        if all(says_all_of(fields, key, other) for other in said):
-            return key
-    names = " and ".join(f"`{fields.written[key]}`" for key in said[:3])
-    message = (
-        f"The row has two answers, {names}, and none holds the other. Name one in the sidecar: "
-        f'`columns: {{answer: "{fields.written[said[0]]}"}}`.'
+    return the_one(
+        fields, found, "answer", lambda key, other: says_all_of(fields, key, other), "answer"
     )
-    raise RowError(fields.written[said[0]], "two_answers", message)
 
 
 def one_question(fields: Fields, found: list[str]) -> str:
     """Return the shortest question, which all others render. Raises RowError if they do not."""
+    return the_one(
+        fields, found, "question", lambda key, other: says_all_of(fields, other, key), "prompt"
+    )
+
+
+def the_one(
+    fields: Fields, found: list[str], what: str, fits: Callable[[str, str], bool], column: str
+) -> str:
+    """Return the field that fits all others that say something. Raises RowError if none does.
+
+    `column`: the name under which a sidecar would name it.
+    """
     said = fields.said(found)
     if len(said) < 2:
         return said[0] if said else found[0]
     for key in said:
-        if all(says_all_of(fields, other, key) for other in said):
+        if all(fits(key, other) for other in said):
             return key
     names = " and ".join(f"`{fields.written[key]}`" for key in said[:3])
     message = (
-        f"The row has two questions, {names}, and none holds the other. Name one in the sidecar: "
-        f'`columns: {{prompt: "{fields.written[said[0]]}"}}`.'
+        f"The row has two {what}s, {names}, and none holds the other. Name one in the sidecar: "
+        f'`columns: {{{column}: "{fields.written[said[0]]}"}}`.'
     )
-    raise RowError(fields.written[said[0]], "two_questions", message)
+    raise RowError(fields.written[said[0]], f"two_{what}s", message)
 
 
 def says_all_of(fields: Fields, key: str, other: str) -> bool:
