@@ -1,7 +1,7 @@
 """Readers that are brought less than a stream holds, as by a server of a cluster that lags."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,9 +15,17 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.names import line_subject, line_wildcard
 from shared.protocol.records import LineageSettings, LineCreate
+from tests.conftest import running_stack
 from tests.stack import Stack
 
 ROOT = "b" * 64
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Servers of these tests alone: they pause and stop services that other tests start."""
+    with running_stack() as running:
+        yield running
 
 
 class Lagging(Bus):
