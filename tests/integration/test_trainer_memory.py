@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -28,17 +29,17 @@ from tests.tiny import shared_tiny, tiny_conversations
 SLOW_STEPS: dict[str, Any] = {"batch_tokens": 400, "epochs": 20}
 
 
-# Takes memory that cannot be given back, until the kernel has killed somebody for it. A limit alone
-# proves nothing: a worker in its stride asks for no more, and files are dropped before. What the
-# first one held may not be free yet when the kernel looks again: this is the next one, then.
+# Takes memory that cannot be given back, until the worker is gone. A limit alone proves nothing: a
+# worker in its stride asks for no more, and files are dropped before. What the worker held may not
+# be free yet when the kernel looks again: this is the next one, then.
 EATER = """
-import sys
+import os, select, sys
 from pathlib import Path
-procs, events = map(Path, sys.argv[1:])
-Path("/proc/self/oom_score_adj").write_text("500")
-procs.write_text("0")
+Path("/proc/self/oom_score_adj").write_text("1000")
+killed = os.pidfd_open(int(sys.argv[2]))
+Path(sys.argv[1]).write_text("0")
 held = []
-while "oom_kill 0" in events.read_text().splitlines():
+while not select.select([killed], [], [], 0)[0]:
     held.append(b"x" * (1 << 20))
 """
 
@@ -52,22 +53,32 @@ class Group:
         self.limit = "memory.limit_in_bytes" if old else "memory.max"
         self.usage = "memory.usage_in_bytes" if old else "memory.current"
         self.none = "-1" if old else "max"
-        self.events = "memory.oom_control" if old else "memory.events"
 
-    def take(self, pid: int) -> None:
-        (self.folder / "cgroup.procs").write_text(str(pid))
+    def take(self, *pids: int) -> None:
+        for pid in pids:
+            (self.folder / "cgroup.procs").write_text(str(pid))
 
     def run_out(self, trainer: Process) -> None:
         """Until the kernel has killed the worker, which is stopped: it cannot end before."""
         worker = worker_of(trainer)
+        killed = os.pidfd_open(worker)
+        for pid in (trainer.pid, worker):
+            os.kill(pid, signal.SIGSTOP)
+        procs = self.folder / "cgroup.procs"
+        others = [pid for pid in map(int, procs.read_text().split()) if pid != worker]
+        # All that the kernel may kill here is the worker, and what takes memory.
+        for pid in others:
+            (self.folder.parent / "cgroup.procs").write_text(str(pid))
+        self.take(worker)  # it may be older than its trainer's place in this group
         Path(f"/proc/{worker}/oom_score_adj").write_text("1000")
-        os.kill(worker, signal.SIGSTOP)
         used = int((self.folder / self.usage).read_text())
         (self.folder / self.limit).write_text(str(used + (64 << 20)))
-        files = (self.folder / "cgroup.procs", self.folder / self.events)
-        eater = subprocess.run([sys.executable, "-c", EATER, *map(str, files)], timeout=60)
-        assert eater.returncode in (0, -signal.SIGKILL)
+        subprocess.run([sys.executable, "-c", EATER, str(procs), str(worker)], timeout=60)
         self.allow_all()
+        self.take(*others)
+        os.kill(trainer.pid, signal.SIGCONT)
+        assert select.select([killed], [], [], 60)[0], "the kernel killed the worker"
+        os.close(killed)
 
     def allow_all(self) -> None:
         (self.folder / self.limit).write_text(self.none)
