@@ -17,9 +17,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# All that a child sees of this process's environment: programs, languages and devices, no secret.
+KEPT_VARIABLES = (
+    *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR"),
+    "CUDA_VISIBLE_DEVICES",
+)
+KEPT_PREFIXES = ("NVIDIA_", "OPENBLAS_")
+
 ROOT = Path(__file__).resolve().parents[1]
 ORPHANED = 3  # exit code of a process whose parent ended before it was tied to it
 PR_SET_PDEATHSIG = 1
+
+
+def safe_environment() -> dict[str, str]:
+    """Return what a child that reads strangers' files may know of this process's environment."""
+    kept = (*KEPT_VARIABLES, *(name for name in os.environ if name.startswith(KEPT_PREFIXES)))
+    return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 class ChildEnded(Exception):
@@ -31,11 +44,14 @@ class ChildEnded(Exception):
 
 
 class Child:
-    """A process `python -m MODULE ARGUMENTS…` that runs `answer_lines`, one question at a time."""
+    """A process `python -m MODULE ARGUMENTS…` that runs `answer_lines`, one question at a time.
+
+    Its environment is `safe_environment` and what is given here.
+    """
 
     def __init__(self, *module: str, environment: Mapping[str, str] | None = None) -> None:
         self.command = [sys.executable, "-m", *module]
-        self.environment = {**os.environ, **(environment or {})}
+        self.environment = {**safe_environment(), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 """The one folder of an embedded run; everything lies below it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,14 @@ class Home:
     root: Path
 
     @classmethod
-    def make(cls, root: Path) -> "Home":
+    def make(cls, root: Path, say: Callable[[str], None] | None = None) -> "Home":
+        """Make the folders, closed to other users of the host; `say` tells of one that was open."""
         root = root.absolute()
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if root.stat().st_mode & 0o077:
+            root.chmod(0o700)
+            if say is not None:
+                say(f"{root} was open to other users of this host, and is now yours alone (0700).")
         for name in FOLDERS:
             (root / name).mkdir(exist_ok=True)
         (root / "run").chmod(0o700)

@@ -84,7 +84,7 @@ def make_ready(root: Path, say: Say = print) -> Home:
     """
     refuse_unknown_settings(say)
     refuse_odd_path(root)
-    home = Home.make(root)
+    home = Home.make(root, say)
     apply_user_settings()
     if supervisor_pid(home) is None:
         for name in PACKAGES:

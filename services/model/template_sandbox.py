@@ -66,7 +66,7 @@ class Renderer:
 
     def __init__(self, cpu_seconds: int = CPU_SECONDS) -> None:
         self.cpu_seconds = cpu_seconds
-        self.child = Child("services.model.template_sandbox")
+        self.child = Child("services.model.template_sandbox", environment={"HF_HUB_OFFLINE": "1"})
 
     def render(self, template: Template, wishes: Sequence[Rendering]) -> list[Rendered | str]:
         """Return each text as rendered, or the template's own words why it refused.

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from services.trainer.protocol import EVENTS, Command, WorkerEvent
 from shared import log
+from shared.child import safe_environment
 
 LINE_BYTES = 32 << 20
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR")
 ORDER = "CUDA_DEVICE_ORDER"  # without it CUDA begins with the fastest GPU, NVML never does
 
 
@@ -24,9 +24,7 @@ def environment(threads: int | None) -> dict[str, str]:
 
     OMP_WAIT_POLICY keeps OpenMP's threads from spinning on a CPU.
     """
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    kept |= {k: v for k, v in os.environ.items() if k.startswith(("NVIDIA_", "OPENBLAS_"))}
-    kept |= {
+    kept = safe_environment() | {
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
