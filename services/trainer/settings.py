@@ -97,6 +97,12 @@ class TrainerSettings(LeaseSettings):
         gt=0,
         description="How many bytes of memory the trainer may plan with; unset, all that is free.",
     )
+    disk_reserve_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="How many bytes stay free on the trainer's disk: a job that would need "
+        "more than there is above them waits, and says so.",
+    )
     checkpoint_seconds: float = Field(
         default=60.0, gt=0, description="Time between checkpoints: the most that a crash can cost."
     )

@@ -116,9 +116,7 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
     assert any(path.startswith(f"evolution/{close.to_step:08d}-") for path in files)
 
 
-async def test_a_full_disk_fails_the_job_and_a_retry_goes_on_from_what_was_saved(
-    house: House,
-) -> None:
+async def test_a_job_waits_while_the_disk_is_full_and_goes_on_by_itself(house: House) -> None:
     await house.create("main", house.add_base())
     job = await house.submit("main", tiny_conversations(30), **SLOW_STEPS)
     with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2") as trainer:
@@ -126,19 +124,13 @@ async def test_a_full_disk_fails_the_job_and_a_retry_goes_on_from_what_was_saved
         for pid in trainer.children():
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
-        table = await house.until_state(job, "failed")
-        failure = table.jobs[job].record.failure
-        assert failure is not None
-        assert (failure.kind, "free space" in failure.next_step) == ("disk", True)
-        head = table.lines["main"].head
-        assert head is not None
-        assert head.global_step > 0
-        async with house.bus("ctl") as bus:
-            await table.write(bus, table.jobs[job], "retry", "test")
+        await until_seen(house, lambda s: "there was no space in" in str(s.waits_for), "it waits")
         table = await house.until_state(job, "done")
     first, last = (s.closed for s in table.lines["main"].kept() if s.closed)
-    assert first.to_position == head.global_step == last.from_position
+    assert (first.outcome, first.failure) == ("preempted", None)
+    assert 0 < first.to_position == last.from_position
     assert last.to_position == table.jobs[job].record.steps
+    assert "disk_full" in await alarms(house)
 
 
 async def test_a_head_that_is_damaged_everywhere_waits_and_the_other_lineages_go_on(

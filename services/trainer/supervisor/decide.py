@@ -18,16 +18,18 @@ import time
 from prometheus_client import Counter, Histogram
 
 from services.trainer.micro_batch import smaller
-from services.trainer.protocol import DISK_FULL, StopReason
+from services.trainer.protocol import StopReason
 from services.trainer.supervisor import claim
 from services.trainer.supervisor.close import close_segment, close_stopped
 from services.trainer.supervisor.commands import answer_idle, answer_live, close_skipped
+from services.trainer.supervisor.disk import is_full
 from services.trainer.supervisor.next_job import (
     ask_again,
     next_job,
     open_job,
     reopen,
     short_of_memory,
+    short_of_space,
     store_held,
     take_over_lost,
 )
@@ -73,7 +75,8 @@ async def look_for_work(trainer: Trainer) -> None:
 async def step(trainer: Trainer) -> bool:
     """Make one decision; return True if another may follow at once.
 
-    If the store is away, nothing else changes and the decision is tried again at the next look.
+    If the store is away or this disk is full, nothing else changes and the decision is tried again
+    at the next look.
     """
     try:
         return await decide_next(trainer)
@@ -82,6 +85,13 @@ async def step(trainer: Trainer) -> bool:
         if trainer.held.ended is not None:
             trainer.held.blocks()
         await trainer.outage.tell()
+        return False
+    except OSError as error:
+        if not is_full(error):
+            raise
+        trainer.disk.failed(str(error))
+        if trainer.held.ended is not None:
+            trainer.held.blocks()
         return False
 
 
@@ -123,12 +133,14 @@ async def decide_next(trainer: Trainer) -> bool:
 
 
 async def may_train(trainer: Trainer, segment: Segment) -> bool:
-    """Return whether there is memory for a held segment now; if not, note the reason to show."""
+    """Return whether there are memory and space for a held segment; if not, note why."""
     line = trainer.table.lines[segment.job.lineage]
     trainer.waiting.note(line.lineage, None)
     if len(segment.opens) == 1:
         return True  # memory was checked when its job was claimed
-    short = await short_of_memory(trainer, line, segment.record)
+    short = await short_of_space(trainer, line) or await short_of_memory(
+        trainer, line, segment.record
+    )
     trainer.waiting.note(line.lineage, short)
     return short is None
 
@@ -150,6 +162,7 @@ async def train_held(trainer: Trainer) -> None:
         await close_segment(trainer, "preempted")
         return
     trainer.memory.worker_comes()
+    trainer.disk.tries()
     ended = None
     try:
         ended = await train_watched(trainer, new_run(trainer, segment))
@@ -189,7 +202,7 @@ def not_started(error: ObjectMissing | ObjectDamaged | OSError, segment: Segment
     Raises an OSError again unless the disk is full: any other is not the job's fault.
     """
     if isinstance(error, OSError):
-        if error.errno not in DISK_FULL:
+        if not is_full(error):
             raise error
         return failure("disk", str(error), segment.job)
     # A damaged base makes its whole lineage wait; a dataset or a plan concerns this job alone.
@@ -295,6 +308,8 @@ async def after(trainer: Trainer, ended: Ended) -> None:
     segment, request = trainer.held.open, ended.request
     reason = request.reason if request is not None else None
     log.get().info("worker_ended", how=ended.how, reason=reason)
+    if not is_for_space(ended):
+        trainer.disk.wrote()
     if reason is StopReason.LOST:
         trainer.held.release()
         return
@@ -303,6 +318,8 @@ async def after(trainer: Trainer, ended: Ended) -> None:
             await close_segment(trainer, "done")
         case "nothing_new":  # the head stays where it is, and a retry asks again
             await close_segment(trainer, "skipped", failure=ended.failure)
+        case "failed" if is_for_space(ended):
+            await wait_for_space(trainer, ended)
         case "failed" if may_shrink(trainer, segment, ended):
             await shrink(trainer, segment, ended)
         case "failed":
@@ -330,6 +347,23 @@ async def obey(trainer: Trainer, request: StopRequest) -> None:
             await close_skipped(trainer, *request.command)
         case _:  # a pause: it stays open, and a new fence starts from the newest checkpoint
             await reopen(trainer, trainer.held.open, died=False)
+
+
+def is_for_space(ended: Ended) -> bool:
+    """Return whether a worker ended because its disk was full: its job is not to blame."""
+    return ended.failure is not None and ended.failure.kind == "disk"
+
+
+async def wait_for_space(trainer: Trainer, ended: Ended) -> None:
+    """Close the segment at its last checkpoint; its job waits in the queue until there is space.
+
+    Raises StoreUnavailable, OSError.
+    """
+    assert ended.failure is not None
+    if not trainer.held.is_blocked:  # else it was noted before, when this could not be done
+        trainer.disk.failed(ended.failure.message)
+        await trainer.tell(Alarm(what="disk_full", detail=trainer.disk.sentence))
+    await close_segment(trainer, "preempted")
 
 
 def may_shrink(trainer: Trainer, segment: Segment, ended: Ended) -> bool:

@@ -95,6 +95,15 @@ class Local:
                 self.store.fetch(ref, temporary / path)
         return folder
 
+    def missing_of_base(self, root: str) -> int:
+        """Return how many bytes of a base would still have to be fetched.
+
+        Raises StoreUnavailable.
+        """
+        if (self.cache / "bases" / root).exists():
+            return 0
+        return sum(v.size for v in self.store.versions(PRECIOUS, layout.base_files(root)))
+
     def shape(self, root: str) -> Shape:
         """Return the shape of a base, which decides about memory, from this disk or the store.
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from services.trainer import memory
+from services.trainer.checkpoint import KEPT
 from services.trainer.supervisor import claim, work_bucket
 from services.trainer.supervisor.close import close_segment
 from services.trainer.supervisor.local_files import SegmentFolder
@@ -21,6 +22,7 @@ from shared.errors import (
 from shared.ledger.control import observed, observed_all
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
+from shared.memory_estimate import Shape
 from shared.protocol.events import SegmentOpened
 from shared.protocol.names import DEFAULT_LINEAGE
 from shared.protocol.observed import UNSEEN
@@ -28,7 +30,6 @@ from shared.protocol.records import LineOpen
 from shared.store import layout
 from shared.store.place import PRECIOUS
 
-DISK_RESERVE_BYTES = 1 << 30
 ASK_SECONDS = 30.0
 
 
@@ -38,12 +39,11 @@ async def next_job(trainer: Trainer) -> Job | None:
     Notes of each lineage before it why it cannot.
     """
     trainer.waiting.forget()
-    free = trainer.local.free_bytes()
     for job in trainer.table.queue():
         lineage = job.id.lineage
         if lineage in trainer.waiting.reasons:
             continue
-        why = await why_not(trainer, lineage, free)
+        why = await why_not(trainer, lineage)
         if why is None:
             return job
         trainer.waiting.note(lineage, why)
@@ -66,14 +66,13 @@ async def ask_again(trainer: Trainer) -> None:
 
 async def ask_those_that_wait(trainer: Trainer) -> None:
     """Check again each lineage that waits and has queued jobs. Raises StoreUnavailable."""
-    free = trainer.local.free_bytes()
     queued = {job.id.lineage for job in trainer.table.queue()}
     for lineage in list(trainer.waiting.reasons):
-        why = await why_not(trainer, lineage, free) if lineage in queued else None
+        why = await why_not(trainer, lineage) if lineage in queued else None
         trainer.waiting.note(lineage, why)
 
 
-async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None:
+async def why_not(trainer: Trainer, lineage: str) -> str | None:
     """Return why a lineage cannot train now, with the next command where one helps, or None."""
     line = trainer.table.lines.get(lineage)
     if line is None or line.settings is None:
@@ -84,11 +83,10 @@ async def why_not(trainer: Trainer, lineage: str, free_bytes: int) -> str | None
         record = line.open_segment.record
         silent = await trainer.watch.silent_seconds(record.lease, line.open_segment.fence)
         return f"another trainer ({record.owner}) trains it, last heard of {silent:.0f} s ago"
-    if free_bytes < DISK_RESERVE_BYTES:
-        return f"the disk has {free_bytes >> 20} MiB left, {DISK_RESERVE_BYTES >> 20} are needed"
     return (
         await unusable_head(trainer, line)
         or await unusable_base(trainer, line)
+        or await short_of_space(trainer, line)
         or await short_of_memory(trainer, line, None)
         or await lost_bus(trainer, line)
     )
@@ -180,6 +178,28 @@ async def short_of_memory(trainer: Trainer, line: Line, record: LineOpen | None)
     least = memory.need(shape, line.settings, settings, dtype, tokens, recompute=recompute)
     here = trainer.memory.here(is_training=trainer.held.run is not None)
     return await asyncio.to_thread(memory.shortage, least, here)
+
+
+async def short_of_space(trainer: Trainer, line: Line) -> str | None:
+    """Return why a lineage must wait for space on the trainer's disk, or None if it need not."""
+    assert line.settings is not None
+    root = line.settings.base_root
+    parts = {"the base": await asyncio.to_thread(trainer.local.missing_of_base, root)}
+    try:
+        shape = await trainer.memory.shape(root)
+        parts["checkpoints"] = checkpoint_bytes(trainer, line, shape) * (KEPT + 1)
+    except (UsageError, ValueError, ObjectMissing, StoreUnavailable):
+        pass  # the look at memory, or the worker, says what is wrong with it
+    return trainer.disk.shortage(parts, trainer.local.free_bytes())
+
+
+def checkpoint_bytes(trainer: Trainer, line: Line, shape: Shape) -> int:
+    """Return how large a checkpoint is, by estimate: the adapter, and twice that of optimizer."""
+    assert line.settings is not None
+    dtype: Any = line.dtype or trainer.dtype
+    settings = trainer.settings
+    found = memory.need(shape, line.settings, settings, dtype, settings.micro_batch_tokens).parts
+    return found["adapter"] + found["optimizer"]
 
 
 async def open_job(trainer: Trainer, job: Job) -> None:

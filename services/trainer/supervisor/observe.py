@@ -3,7 +3,7 @@
 from services.trainer.supervisor.trainer import BEAT_SECONDS, Trainer
 from shared import log
 from shared.errors import BusUnavailable
-from shared.protocol.observed import Observed, ObservedState
+from shared.protocol.observed import UNSEEN, Observed, ObservedState
 from shared.service import loop
 
 
@@ -37,7 +37,9 @@ def shown_state(trainer: Trainer) -> tuple[ObservedState, int]:
     """Return the state to show, and the generation of the command that the trainer obeys."""
     held, orders = trainer.held, trainer.orders
     desired = orders.control.state
-    is_held_up = held.segment is not None and held.segment.job.lineage in trainer.waiting.reasons
+    is_held_up = held.segment is not None and (
+        held.segment.job.lineage in trainer.waiting.reasons or bool(trainer.disk.full)
+    )
     is_sending = held.not_uploaded is not None and not trainer.outage.is_on
     is_busy = held.run is not None or held.is_ending or is_sending
     shown: ObservedState
@@ -54,11 +56,12 @@ def shown_state(trainer: Trainer) -> tuple[ObservedState, int]:
 
 def waits_for(trainer: Trainer) -> dict[str, str]:
     """Return why each lineage waits, and first, under `*`, what all of them wait for."""
-    outage = trainer.outage
+    outage, disk = trainer.outage, trainer.disk
     said = outage.is_long if trainer.held.run is not None else outage.is_on
-    return (
-        {"*": outage.sentence, **trainer.waiting.reasons} if said else dict(trainer.waiting.reasons)
-    )
+    of_all = [outage.sentence] if said else []
+    of_all += [disk.sentence] if disk.full else []
+    shown = {UNSEEN: "; ".join(of_all)} if of_all else {}
+    return {**shown, **trainer.waiting.reasons}
 
 
 def is_local(trainer: Trainer) -> bool:

@@ -7,6 +7,7 @@ from prometheus_client import Gauge
 
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.claim import Owner
+from services.trainer.supervisor.disk import Disk
 from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.orders import Orders
@@ -41,6 +42,7 @@ class Trainer:
     table: Table = field(default_factory=Table)
     waiting: Waiting = field(default_factory=Waiting)
     outage: Outage = field(init=False)
+    disk: Disk = field(init=False)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class Trainer:
         self.memory = MemoryCheck(self.settings, self.local)
         self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
         self.outage = Outage(self.settings.store_away_seconds, Alarms(self.tell))
+        self.disk = Disk(self.settings.state_dir, self.settings.disk_reserve_bytes)
         self.observer = Observer(self.bus, BEAT_SECONDS, slow=["progress"])
 
     @property

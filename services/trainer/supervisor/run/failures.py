@@ -14,7 +14,6 @@ NEXT_STEPS = {
     "template": "duramen lineage new NAME --base BASE --chat-template FILE",
     "memory": "free memory, then duramen queue retry {job}; or duramen submit FILE --again "
     "-l {lineage} --set max_length=…  (a lower one)",
-    "disk": "free space, then duramen queue retry {job}",
     "data": "fix the file, then put it into the inbox again",
     "checkpoint": "duramen check",
     "base": "duramen base add DIR",
