@@ -43,7 +43,7 @@ test-compose: install ## the containers on a real engine, with a tiny model
 test: install ## all tests, with real servers
 test-fast: install ## those that take less than a second each, without servers
 test test-fast:
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 8 \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
 	  $(if $(filter test-fast,$@),-m "not slow") $(ARGS)
 lint: install ## style, format, import rules, figures, the settings' page, the bus configuration
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -12,6 +12,7 @@ import pytest
 
 from infra.local.servers import ServerMissing
 from tests.ahead import Ahead
+from tests.provisioned import copy_provisioned
 from tests.stack import Stack
 
 STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
@@ -29,10 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def started_stack() -> Stack:
-    """Start servers and provision them; whoever gets them ends them."""
-    stack = Stack(Path(tempfile.mkdtemp(prefix="duramen-test-")))
+    """Start servers over a provisioned home; whoever gets them ends them."""
+    root = Path(tempfile.mkdtemp(prefix="duramen-test-"))
+    copy_provisioned(root)
+    stack = Stack(root)
     try:
-        return stack.up()
+        return stack.up(provision=False)
     except BaseException:
         remove(stack)
         raise
@@ -65,15 +68,14 @@ def pytest_sessionfinish() -> None:
 
 @contextmanager
 def running_stack(
-    *, provision: bool = True, fill: Callable[[Path], object] | None = None
+    fill: Callable[[Path], object] = copy_provisioned, *, provision: bool = False
 ) -> Iterator[Stack]:
-    """Servers over an empty folder, or over what `fill` lays into it first."""
+    """Servers over a provisioned home, or over what `fill` lays into a folder."""
     # A short path: unix sockets and some of the servers' names do not fit under pytest's own.
     root = Path(tempfile.mkdtemp(prefix="duramen-test-"))
     made: Stack | None = None
     try:
-        if fill is not None:
-            fill(root)
+        fill(root)
         made = Stack(root)
         yield made.up(provision=provision)
     except ServerMissing as error:
@@ -109,7 +111,7 @@ def own_stack() -> Iterator[Stack]:
 @pytest.fixture
 def bare_stack() -> Iterator[Stack]:
     """Servers of this test alone, on which no bootstrap ran."""
-    with running_stack(provision=False) as running:
+    with running_stack(lambda root: None) as running:
         yield running
 
 

@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 # Programs that a forked service or worker forks of itself: their imports are there already.
 FORKED = {
     "services.trainer.worker",
+    "services.trainer.worker.base_trial",
     "services.trainer.worker.example",
+    "services.trainer.worker.sample",
     "services.model.template_sandbox",
 }
 PARENTS: list[Any] = []  # files that are never closed

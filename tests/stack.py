@@ -127,7 +127,6 @@ class Stack:
             return server.healthy()
 
         wait_until(up, START_SECONDS, f"{name} is healthy")
-        server.settle()
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
@@ -151,13 +150,15 @@ class Stack:
         self.start(name)
 
     def up(self, *, provision: bool = True) -> "Stack":
-        """Start all three at once, then provision them."""
+        """Start all three at once, then provision them; what that sets is kept on their disks."""
         for name in self.servers:
             self.spawn(name)
         for name in self.servers:
             self._await(name)
         if not provision:
             return self
+        for server in self.servers.values():
+            server.settle()
         settings = self.bootstrap_settings()
         # A thread of its own: the caller may be inside a running event loop.
         run_in_thread(lambda: asyncio.run(bootstrap(settings)))

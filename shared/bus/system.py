@@ -44,6 +44,7 @@ class BusServer:
                     name=MONITOR_USER,
                     inbox_prefix=f"_INBOX_{MONITOR_USER}".encode(),
                     allow_reconnect=False,
+                    reconnect_time_wait=0.05,
                     max_reconnect_attempts=1,  # 0 would mean "no limit"
                     error_cb=_unheard,
                     **tls,

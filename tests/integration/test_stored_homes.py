@@ -28,17 +28,13 @@ EXPECTED: dict[str, Any] = json.loads((PACKED / "expected.json").read_bytes())
 @pytest.fixture
 def own_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Servers over the packed home that the test names."""
-    with running_stack(fill=lambda root: unpack(request.param, root)) as running:
+    with running_stack(lambda root: unpack(request.param, root), provision=True) as running:
         yield running
 
 
 @pytest.fixture
 def running(house: House) -> Iterator[House]:
-    """The home with whatever the test starts as users do; it is killed at the end.
-
-    Sums depend on the number of threads, and a forked worker has one.
-    """
-    house.fresh = True
+    """The home with whatever the test starts as users do; it is killed at the end."""
     yield house
     for process in house.processes:
         process.kill()
@@ -49,6 +45,7 @@ async def test_a_stopped_job_of_earlier_code_ends_with_the_tensors_that_it_gave(
     running: House,
 ) -> None:
     for name in ("ingest", "trainer", "vault", "evolution"):
+        running.fresh = name == "trainer"  # its sums depend on threads: a forked worker has one
         running.start(name, **SETTINGS)
     async with running.bus("ctl") as bus:
         table, stopped = await job_named(bus, "stopped.jsonl")

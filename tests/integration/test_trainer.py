@@ -55,7 +55,6 @@ async def test_a_job_becomes_a_numbered_version_and_the_next_file_adds_its_steps
     await house.create("main", house.add_base())
     first = await house.submit("main", tiny_conversations(12))
     second = await house.submit("main", tiny_conversations(12, start=100))
-    house.fresh = True  # the trainer starts its workers as it does in earnest
     with house.service("trainer"):
         await house.until_state(first, "done")
         table = await house.until_state(second, "done")
