@@ -7,10 +7,12 @@ secret.
 import logging
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from shared.foreign_text import PlainStream, plain, plain_stream
 
 if TYPE_CHECKING:  # loaded when something is logged: a command of a moment seldom does
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
 
     import structlog
 
@@ -29,12 +31,16 @@ def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogge
 
     global _when_needed  # noqa: PLW0603 - see above
     _when_needed = None
-    terminal = sys.stderr.isatty()
+    below = sys.stderr.stream if isinstance(sys.stderr, PlainStream) else sys.stderr
+    terminal = below.isatty()
+    # Tracebacks, warnings and libraries may tell strangers' text; only our renderer has colours.
+    sys.stderr = plain_stream(below)
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        plain_values,
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
@@ -44,11 +50,20 @@ def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogge
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=below),
         cache_logger_on_first_use=True,
     )
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(service=service)
     return logger
+
+
+def plain_values(
+    _logger: object, _method: str, event: "MutableMapping[str, Any]"
+) -> "MutableMapping[str, Any]":
+    """Return a log line's fields with their texts made plain."""
+    return {
+        name: plain(value) if isinstance(value, str) else value for name, value in event.items()
+    }
 
 
 def get() -> "structlog.stdlib.BoundLogger":

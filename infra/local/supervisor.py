@@ -25,6 +25,7 @@ from infra.local.servers import Server, is_answering, servers, silence_of
 from infra.local.status_file import write_status
 from infra.local.watch import Watch
 from infra.secrets.secrets import Secrets
+from shared.foreign_text import plain
 from shared.service_names import SERVICES
 
 LOCK_SECONDS = 2.0
@@ -248,7 +249,7 @@ class Supervisor:
 
 def last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it left no message"
+    return plain(lines[-1]) if lines else "it left no message"
 
 
 def main() -> int:

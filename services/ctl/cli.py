@@ -41,6 +41,7 @@ from shared import log, reach
 from shared.answers import Reply
 from shared.bus.client import Bus
 from shared.errors import START, BusUnavailable, DuramenError, NotFound, UsageError
+from shared.foreign_text import one_line, plain, plain_json
 from shared.protocol.names import LEVELS, Level
 from shared.wrong_value import why_wrong
 
@@ -75,9 +76,9 @@ def __getattr__(name: str) -> "Console":
     """Make `console` when it is first used."""
     if name != "console":
         raise AttributeError(name)
-    from rich.console import Console
+    from services.ctl.plain_console import PlainConsole
 
-    made = globals()["console"] = Console(highlight=False)
+    made = globals()["console"] = PlainConsole()
     return made
 
 
@@ -172,8 +173,7 @@ def wait_notice(what: str) -> Iterator[None]:
     """Say on standard error what is waited for, once it takes longer than two seconds."""
 
     def tell() -> None:
-        sys.stderr.write(f"duramen: waiting for {what} …\n")
-        sys.stderr.flush()
+        say(f"waiting for {what} …")
 
     timer = threading.Timer(WAIT_NOTICE_SECONDS, tell)
     timer.daemon = True
@@ -286,11 +286,17 @@ def emit(
     if not json_:
         human()
         return
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=plain) + "\n")
+    write_json(json.dumps(value, ensure_ascii=False, default=jsonable))
     emitted.append(value)
 
 
-def plain(value: object) -> object:
+def write_json(text: str) -> None:
+    """Print JSON with what a terminal would obey written as escapes: it means the same."""
+    sys.stdout.write(plain_json(text) + "\n")
+    sys.stdout.flush()
+
+
+def jsonable(value: object) -> object:
     """Return what JSON can say of a value; of an answer, only what the service said."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=isinstance(value, Reply))
@@ -309,7 +315,7 @@ def print_table(
 
 def note(sentence: str, style: str) -> None:
     """Print a sentence in a colour, with control characters made visible."""
-    shown = columns.one_line(sentence)
+    shown = one_line(sentence)
     code = columns.CODES[style]
     sys.stdout.write(f"\x1b[{code}m{shown}\x1b[0m\n" if has_colours() else shown + "\n")
 
@@ -332,7 +338,7 @@ def main(app: typer.Typer) -> None:
         sys.stderr.flush()
         os._exit(code or 0)  # freeing ten thousand records would take as long as reading them
     except DuramenError as error:
-        _say(str(error))
+        say(str(error))
         _say_json(error.said, error.next_step, error.exit_code)
         sys.exit(error.exit_code)
     except typer.TyperException as error:
@@ -350,9 +356,9 @@ def _refused(error: typer.TyperException) -> int:
     command = context.command_path if context is not None else "duramen"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     if "Usage:" in message or not message.strip():  # the help itself, where a command is missing
-        sys.stderr.write(message.rstrip() + "\n")
+        sys.stderr.write(plain(message.rstrip()) + "\n")
     else:
-        _say(f"{message}  Next: {command} --help")
+        say(f"{message}  Next: {command} --help")
         _say_json(message, f"{command} --help", 2)
     return 2
 
@@ -361,8 +367,11 @@ def _say_json(message: str, next_step: str, code: int) -> None:
     """Print an error on standard output too, as JSON, where a program asked for JSON."""
     if is_json() and not emitted:
         value = {"error": message, "next": next_step or None, "exit_code": code}
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        write_json(json.dumps(value, ensure_ascii=False))
 
 
-def _say(message: str) -> None:
-    sys.stderr.write("duramen: " + " ".join(re.split(r"\s*[\n\t]\s*", message.strip())) + "\n")
+def say(message: str) -> None:
+    """Say something on standard error, on one line."""
+    text = plain(" ".join(re.split(r"\s*[\n\t]\s*", message.strip())))
+    sys.stderr.write(f"duramen: {text}\n")
+    sys.stderr.flush()

@@ -10,8 +10,9 @@ from typing import Any
 
 from services.ctl.hub_split import BY_HAND, HubSource, files_of_split
 from services.ctl.settings import CtlSettings
-from services.ctl.views.columns import count_of, one_line, size_of
+from services.ctl.views.columns import count_of, size_of
 from shared.errors import DuramenError, NotFound, UsageError
+from shared.foreign_text import one_line
 
 MOST_HUB_BYTES = 20 << 30
 MOST_FILES = 500

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.ctl.views.columns import one_line
 from shared.errors import NotFound, UsageError
+from shared.foreign_text import one_line
 
 HUB_NAME = re.compile(
     r"hf:(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
-from services.ctl.views.columns import count_of, one_line, span_of
+from services.ctl.views.columns import count_of, span_of
 from services.ctl.views.silence import age_of
 from shared.answers.vault import VersionRow
 from shared.bus.client import Bus
 from shared.errors import DuramenError
+from shared.foreign_text import one_line
 from shared.formats.version import version_name
 from shared.ledger.control import newest_entries, observed_all, said_in, unknown_words
 from shared.ledger.jobs import Table

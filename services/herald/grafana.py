@@ -5,6 +5,7 @@ have been lost.
 """
 
 import asyncio
+import html
 from urllib.parse import urlparse
 
 from grafana_client import GrafanaApi
@@ -13,6 +14,7 @@ from requests.exceptions import RequestException
 
 from services.herald.happenings import Happening
 from services.herald.outlet import OutletAway
+from shared.foreign_text import plain
 
 USER = "duramen"
 OWN_TAG = "duramen"
@@ -45,5 +47,5 @@ class Grafana:
         self._api.annotations.add_annotation(
             time_from=int(happening.at.timestamp() * 1000),
             tags=[OWN_TAG, happening.kind, happening.tag],
-            text=happening.text,
+            text=html.escape(plain(happening.text), quote=False),  # it is shown as HTML
         )

@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import re
 
-from apprise import Apprise, NotifyType
+from apprise import Apprise, NotifyFormat, NotifyType
 
 from services.herald.happenings import Happening
 from services.herald.outlet import OutletAway
+from shared.foreign_text import plain
 
 TYPES = {"alarm": NotifyType.WARNING, "alert": NotifyType.FAILURE, "refused": NotifyType.WARNING}
+MESSAGE_LENGTH = 2000
 # A comma also stands inside an address, between the recipients of a mail: only one before a new
 # address separates.
 SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][\w+.-]*://)|\s+")
@@ -39,7 +41,8 @@ class Address:
         took = await asyncio.to_thread(
             self._apprise.notify,
             title=f"Duramen: {kind.replace('_', ' ')}",
-            body=text,
+            body=plain(text)[:MESSAGE_LENGTH],
+            body_format=NotifyFormat.TEXT,  # or a mail would be HTML, and file names its markup
             notify_type=TYPES.get(kind, NotifyType.INFO),
         )
         if not took:

@@ -4,6 +4,7 @@ It names neither a time nor a host.
 """
 
 import json
+import re
 
 from services.vault.edition import Edition
 from shared.protocol.records import CheckpointRef
@@ -56,17 +57,24 @@ OWN_TEMPLATE = """\
 """
 
 
+MEANINGFUL = re.compile(r"[|<\[`]")  # cells, HTML, links and code
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def render_readme(version: Edition, checkpoint: CheckpointRef) -> bytes:
     """Return README.md as a pure function of the ledger.
 
-    The name of the file is quoted, because a user chose it.
+    The name of the file is quoted, because a user chose it, and its markup escaped.
     """
     return TEXT.format(
         lineage=version.lineage,
         name=version.name,
         segments=len(version.segments),
         global_step=version.close.head.global_step,
-        file=json.dumps(version.file_name, ensure_ascii=True).replace("|", "\\u007c"),
+        file=MEANINGFUL.sub(_escape, json.dumps(version.file_name, ensure_ascii=True)),
         dataset=version.job.sha256,
         job=version.close.job,
         outcome=version.close.outcome,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from shared.foreign_text import plain_json
 from shared.protocol.names import Level, now
 
 # What ingest writes beside a file that it moved, as `<file>.<name>`: its report for programs and
@@ -82,7 +83,7 @@ class Report(BaseModel):
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     def encode(self) -> bytes:
-        return self.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
+        return plain_json(self.model_dump_json(indent=1, exclude_none=True)).encode() + b"\n"
 
 
 class Taking(BaseModel):

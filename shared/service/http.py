@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from shared.errors import DuramenError, NotFound, UsageError
+from shared.foreign_text import plain
 from shared.service import loop
 from shared.settings import Settings
 from shared.wrong_value import all_wrong
@@ -82,11 +83,11 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
         status = (
             404 if isinstance(error, NotFound) else 400 if isinstance(error, UsageError) else 503
         )
-        return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
+        return JSONResponse({"error": plain(str(error)), "kind": type(error).__name__}, status)
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-        why = f"The request is not valid: {all_wrong(error.errors())}."
+        why = f"The request is not valid: {plain(all_wrong(error.errors()))}."
         return JSONResponse({"error": why, "kind": "UsageError"}, 422)
 
     @app.get("/metrics", response_class=PlainTextResponse)

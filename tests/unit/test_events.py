@@ -98,5 +98,5 @@ def test_a_file_with_ignored_fields_is_told_as_queued_with_their_counts() -> Non
     assert "ignored" not in plain.told()
     event = Event.of("ingest", plain.model_copy(update={"ignored": ignored}), lineage="main")
     said = describe_event(Table(), Event.model_validate_json(event.model_dump_json()))
-    assert "normal priority; ignored fields: \\[red]id (300 rows), xxx" in said
+    assert "normal priority; ignored fields: [red]id (300 rows), xxx" in said
     assert "ignored" not in describe_event(Table(), Event.of("ingest", plain, lineage="main"))

@@ -127,29 +127,29 @@ async def ask_state(state: DesiredState, reason: str, json: bool, discard: bool 
 def print_receipts(table: Table, found: dict[str, Observed], state: str) -> None:
     for name, said in found.items():
         if len(found) > 1:
-            cli.console.print(f"trainer {name}:", markup=False)
+            cli.console.print(f"trainer {name}:")
         print_receipt(table, said)
     cli.console.print(f"Next: {UNDO[state]}", style="dim")
 
 
 def print_receipt(table: Table, seen: Observed) -> None:
     job = job_at(table, seen.job)
-    cli.console.print(f"The trainer is [bold]{seen.state}[/bold].")
+    cli.console.print(Text.assemble("The trainer is ", (seen.state, "bold"), "."))
     if job and seen.checkpoint:
         at = seen.checkpoint
         steps = f"step {at.position} (step {at.global_step} of {seen.lineage or 'its lineage'})"
-        cli.console.print(f"{job}, after {steps}", markup=False, soft_wrap=True)
+        cli.console.print(f"{job}, after {steps}", soft_wrap=True)
         where = f"{at.bucket}/{at.prefix}"
         if seen.read_back:
             kept = f"Its checkpoint {at.id[:12]} is stored at {where} and was read back in full."
-            cli.console.print(kept, markup=False, soft_wrap=True)
+            cli.console.print(kept, soft_wrap=True)
         else:
             why = f": {seen.waits_for}" if seen.waits_for else ""
             text = f"Its checkpoint {at.id[:12]} is not stored at {where} yet{why}"
-            cli.console.print(text, style="red", markup=False, soft_wrap=True)
+            cli.console.print(text, style="red", soft_wrap=True)
     elif job:
         text = f"{job} has not made a step yet, so nothing needs to be kept."
-        cli.console.print(text, markup=False, soft_wrap=True)
+        cli.console.print(text, soft_wrap=True)
 
 
 def pause(reason: Reason = "", json: cli.Json = False) -> None:
@@ -229,7 +229,7 @@ async def _skip(keep: bool, yes: bool, json: bool) -> None:
         def tell() -> None:
             print_answer("skip", shown, answer)
             if answer.outcome == "done" and not keep:
-                cli.console.print(f"Dropped: {steps}", markup=False)
+                cli.console.print(f"Dropped: {steps}")
             if answer.outcome == "done":
                 again = f"Next: duramen queue retry {segment.job} queues it again"
                 cli.console.print(again, style="dim")

@@ -132,9 +132,10 @@ def show(job: Job, lineage: LineageFilter = None, json: cli.Json = False) -> Non
 
     def human() -> None:
         cli.console.print(
-            f"[bold]{dataset.name}[/bold]  {dataset.dataset[:12]}  "
+            f"{dataset.name}  {dataset.dataset[:12]}  "
             f"steps {summary.first_step}–{summary.last_step} of {dataset.lineage}, "
-            f"{summary.snapshots} snapshots"
+            f"{summary.snapshots} snapshots",
+            style="bold",
         )
         plot(curves.snapshots, "loss", "loss (mean over the tokens of the answers)")
         plot(curves.snapshots, "exact_match", "exact match (share of the answers asked for)")
@@ -174,7 +175,7 @@ def example(
 
     def human() -> None:
         role = SPLIT_NAMES[probe.split]
-        cli.console.print(f"[bold]Example {number}[/bold] ({role}, row {found.row + 1})")
+        cli.console.print(f"Example {number} ({role}, row {found.row + 1})", style="bold")
         cli.console.print(texts(found))
         cli.console.print(Text.assemble("State: ", *since_words(found), speed_words(found.speed)))
         if found.tokens:

@@ -164,7 +164,7 @@ async def _new(
 
     def human() -> None:
         for line in base_trial.trial_lines(found, settings):
-            cli.console.print(line, markup=False)
+            cli.console.print(line)
         cli.console.print(f"Lineage {name} was created on base {settings.base_root[:12]}.")
 
     cli.emit(value, json, human)
@@ -190,7 +190,7 @@ async def _list_lineages(json: bool) -> None:
         for row in rows:
             for kind in row["left_out"] or ():
                 without = f"{row['lineage']}: no adapter on {', '.join(kind['names'])}"
-                cli.console.print(f"{without} ({kind['why']})", style="dim", markup=False)
+                cli.console.print(f"{without} ({kind['why']})", style="dim")
 
     cli.emit(rows, json, human)
 

@@ -19,6 +19,7 @@ from services.ctl.views import previewed
 from shared.answers.ingest import Preview
 from shared.answers.trainer import RowsPreviewed, RowsToPreview
 from shared.errors import DuramenError
+from shared.foreign_text import plain
 
 RENDER_SECONDS = 45.0
 PROBLEMS = 5  # printed; --json has up to a hundred
@@ -96,7 +97,7 @@ def rendered(config: CtlSettings, found: Preview) -> tuple[RowsPreviewed | None,
 def waiting(sentence: str) -> None:
     """Say what is waited for, to a person at a terminal."""
     if sys.stderr.isatty():
-        sys.stderr.write(sentence + "\n")
+        sys.stderr.write(plain(sentence) + "\n")
 
 
 def print_file(found: Preview) -> None:
@@ -132,7 +133,7 @@ def print_rows(found: Preview, tokens: RowsPreviewed | None, missing: str | None
         elif row := next(drawn, None):
             for heading, words in previewed.drawn_row(stored, row, colours=cli.has_colours()):
                 put(heading, "bold")
-                cli.console.print(words, markup=False)
+                cli.console.print(words)
     for sentence in previewed.token_lines(found, tokens):
         put(sentence)
     for sentence in previewed.warnings(found, tokens):
@@ -140,4 +141,4 @@ def print_rows(found: Preview, tokens: RowsPreviewed | None, missing: str | None
 
 
 def put(sentence: str, style: str = "") -> None:
-    cli.console.print(sentence, style=style, markup=False, soft_wrap=True)
+    cli.console.print(sentence, style=style, soft_wrap=True)

@@ -16,6 +16,7 @@ from services.ctl.views.queue_cells import job_state_cell, start_cell
 from services.ctl.views.silence import QUIET_SECONDS
 from shared.bus.client import Bus
 from shared.errors import UsageError
+from shared.foreign_text import plain
 from shared.ledger.control import observed_all
 from shared.ledger.jobs import Job, Table
 from shared.protocol.names import LEVELS, JobVerb
@@ -239,7 +240,7 @@ async def _status(json: bool) -> None:
         for said in views.values():
             job = f", {job_at(table, said.job)}" if said.job else ""
             waits = f": {said.waits_for}" if said.waits_for else ""
-            cli.console.print(f"trainer {said.state}{job}{waits}", markup=False, soft_wrap=True)
+            cli.console.print(f"trainer {said.state}{job}{waits}", soft_wrap=True)
         for line in inbox_lines(ingest):
             cli.note(line, "yellow")
 
@@ -289,7 +290,7 @@ def print_change(view: View, job: Job, verb: JobVerb) -> None:
             said = f"{shown} is queued, with {before}{onward}"
         case _:
             said = f"{shown} now has {job.record.level} priority, with {before}"
-    cli.console.print(said, markup=False, soft_wrap=True)
+    cli.console.print(said, soft_wrap=True)
 
 
 @app.command("retry")
@@ -342,7 +343,7 @@ async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
         view = await View.of(bus)
     job = view.table.find(shown)
     if log:
-        cli.console.file.write(history.log_text(cli.first_store(config), view.table, job))
+        cli.console.file.write(plain(history.log_text(cli.first_store(config), view.table, job)))
         return
     rows = await asyncio.to_thread(left_out.rows_if_known, cli.first_store(config), job)
     of_file = {

@@ -82,7 +82,7 @@ def restore(
             "verified"
         )
         line = f"(cd {quote(str(to))} && sha256sum -c SHA256SUMS)"
-        cli.console.print(f"Check it again: {line}", style="dim", markup=False, soft_wrap=True)
+        cli.console.print(f"Check it again: {line}", style="dim", soft_wrap=True)
 
     cli.emit(value, json, tell)
 

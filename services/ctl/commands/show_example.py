@@ -55,13 +55,13 @@ def find_dataset(store: "Store", shown: str) -> str:
 
 def print_tokens(found: RowShown) -> None:
     if found.failed:
-        cli.console.print(found.failed.message, style="red", markup=False)
+        cli.console.print(found.failed.message, style="red")
         if found.failed.example:
-            cli.console.print(found.failed.example, markup=False)
+            cli.console.print(found.failed.example)
         return
     where = f"row {found.row} of {found.dataset[:12]}"
     if found.left_out:
-        cli.console.print(f"{where} is left out of training: {found.left_out}", markup=False)
+        cli.console.print(f"{where} is left out of training: {found.left_out}")
         return
     sequences = found.sequences
     if len(sequences) > 1:

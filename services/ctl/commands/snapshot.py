@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from services.ctl import cli
 from services.ctl.commands.control import once, print_answer, wait_for
@@ -67,9 +67,12 @@ async def newest_snapshot(bus: Bus, after: int, segment: str, seconds: float) ->
 def print_summary(job: str, shown: str, taken: SnapshotStored) -> None:
     decision = taken.decision
     cli.console.print(
-        f"[bold]Snapshot[/bold] of {escape(shown)} after step {taken.position} (step "
-        f"{taken.global_step} of its lineage): {count_of(decision.measured, 'example')} "
-        f"measured, {decision.answered} asked, in {span_of(decision.seconds)}",
+        Text.assemble(
+            ("Snapshot", "bold"),
+            f" of {shown} after step {taken.position} (step {taken.global_step} of its lineage): "
+            f"{count_of(decision.measured, 'example')} measured, {decision.answered} asked, in "
+            f"{span_of(decision.seconds)}",
+        ),
         soft_wrap=True,
     )
     titles = ("n", "loss", "tokens right", "answers right", "loose match")

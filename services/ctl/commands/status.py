@@ -62,8 +62,8 @@ def print_status(seen: SystemSeen) -> None:
             which = f"{name}: " if len(views) > 1 else ""
             lines.append(f"{view.state:10} {which}{describe_service(seen, service, view)}")
         for line in lines:
-            cli.console.print(f"{service:10} {line}".rstrip(), markup=False, soft_wrap=True)
-    cli.console.print(f"queued: {len(seen.table.queue())}   {versions_line(seen)}", markup=False)
+            cli.console.print(f"{service:10} {line}".rstrip(), soft_wrap=True)
+    cli.console.print(f"queued: {len(seen.table.queue())}   {versions_line(seen)}")
     for line in inbox_lines(inbox_of(seen.services["ingest"])):
         cli.note(line, "yellow")
 

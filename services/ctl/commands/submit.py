@@ -1,6 +1,5 @@
 """`duramen submit FILE`: give a training file to ingest over HTTP."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,6 +15,7 @@ from services.ctl.views.columns import count_of
 from shared import reach
 from shared.answers.ingest import Preview, Working
 from shared.errors import BusUnavailable, DuramenError, UsageError
+from shared.foreign_text import plain
 from shared.formats.report import Contents, Problem, Report
 from shared.protocol.names import line_subject
 from shared.sidecar_names import sidecars_among, stem_of
@@ -92,7 +92,7 @@ async def warn_of_lineage(lineage: str) -> None:
     if created is None:
         make = "base add MODEL" if lineage == "main" else f"lineage new {lineage} --base BASE"
         text = f"There is no lineage {lineage} yet, so the job waits for it."
-        sys.stderr.write(f"duramen: {text}  Next: duramen {make}\n")
+        cli.say(f"{text}  Next: duramen {make}")
 
 
 def submit_from_hub(
@@ -109,7 +109,7 @@ def submit_from_hub(
     token = hub_data.hub_token(cli.settings())
     split = hub_data.split_at_hub(source, token)
     for line in split.lines():
-        typer.echo(line, err=True)
+        typer.echo(plain(line), err=True)
     described = any(each.startswith("description=") for each in settings)
     chosen = settings if described else [*settings, f"description={split.origin}"]
     hub_data.each_file(split, token, lambda file, path: send(path, file.name, {}, chosen))
@@ -232,14 +232,14 @@ def tell(report: Report | Working, json: bool, *, wait: bool) -> None:
 
     def human() -> None:
         if outcome != "refused":
-            cli.console.print(f"{report.name}: {report.why}", markup=False, soft_wrap=True)
+            cli.console.print(f"{report.name}: {report.why}", soft_wrap=True)
         if wait and report.contents:
             for line in contents_summary(report.contents):
-                cli.console.print(line, markup=False, soft_wrap=True)
+                cli.console.print(line, soft_wrap=True)
         for problem in report.problems if outcome == "refused" or wait else []:
-            cli.console.print(problem_line(problem), markup=False, soft_wrap=True)
+            cli.console.print(problem_line(problem), soft_wrap=True)
         if report.next_step and outcome != "refused":
-            cli.console.print(f"Next: {report.next_step}", markup=False, soft_wrap=True)
+            cli.console.print(f"Next: {report.next_step}", soft_wrap=True)
 
     cli.emit(report.model_dump(mode="json", exclude_unset=True), json, human)
     if outcome == "refused":

@@ -104,7 +104,7 @@ def print_versions(rows: Sequence[VersionRow]) -> None:
     for row in rows:
         if row.reason:
             why = f"{row.name} is not published: {row.reason}"
-            cli.console.print(why, style="red", markup=False, soft_wrap=True)
+            cli.console.print(why, style="red", soft_wrap=True)
 
 
 def copies_of(row: VersionRow) -> Cell:
@@ -138,7 +138,7 @@ def show_version(
         cli.console.print(about, soft_wrap=True)
         for file in value.commit.files if value.commit else []:
             listed = f"{file.sha256}  {size_of(file.size):>9}  {file.path}"
-            cli.console.print(listed, markup=False, soft_wrap=True)
+            cli.console.print(listed, soft_wrap=True)
         print_checked(value.checked)
 
     cli.emit(value, json, tell)
@@ -175,16 +175,18 @@ class Damaged(DuramenError):
 
 
 def print_checked(copies: list[CheckedCopy]) -> None:
+    from rich.text import Text
+
     for copy in copies:
         colour = "green" if copy.ok else "red"
         word = "whole" if copy.ok else "DAMAGED"
+        read = f"{count_of(copy.files, 'file')}, {size_of(copy.bytes)}"
         cli.console.print(
-            f"{copy.place:8} [{colour}]{word}[/{colour}]  "
-            f"{count_of(copy.files, 'file')}, {size_of(copy.bytes)} read and hashed",
+            Text.assemble(f"{copy.place:8} ", (word, colour), f"  {read} read and hashed"),
             soft_wrap=True,
         )
         for problem in copy.problems:
-            cli.console.print(f"         {problem}", style="red", markup=False, soft_wrap=True)
+            cli.console.print(f"         {problem}", style="red", soft_wrap=True)
 
 
 # ---- rollback ------------------------------------------------------------------------------------

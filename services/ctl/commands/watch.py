@@ -1,13 +1,11 @@
 """duramen watch: queue, step, loss, tokens/s, ETA, and snapshots as they come."""
 
 import asyncio
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.status import Status
 from rich.text import Text
 
@@ -81,7 +79,7 @@ class Follower:
             and time.monotonic() - self.printed > LINE_SECONDS
         ):
             self.printed = time.monotonic()
-            cli.console.print(text, markup=False, soft_wrap=True)
+            cli.console.print(text, soft_wrap=True)
 
     async def is_over(self) -> bool:
         """Return whether nothing is queued or open, and every numbered version is committed."""
@@ -102,7 +100,9 @@ class Follower:
         text = describe_event(self.table, event)
         if text:
             at = event.at.astimezone().strftime("%H:%M:%S")
-            cli.console.print(f"[dim]{at}[/dim]  {text}", soft_wrap=True)
+            head, space, rest = text.partition(" ")
+            words = ((at, "dim"), "  ", (head, colour_of(event)), space, rest)
+            cli.console.print(Text.assemble(*words), soft_wrap=True)
 
 
 def progress_line(table: Table, seen: Observed, queued: int) -> str:
@@ -125,30 +125,42 @@ def progress_line(table: Table, seen: Observed, queued: int) -> str:
     return "  ".join([*parts, *([seen.waits_for] if seen.waits_for else [])])
 
 
+def colour_of(event: Event) -> str:
+    """Return the colour of the first word of an event's line."""
+    match parse_event(event):
+        case FileRefused() | Alarm() | SegmentClosed(outcome="failed"):
+            return "red"
+        case VersionPublished():
+            return "bold green"
+        case SegmentClosed():
+            return "green"
+    return ""
+
+
 def describe_event(table: Table, event: Event) -> str:
     """Return an event as one line for people, or an empty text.
 
     An event that this program does not know is shown as it is.
     """
-    job = escape(job_at(table, event.job) or "")
+    job = job_at(table, event.job) or ""
     match parse_event(event):
         case FileKnown(name=name, why=why):
-            return f"already known: {escape(name)}: {escape(why)}"
+            return f"already known: {name}: {why}"
         case JobQueued(rows=rows, level=level, ignored=ignored):
-            fields = f"; ignored fields: {escape(ignored_text(ignored))}" if ignored else ""
+            fields = f"; ignored fields: {ignored_text(ignored)}" if ignored else ""
             return f"queued {job}: {count_of(rows, 'row')}, {level} priority{fields}"
         case FileRefused(name=name, why=why):
-            return f"[red]refused[/red] {escape(name)}: {escape(why)}"
+            return f"refused {name}: {why}"
         case SegmentOpened() | JobPlanned() | SegmentClosed() | SnapshotStored() as said:
             return describe_training(said, job, reason_at(table, event.job))
         case VersionPublished(version=version, copies=copies):
-            text = f"[bold green]{version_name(version)}[/bold green] published: "
+            text = f"{version_name(version)} published: "
             return text + f"{count_of(copies, 'copy', 'copies')}, read back"
         case Alarm(what=what):
-            return f"[red]alarm[/red] from {event.service}: {escape(what)}"
+            return f"alarm from {event.service}: {what}"
         case None:
             text = event.model_dump_json(include={"data"}, exclude_none=True)
-            return escape(f"{event.service} {event.kind}: {text}")
+            return f"{event.service} {event.kind}: {text}"
     return ""
 
 
@@ -164,10 +176,9 @@ def describe_training(
         case SnapshotStored(position=position, summary=splits):
             return f"snapshot at step {position}: " + summary(splits)
         case SegmentClosed(outcome=outcome, version=version):
-            colour = "red" if outcome == "failed" else "green"
-            text = f"[{colour}]{outcome}[/{colour}] {job}"
+            text = f"{outcome} {job}"
             text += f" as {version_name(version)}" if version else ""
-            return text + (f": {escape(why)}" if why else "")
+            return text + (f": {why}" if why else "")
 
 
 def planned_text(plan: JobPlanned) -> str:
@@ -246,8 +257,7 @@ async def follow_json(view: Follower, until_done: bool) -> None:
         await view.table.update(view.bus)
         async for sequence, event in events(view.bus, view.after):
             view.after = sequence
-            sys.stdout.write(event.encode().decode() + "\n")
-            sys.stdout.flush()
+            cli.write_json(event.encode().decode())
         if until_done and await view.is_over():
             return
         wake.clear()

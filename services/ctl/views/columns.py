@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
+from shared.foreign_text import one_line
+
 GAP = "  "
 LEAST = 8  # columns that a free text needs to say anything
 CODES = {
@@ -158,16 +160,6 @@ def fitted(cell: str, room: int) -> str:
 
 def size(cell: str) -> int:
     return len(cell) if cell.isascii() else cell_len(cell)
-
-
-def one_line(cell: str) -> str:
-    """Return a text on one line, with control characters made visible.
-
-    Names come from files, and could otherwise move the cursor or colour the rest.
-    """
-    if cell.isprintable():
-        return cell
-    return "".join(c if c.isprintable() else "�" for c in " ".join(cell.split()))
 
 
 # ---- values --------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.ctl.views.columns import count_of, one_line, span_of
+from services.ctl.views.columns import count_of, span_of
 from services.ctl.views.silence import QUIET_SECONDS
+from shared.foreign_text import one_line
 from shared.protocol.names import now
 from shared.protocol.observed import InboxWaits, Observed
 

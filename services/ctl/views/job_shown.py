@@ -25,17 +25,17 @@ def print_job(job: Job, value: dict[str, Any], details: bool) -> None:
         ("plan", value["plan"] or "none yet: it is made when training of the job begins"),
         ("log", value["log"] or "none yet"),
     ]
-    cli.console.print(f"[bold]{value['job']}[/bold]")
+    cli.console.print(value["job"], style="bold")
     if value["new"]:
         fields.append(("new", left_out.new_line(value["new"])))
     for name, shown in fields:
-        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+        cli.console.print(f"{name:9}{shown}", soft_wrap=True)
     reasons = left_out.reason_lines(value["left_out"])
     for name, shown in zip_longest(["left out"], reasons, fillvalue=""):
-        cli.console.print(f"{name:9}{shown}", markup=False, soft_wrap=True)
+        cli.console.print(f"{name:9}{shown}", soft_wrap=True)
     if value["ignored"]:
         ignored = left_out.ignored_text(value["ignored"])
-        cli.console.print(f"ignored  {ignored}", markup=False, soft_wrap=True)
+        cli.console.print(f"ignored  {ignored}", soft_wrap=True)
     if value["failure"]:
         cli.console.print()
         print_failure(value["failure"], value["state"])
@@ -52,9 +52,9 @@ def print_failure(failure: dict[str, Any], state: str) -> None:
     said, style = f"failed ({failure['kind']})", "red"
     if state == "skipped":
         said, style = "skipped", "none"
-    cli.console.print(f"{said}: {lines[0]}", style=style, markup=False)
+    cli.console.print(f"{said}: {lines[0]}", style=style)
     for line in lines[1:]:
         wrapped = textwrap.fill(line, cli.console.width - 2, initial_indent="  ")
-        cli.console.print(wrapped, markup=False)
+        cli.console.print(wrapped)
     if failure["next_step"]:
-        cli.console.print(f"Next: {failure['next_step']}", markup=False, soft_wrap=True)
+        cli.console.print(f"Next: {failure['next_step']}", soft_wrap=True)

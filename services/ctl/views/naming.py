@@ -2,8 +2,8 @@
 
 import re
 
-from services.ctl.views.columns import one_line
 from shared.errors import UsageError
+from shared.foreign_text import one_line
 from shared.ledger.jobs import Table
 from shared.protocol.names import JobId
 

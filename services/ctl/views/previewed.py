@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from services.ctl.views.columns import count_of, fitted, one_line, size_of
+from services.ctl.views.columns import count_of, fitted, size_of
 from services.ctl.views.tokens import drawn
 from shared.answers.ingest import Preview, SampledRow
 from shared.answers.trainer import ROWS_SHOWN, PreviewedRow, RowsPreviewed, ShownSequence
+from shared.foreign_text import one_line
 from shared.formats.report import Contents, Report
 from shared.protocol.allowance import Allowance
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shared.answers.trainer import Token
+from shared.foreign_text import plain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,9 +30,5 @@ def drawn(tokens: Sequence[Token], *, colours: bool) -> "Text":
 
 
 def visible(words: str) -> str:
-    """Return a token's text with the ends of its lines marked.
-
-    Other control characters could move the cursor, or colour the rest.
-    """
-    kept = (c if c.isprintable() or c in "\n\t" else "�" for c in words)
-    return "".join(kept).replace("\n", "⏎\n")
+    """Return a token's text with the ends of its lines marked."""
+    return plain(words).replace("\n", "⏎\n")

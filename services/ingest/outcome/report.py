@@ -1,6 +1,7 @@
 """What the user is told about a file: as JSON for programs, as text for people."""
 
 from services.ingest.reading.row import SUPPORTED
+from shared.foreign_text import plain
 from shared.formats.report import Contents, Problem, Report
 
 LISTED = 100
@@ -31,7 +32,7 @@ def report_text(report: Report) -> bytes:
     if contents is not None:
         lines += ["", "Rows can have any of these forms, one row per line:"]
         lines += [f"    {layout}" for layout in SUPPORTED]
-    return "\n".join(lines).encode() + b"\n"
+    return plain("\n".join(lines)).encode() + b"\n"
 
 
 def place_of(contents: Contents) -> str:

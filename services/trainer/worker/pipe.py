@@ -20,6 +20,7 @@ from services.trainer.protocol import (
     WorkerEvent,
 )
 from shared.child import ORPHANED
+from shared.foreign_text import plain, plain_stream
 
 
 @dataclass
@@ -48,7 +49,7 @@ class SupervisorPipe:
         # Libraries print. Nothing but events may reach the supervisor, so fd 1 becomes fd 2.
         self._out = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
-        sys.stdout = sys.stderr
+        sys.stdout = sys.stderr = plain_stream(sys.stderr)  # templates' words, too
         self._arrived = threading.Condition()
         self._requests = Requests()
         self._may_go = False
@@ -113,4 +114,4 @@ class SupervisorPipe:
 def say(sentence: str) -> None:
     """Write a line to the job's log. On a full disk the line is lost, but no error is raised."""
     with suppress(OSError):
-        os.write(2, sentence.encode(errors="backslashreplace") + b"\n")
+        os.write(2, plain(sentence).encode() + b"\n")
