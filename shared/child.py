@@ -22,7 +22,7 @@ KEPT_VARIABLES = (
     *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR"),
     "CUDA_VISIBLE_DEVICES",
 )
-KEPT_PREFIXES = ("NVIDIA_", "OPENBLAS_")
+KEPT_FAMILIES = ("NVIDIA_", "OPENBLAS_")
 
 ROOT = Path(__file__).resolve().parents[1]
 ORPHANED = 3  # exit code of a process whose parent ended before it was tied to it
@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1
 
 def safe_environment() -> dict[str, str]:
     """Return what a child that reads strangers' files may know of this process's environment."""
-    kept = (*KEPT_VARIABLES, *(name for name in os.environ if name.startswith(KEPT_PREFIXES)))
+    kept = (*KEPT_VARIABLES, *(name for name in os.environ if name.startswith(KEPT_FAMILIES)))
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from shared.formats.plan import TrainingSettings
+from shared.protocol.largest import LARGEST
 from shared.protocol.names import SCHEDULES, OnLong, Schedule
 from shared.settings import LeaseSettings
 
@@ -32,19 +33,27 @@ class TrainerSettings(LeaseSettings):
     service = "trainer"
 
     learning_rate: float = Field(
-        default=JOB_DEFAULTS.learning_rate, gt=0, description="The learning rate after the warm-up."
+        default=JOB_DEFAULTS.learning_rate,
+        gt=0,
+        le=LARGEST["learning_rate"],
+        description="The learning rate after the warm-up.",
     )
     num_train_epochs: int = Field(
-        default=JOB_DEFAULTS.epochs, ge=1, description="How often a job trains on each row."
+        default=JOB_DEFAULTS.epochs,
+        ge=1,
+        le=LARGEST["epochs"],
+        description="How often a job trains on each row.",
     )
     batch_tokens: int = Field(
         default=JOB_DEFAULTS.batch_tokens,
         ge=16,
+        le=LARGEST["batch_tokens"],
         description="The size of a batch, which makes one optimizer step.",
     )
     max_length: int = Field(
         default=JOB_DEFAULTS.max_length,
         ge=16,
+        le=LARGEST["max_length"],
         description="The longest row in tokens; `ON_LONG` says what happens to longer ones.",
     )
     on_long: OnLong = Field(
@@ -53,11 +62,15 @@ class TrainerSettings(LeaseSettings):
         "(`truncate`), or fail the job (`refuse`).",
     )
     max_grad_norm: float = Field(
-        default=JOB_DEFAULTS.clip, gt=0, description="Gradients are clipped to this norm."
+        default=JOB_DEFAULTS.clip,
+        gt=0,
+        le=LARGEST["clip"],
+        description="Gradients are clipped to this norm.",
     )
     warmup_steps: int = Field(
         default=JOB_DEFAULTS.warmup_steps,
         ge=0,
+        le=LARGEST["warmup_steps"],
         description="Steps over which the learning rate rises, once in a lineage.",
     )
     lr_scheduler_type: Annotated[
@@ -70,6 +83,7 @@ class TrainerSettings(LeaseSettings):
     neftune_alpha: float = Field(
         default=JOB_DEFAULTS.neftune_alpha,
         ge=0,
+        le=LARGEST["neftune_alpha"],
         description="Noise on the embeddings while training; 5 is usual, 0 is none.",
     )
 

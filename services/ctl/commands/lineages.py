@@ -18,6 +18,7 @@ from shared.formats.base_layers import EMBEDDINGS, HEADS, BaseLayers
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
+from shared.protocol.largest import LARGEST_ALPHA, LARGEST_RANK
 from shared.protocol.records import LineageSettings, LineCreate
 from shared.store.base_shape import layers_in_store
 from shared.wrong_value import why_wrong
@@ -26,8 +27,10 @@ app = typer.Typer(no_args_is_help=True, help="Lineages: new, list.")
 Name = Annotated[
     str, typer.Argument(help="Up to 32 of a-z, 0-9, - and _. It begins with a letter or digit.")
 ]
-Rank = Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")]
-Alpha = Annotated[int, typer.Option("--alpha", min=1, help="Scale of the adapter.")]
+Rank = Annotated[int, typer.Option("--rank", min=1, max=LARGEST_RANK, help="Rank of the adapter.")]
+Alpha = Annotated[
+    int, typer.Option("--alpha", min=1, max=LARGEST_ALPHA, help="Scale of the adapter.")
+]
 Targets = Annotated[
     str, typer.Option("--targets", help="The layers that get an adapter, such as q_proj,v_proj.")
 ]

@@ -13,6 +13,7 @@ from services.ingest.reading.rows.options import (
     system_way,
 )
 from shared.protocol.allowance import Allowance
+from shared.protocol.largest import check_largest
 from shared.protocol.names import SCHEDULES
 from shared.protocol.records import JobSettings
 from shared.wrong_value import why_wrong
@@ -180,10 +181,19 @@ def checked(name: str, own: str, value: Any) -> Any:
         value = SCHEDULES.get(str(value), value)
     if own == "description":
         value = str(value)
+    return checked_value(name, own, value)
+
+
+def checked_value(name: str, own: str, value: Any) -> Any:
+    """Return a value as JobSettings takes it, within its bounds. Raises RowError."""
     try:
-        return getattr(JobSettings.model_validate({own: value}), own)
+        taken = getattr(JobSettings.model_validate({own: value}), own)
+        check_largest(own, taken)
     except ValidationError as error:
         raise wrong_setting(name, value, why_wrong(error.errors()[0])) from error
+    except ValueError as error:
+        raise wrong_setting(name, value, str(error)) from error
+    return taken
 
 
 def checked_option(name: str, own: str, value: Any) -> Any:

@@ -23,6 +23,7 @@ from services.ingest.reading.parser import Parser, ParserDied, SidecarRefused
 from shared import log
 from shared.backoff import Backoff
 from shared.files import write_synced
+from shared.protocol.largest import why_too_many
 
 BYTES = Counter("duramen_ingest_bytes_total", "Bytes read of dropped files.")
 SECONDS = Histogram(
@@ -125,6 +126,9 @@ class FileReader:
         with SECONDS.labels("read").time():
             held.built = await self.in_parser(held, self.parser.build, folder, name, wanted)
         BYTES.inc(held.built.contents.original_bytes)
+        too_many = why_too_many(held.built.contents.rows, held.asked.settings.epochs or 1)
+        if too_many:
+            raise WholeFileRefused.of("plan_size", too_many)
 
     async def in_parser(self, held: PendingFile, call: Any, *arguments: Any) -> Any:
         """Let the parser do something; a file that has ended it twice is refused."""

@@ -23,6 +23,7 @@ from shared.errors import CannotTrain
 from shared.files import write_synced
 from shared.formats.dataset import CanonicalRow
 from shared.formats.plan import LeftOut, Plan, TrainingSettings, heldout_of
+from shared.protocol.largest import why_too_many
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def build_plan(spec: Spec, chat: Chat) -> Material:
     check_long(encoder, never)
     if not encoded:
         raise known.nothing_to_train(rows, reasons)
+    if too_many := why_too_many(len(encoded), spec.settings.epochs):
+        raise CannotTrain("data", too_many)
     probes, measured = watched(
         encoder,
         trained=probe_candidates("trained", own, rows, encoded),
