@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from services.ingest.container import archive, foreign, json_rows, packing, prose
 from services.ingest.container.encoding import as_utf8
+from services.ingest.container.joined import joined
 from services.ingest.container.lines import Piece
 from services.ingest.container.names import TABLES, Container
 from services.ingest.reading import table
@@ -29,14 +30,18 @@ class Reading(NamedTuple):
 def read_rows_of(
     path: Path, container: Container, limit: int, over: Piece, reads: table.Reads = is_read
 ) -> Iterator[Item]:
-    """Yield all rows of a file.
+    """Return all rows of a file; lines that make one conversation are one row.
 
     `limit` is the most bytes of one row; `over` gets the rest of longer lines; `reads` tells
     whether a column of a table is read. Raises Unreadable, OSError.
     """
-    reading = Reading(limit, over, reads)
+    return joined(rows_of_file(path, container, Reading(limit, over, reads)), limit)
+
+
+def rows_of_file(path: Path, container: Container, reading: Reading) -> Iterator[Item]:
+    """Yield the rows of a file as they stand in it. Raises Unreadable, OSError."""
     if container.layout in TABLES:
-        yield from guarded(table.table_rows(path, reads), path.stat().st_size)
+        yield from guarded(table.table_rows(path, reading.reads), path.stat().st_size)
     elif container.packing == "zip":
         yield from rows_of_archive(path, reading)
     else:
