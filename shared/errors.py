@@ -17,6 +17,8 @@ class DuramenError(Exception):
 
     def __init__(self, message: str = "", *, next_step: str = "") -> None:
         text = message or (type(self).__doc__ or "").splitlines()[0]
+        # Names and contents of others may hold lone surrogates, which no record can.
+        text = text.encode("utf-8", "replace").decode()
         self.said = text  # without the next step
         self.next_step = next_step or self.next_step
         super().__init__(text + (f"  Next: {self.next_step}" if self.next_step else ""))

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Loop:
-    """One loop: whether a round runs, and when it last showed progress (monotonic)."""
+    """One loop: whether a round runs, and when it last showed progress (monotonic).
+
+    `failed`: the error that ended its last round, unless that was an outage.
+    """
 
     name: str
     busy: bool = False
+    failed: str | None = None
     beat: float = field(default_factory=time.monotonic)
 
 

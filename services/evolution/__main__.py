@@ -26,7 +26,7 @@ async def main(settings: EvolutionSettings) -> None:
             await bus.subscribe(subject, watch.wake.set)
         await loop.run(
             watch.heartbeat(),
-            loop.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS),
+            loop.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS, watch.alarms),
             http.serve(api.make(settings, watch, store), settings),
         )
 

@@ -18,6 +18,7 @@ from shared.protocol.message import ObjectRef
 from shared.protocol.names import SPLITS
 from shared.protocol.observed import Observed
 from shared.service import loop
+from shared.service.alarms import service_alarms
 from shared.service.observer import Observer
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
@@ -38,6 +39,7 @@ class SnapshotWatch:
         self._states: dict[tuple[str, str], tuple[str, str]] = {}
         self._ready = asyncio.Event()
         self._waiting: str | None = None
+        self.alarms = service_alarms(bus, "evolution")
         self.observer = Observer(bus, OBSERVE_SECONDS)
         self._log = log.get()
 

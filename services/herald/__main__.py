@@ -13,6 +13,7 @@ from services.herald.settings import HeraldSettings
 from shared.bus.client import Bus
 from shared.bus.system import BusServer
 from shared.service import http, loop
+from shared.service.alarms import service_alarms
 from shared.service.start import load_settings
 
 POLL_SECONDS = 5.0
@@ -30,13 +31,14 @@ async def main(settings: HeraldSettings) -> None:
     GPU_EXPECTED.set(settings.torch == "cuda")
     bus = Bus.of(settings)
     async with bus:
+        alarms = service_alarms(bus, "herald")
         herald = Herald(settings, bus, people)
         for subject in ("jobs.>", "evt.>"):
             await bus.subscribe(subject, herald.wake.set)
         await loop.run(
-            loop.repeat("herald", herald.once, herald.wake, POLL_SECONDS),
-            loop.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS),
-            loop.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS),
+            loop.repeat("herald", herald.once, herald.wake, POLL_SECONDS, alarms),
+            loop.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS, alarms),
+            loop.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS, alarms),
             http.serve(api.make(settings, bus, people), settings),
         )
 

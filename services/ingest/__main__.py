@@ -28,7 +28,7 @@ async def main(
         intake = Intake(settings, bus, store, inbox, unfinished_seconds)
         await bus.subscribe("ctl.desired.ingest", intake.wake.set)
         await loop.run(
-            loop.repeat("inbox", intake.once, intake.wake, scan_seconds),
+            loop.repeat("inbox", intake.once, intake.wake, scan_seconds, intake.alarms),
             intake.heartbeat(),
             http.serve(api.make(intake), settings),
         )

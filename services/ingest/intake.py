@@ -38,6 +38,7 @@ from shared.ledger.control import Control
 from shared.protocol.events import Alarm, Event
 from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits, Observed
 from shared.service import loop
+from shared.service.alarms import service_alarms
 from shared.service.observer import Observer
 from shared.sidecar_names import is_sidecar, stem_of_sidecar
 from shared.store.s3 import Store
@@ -75,6 +76,7 @@ class Intake:
         self.planned = Planned(self.ingest, work_dir)
         self.finisher = Finisher(self.ingest, self.settling, reader, self.planned)
         self._told: set[Path] = set()
+        self.alarms = service_alarms(self.bus, "ingest")
         self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"], slow=["inbox"])
         self._log = log.get()
 

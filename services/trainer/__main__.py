@@ -62,7 +62,13 @@ async def main(settings: TrainerSettings) -> None:
             lease.keep(),
             *([gpu.watch_gpu()] if settings.device == "cuda" else []),
             keep_observed(trainer),
-            loop.repeat("trainer", lambda: look_for_work(trainer), trainer.wake, 1.0),
+            loop.repeat(
+                "trainer",
+                lambda: look_for_work(trainer),
+                trainer.wake,
+                1.0,
+                trainer.outage.alarms,
+            ),
             http.serve(api.make(settings, trainer, store), settings),
         )
 

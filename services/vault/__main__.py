@@ -40,7 +40,7 @@ async def main(
     bus = Bus.of(settings)
     async with bus:
         keeper = Vault(settings, bus, copies, loop.instance("vault"), retry_seconds)
-        commands = CommandLoop(keeper)
+        commands, alarms = CommandLoop(keeper), keeper.alarms
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):
@@ -48,11 +48,15 @@ async def main(
         await asyncio.to_thread(copies.archive.tidy)
         try:
             await loop.run(
-                loop.repeat("commands", commands.once, keeper.wake_commands, 1.0),
-                loop.repeat("publish", keeper.once, keeper.wake, 2.0),
-                loop.repeat("inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds),
-                loop.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds),
-                loop.repeat("locks", keeper.extend_locks, asyncio.Event(), sweep_seconds),
+                loop.repeat("commands", commands.once, keeper.wake_commands, 1.0, alarms),
+                loop.repeat("publish", keeper.once, keeper.wake, 2.0, alarms),
+                loop.repeat(
+                    "inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds, keeper.alarms
+                ),
+                loop.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds, alarms),
+                loop.repeat(
+                    "locks", keeper.extend_locks, asyncio.Event(), sweep_seconds, keeper.alarms
+                ),
                 http.serve(api.make(keeper), settings),
             )
         finally:

@@ -3,8 +3,7 @@
 from prometheus_client import Counter, Gauge
 
 from shared.bus.client import Bus
-from shared.protocol.events import Alarm, Event
-from shared.service.alarms import Alarms
+from shared.service.alarms import Alarms, service_alarms
 
 ALARMS = Counter("duramen_vault_alarms_total", "Alarms raised, by kind.", ["what"])
 STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that are active now, by kind.", ["what"])
@@ -12,8 +11,4 @@ STANDING = Gauge("duramen_vault_standing_alarms", "Alarms that are active now, b
 
 def vault_alarms(bus: Bus) -> Alarms:
     """Return the vault's alarms, none of which stands yet."""
-
-    async def tell(alarm: Alarm, lineage: str | None) -> None:
-        await bus.event(Event.of("vault", alarm, lineage=lineage))
-
-    return Alarms(tell, ALARMS, STANDING)
+    return service_alarms(bus, "vault", ALARMS, STANDING)

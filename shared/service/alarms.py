@@ -5,8 +5,10 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import Counter, Gauge
 
 from shared import log
+from shared.bus.client import Bus
 from shared.errors import BusUnavailable
-from shared.protocol.events import Alarm
+from shared.protocol.events import Alarm, Event
+from shared.service_names import Service
 
 DETAIL_LENGTH = 2000
 
@@ -56,3 +58,14 @@ class Alarms:
     def _show(self, what: str) -> None:
         if self._active is not None:
             self._active.labels(what).set(sum(1 for kind, _ in self.standing if kind == what))
+
+
+def service_alarms(
+    bus: Bus, service: Service, raised: Counter | None = None, active: Gauge | None = None
+) -> Alarms:
+    """Return the alarms of a service, which are events on the bus; none of them stands yet."""
+
+    async def tell(alarm: Alarm, lineage: str | None) -> None:
+        await bus.event(Event.of(service, alarm, lineage=lineage))
+
+    return Alarms(tell, raised, active)

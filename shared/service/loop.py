@@ -12,12 +12,23 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 from shared import log
-from shared.errors import BusFull, BusUnavailable, DuramenError, LoopHangs, StoreUnavailable
+from shared.backoff import Backoff
+from shared.errors import (
+    BusFull,
+    BusUnavailable,
+    BusWentBack,
+    DuramenError,
+    LoopHangs,
+    StoreUnavailable,
+)
 from shared.progress import Loop, current, loops
+from shared.service.alarms import Alarms
 
 ERRORS = Counter("duramen_errors_total", "Conditions met, by class.", ["condition"])
 UP = Gauge("duramen_loop_last_success_seconds", "Unix time of a loop's last success.", ["loop"])
 HANG_SECONDS = 900.0
+RETRY_AT_MOST_SECONDS = 60.0
+ROUND_FAILED = "round_failed"  # an alarm
 GOODBYE_SECONDS = 27.0  # a trainer's last checkpoint takes less; so does a container's patience
 
 
@@ -54,41 +65,95 @@ async def run(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 async def repeat(
-    name: str, once: Callable[[], Awaitable[None]], wake: asyncio.Event, seconds: float
+    name: str,
+    once: Callable[[], Awaitable[None]],
+    wake: asyncio.Event,
+    seconds: float,
+    alarms: Alarms | None = None,
 ) -> None:
     """Call `once` at each wake-up, and at least every `seconds`. Outages are waited out.
 
-    Raises everything that is not an outage: a service in an unknown state ends and is started
-    again.
+    Any other failure ends its round alone, because what it met may be anybody's bytes: it is
+    logged with where it happened, alarmed, shown, and tried again less and less often. Raises
+    BusWentBack: then nothing may be written until a new start has compared the bus again.
     """
-    logger = log.get().bind(loop=name)
     loop = loops[name] = Loop(name)
     current.set(loop)
+    delay = Backoff(max(seconds, 0.5), RETRY_AT_MOST_SECONDS)
     while True:
         wake.clear()
         loop.busy, loop.beat = True, time.monotonic()
-        try:
-            await once()
-            UP.labels(name).set_to_current_time()
-        except (BusUnavailable, BusFull, StoreUnavailable) as error:
-            ERRORS.labels(type(error).__name__).inc()
-            logger.warning("outage", error=str(error))
-        except DuramenError as error:
-            ERRORS.labels(type(error).__name__).inc()
-            logger.error("failed", error=str(error))
-            raise
+        failed = await one_round(loop, once, alarms)
         loop.busy = False
+        if failed:
+            delay.grow()
+            await asyncio.sleep(delay.seconds)  # whatever wakes it
+            continue
+        delay.end()
         # Not wait_for: before Python 3.12 it loses a cancellation that comes with the wake-up.
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await wake.wait()
 
 
+async def one_round(loop: Loop, once: Callable[[], Awaitable[None]], alarms: Alarms | None) -> bool:
+    """Make one round of a loop; return whether it failed. Raises BusWentBack."""
+    logger = log.get().bind(loop=loop.name)
+    try:
+        await once()
+        UP.labels(loop.name).set_to_current_time()
+        await note_round(loop, None, alarms)
+    except (BusUnavailable, BusFull, StoreUnavailable) as error:
+        ERRORS.labels(type(error).__name__).inc()
+        logger.warning("outage", error=str(error))
+    except BusWentBack as error:
+        ERRORS.labels(type(error).__name__).inc()
+        logger.error("failed", error=str(error))
+        raise
+    except Exception as error:
+        ERRORS.labels(type(error).__name__).inc()
+        logger.exception("round_failed")
+        with suppress(BusUnavailable, BusFull):
+            await note_round(loop, error, alarms)
+        return True
+    return False
+
+
+async def note_round(loop: Loop, error: Exception | None, alarms: Alarms | None) -> None:
+    """Note how a loop's round ended; sound its alarm, or end that. Raises BusUnavailable."""
+    loop.failed = None if error is None else failure_of(error)
+    if alarms is None:
+        return
+    if loop.failed is None:
+        alarms.clear(ROUND_FAILED, loop.name)
+    else:
+        await alarms.sound(ROUND_FAILED, loop.name, loop.failed)
+
+
+def failure_of(error: Exception) -> str:
+    """Return an error as people read it, in characters that every record can hold."""
+    name = "" if isinstance(error, DuramenError) else f"{type(error).__name__}: "
+    return f"{name}{error}"[:1000].encode("utf-8", "replace").decode()
+
+
+def failed_rounds() -> str | None:
+    """Return which loops of this process failed in their last round, and of what, or None."""
+    failed = [
+        f"{each.name} failed and is tried again: {each.failed}"
+        for each in loops.values()
+        if each.failed
+    ]
+    return "; ".join(failed) or None
+
+
 async def heartbeat(observe: Callable[[], Awaitable[None]], seconds: float) -> None:
     """Call `observe` every `seconds`, whatever else the service does."""
+    logger = log.get()
     while True:
         try:
             await observe()
         except BusUnavailable as error:
-            log.get().warning("outage", error=str(error))
+            logger.warning("outage", error=str(error))
+        except Exception:
+            logger.exception("not_observed")
         await asyncio.sleep(seconds)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from shared.bus.client import Bus
 from shared.protocol.observed import Observed
+from shared.service.loop import failed_rounds
 
 
 class Observer:
@@ -29,6 +30,7 @@ class Observer:
 
     async def show(self, view: Observed, *, always: bool = False) -> None:
         """Publish a view if it changed, if it is time, or if `always`. Raises BusUnavailable."""
+        view = with_failures(view, failed_rounds())
         if not (always or self._is_news(view)):
             return
         before = self.shown, self._at
@@ -47,3 +49,12 @@ class Observer:
         said, says = self.shown.model_dump(exclude={"at"}), view.model_dump(exclude={"at"})
         changed = {name for name in says if says[name] != said[name]}
         return bool(changed - self._quiet) or (bool(changed & self._slow) and seconds >= 0.5)
+
+
+def with_failures(view: Observed, failed: str | None) -> Observed:
+    """Return a view that also tells which loops of the service fail, if any do."""
+    if failed is None:
+        return view
+    why = "; ".join(filter(None, (failed, view.waiting.get("*"))))[:2000]
+    state = "waiting" if view.state == "idle" else view.state
+    return view.model_copy(update={"waiting": {**view.waiting, "*": why}, "state": state})

@@ -3,7 +3,7 @@
 import pytest
 
 from services.ctl.commands.doctor import look_around
-from services.trainer.supervisor.decide import not_started
+from services.trainer.supervisor.run.failures import not_started
 from services.vault.copies import is_own_fault
 from shared.errors import (
     AlreadyExists,
@@ -13,10 +13,11 @@ from shared.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
-from shared.ledger.lineage import Segment
+from shared.protocol.names import JobId
 from shared.store import layout
 
 RIGHT, WRONG = "ab" * 32, "cd" * 32
+JOB = JobId("main", "ef" * 32, 1)
 
 
 def test_a_copy_is_to_blame_unless_it_was_fed_wrong_bytes() -> None:
@@ -29,14 +30,12 @@ def test_a_copy_is_to_blame_unless_it_was_fed_wrong_bytes() -> None:
     assert not is_own_fault("backup", StoreUnavailable("backup: away"))
 
 
-def test_a_damaged_base_makes_its_lineage_wait_and_a_damaged_plan_one_job(
-    segment: Segment,
-) -> None:
+def test_a_damaged_base_makes_its_lineage_wait_and_a_damaged_plan_one_job() -> None:
     base = Location("store", "duramen", layout.base_file("ab" * 32, "config.json"))
     other = Location("store", "duramen", f"plans/{layout.BASES}x.json")
-    assert not_started(ObjectDamaged(base, RIGHT, WRONG), segment).kind == "base"
-    assert not_started(ObjectDamaged(other, RIGHT, WRONG), segment).kind == "data"
-    assert not_started(ObjectMissing(*base), segment).kind == "base"
+    assert not_started(ObjectDamaged(base, RIGHT, WRONG), JOB).kind == "base"
+    assert not_started(ObjectDamaged(other, RIGHT, WRONG), JOB).kind == "data"
+    assert not_started(ObjectMissing(*base), JOB).kind == "base"
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,13 @@ from services.trainer.supervisor.next_job import (
     take_over_lost,
 )
 from services.trainer.supervisor.observe import publish_observed
-from services.trainer.supervisor.run.failures import failure
+from services.trainer.supervisor.run.failures import not_started
 from services.trainer.supervisor.run.prepare import CheckpointUnusable
 from services.trainer.supervisor.run.worker_run import Ended, StopRequest, WorkerRun
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import (
+    MALFORMED,
     BusUnavailable,
     ObjectDamaged,
     ObjectMissing,
@@ -51,7 +52,6 @@ from shared.progress import beat
 from shared.protocol.events import Alarm, MemoryRanOut
 from shared.protocol.names import LEVEL_RANK
 from shared.protocol.records import Failure
-from shared.store import layout
 
 DEATHS = Counter("duramen_train_worker_deaths_total", "Workers that died without a word.")
 OUT_OF_MEMORY = Counter(
@@ -169,8 +169,8 @@ async def train_held(trainer: Trainer) -> None:
     except CheckpointUnusable as error:
         await give_back(trainer, error)
         return
-    except (ObjectMissing, ObjectDamaged, OSError) as error:
-        ended = Ended("failed", not_started(error, segment))
+    except (ObjectMissing, ObjectDamaged, OSError, AssertionError, *MALFORMED) as error:
+        ended = Ended("failed", not_started(error, segment.job))
     finally:
         trainer.held.leaves(ended)
     if ended.how == "died":
@@ -194,20 +194,6 @@ def new_run(trainer: Trainer, segment: Segment) -> WorkerRun:
     )
     trainer.held.starts(run)
     return run
-
-
-def not_started(error: ObjectMissing | ObjectDamaged | OSError, segment: Segment) -> Failure:
-    """Return the failure of a job whose worker could not be started.
-
-    Raises an OSError again unless the disk is full: any other is not the job's fault.
-    """
-    if isinstance(error, OSError):
-        if not is_full(error):
-            raise error
-        return failure("disk", str(error), segment.job)
-    # A damaged base makes its whole lineage wait; a dataset or a plan concerns this job alone.
-    kind = "base" if error.where.key.startswith(layout.BASES) else "data"
-    return Failure(kind=kind, message=str(error), next_step="duramen check")
 
 
 async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:

@@ -1,9 +1,14 @@
 """The messages that a user reads when a job cannot continue, and the commands to type next."""
 
 from services.trainer.protocol import NothingNew, TrainingFailed
+from services.trainer.supervisor.disk import is_full
+from shared import log
+from shared.errors import ObjectDamaged, ObjectMissing
 from shared.formats.version import version_name
 from shared.protocol.names import JobId
 from shared.protocol.records import Failure
+from shared.service.loop import failure_of
+from shared.store import layout
 
 MESSAGE_CHARACTERS, EXAMPLE_CHARACTERS = 3000, 900
 KILLED = "The kernel killed the worker: the memory of this machine, or of its container, ran out."
@@ -44,3 +49,20 @@ def nothing_new(event: NothingNew, lineage: str) -> Failure:
     version = version_name(event.version) if event.version else ""
     shown = f"duramen versions show {version} -l {lineage}" if version else "duramen queue list"
     return Failure(kind="nothing_new", message=event.message, next_step=shown)
+
+
+def not_started(error: Exception, job: JobId) -> Failure:
+    """Return the failure of a job whose worker could not be started.
+
+    Raises an OSError again unless the disk is full: any other is not the job's fault.
+    """
+    if isinstance(error, OSError):
+        if not is_full(error):
+            raise error
+        return failure("disk", str(error), job)
+    if not isinstance(error, ObjectMissing | ObjectDamaged):  # of what somebody else wrote
+        log.get().error("job_not_read", job=str(job), exc_info=error)
+        return failure("internal", failure_of(error), job)
+    # A damaged base makes its whole lineage wait; a dataset or a plan concerns this job alone.
+    kind = "base" if error.where.key.startswith(layout.BASES) else "data"
+    return Failure(kind=kind, message=str(error), next_step="duramen check")
