@@ -45,6 +45,12 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def stack(own_stack: Stack) -> Stack:
+    """Servers of one test: a vault looks at every lineage that there is."""
+    return own_stack
+
+
 async def test_a_hostile_model_folder_is_refused_and_the_vault_lives(
     stack: Stack, lineage: str, vault: VaultProcess
 ) -> None:

@@ -18,6 +18,12 @@ from tests.tiny import make_tiny
 from tests.vault_history import Forge, VaultProcess, check_sums, first_version, latest_of
 
 
+@pytest.fixture
+def stack(own_stack: Stack) -> Stack:
+    """Servers of one test: a vault looks at every lineage that there is."""
+    return own_stack
+
+
 async def test_a_damaged_archive_file_is_named_by_verify(
     stack: Stack, lineage: str, vault: VaultProcess
 ) -> None:

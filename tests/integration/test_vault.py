@@ -24,6 +24,12 @@ from tests.vault_history import Forge, VaultProcess, check_sums, first_version, 
 FILES = 10  # of a version, as the forge makes it
 
 
+@pytest.fixture
+def stack(own_stack: Stack) -> Stack:
+    """Servers of one test: a vault looks at every lineage that there is."""
+    return own_stack
+
+
 def commit_of(copies: Copies, lineage: str, version: int) -> CommitRecord:
     """The commit, which is the same in all three places."""
     key = f"catalog/{lineage}/{version_name(version)}.json"
