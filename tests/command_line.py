@@ -1,7 +1,6 @@
 """The evolution service and the command line, run as processes on a test's servers."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,21 +38,14 @@ def without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DURAMEN_")}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def evolution_service(stack: Stack, state: Path) -> Iterator[Evolution]:
     """The service as a process of its own, with its cache in `state`; SIGKILL at the end."""
     settings = stack.env("evolution")
-    port = free_port()
-    settings |= {"DURAMEN_HTTP_PORT": str(port), "DURAMEN_STATE_DIR": str(state)}
+    settings |= {"DURAMEN_STATE_DIR": str(state)}
     log = state.parent / "evolution.log"
     process = start(["services.evolution"], {**without_settings(), **settings}, log)
-    service = Evolution(f"http://127.0.0.1:{port}", settings["DURAMEN_HTTP_TOKEN"])
+    service = Evolution(stack.ports.url("evolution"), settings["DURAMEN_HTTP_TOKEN"])
 
     def is_up() -> bool:
         if process.poll() is not None:

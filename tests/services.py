@@ -92,6 +92,14 @@ class Process:
         found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(pid) for pid in found.split()]
 
+    async def worker(self) -> int:
+        """The pid of a trainer's worker, as soon as there is one."""
+
+        async def look() -> int | None:
+            return next(iter(self.children()), None)
+
+        return await until(look, "the trainer has a worker")
+
 
 class House:
     """What a test does with the servers, as the users and services would."""

@@ -15,13 +15,14 @@ from nats.aio.client import Client
 
 from infra.local.environment import inner_urls, process_environment, settings_for
 from infra.local.home import Home
-from infra.local.ports import Ports, free_ports
+from infra.local.ports import Ports
 from infra.local.programs import spawn
 from infra.local.servers import Server, servers
 from infra.secrets.secrets import Keys, Secrets
 from infra.servers.bootstrap import BootstrapSettings, bootstrap
 from infra.servers.buckets import client, connections
 from shared.bus.system import BusServer
+from tests.ports import own_ports
 
 START_SECONDS = 60
 STOP_SECONDS = 25
@@ -41,7 +42,7 @@ class Stack:
 
     def __init__(self, root: Path) -> None:
         self.home = Home.make(root)
-        self.ports: Ports = free_ports()
+        self.ports: Ports = own_ports()
         self.secrets = Secrets.ensure(self.home.secrets)
         self.servers: dict[str, Server] = {
             s.name: s for s in servers(self.home, self.ports, self.secrets)

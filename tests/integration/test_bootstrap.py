@@ -22,7 +22,7 @@ from nats.js.api import DiscardPolicy
 from infra.local.environment import process_environment
 from infra.local.home import Home
 from infra.local.lifecycle import down, status, supervisor_pid, up
-from infra.local.ports import PortTaken, free_ports
+from infra.local.ports import PortTaken
 from infra.local.programs import ROOT, spawn
 from infra.local.servers import binary
 from infra.ports import is_taken
@@ -31,6 +31,7 @@ from infra.servers.bootstrap import BusUnsafe, StoreLies, assert_sync, bootstrap
 from infra.servers.nats.conf import NatsConf
 from infra.servers.streams import MAX_MSG_BYTES, STREAMS
 from shared.service_names import SERVICES
+from tests.ports import own_ports
 from tests.stack import Stack, wait_until
 
 
@@ -185,7 +186,7 @@ async def test_an_open_master_is_refused(stack: Stack) -> None:
 
 
 async def test_a_bus_that_does_not_sync_is_refused(tmp_path: Path) -> None:
-    ports = free_ports()
+    ports = own_ports()
     conf = NatsConf(tmp_path / "data", ports.nats)
     secrets = Secrets.ensure(tmp_path / "secrets")
     path = tmp_path / "nats.conf"
@@ -249,7 +250,7 @@ def test_the_rendered_bus_configuration_is_valid() -> None:
 def test_the_embedded_run_restarts_what_dies_and_ends_with_its_supervisor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DURAMEN_PORT_BASE", str(free_ports().base))
+    monkeypatch.setenv("DURAMEN_PORT_BASE", str(own_ports().base))
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="duramen-test-") as folder:
         home = up(Path(folder), said.append, services=False)
@@ -274,7 +275,7 @@ def test_the_embedded_run_restarts_what_dies_and_ends_with_its_supervisor(
 def test_a_taken_port_is_named_with_the_setting_to_change(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ports = free_ports()
+    ports = own_ports()
     monkeypatch.setenv("DURAMEN_PORT_BASE", str(ports.base))
     with socket.create_server(("127.0.0.1", ports.store)), pytest.raises(PortTaken) as caught:
         up(tmp_path, services=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.ports import free_ports
 from infra.local.programs import spawn
 from infra.local.servers import ServerMissing, binary
 from infra.ports import is_taken
@@ -18,6 +17,7 @@ from infra.servers.nats.conf import NatsConf
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable
 from shared.protocol.events import Event
+from tests.ports import own_ports
 from tests.stack import wait_until
 
 
@@ -39,7 +39,7 @@ class Secured:
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[Secured]:
-    ports, secrets = free_ports(), Secrets.ensure(tmp_path / "secrets")
+    ports, secrets = own_ports(), Secrets.ensure(tmp_path / "secrets")
     conf = NatsConf(tmp_path / "data", ports.nats, tls_dir=secrets.bus_tls)
     path = tmp_path / "nats.conf"
     path.write_text(conf.render(secrets))

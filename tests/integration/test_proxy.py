@@ -16,8 +16,9 @@ from services.herald import poll
 from services.herald.alerts import Alerts
 from services.herald.grafana import Grafana
 from services.herald.happenings import Happening
-from tests.command_line import duramen, evolution_service, free_port
+from tests.command_line import duramen, evolution_service
 from tests.compose.recorder import recording
+from tests.ports import own_ports
 from tests.stack import Stack
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -33,7 +34,7 @@ def refusing_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxy variables that name a port at which nothing listens."""
     for name in NAMES:
         for written in (name, name.lower()):
-            monkeypatch.setenv(written, f"http://127.0.0.1:{free_port()}")
+            monkeypatch.setenv(written, own_ports().url("console"))
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 

@@ -87,8 +87,7 @@ async def test_killed_workers_paused_and_preempted_jobs_end_with_the_same_tensor
         await house.create("rough", root, dropout=0.05)
         job = await house.submit("rough", tiny_conversations(24), **SLOW_STEPS)
         await house.until_step(4)
-        for pid in trainer.children():
-            os.kill(pid, signal.SIGKILL)
+        os.kill(await trainer.worker(), signal.SIGKILL)
         await house.until_step(8)
         paused = await set_state(house, "paused")
         assert paused.checkpoint is not None

@@ -70,8 +70,7 @@ async def test_a_store_that_is_away_hinders_no_training_no_pause_and_no_end(hous
         assert paused.checkpoint.position >= away.progress.position + 3
         resumed = await set_state(house, "running")
         await house.until_step(paused.checkpoint.position + 2)
-        for pid in trainer.children():
-            os.kill(pid, signal.SIGKILL)
+        os.kill(await trainer.worker(), signal.SIGKILL)
         further = paused.checkpoint.position + 4
 
         def trains_again(seen: Observed) -> bool:
@@ -121,9 +120,9 @@ async def test_a_job_waits_while_the_disk_is_full_and_goes_on_by_itself(house: H
     job = await house.submit("main", tiny_conversations(30), **SLOW_STEPS)
     with house.service("trainer", DURAMEN_CHECKPOINT_SECONDS="0.2") as trainer:
         await until_seen(house, lambda s: s.checkpoint is not None, "a checkpoint is stored")
-        for pid in trainer.children():
-            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+        worker = await trainer.worker()
+        _, hard = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (1, hard))
         await until_seen(house, lambda s: "there was no space in" in str(s.waits_for), "it waits")
         table = await house.until_state(job, "done")
     first, last = (s.closed for s in table.lines["main"].kept() if s.closed)

@@ -11,10 +11,11 @@ import pytest
 
 from infra.local.environment import settings_for
 from infra.local.home import Home
-from infra.local.ports import Ports, free_ports
+from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.secrets.secrets import Secrets
 from tests.command_line import without_settings
+from tests.ports import own_ports
 
 pytestmark = pytest.mark.slow
 AWAY = 6
@@ -53,7 +54,7 @@ def settings_at(ports: Ports, folder: Path) -> dict[str, str]:
 @pytest.fixture
 def hanging() -> Iterator[Ports]:
     """Ports that take connections and then say nothing."""
-    ports = free_ports()
+    ports = own_ports()
     listeners = [
         socket.create_server(("127.0.0.1", port), backlog=64) for port in ports.by_name().values()
     ]
@@ -63,7 +64,7 @@ def hanging() -> Iterator[Ports]:
 
 
 def test_every_command_ends_soon_where_nothing_listens(tmp_path: Path) -> None:
-    check_each_command(settings_at(free_ports(), tmp_path), tmp_path, NOTHING_SECONDS)
+    check_each_command(settings_at(own_ports(), tmp_path), tmp_path, NOTHING_SECONDS)
 
 
 def test_every_command_ends_soon_where_nothing_was_ever_started(tmp_path: Path) -> None:
