@@ -19,6 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.foreign_text import plain
 from shared.service import loop
+from shared.service.connections import BoundedConnection
 from shared.settings import Settings
 from shared.wrong_value import all_wrong
 
@@ -76,7 +77,9 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
             return JSONResponse(
                 {"error": "This request needs a token: Authorization: Bearer …"}, 401
             )
-        return await call_next(request)
+        answer = await call_next(request)
+        answer.headers["X-Content-Type-Options"] = "nosniff"  # an error may quote strangers' text
+        return answer
 
     @app.exception_handler(DuramenError)
     async def explain(_: Request, error: DuramenError) -> JSONResponse:
@@ -119,9 +122,12 @@ async def serve(app: FastAPI, settings: Settings) -> None:
         log_level="warning",
         access_log=False,
         lifespan="off",
+        http=BoundedConnection,
     )
     server = uvicorn.Server(config)
     try:
         await server._serve()  # serve() would take over SIGTERM and SIGINT
     finally:
         server.should_exit = True
+        for listening in getattr(server, "servers", []):  # none where it did not start
+            listening.close()
