@@ -1,21 +1,26 @@
 """The API's answers about life lines. Nothing here is stored: cache + ledger = answer."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from services.evolution.cache import Cache, CachedSnapshot, Row
-from services.evolution.lifelines import Point, Verdict, judge, line
+from services.evolution.cells import NONE, values_of
+from services.evolution.histories import Histories, Look, Numbers
+from services.evolution.lifelines import STATES, Point, Verdict, judge, line
 from services.evolution.snapshot_reader import identity
-from services.evolution.speed import speed, typical
-from services.evolution.tables import by_split, first_and_last, in_order, tally
+from services.evolution.speed import speed
+from services.evolution.tables import in_order
+from shared.answers.evolution import State
 from shared.errors import NotFound, UsageError
 from shared.formats.snapshot import probability_of
 from shared.ledger.jobs import Table
 from shared.protocol.events import SnapshotDecision
-from shared.protocol.names import SPLITS, JobId
+from shared.protocol.names import SPLITS, JobId, Split
 
 SHORTEST_PREFIX = 4
 Answer = dict[str, Any]
@@ -74,12 +79,14 @@ class Answers:
         ]
         names = {(one.job.lineage, one.job.sha256) for one in mine}
         only(sorted(f"{line}/{sha256[:12]}" for line, sha256 in names), "dataset", prefix)
-        return sorted(mine, key=lambda one: (one.found.global_step, one.found.fence))
+        return in_steps(mine)
 
-    def probe(self, prefix: str) -> str:
+    def probe(self, prefix: str) -> int:
+        """Return the number of the probe whose id begins so. Raises NotFound, UsageError."""
         if len(prefix) < SHORTEST_PREFIX:
             raise UsageError(f"{prefix!r} is too short: use at least {SHORTEST_PREFIX} characters.")
-        return only(self.cache.probes_like(prefix), "probe", prefix)
+        found = self.cache.probes_like(prefix)
+        return found[only(sorted(found), "probe", prefix)]
 
     def file_name(self, job: JobId) -> str:
         known = self.table.jobs.get(job)
@@ -95,45 +102,80 @@ class Answers:
             "last_step": mine[-1].found.global_step,
         }
 
-    # ---- points ----------------------------------------------------------------------------------
+    # ---- measurements ----------------------------------------------------------------------------
 
-    def point(self, row: Row) -> Point:
-        one = self.counted[row["snapshot"]]
+    def rows(self, snapshot: int) -> list[Row]:
+        """Return all measurements of a snapshot with their texts."""
+        (cells,) = self.cache.cells([snapshot])
+        asked = self.cache.asked(cells["probe"])
+        answers, datasets = self.cache.answers(snapshot), self.cache.datasets()
+        return [
+            {
+                **asked[int(cell["probe"])],
+                **values_of(cell),
+                "dataset": datasets[int(cell["dataset"])],
+                "answer": answers.get(int(cell["probe"])),
+            }
+            for cell in cells
+        ]
+
+    def point(self, row: Row, snapshot: int) -> Point:
+        """Return a row of `snapshot`, or what `values_of` gives with its answer, as a point."""
+        one = self.counted[snapshot]
+        names = (
+            *("split", "loss", "token_accuracy", "exact_match", "answer", "first_mismatch"),
+            *("normalized_match", "similarity", "confidence"),
+        )
         return Point(
+            **{name: row[name] for name in names},
             global_step=one.found.global_step,
             job=one.job.path,
-            split=row["split"],
-            loss=row["loss"],
-            token_accuracy=row["token_accuracy"],
-            exact_match=flag(row["exact_match"]),
-            answer=row["answer"],
-            first_mismatch=row["first_mismatch"],
             is_final=one.is_final,
             fence=one.found.fence,
             segment=one.found.segment,
             at=one.found.at,
-            normalized_match=flag(row["normalized_match"]),
-            similarity=row["similarity"],
-            confidence=row["confidence"],
             is_cut=bool(row["is_cut"]),
             job_tokens=one.found.job_tokens,
         )
 
-    def lines(self, lineage: str, probes: Iterable[str]) -> dict[str, list[Point]]:
-        """Return the life lines of these probes in one lineage, by probe."""
-        points: dict[str, list[Point]] = {}
-        for row in self.cache.of_probes(probes):
-            one = self.counted.get(row["snapshot"])
-            if one is not None and one.job.lineage == lineage:
-                points.setdefault(row["probe"], []).append(self.point(row))
-        return {probe: line(found) for probe, found in points.items()}
+    def of_lineage(self, lineage: str) -> list[Counted]:
+        """Return all snapshots of a lineage by step."""
+        return in_steps(one for one in self.counted.values() if one.job.lineage == lineage)
+
+    def histories(
+        self, chosen: Sequence[Counted], *, by_split: bool = False, only: Numbers | None = None
+    ) -> Histories | None:
+        """Return the histories of what these snapshots measured, given by step.
+
+        `only`: of these probes. None if they measured nothing.
+        """
+        jobs = {job: number for number, job in enumerate(sorted({one.job for one in chosen}))}
+        cells = self.cache.cells(one.found.id for one in chosen)
+        if only is not None:
+            wanted = np.zeros(
+                max(only.max(), *(c["probe"].max(initial=0) for c in cells)) + 1, bool
+            )
+            wanted[only] = True
+            cells = [part[wanted[part["probe"]]] for part in cells]
+        if not any(map(len, cells)):
+            return None
+        taken = [
+            Look(
+                one.found.global_step,
+                jobs[one.job],
+                one.is_final,
+                NONE if one.found.job_tokens is None else one.found.job_tokens,
+            )
+            for one in chosen
+        ]
+        return Histories(taken, cells, by_split=by_split)
 
     # ---- answers ---------------------------------------------------------------------------------
 
     def datasets(self) -> Answer:
         """Return every dataset that has snapshots, with its jobs."""
         groups: dict[tuple[str, str], list[Counted]] = {}
-        for one in sorted(self.counted.values(), key=lambda c: c.found.global_step):
+        for one in in_steps(self.counted.values()):
             groups.setdefault((one.job.lineage, one.job.sha256), []).append(one)
         return {"datasets": [self._dataset(mine) for mine in groups.values()]}
 
@@ -150,47 +192,18 @@ class Answers:
                     "version": record.version if record else None,
                 }
             )
-        counts = self.cache.counts(one.found.id for one in mine)
+        cells = np.concatenate(self.cache.cells(one.found.id for one in mine))
+        counts = {
+            split: len(np.unique(cells["probe"][cells["split"] == number]))
+            for number, split in enumerate(SPLITS)
+        }
         return {
             **self.about(mine),
             "snapshots": len(mine),
-            "probes": {split: counts[split] for split in SPLITS if split in counts},
+            "probes": {split: count for split, count in counts.items() if count},
             "last_at": mine[-1].found.at,
             "jobs": jobs,
         }
-
-    def snapshots(self, prefix: str, lineage: str | None, run: int | None) -> Answer:
-        """Return loss and exact match by step.
-
-        What is measured at a step is over the probes of that snapshot; `known` is over all probes
-        so far, each at its last value: a curve that small snapshots do not bend.
-        """
-        mine = self.dataset(prefix, lineage, run)
-        by_snapshot: dict[int, list[Row]] = {}
-        for row in self.cache.measurements(one.found.id for one in mine):
-            by_snapshot.setdefault(row["snapshot"], []).append(row)
-        last: dict[tuple[str, str], Point] = {}
-        asked: dict[tuple[str, str], Point] = {}
-        shown = []
-        for one in mine:
-            here: dict[tuple[str, str], Point] = {}
-            for row in by_snapshot.get(one.found.id, []):
-                here[row["split"], row["probe"]] = self.point(row)
-            last |= here
-            asked |= {key: point for key, point in here.items() if point.exact_match is not None}
-            names = ("global_step", "position", "segment", "fence", "job", "at")
-            measured = by_split(here, here)
-            known = by_split(last, asked)
-            shown.append(
-                {
-                    **{name: getattr(one.found, name) for name in names},
-                    "is_final": one.is_final,
-                    "job_tokens": one.found.job_tokens,
-                    "decision": decision_of(one.found),
-                    "splits": {s: {**measured.get(s, {}), "known": known[s]} for s in known},
-                }
-            )
-        return {**self.about(mine), "snapshots": shown}
 
     def snapshot(self, prefix: str, step: int, lineage: str | None) -> Answer:
         """Return every probe at one step. Raises NotFound, UsageError."""
@@ -198,10 +211,9 @@ class Answers:
         if not mine:
             raise NotFound(f"Dataset {prefix} has no snapshot at step {step}.")
         chosen = mine[-1]
-        rows = self.cache.measurements([chosen.found.id])
         names = (
             *("probe", "split", "dataset", "row", "prompt", "expected", "answer", "tokens"),
-            *("loss", "token_accuracy", "first_mismatch"),
+            *("loss", "token_accuracy", "first_mismatch", "exact_match"),
         )
         return {
             **self.about([chosen]),
@@ -209,106 +221,76 @@ class Answers:
             "segment": chosen.found.segment,
             "fence": chosen.found.fence,
             "probes": [
-                {**{name: row[name] for name in names}, "exact_match": self.point(row).exact_match}
-                for row in sorted(rows, key=in_order)
+                {name: row[name] for name in names}
+                for row in sorted(self.rows(chosen.found.id), key=in_order)
             ],
         }
 
     def example(self, prefix: str, lineage: str | None) -> Answer:
         """Return one probe's whole life, with what the model said at each step."""
-        probe = self.probe(prefix)
-        rows = [r for r in self.cache.of_probes([probe]) if r["snapshot"] in self.counted]
-        names = sorted({self.counted[r["snapshot"]].job.lineage for r in rows})
+        number = self.probe(prefix)
+        looks = self.looks_at(number)
+        names = sorted({self.counted[snapshot].job.lineage for snapshot in looks})
         name = only([n for n in names if lineage in (None, n)], "lineage with probe", prefix)
-        points = self.lines(name, [probe])[probe]
+        first = next(iter(looks.values()))
+        mine = {k: row for k, row in looks.items() if self.counted[k].job.lineage == name}
+        points = line(self.point(row, snapshot) for snapshot, row in mine.items())
         return {
-            "probe": probe,
+            **{key: first[key] for key in ("probe", "dataset", "row", "prompt", "expected")},
             "lineage": name,
-            "dataset": rows[0]["dataset"],
-            "row": rows[0]["row"],
-            "prompt": rows[0]["prompt"],
-            "expected": rows[0]["expected"],
-            **self._verdict(judge(points)),
+            **self.verdict(judge(points)),
             "speed": asdict(speed(points)),
             "points": [
-                {**point.__dict__, "is_right": point.is_right, "name": self._name(point.job)}
+                {**point.__dict__, "is_right": point.is_right, "name": self.job_name(point.job)}
                 for point in points
             ],
-            "tokens": self._tokens(rows, name, points[-1]),
+            "tokens": self._tokens(mine, number, points[-1]),
         }
 
-    def _tokens(self, rows: list[Row], lineage: str, last: Point) -> list[Answer]:
+    def looks_at(self, probe: int) -> dict[int, Row]:
+        """Return all measurements of a probe in counted snapshots, by the snapshot's id."""
+        asked = self.cache.asked([probe])[probe]
+        answers, datasets = self.cache.answers_to(probe), self.cache.datasets()
+        found = {}
+        for one, cells in zip(self.counted.values(), self.cache.cells(self.counted), strict=True):
+            for cell in cells[cells["probe"] == probe]:
+                dataset, answer = datasets[int(cell["dataset"])], answers.get(one.found.id)
+                row = {**asked, **values_of(cell), "dataset": dataset, "answer": answer}
+                found[one.found.id] = row
+        return found
+
+    def _tokens(self, looks: dict[int, Row], probe: int, last: Point) -> list[Answer]:
         """Return the pieces of the expected answer, each with its probability at the last point."""
-        for row in rows:
-            one = self.counted[row["snapshot"]]
-            at = one.job.lineage, one.found.global_step, one.found.fence
-            if at == (lineage, last.global_step, last.fence) and row["loss"] is not None:
-                pairs = zip(*self.cache.tokens(one.found.id, row["probe"]), strict=True)
+        for snapshot, row in looks.items():
+            one = self.counted[snapshot].found
+            if (one.global_step, one.fence) == (last.global_step, last.fence):
+                if row["loss"] is None:
+                    return []
+                pairs = zip(*self.cache.tokens(snapshot, probe), strict=True)
                 return [{"piece": p, "probability": probability_of(s)} for p, s in pairs]
         return []
 
-    def summary(self, prefix: str, lineage: str | None, run: int | None) -> Answer:
-        """Return what was learned: numbers for each split, and each probe with its state."""
-        mine = self.dataset(prefix, lineage, run)
-        rows = self.cache.measurements(one.found.id for one in mine)
-        own: dict[tuple[str, str], list[Point]] = {}
-        texts: dict[tuple[str, str], Row] = {}
-        for row in rows:
-            own.setdefault((row["split"], row["probe"]), []).append(self.point(row))
-            texts[row["split"], row["probe"]] = row
-        lives = self.lines(mine[-1].job.lineage, {probe for _, probe in own})
-        verdicts = {probe: judge(points) for probe, points in lives.items()}
-        ordered = sorted(texts.items(), key=lambda item: in_order(item[1]))
-        probes = [
-            self._probe(number, row, line(own[key]), verdicts[key[1]])
-            for number, (key, row) in enumerate(ordered, 1)
-        ]
-        splits = {}
-        for split in SPLITS:
-            lines = [line(points) for (s, _), points in own.items() if s == split]
-            states = [probe["state"] for probe in probes if probe["split"] == split]
-            if lines:
-                splits[split] = {
-                    **first_and_last(lines),
-                    "states": tally(states),
-                    "speed": asdict(typical([speed(points) for points in lines])),
-                }
-        return {
-            **self.about(mine),
-            "snapshots": len(mine),
-            "splits": splits,
-            "probes": probes,
-        }
-
-    def _probe(self, number: int, row: Row, own: list[Point], verdict: Verdict) -> Answer:
-        names = ("probe", "split", "dataset", "row", "prompt", "expected")
-        return {
-            "number": number,
-            **{name: row[name] for name in names},
-            **self._verdict(verdict),
-            "loss_first": own[0].loss,
-            "loss_last": own[-1].loss,
-            "is_right": own[-1].is_right,
-            "asked": sum(point.exact_match is not None for point in own),
-            "speed": asdict(speed(own)),
-        }
-
-    def _verdict(self, verdict: Verdict) -> Answer:
-        name = self._name(verdict.job) if verdict.job else None
+    def verdict(self, verdict: Verdict) -> Answer:
+        name = self.job_name(verdict.job) if verdict.job else None
         return {"state": verdict.state, "step": verdict.step, "job": verdict.job, "during": name}
 
-    def _name(self, job: str) -> str:
+    def job_name(self, job: str) -> str:
         return self.file_name(JobId.parse(job))
 
-    def states(self, probes: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
-        """Return (split as last measured, state) of these probes, by (lineage, probe)."""
-        points: dict[tuple[str, str], list[Point]] = {}
-        for row in self.cache.of_probes(probes):
-            one = self.counted.get(row["snapshot"])
-            if one is not None:
-                points.setdefault((one.job.lineage, row["probe"]), []).append(self.point(row))
-        lives = {key: line(found) for key, found in points.items()}
-        return {key: (life[-1].split, judge(life).state) for key, life in lives.items()}
+    def states(self) -> Counter[tuple[Split, State]]:
+        """Return how many probes of all lineages have each state, by split as last measured."""
+        found: Counter[tuple[Split, State]] = Counter()
+        for lineage in {one.job.lineage for one in self.counted.values()}:
+            lives = self.histories(self.of_lineage(lineage))
+            if lives is not None:
+                splits, (states, _) = lives.values("split", lives.ends), lives.verdicts()
+                for split, state in zip(splits, states, strict=True):
+                    found[SPLITS[split], STATES[state]] += 1
+        return found
+
+
+def in_steps(those: Iterable[Counted]) -> list[Counted]:
+    return sorted(those, key=lambda one: (one.found.global_step, one.found.fence))
 
 
 def decision_of(found: CachedSnapshot) -> SnapshotDecision | None:
@@ -317,10 +299,6 @@ def decision_of(found: CachedSnapshot) -> SnapshotDecision | None:
         return SnapshotDecision.model_validate_json(found.decision or "")
     except ValidationError:
         return None
-
-
-def flag(stored: int | None) -> bool | None:
-    return None if stored is None else bool(stored)
 
 
 def only(found: Sequence[str], what: str, prefix: str) -> str:

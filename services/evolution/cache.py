@@ -1,4 +1,4 @@
-"""The cache of what was read of the snapshots, in one SQLite file.
+"""The cache of what was read of the snapshots, in one SQLite file: numbers in columns, and texts.
 
 It is only a cache: if it is deleted, everything is read again. Each call opens its own connection,
 so that the reader's thread and those of the API never share one; the write-ahead log lets them read
@@ -7,13 +7,17 @@ while a snapshot is being added.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-LAYOUT = 3  # PRAGMA user_version: a file of another layout is thrown away
+import numpy as np
+
+from services.evolution.cells import CELL, Cells, cells_of
+
+LAYOUT = 4  # PRAGMA user_version: a file of another layout is thrown away
 # Ids are never used again: an answer that is being given may still mean the snapshot before.
 SCHEMA = """
 CREATE TABLE snapshots (
@@ -21,22 +25,19 @@ CREATE TABLE snapshots (
     etag TEXT NOT NULL, sha256 TEXT NOT NULL, judged_by TEXT, problem TEXT, lineage TEXT NOT NULL,
     segment TEXT NOT NULL,
     fence INTEGER NOT NULL, global_step INTEGER NOT NULL, position INTEGER NOT NULL,
-    job TEXT NOT NULL, at TEXT NOT NULL, job_tokens INTEGER, decision TEXT);
-CREATE TABLE probes (probe TEXT PRIMARY KEY, prompt TEXT NOT NULL, expected TEXT NOT NULL);
-CREATE TABLE measurements (
-    snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE, probe TEXT NOT NULL,
-    split TEXT NOT NULL, dataset TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT,
-    tokens INTEGER NOT NULL, loss REAL, token_accuracy REAL,
-    first_mismatch INTEGER, exact_match INTEGER, normalized_match INTEGER, similarity REAL,
-    confidence REAL, is_cut INTEGER, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
-CREATE TABLE tokens (
-    snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE, probe TEXT NOT NULL,
-    pieces TEXT NOT NULL, surprisal TEXT NOT NULL, PRIMARY KEY (snapshot, probe)) WITHOUT ROWID;
-CREATE INDEX measured ON measurements (probe);
+    job TEXT NOT NULL, at TEXT NOT NULL, job_tokens INTEGER, decision TEXT, cells BLOB NOT NULL);
+CREATE TABLE probes (
+    id INTEGER PRIMARY KEY, probe TEXT NOT NULL UNIQUE, prompt TEXT NOT NULL,
+    expected TEXT NOT NULL);
+CREATE TABLE datasets (id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE);
+CREATE TABLE texts (
+    probe INTEGER NOT NULL REFERENCES probes,
+    snapshot INTEGER NOT NULL REFERENCES snapshots ON DELETE CASCADE,
+    answer TEXT, pieces TEXT, surprisal TEXT, PRIMARY KEY (probe, snapshot)) WITHOUT ROWID;
+CREATE INDEX said ON texts (snapshot);
 CREATE TABLE named (key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, by_result INTEGER NOT NULL);
 CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
-JOINED = "SELECT m.*, p.prompt, p.expected FROM measurements m JOIN probes p USING (probe)"
 Row = dict[str, Any]
 
 
@@ -72,6 +73,7 @@ class Cache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._cells: dict[int, Cells] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh = self._layout() != LAYOUT
@@ -108,26 +110,27 @@ class Cache:
         """Add a snapshot with its measurements in place of what was known under its key."""
         with self.open() as db:
             db.execute("DELETE FROM snapshots WHERE key = ?", (found.key,))
-            fields = {k: v for k, v in found.__dict__.items() if k != "id"}
-            marks = ", ".join(f":{name}" for name in fields)
+            db.executemany(
+                "INSERT OR IGNORE INTO probes (probe, prompt, expected)"
+                " VALUES (:probe, :prompt, :expected)",
+                rows,
+            )
+            datasets = {row["dataset"] for row in rows}
+            db.executemany(
+                "INSERT OR IGNORE INTO datasets (sha256) VALUES (?)", [(d,) for d in datasets]
+            )
+            numbers = number_by(db, "probes", "probe", {row["probe"] for row in rows})
+            cells = cells_of(rows, numbers, number_by(db, "datasets", "sha256", datasets))
+            values = {k: v for k, v in found.__dict__.items() if k != "id"}
+            values["cells"] = cells.tobytes()
+            marks = ", ".join(f":{name}" for name in values)
             cursor = db.execute(
-                f"INSERT INTO snapshots ({', '.join(fields)}) VALUES ({marks})",  # noqa: S608 - own names
-                fields,
-            )
-            db.executemany("INSERT OR IGNORE INTO probes VALUES (:probe, :prompt, :expected)", rows)
-            db.executemany(
-                "INSERT INTO measurements VALUES (:snapshot, :probe, :split, :dataset, :row,"
-                " :answer, :tokens, :loss, :token_accuracy, :first_mismatch, :exact_match,"
-                " :normalized_match, :similarity, :confidence, :is_cut)",
-                [{**row, "snapshot": cursor.lastrowid} for row in rows],
+                f"INSERT INTO snapshots ({', '.join(values)}) VALUES ({marks})",  # noqa: S608 - own names
+                values,
             )
             db.executemany(
-                "INSERT INTO tokens VALUES (?, ?, ?, ?)",
-                [
-                    (cursor.lastrowid, r["probe"], json.dumps(r["pieces"]), json.dumps(surprisal))
-                    for r in rows
-                    if (surprisal := r["surprisal"]) is not None
-                ],
+                "INSERT INTO texts VALUES (?, ?, ?, ?, ?)",
+                [(numbers[row["probe"]], cursor.lastrowid, *texts_in(row)) for row in rows],
             )
 
     def name_hash(self, key: str, sha256: str, *, by_result: bool) -> None:
@@ -157,48 +160,87 @@ class Cache:
             return {row["key"]: row["sha256"] for row in db.execute("SELECT * FROM named")}
 
     def snapshots(self) -> list[CachedSnapshot]:
+        names = ", ".join(field.name for field in fields(CachedSnapshot))
         with self.open() as db:
-            return [CachedSnapshot(**dict(row)) for row in db.execute("SELECT * FROM snapshots")]
+            found = db.execute(f"SELECT {names} FROM snapshots")  # noqa: S608 - own names
+            return [CachedSnapshot(**dict(row)) for row in found]
 
-    def measurements(self, snapshots: Iterable[int]) -> list[Row]:
-        """Return all measurements of these snapshots, with their probes' texts and snapshot ids."""
-        return self._rows("m.snapshot", list(snapshots))
+    def cells(self, snapshots: Iterable[int]) -> list[Cells]:
+        """Return the numbers that each of these snapshots measured. They are kept in memory.
 
-    def of_probes(self, probes: Iterable[str]) -> list[Row]:
-        """Return all measurements of these probes, whether their snapshots count or not."""
-        return self._rows("m.probe", list(probes))
-
-    def _rows(self, column: str, values: list[Any]) -> list[Row]:
-        found: list[Row] = []
+        An id whose snapshot was replaced meanwhile has none.
+        """
+        wanted = list(snapshots)
         with self.open() as db:
-            for at in range(0, len(values), 500):  # SQLite bounds the number of parameters
-                part = values[at : at + 500]
-                holes = ", ".join("?" * len(part))
-                query = f"{JOINED} WHERE {column} IN ({holes})"
-                found += [dict(row) for row in db.execute(query, part)]
+            for snapshot in wanted:
+                if snapshot not in self._cells:
+                    query = "SELECT cells FROM snapshots WHERE id = ?"
+                    row = db.execute(query, (snapshot,)).fetchone()
+                    data = row["cells"] if row else b""
+                    self._cells[snapshot] = np.frombuffer(data, CELL)
+        return [self._cells[snapshot] for snapshot in wanted]
+
+    def forget_cells(self, but: Collection[int]) -> None:
+        """Keep in memory the numbers of these snapshots alone."""
+        self._cells = {key: found for key, found in self._cells.items() if key in but}
+
+    def asked(self, probes: Iterable[int]) -> dict[int, Row]:
+        """Return the id, question and expected answer of each of these probes, by its number."""
+        wanted = [int(probe) for probe in probes]
+        found: dict[int, Row] = {}
+        with self.open() as db:
+            for at in range(0, len(wanted), 500):  # SQLite bounds the number of parameters
+                part = wanted[at : at + 500]
+                query = f"SELECT * FROM probes WHERE id IN ({', '.join('?' * len(part))})"  # noqa: S608 - own text
+                found |= {row["id"]: dict(row) for row in db.execute(query, part)}
         return found
 
-    def tokens(self, snapshot: int, probe: str) -> tuple[list[str], list[int]]:
+    def answers(self, snapshot: int) -> dict[int, str | None]:
+        """Return what a snapshot's model answered, by the number of the probe."""
+        query = "SELECT probe, answer FROM texts WHERE snapshot = ?"
+        with self.open() as db:
+            return {row["probe"]: row["answer"] for row in db.execute(query, (snapshot,))}
+
+    def answers_to(self, probe: int) -> dict[int, str | None]:
+        """Return what was answered to one probe, by the id of the snapshot."""
+        query = "SELECT snapshot, answer FROM texts WHERE probe = ?"
+        with self.open() as db:
+            return {row["snapshot"]: row["answer"] for row in db.execute(query, (probe,))}
+
+    def datasets(self) -> dict[int, str]:
+        """Return the SHA-256 of each dataset by its number."""
+        with self.open() as db:
+            return {row["id"]: row["sha256"] for row in db.execute("SELECT * FROM datasets")}
+
+    def tokens(self, snapshot: int, probe: int) -> tuple[list[str], list[int]]:
         """Return the pieces of the expected answer and their surprisal, in sixteenths of a nat.
 
         Both are empty where the snapshot has none.
         """
-        query = "SELECT pieces, surprisal FROM tokens WHERE snapshot = ? AND probe = ?"
+        query = "SELECT pieces, surprisal FROM texts WHERE snapshot = ? AND probe = ?"
         with self.open() as db:
             row = db.execute(query, (snapshot, probe)).fetchone()
-        return (json.loads(row["pieces"]), json.loads(row["surprisal"])) if row else ([], [])
+        if row is None or row["surprisal"] is None:
+            return [], []
+        return json.loads(row["pieces"]), json.loads(row["surprisal"])
 
-    def counts(self, snapshots: Iterable[int]) -> dict[str, int]:
-        """Return, by split, how many different probes were measured in these snapshots."""
-        found: dict[str, set[str]] = {}
-        query = "SELECT split, probe FROM measurements WHERE snapshot = ?"
+    def probes_like(self, prefix: str) -> dict[str, int]:
+        """Return the numbers of the probes whose id begins so, by their ids."""
         with self.open() as db:
-            for snapshot in snapshots:
-                for row in db.execute(query, (snapshot,)):
-                    found.setdefault(row["split"], set()).add(row["probe"])
-        return {split: len(probes) for split, probes in found.items()}
+            rows = db.execute("SELECT * FROM probes WHERE probe GLOB ? || '*'", (prefix,))
+            return {row["probe"]: row["id"] for row in rows}
 
-    def probes_like(self, prefix: str) -> list[str]:
-        with self.open() as db:
-            rows = db.execute("SELECT probe FROM probes WHERE probe GLOB ? || '*'", (prefix,))
-            return [row["probe"] for row in rows]
+
+def number_by(
+    db: sqlite3.Connection, table: str, column: str, names: Iterable[str]
+) -> dict[str, int]:
+    """Return the ids of these names, which are there."""
+    query = f"SELECT id FROM {table} WHERE {column} = ?"  # noqa: S608 - own names
+    return {name: db.execute(query, (name,)).fetchone()["id"] for name in names}
+
+
+def texts_in(row: Row) -> tuple[str | None, str | None, str | None]:
+    """Return a row's answer, and as JSON the pieces of what is expected and their surprisal."""
+    if row["surprisal"] is None:
+        return row["answer"], None, None
+    return row["answer"], json.dumps(row["pieces"]), json.dumps(row["surprisal"])

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.evolution.api_answers import Answers, Counted
+from services.evolution.api_answers import Answer, Answers, Counted
 from services.evolution.cache import Row
 from services.evolution.lifelines import Point, line
-from services.evolution.tables import Cells, mean
+from services.evolution.tables import mean
 from shared.answers.evolution import Change
 from shared.errors import NotFound, UsageError
 from shared.formats.version import version_name
@@ -36,7 +36,7 @@ class NamedStep:
 Looks = dict[str, tuple[Row, Point]]  # by probe
 
 
-def comparison(answers: Answers, a: str, b: str) -> Cells:
+def comparison(answers: Answers, a: str, b: str) -> Answer:
     """Return what changed from `a` to `b` in the examples that both measured.
 
     The clearest change is first. Raises NotFound, UsageError.
@@ -146,8 +146,9 @@ def looks(answers: Answers, at: NamedStep) -> Looks:
     if not ids:
         raise NotFound(f"Nothing was measured at {at.shown}.")
     rows: dict[str, list[tuple[Row, Point]]] = {}
-    for row in answers.cache.measurements(ids):
-        rows.setdefault(row["probe"], []).append((row, answers.point(row)))
+    for snapshot in ids:
+        for row in answers.rows(snapshot):
+            rows.setdefault(row["probe"], []).append((row, answers.point(row, snapshot)))
     found: Looks = {}
     for probe, pairs in rows.items():
         (best,) = line(point for _, point in pairs)
@@ -160,7 +161,7 @@ def looks(answers: Answers, at: NamedStep) -> Looks:
 # ---- examples ------------------------------------------------------------------------------------
 
 
-def compare_example(before: tuple[Row, Point], after: tuple[Row, Point]) -> Cells:
+def compare_example(before: tuple[Row, Point], after: tuple[Row, Point]) -> Answer:
     rows = [row for row, _ in (after, before) if row["split"] != "earlier"] or [after[0]]
     names = ("probe", "split", "dataset", "row", "prompt", "expected")
     return {
@@ -193,7 +194,7 @@ def change(before: Point, after: Point) -> Change:
     return "better" if after.loss < before.loss else "worse"
 
 
-def clearest_first(one: Cells) -> tuple[bool, bool, float]:
+def clearest_first(one: Answer) -> tuple[bool, bool, float]:
     """Return a key that sorts the clearest change first and what stayed the same last.
 
     Examples whose rightness changed come first, then those whose loss changed most.
@@ -204,7 +205,7 @@ def clearest_first(one: Cells) -> tuple[bool, bool, float]:
     return one["change"] == "same", not flipped, -moved
 
 
-def counts(examples: Sequence[Cells]) -> Cells:
+def counts(examples: Sequence[Answer]) -> Answer:
     changes = [one["change"] for one in examples]
     return {
         "count": len(examples),

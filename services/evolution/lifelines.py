@@ -107,9 +107,8 @@ def line(points: Iterable[Point]) -> list[Point]:
         keeps_answer = known.exact_match is not None and point.exact_match is None
         chosen = known if keeps_answer else point
         # The weights are the same: that a job ended here stays true whichever point is kept.
-        if known.is_final and not chosen.is_final:
-            chosen = replace(chosen, is_final=True)
-        best[point.global_step] = chosen
+        is_final = known.is_final or point.is_final
+        best[point.global_step] = replace(chosen, is_final=is_final)
     return [best[step] for step in sorted(best)]
 
 

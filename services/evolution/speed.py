@@ -7,7 +7,6 @@ the loss fell for each 1000 tokens, from the first look to the last.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, median
 
 from services.evolution.lifelines import Point, judge
 
@@ -46,15 +45,3 @@ def tokens_between(first: Point, last: Point) -> int | None:
     if first.job_tokens is None or last.job_tokens is None:
         return None
     return last.job_tokens - first.job_tokens
-
-
-def typical(speeds: Sequence[Speed]) -> Speed:
-    """Return the median speed of what was learned, and the mean fall of the loss over all."""
-    steps = [s.steps_to_learned for s in speeds if s.steps_to_learned is not None]
-    tokens = [s.tokens_to_learned for s in speeds if s.tokens_to_learned is not None]
-    falls = [f for s in speeds if (f := s.loss_fall_per_1000_tokens) is not None]
-    return Speed(
-        median(steps) if steps else None,
-        median(tokens) if tokens else None,
-        mean(falls) if falls else None,
-    )

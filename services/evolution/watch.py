@@ -1,7 +1,6 @@
 """The one loop of evolution: fold the ledgers, read new snapshots, count life lines, report."""
 
 import asyncio
-from collections import Counter
 
 from prometheus_client import Gauge
 
@@ -36,7 +35,6 @@ class SnapshotWatch:
         self.table = Table()
         self.wake = asyncio.Event()
         self._answers: Answers | None = None
-        self._states: dict[tuple[str, str], tuple[str, str]] = {}
         self._ready = asyncio.Event()
         self._waiting: str | None = None
         self.alarms = service_alarms(bus, "evolution")
@@ -103,18 +101,13 @@ class SnapshotWatch:
         ]
 
     def count(self, answers: Answers) -> None:
-        """Set the metrics of a new view; only life lines that changed are judged again."""
-        before = self._answers.counted if self._answers else {}
-        now = answers.counted
-        moved = [key for key in {*before, *now} if before.get(key) != now.get(key)]
-        probes = {row["probe"] for row in self.cache.measurements(moved)}
-        kept = {key: state for key, state in self._states.items() if key[1] not in probes}
-        self._states = kept | answers.states(probes)
-        tally = Counter(self._states.values())
+        """Set the metrics of a new view."""
+        self.cache.forget_cells(but=answers.counted)
+        tally = answers.states()
         for split in SPLITS:
             for state in STATES:
                 LIFE_LINES.labels(split, state).set(tally[split, state])
-        SNAPSHOTS.set(len(now))
+        SNAPSHOTS.set(len(answers.counted))
 
     # ---- saying so -------------------------------------------------------------------------------
 

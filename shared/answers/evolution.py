@@ -198,6 +198,75 @@ class Summary(About):
     probes: list[ProbeSummary]
 
 
+# ---- many examples at once ----------------------------------------------------------------------
+
+
+class ProbeColumns(About):
+    """The `count` examples of a dataset in columns, in the order of the rows of its matrix.
+
+    `rows_name` changes when these rows do. Texts are cut; a column that was not asked for is left
+    out.
+    """
+
+    rows_name: str
+    count: int
+    probe: list[str] | None = None
+    split: list[Split] | None = None
+    row: list[int] | None = None
+    prompt: list[str] | None = None
+    expected: list[str] | None = None
+    state: list[State] | None = None
+    step: list[int | None] | None = None
+    loss_first: list[float | None] | None = None
+    loss_last: list[float | None] | None = None
+    is_right: list[bool] | None = None
+
+
+class KnownShare(Reply):
+    """What was known of a file in the training of a version: over the `measured` examples of it."""
+
+    measured: int
+    right: float | None
+    loss: float | None
+
+
+class KnownFile(Reply):
+    """A file, by name if that is known, and what was known of it after each version."""
+
+    dataset: str
+    name: str
+    known: list[KnownShare]
+
+
+class VersionAt(Reply):
+    """A version, its step, and the name of the file whose job made it."""
+
+    version: str
+    global_step: int
+    name: str
+
+
+class Forgotten(Reply):
+    """An example that was lost between two steps, and the files that were trained `during` them."""
+
+    probe: str
+    dataset: str
+    prompt: str
+    expected: str
+    last_right: int
+    first_wrong: int
+    during: list[str]
+
+
+class Forgetting(Reply):
+    """The files of a lineage after each of the versions that training continues from."""
+
+    lineage: str
+    versions: list[VersionAt]
+    files: list[KnownFile]
+    forgotten: list[Forgotten]
+
+
 # ---- one example ---------------------------------------------------------------------------------
 
 

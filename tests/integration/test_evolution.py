@@ -218,6 +218,55 @@ async def test_forgetting_names_the_step_and_the_file_then_trained(
         easy = next(p for p in probes if p["expected"] == "easy")
         assert (easy["state"], easy["step"], easy["during"]) == ("forgotten", 6, other)
         assert service.ask(f"summary/{job.id.sha256}")["splits"].keys() == {"earlier"}
+        found = service.ask("forgetting", lineage=lineage)
+        words = ("evolution", "forgetting", "-l", lineage)
+        said = duramen(stack, *words, evolution_url=service.url).stdout
+    (lost,) = found["forgotten"]
+    assert (lost["probe"], lost["last_right"], lost["first_wrong"]) == (easy["probe"], 4, 6)
+    assert lost["during"] == [other]
+    first, second = found["versions"]
+    assert (first["version"], second["version"], second["name"]) == ("v001", "v002", other)
+    # Of three examples one was right after the first version; of these the second watched one.
+    (file,) = found["files"]
+    assert [(known["measured"], known["right"]) for known in file["known"]] == [
+        (4, pytest.approx(1 / 4)),
+        (1, 0.0),
+    ]
+    assert re.search(rf"first-{lineage}.jsonl +25 % +0 %", said), said
+    assert "1 example was learned and then forgotten" in said
+
+
+async def test_all_measurements_of_a_file_are_bytes_in_the_order_of_its_examples(
+    stack: Stack, lineage: str, tmp_path: Path
+) -> None:
+    async with forging(stack, lineage) as forged:
+        dataset = await train_first(forged)
+    with evolution_service(stack, tmp_path / "state") as service:
+        wait_until(has_snapshots(service, dataset, 4), 30, "all snapshots are read")
+        whole = service.get(f"/api/evolution/matrix/{dataset}")
+        later = service.get(f"/api/evolution/matrix/{dataset}", since=1)
+        columns = service.ask(f"probes/{dataset}")
+        some = service.ask(f"probes/{dataset}", fields="state,expected")
+        odd = service.get(f"/api/evolution/probes/{dataset}", fields="color")
+    assert whole.headers["x-steps"] == "0,1,2,4"
+    assert whole.headers["x-rows"] == f"{columns['count']} {columns['rows_name']}"
+    assert columns["expected"] == ["easy", "hard", "slow", "held"]
+    assert columns["state"] == ["learned", "not learned", "learning", "new"]
+    cells = [list(whole.content[at : at + 4]) for at in range(0, 16, 4)]
+    # Easy is right from the second step on; slow is not asked, held only at the end.
+    assert [column[0] >> 7 for column in cells] == [0, 1, 1, 1]
+    assert [column[2] > 0 for column in cells] == [True, True, False, True]
+    assert [column[3] > 0 for column in cells] == [False, False, False, True]
+    losses = [column[0] & 0x7F for column in cells]
+    assert losses == sorted(losses, reverse=True)
+    assert later.headers["x-steps"] == "2,4"
+    assert later.content == whole.content[8:]
+    assert whole.headers["etag"] != later.headers["etag"]
+    names = {"state", "expected"}
+    assert {n: some[n] for n in names} == {n: columns[n] for n in names}
+    assert "probe" not in some
+    assert odd.status_code == 400
+    assert "There is no column color" in odd.text
 
 
 async def test_two_versions_are_compared_by_what_was_measured_at_both(
