@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.services import ROOT, House, Process, until
+from tests.forkserver import CAN_FORK, finished
+from tests.services import House, Process, until
 from tests.stack import Stack
 from tests.tiny import Conversation, line_of, make_tiny, tiny_conversations
 
@@ -29,7 +30,10 @@ QUICK = {
 
 
 class Line(House):
-    """All services on one set of servers, each of them restartable, and the command line."""
+    """All services on one set of servers, each of them restartable, and the command line.
+
+    They start as they do in earnest; what is started again after that is forked.
+    """
 
     measures = fresh = True
 
@@ -40,6 +44,7 @@ class Line(House):
     def up(self) -> None:
         for name in SERVICES:
             self.running[name] = self.start(name, **QUICK)
+        self.fresh = not CAN_FORK
 
     def kill(self, name: str) -> None:
         """SIGKILL, and start again, as a supervisor would."""
@@ -53,15 +58,7 @@ class Line(House):
     def duramen(self, *words: str, status: int = 0) -> Any:
         """Run one command with --json; what it printed."""
         env = {"PATH": os.environ["PATH"], "COLUMNS": "100", **self.stack.env("ctl")}
-        done = subprocess.run(
-            [sys.executable, "-m", "services.ctl", *words, "--json"],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        done = finished(["services.ctl", *words, "--json"], env, 180)
         assert done.returncode == status, f"{words}: {done.stdout} {done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
 
