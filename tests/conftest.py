@@ -13,20 +13,28 @@ import pytest
 from infra.local.servers import ServerMissing
 from tests.ahead import Ahead
 from tests.provisioned import copy_provisioned
+from tests.shares import shared_out
 from tests.stack import Stack
 
 STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what starts servers or a worker, and let the longest begin first.
-
-    Then short tests are left at the end, which several processes finish together.
-    """
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark as slow what starts servers or a worker, and share it out among the processes."""
     for item in items:
         if not STARTING.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
-    items.sort(key=lambda item: (not wants_own(item), item.get_closest_marker("slow") is None))
+    yield  # what is not wanted is left out
+    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = shared_out(items, shares, weight_of, lambda item: item.path)
+
+
+def weight_of(item: pytest.Item) -> int:
+    """Return about how long a test takes: 0 for a moment, or for one that is skipped."""
+    if item.get_closest_marker("slow") is None or "compose" in item.path.parts:
+        return 0
+    return 4 if wants_own(item) else 1
 
 
 def started_stack() -> Stack:
