@@ -62,6 +62,8 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
             allow((*READ, *WRITE), "duramen/datasets/*", "duramen/eval/*"),
             # The special tokens of a base; which rows a plan left out.
             allow(READ, "duramen/bases/*", "duramen/plans/*"),
+            # Which rows were too many bad ones for a job that failed.
+            allow(READ, "work/results/*"),
             allow(LIST_VERSIONS, "duramen"),
         ],
         "trainer": [

@@ -94,6 +94,7 @@ class Spec(BaseModel):
     dataset_sha256: Sha256
     source: Path | None = None  # where each of its rows came from
     allow_bad: str | None = None  # of its rows, as `Allowance` reads it
+    bad_before: int = 0  # rows of its file that were bad when it was read: they count, too
     eval_datasets: tuple[EvalDataset, ...] = ()
     earlier_plans: tuple[Path, ...] = ()  # of the last jobs: their probes are measured on
     lineage_plans: tuple[Path, ...] = ()  # of all others: what they held out is not trained

@@ -1,6 +1,7 @@
 """The files that a segment left beside its checkpoint.
 
-They are listed in `results/<lineage>/<segment>-<fence>.json`.
+They are listed in `results/<lineage>/<segment>-<fence>.json`. BAD_ROWS is there only if the job
+failed because too many rows were bad.
 """
 
 from typing import Literal
@@ -11,7 +12,7 @@ from shared.formats.canonical import CanonicalFile
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import Sha256
 
-METRICS, JOB_LOG = "metrics.jsonl", "job.log"
+METRICS, JOB_LOG, BAD_ROWS = "metrics.jsonl", "job.log", "bad_rows.json"
 SNAPSHOT_FOLDER = "evolution/"  # the folder of a version that holds them
 
 
@@ -38,6 +39,12 @@ class ResultFile(BaseModel):
     def at(cls, path: str, ref: ObjectRef) -> "ResultFile":
         """Return the entry for a stored object that gets this path in the version."""
         return cls(path=path, bucket=ref.bucket, key=ref.key, sha256=ref.sha256, size=ref.size)
+
+
+class BadRows(CanonicalFile):
+    """The rows of a dataset, by number from 0, that the template and the tokenizer show as bad."""
+
+    rows: tuple[int, ...]
 
 
 class SegmentResult(CanonicalFile):

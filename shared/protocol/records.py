@@ -126,7 +126,8 @@ class Record(Message):
 class JobRecord(Record):
     """The state of a job. Its ticket is the sequence of its first record (None only there).
 
-    `tokens` (over all epochs) and `steps` are those of its plan, None until there is one. Its
+    `tokens` (over all epochs) and `steps` are those of its plan, None until there is one.
+    `bad_rows`: how many rows of its file were bad when it was read, which `allow_bad` covered. Its
     settings choose its schema: a program that does not know them stops at schema 2.
     """
 
@@ -137,6 +138,7 @@ class JobRecord(Record):
     name: str = Field(max_length=300)
     dataset: ObjectRef
     rows: int = Field(ge=1)
+    bad_rows: int | None = Field(default=None, ge=1)
     settings: JobSettings = JobSettings()
     queued_at: AwareDatetime
     ticket: int | None = None

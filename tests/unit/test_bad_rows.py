@@ -11,6 +11,7 @@ from services.trainer.protocol import Spec
 from services.trainer.worker.data.plan import build_plan
 from shared.errors import CannotTrain
 from shared.files import sha256_bytes
+from shared.formats.result import BAD_ROWS, BadRows
 from tests import templates
 from tests.tiny import CHATML, shared_tiny, tiny_conversations
 from tests.unit.test_mask_families import make_base
@@ -91,6 +92,24 @@ def test_late_bad_rows_obey_the_limit_of_the_early_ones(
     plan = build_plan(spec, chat).plan
     assert [(left.row, left.bad) for left in plan.left_out] == [(4, True), (7, True)]
     assert len(plan.train_rows) == 8
+
+
+def test_rows_that_were_bad_when_the_file_was_read_count_with_those_found_later(
+    base: Path, tmp_path: Path
+) -> None:
+    chat = Chat(base, CLOCK, templates.GEMMA)
+    rows = [talk(n, system=n in (4, 7)) for n in range(10)]
+    # before, limit, whether it covers them: 2 of 10 more rows are bad
+    cases = [(1, "3", True), (1, "2", False), (10, "60%", True), (11, "61%", False)]
+    for number, (before, limit, is_taken) in enumerate(cases):
+        spec = spec_of(tmp_path / str(number), rows, allow_bad=limit, bad_before=before)
+        if is_taken:
+            assert build_plan(spec, chat).plan.left_out
+            assert not spec.plan_out.with_name(BAD_ROWS).exists()
+            continue
+        error = failure(spec, chat)
+        assert f"{before} more were bad when it was read" in error.message
+        assert BadRows.from_bytes(spec.plan_out.with_name(BAD_ROWS).read_bytes()).rows == (4, 7)
 
 
 def test_a_wrong_mask_of_one_row_is_a_bad_row_and_of_all_rows_the_templates_fault(

@@ -32,14 +32,14 @@ def joined(items: Iterator[Item], limit: int) -> Iterator[Item]:
     return iter(before)
 
 
-def parsed_rows(items: Iterator[Item]) -> Iterator[tuple[int, trees.Row | RowError]]:
+def parsed_rows(items: Iterator[Item]) -> Iterator[tuple[int, trees.TreeRow | RowError]]:
     for number, raw in items:
         row = parsed(raw)
         if row is not None:
             yield number, row
 
 
-def parsed(raw: bytes | RowError) -> trees.Row | RowError | None:
+def parsed(raw: bytes | RowError) -> trees.TreeRow | RowError | None:
     """Return a row, what is wrong with it, or None for a blank line."""
     if isinstance(raw, RowError):
         return raw

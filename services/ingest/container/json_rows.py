@@ -84,9 +84,26 @@ def is_unfinished(head: str) -> bool:
         return False
     first, newline, _ = head.partition("\n")
     if newline:
+        if goes_on_in_rows(head):
+            return False
         broken = break_in(first, 0)
         return broken is not None and not first[broken:].strip() and head[at:].strip() != head[at:]
     return wrapped.plan_of(beginning(head, 0)) is not None
+
+
+def goes_on_in_rows(head: str) -> bool:
+    """Return whether whole rows follow a broken first line, each on its own.
+
+    In an array or a wrapper that is merely cut off, commas stand between them.
+    """
+    lines = [line.strip(SPACE) for line in head.split("\n")[1:-1]]
+    second, *rest = [line for line in lines if line][:2] or [""]
+    try:
+        value, end = DECODER.raw_decode(second)
+    except (ValueError, RecursionError):
+        return False
+    is_alone = end == len(second) and rest[:1] != ["]"] and rest[:1] != ["}"]
+    return is_alone and wrapped.is_row(value)
 
 
 def values(text: Text, limit: int) -> Iterator[Item]:

@@ -14,39 +14,39 @@ from services.ingest.reading.row_error import Item, RowError, too_long
 from services.ingest.reading.rows.fields import fold
 from services.ingest.reading.rows.meaning import MEDIA_KEYS
 
-Row = dict[str, Any]
+Message = dict[str, Any]
 READ = frozenset({"mes", "is_user", "is_system", "swipes", "swipe_id", "extra"})
-FILES = frozenset({"file", "files"})
+ATTACHED = frozenset({"file", "files"})
 
 
-def begins_chat(row: Row) -> bool:
+def begins_chat(row: Message) -> bool:
     """Return whether a row is the first line of a chat; old chats of groups have no head."""
-    return is_head(row) or is_message(row)
+    return is_head(row) or is_line(row)
 
 
-def is_head(row: Row) -> bool:
+def is_head(row: Message) -> bool:
     named = row.keys() >= {"user_name", "character_name"} or "chat_metadata" in row
     return named and not wrapped.is_row(row)
 
 
-def is_message(row: Row) -> bool:
+def is_line(row: Message) -> bool:
     return "is_user" in row and ("mes" in row or "swipes" in row)
 
 
-class Chat:
+class TavernChat:
     """A chat whose lines are added one after the other. `line` is that of its head."""
 
-    def __init__(self, line: int, head: Row, limit: int) -> None:
+    def __init__(self, line: int, head: Message, limit: int) -> None:
         self.line, self._head, self._limit = line, head, limit
-        self._turns: list[Row] = []
+        self._turns: list[Message] = []
         self._wrong: RowError | None = None
         self._size = 0
 
-    def add(self, number: int, row: Row | RowError) -> None:
+    def add(self, number: int, row: Message | RowError) -> None:
         """Add a line; a bad one makes the chat a bad row, since its answers would be to nothing."""
         if self._wrong is not None:
             return
-        if isinstance(row, dict) and is_message(row):
+        if isinstance(row, dict) and is_line(row):
             turns = turns_of(row)
             self._turns += turns
             self._size += sum(len(str(turn.get("content"))) for turn in turns)
@@ -61,23 +61,23 @@ class Chat:
         return self._wrong or digits.as_given({**self._head, "messages": self._turns})
 
 
-def chats(rows: Iterator[tuple[int, Row | RowError]], limit: int) -> Iterator[Item]:
+def chats(rows: Iterator[tuple[int, Message | RowError]], limit: int) -> Iterator[Item]:
     """Yield each chat as a row, with the line that it begins on."""
-    chat: Chat | None = None
+    chat: TavernChat | None = None
     for number, row in rows:
         is_new = isinstance(row, dict) and is_head(row)
         if is_new and chat is not None:
             yield chat.line, chat.row()
         if isinstance(row, dict) and is_new:
-            chat = Chat(number, row, limit)
+            chat = TavernChat(number, row, limit)
             continue
-        chat = chat or Chat(number, {}, limit)
+        chat = chat or TavernChat(number, {}, limit)
         chat.add(number, row)
     if chat is not None:
         yield chat.line, chat.row()
 
 
-def turns_of(message: Row) -> list[Row]:
+def turns_of(message: Message) -> list[Message]:
     """Return the turns that a message stands for: one, none if it is hidden, or calls."""
     extra = message.get("extra")
     extra = extra if type(extra) is dict else {}
@@ -89,14 +89,14 @@ def turns_of(message: Row) -> list[Row]:
     turn = {name: value for name, value in message.items() if name not in READ}
     turn |= {name: value for name, value in extra.items() if fold(name) in MEDIA_KEYS}
     turn |= {"role": role, "content": said(message)}
-    if any(extra.get(name) for name in FILES):
+    if any(extra.get(name) for name in ATTACHED):
         turn["content"] = [{"type": "text", "text": turn["content"]}, {"type": "file"}]
     if role == "assistant" and extra.get("reasoning"):
         turn["reasoning_content"] = extra["reasoning"]
     return [turn]
 
 
-def said(message: Row) -> Any:
+def said(message: Message) -> Any:
     """Return what a message says: the answer that was kept. Chub writes it into an object."""
     words, swipes, chosen = message.get("mes"), message.get("swipes"), message.get("swipe_id")
     if words is None and type(swipes) is list and type(chosen) is int and swipes[chosen:]:
@@ -104,7 +104,7 @@ def said(message: Row) -> Any:
     return words.get("message") if type(words) is dict else words
 
 
-def called(invocations: Any) -> list[Row]:
+def called(invocations: Any) -> list[Message]:
     """Return calls of tools and what they returned."""
     if type(invocations) is not list:
         return []

@@ -16,11 +16,11 @@ from services.ingest.reading.row_error import Item, RowError
 from services.ingest.reading.rows.fields import fold, is_neutral
 from services.ingest.reading.rows.roles import role_of
 
-Row = dict[str, Any]
-MOST_BYTES = 128 << 20  # of messages that are held, since nothing says where their tree ends
+TreeRow = dict[str, Any]
+MOST_HELD_BYTES = 128 << 20  # of messages that are held, since nothing says where their tree ends
 PARENT, TREE = ("parentid", "parent"), ("messagetreeid", "treeid")
-OWN, RANK, WORDS = ("messageid", "id"), ("rank",), ("text", "content")
-SHAPE = frozenset((*PARENT, *TREE, *OWN, *RANK, *WORDS, "role", "replies", "deleted"))
+MESSAGE_ID, RANK, SAID = ("messageid", "id"), ("rank",), ("text", "content")
+SHAPE = frozenset((*PARENT, *TREE, *MESSAGE_ID, *RANK, *SAID, "role", "replies", "deleted"))
 LOST = (
     "No way leads from this message to the first one of its tree: a message between them is not "
     "there, or is elsewhere in the file. Sort the file by `message_tree_id`, or add it."
@@ -32,7 +32,7 @@ class Node(NamedTuple):
     """A message of a tree, with those that answer it."""
 
     line: int
-    fields: Row
+    fields: TreeRow
     replies: "list[Node]"
 
     def get(self, names: tuple[str, ...]) -> Any:
@@ -48,7 +48,7 @@ class Node(NamedTuple):
         return rank if isinstance(rank, int | float) and not math.isnan(rank) else None
 
 
-def node_of(line: int, row: Row) -> Node:
+def node_of(line: int, row: TreeRow) -> Node:
     fields = {fold(name): value for name, value in row.items()}
     return Node(line, {n: v if n in SHAPE else told(v) for n, v in fields.items()}, [])
 
@@ -61,25 +61,25 @@ def told(value: Any) -> Any:
     return (not is_neutral(value) or None) if isinstance(value, list | dict) else value
 
 
-def begins_tree(row: Row) -> bool:
+def begins_tree(row: TreeRow) -> bool:
     """Return whether a row is a message of a tree, or a whole tree."""
     return is_whole(row) or is_message(row)
 
 
-def is_whole(row: Row) -> bool:
+def is_whole(row: TreeRow) -> bool:
     root = row.get("prompt")
     return type(root) is dict and type(root.get("replies")) is list
 
 
-def is_message(row: Row) -> bool:
+def is_message(row: TreeRow) -> bool:
     """Return whether a row is one message, which may have a parent, and no conversation."""
     names = {fold(name) for name in row}
     is_part = bool(names & {"parentid", "messagetreeid"}) and "role" in names
     talks = any(type(v) is list and v and wrapped.is_turn(v[0]) for v in row.values())
-    return is_part and bool(names.intersection(WORDS)) and not talks
+    return is_part and bool(names.intersection(SAID)) and not talks
 
 
-def conversations(rows: Iterator[tuple[int, Row | RowError]]) -> Iterator[Item]:
+def conversations(rows: Iterator[tuple[int, TreeRow | RowError]]) -> Iterator[Item]:
     """Yield a conversation for each tree, with the line of its first message."""
     held: list[Node] = []
     size = 0
@@ -87,7 +87,7 @@ def conversations(rows: Iterator[tuple[int, Row | RowError]]) -> Iterator[Item]:
         if isinstance(row, RowError):
             yield line, row
         elif is_whole(row):
-            yield line, conversation(grown(node_of(line, row["prompt"])))
+            yield line, best_conversation(grown(node_of(line, row["prompt"])))
         elif not is_message(row):
             yield line, digits.as_given(row)
         else:
@@ -97,8 +97,8 @@ def conversations(rows: Iterator[tuple[int, Row | RowError]]) -> Iterator[Item]:
                 yield from grown_together(held)
                 held, size = [], 0
             held.append(node)
-            size += len(str(node.get(WORDS)))
-            if size > MOST_BYTES:
+            size += len(str(node.get(SAID)))
+            if size > MOST_HELD_BYTES:
                 why = "The messages of this tree are too many. Sort them by `message_tree_id`."
                 yield held[0].line, RowError("row", "tree", why)
                 held, size = [], 0
@@ -122,7 +122,7 @@ def grown_together(nodes: list[Node]) -> Iterator[Item]:
     """Yield the conversations of messages that name their parents, in any order."""
     known: dict[str, Node] = {}
     for node in nodes:
-        known.setdefault(str(node.get(OWN) or len(known)), node)
+        known.setdefault(str(node.get(MESSAGE_ID) or len(known)), node)
     roots = [node for node in known.values() if node.get(PARENT) is None]
     for node in known.values():
         if str(node.get(PARENT)) in known:
@@ -131,7 +131,7 @@ def grown_together(nodes: list[Node]) -> Iterator[Item]:
     for node in reached:
         reached += node.replies
     for node in roots:
-        yield node.line, conversation(node)
+        yield node.line, best_conversation(node)
     if len(reached) < len(known):
         there = {id(node) for node in reached}
         for node in known.values():
@@ -139,7 +139,7 @@ def grown_together(nodes: list[Node]) -> Iterator[Item]:
                 yield node.line, RowError("row", "tree", LOST)
 
 
-def conversation(root: Node) -> bytes | RowError:
+def best_conversation(root: Node) -> bytes | RowError:
     """Return the best path of a tree as a row of messages."""
     path, left = [root], 0
     try:
@@ -151,7 +151,7 @@ def conversation(root: Node) -> bytes | RowError:
     while len(path) > 1 and path[-1].is_user:
         path.pop()  # a question without an answer
     turns = [turn(node) for node in path]
-    row: Row = {"messages": turns} | ({"other messages of the tree": left} if left else {})
+    row: TreeRow = {"messages": turns} | ({"other messages of the tree": left} if left else {})
     try:
         return orjson.dumps(row)
     except orjson.JSONEncodeError:
@@ -171,6 +171,6 @@ def best(replies: list[Node]) -> Node:
     raise RowError("row", "tree", f"{message} the best. {BY_HAND}")
 
 
-def turn(node: Node) -> Row:
+def turn(node: Node) -> TreeRow:
     rest = {name: value for name, value in node.fields.items() if name not in SHAPE}
-    return {**rest, "role": node.fields.get("role"), "content": node.get(WORDS)}
+    return {**rest, "role": node.fields.get("role"), "content": node.get(SAID)}

@@ -55,6 +55,7 @@ class Candidate:
     settings: JobSettings = field(default_factory=JobSettings)
     again: bool = False
     known: KnownBefore | None = None  # None: it is trained whole
+    bad_rows: int = 0  # of the file, which were left out of the dataset
 
     @property
     def is_known(self) -> bool:
@@ -200,6 +201,7 @@ async def queue(bus: Bus, table: Table, wish: Candidate) -> Admission:
             name=show_name(wish.origin.name),
             dataset=wish.dataset,
             rows=wish.rows,
+            bad_rows=wish.bad_rows or None,
             settings=wish.settings,
             queued_at=now(),
         )

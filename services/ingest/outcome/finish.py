@@ -120,7 +120,8 @@ class Finisher:
         else:
             asked = held.asked
             before = await compare_with_lineage(self.ingest, origin.lineage, built, asked)
-            wish = admit.Candidate(origin, ref, rows, asked.settings, asked.again, before)
+            bad, settings = contents.bad_rows, asked.settings
+            wish = admit.Candidate(origin, ref, rows, settings, asked.again, before, bad)
             admission = await admit.queue(self.ingest.bus, self.ingest.table, wish)
             report = verdict.admitted(origin, built, admission)
             report.settings = asked.settings.model_dump(exclude_none=True)

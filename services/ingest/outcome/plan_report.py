@@ -2,11 +2,12 @@
 
 `<name>.plan.json` lists the rows that are not trained, by line and reason; `<name>.long.jsonl`
 holds those that were too long, as they are stored, to be cut or split by hand. Rows that only the
-template showed to be bad follow those in `<name>.bad.jsonl`. Why a job failed before it had a plan
-is in `<name>.report.txt`.
+template showed to be bad follow those in `<name>.bad.jsonl`, also if the job failed for them. Why
+a job failed before it had a plan is in `<name>.report.txt` until it has one: it may be retried.
 """
 
 import asyncio
+import shutil
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -19,28 +20,35 @@ from services.ingest.inbox.inbox import beside
 from services.ingest.ingest import Ingest
 from services.ingest.reading.output import BAD
 from shared import log
+from shared.errors import ObjectMissing
 from shared.files import copy_synced, write_synced
 from shared.formats.dataset import DATA, chosen_lines, original_lines
 from shared.formats.plan import KnownRows, Plan
 from shared.formats.report import Report
+from shared.formats.result import BAD_ROWS, BadRows, SegmentResult
 from shared.protocol.message import ObjectRef
 from shared.protocol.names import JobId
-from shared.protocol.records import JobRecord
+from shared.protocol.records import Failure, JobRecord
 from shared.store import layout
 from shared.store.place import PRECIOUS
 
 LOOK_SECONDS = 5.0
+MAY_GO_ON = ("queued", "running", "failed", "skipped")
 LONG, PLAN, REPORT_TEXT = "long.jsonl", "plan.json", "report.txt"
 
 
 @dataclass
 class Planned:
-    """Follows the jobs of files in done/ until their plans are told. Remembers nothing on disk."""
+    """Follows the jobs of files in done/ until their plans are told. Remembers nothing on disk.
+
+    `failed`: the failures that were told of jobs that may still be retried.
+    """
 
     ingest: Ingest
     work_dir: Path
     queued: list[tuple[Report, Path]] = field(default_factory=list)  # where each now lies
     waiting: dict[JobId, Path] | None = None
+    failed: dict[JobId, Failure] = field(default_factory=dict)
     due: float = 0.0
 
     async def once(self) -> None:
@@ -60,15 +68,15 @@ class Planned:
         await table.update(self.ingest.bus)
         for job, target in list(self.waiting.items()):
             record = table.jobs[job].record if job in table.jobs else None
-            if record is None or (
-                record.plan is None and record.state not in ("queued", "running")
-            ):
-                if record is not None and record.failure is not None:
-                    await asyncio.to_thread(self.tell_failure, job, record, target)
-                del self.waiting[job]
-            elif record.plan is not None:
+            if record is not None and record.plan is not None:
                 await asyncio.to_thread(self.tell, job, record.plan, target)
-                del self.waiting[job]
+            elif record is not None and record.state in MAY_GO_ON:
+                if record.failure not in (None, self.failed.get(job)):
+                    await asyncio.to_thread(self.tell_failure, job, record, target)
+                    self.failed[job] = record.failure
+                continue
+            self.failed.pop(job, None)
+            del self.waiting[job]
 
     def tell(self, job: JobId, plan: ObjectRef, target: Path) -> None:
         """Write what lies beside the file. Blocking. Raises StoreUnavailable, OSError."""
@@ -93,19 +101,47 @@ class Planned:
             add_lines(folder / BAD, beside(target, BAD))
         (folder / PLAN).write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
         copy_synced(folder / PLAN, beside(target, PLAN))
+        beside(target, REPORT_TEXT).unlink(missing_ok=True)  # of a failure before a retry
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
         log.get().info("plan_told", job=str(job), left_out=len(left), long=len(long), bad=len(bad))
 
     def tell_failure(self, job: JobId, record: JobRecord, target: Path) -> None:
-        """Write why nothing of a file was trained. Blocking."""
+        """Write why nothing of a file was trained, and the rows that were too many bad ones.
+
+        Blocking. Raises StoreUnavailable, OSError.
+        """
         why = record.failure
         assert why is not None
         next_step = f"Next: {why.next_step}\n" if why.next_step else ""
         ended = "was skipped" if record.state == "skipped" else "failed"
         told = f"Job {job} {ended}, and nothing of {target.name} was trained.\n\n{why.message}\n\n"
+        if bad := self.too_many_bad(job):
+            folder = self.work_dir / f"failed-{job.sha256}"
+            folder.mkdir(exist_ok=True)
+            self.ingest.store.fetch(record.dataset, folder / DATA)
+            copy_chosen(folder, bad, folder / BAD)
+            add_lines(folder / BAD, beside(target, BAD))
+            shutil.rmtree(folder, ignore_errors=True)
+            told += f"All bad rows, as they are stored, are in {beside(target, BAD).name}.\n"
         write_synced(beside(target, REPORT_TEXT), (told + next_step).encode())
+
+    def too_many_bad(self, job: JobId) -> tuple[int, ...]:
+        """Return the rows for which the last segment of a job failed, if it did. Blocking."""
+        segment, store = self.ingest.table.last_segment(job), self.ingest.store
+        listed = segment.closed.result if segment and segment.closed else None
+        if listed is None:
+            return ()
+        try:
+            data = store.read(listed.bucket, listed.key, sha256=listed.sha256)
+            file = SegmentResult.from_bytes(data).file(BAD_ROWS)
+            if file is None:
+                return ()
+            rows = store.read(file.bucket, file.key, sha256=file.sha256)
+            return BadRows.from_bytes(rows).rows
+        except (ObjectMissing, ValueError):  # the trainer clears its results in time
+            return ()
 
 
 def copy_chosen(folder: Path, rows: Collection[int], target: Path) -> None:

@@ -14,7 +14,7 @@ from shared.errors import Location, ObjectDamaged, ObjectMissing
 from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats import row_ids
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
-from shared.formats.result import JOB_LOG, METRICS
+from shared.formats.result import BAD_ROWS, JOB_LOG, METRICS
 from shared.formats.version import parse_sums, root_hash
 from shared.ledger.lineage import Line
 from shared.memory_estimate import Shape, shape_of_folder
@@ -48,6 +48,10 @@ class SegmentFolder:
     @property
     def job_log(self) -> Path:
         return self.path / JOB_LOG
+
+    @property
+    def bad_rows(self) -> Path:
+        return self.path / BAD_ROWS
 
     @property
     def checkpoints(self) -> Path:

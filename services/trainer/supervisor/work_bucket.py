@@ -85,14 +85,14 @@ def get_progress(store: Store, lineage: str, segment: str, folder: SegmentFolder
 def put_result(
     store: Store, segment: Segment, folder: SegmentFolder, earlier: Sequence[ResultFile]
 ) -> ObjectRef:
-    """Upload log, metrics, snapshots, and the result.json that lists their hashes.
+    """Upload log, metrics, bad rows, snapshots, and the result.json that lists their hashes.
 
     Returns the reference to result.json, which the close names. It covers the whole job so far:
     `earlier` are the files of its earlier segments.
     """
     named = segment.job.lineage, segment.id
     files = [file for file in earlier if file.is_snapshot]
-    for path in (folder.metrics, folder.job_log):
+    for path in (folder.metrics, folder.job_log, folder.bad_rows):
         if path.exists():
             ref = put_object(store, layout.result_file(*named, segment.fence, path.name), path)
             files.append(ResultFile.at(path.name, ref))

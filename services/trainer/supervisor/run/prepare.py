@@ -178,6 +178,7 @@ class Preparation:
             "trained": tuple(self.trained()),
             "source": self.local.source(self.job.id.sha256),
             "allow_bad": self.job.record.settings.allow_bad,
+            "bad_before": self.job.record.bad_rows or 0,
         }
 
     def eval_datasets(self) -> list[EvalDataset]:

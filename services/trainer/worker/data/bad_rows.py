@@ -1,6 +1,7 @@
 """Rows that only the template and the tokenizer show to be bad, and how many of them a job takes.
 
-They obey the limit of the rows that were found bad when the file was read: `allow_bad`, or none.
+They count together with the rows that were found bad when the file was read, and obey the same
+limit: `allow_bad`, or none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,17 @@ from pathlib import Path
 from services.trainer.protocol import Spec
 from services.trainer.worker.data.encoder import Encoder, Why
 from shared.errors import CannotTrain, FailureKind
+from shared.files import write_synced
 from shared.formats.dataset import CanonicalRow, original_lines
+from shared.formats.result import BAD_ROWS, BadRows
 from shared.protocol.allowance import Allowance
 
 NAMED = 5  # rows in a message
 REASON_CHARACTERS = 300
 TO_ALLOW = (
     "Fix or delete these lines, or put a file with the line `allow_bad: 2%` (or a number of rows) "
-    "beside the dataset, with the same name but ending in .yaml, to train the others."
+    "beside the dataset, with the same name but ending in .yaml, to train the others. All bad rows "
+    "are listed in NAME.bad.jsonl, beside the file in the inbox's folder done/."
 )
 NO_SYSTEM = (
     "This chat template takes no system turn. Make a lineage with one that does (duramen lineage "
@@ -30,10 +34,12 @@ def check_bad_rows(
 ) -> None:
     """Check that no more rows are bad than the job allows. `good`: how many are trained.
 
+    If they are too many, their numbers are written beside the plan that there would have been.
     Raises CannotTrain: `mask` if every row is wrong, whose fault is then the template's or the
     tokenizer's; `template` if the template refuses them; else `data`.
     """
-    if not bad or (good and Allowance.of(spec.allow_bad).covers(len(bad), len(rows))):
+    found = len(bad) + spec.bad_before, len(rows) + spec.bad_before
+    if not bad or (good and Allowance.of(spec.allow_bad).covers(*found)):
         return
     if not good and all(why.example is not None for why in bad.values()):
         first = next(iter(bad.values()))
@@ -44,6 +50,7 @@ def check_bad_rows(
             suspect=True,
             example=first.example,
         )
+    write_synced(spec.plan_out.with_name(BAD_ROWS), BadRows(rows=tuple(sorted(bad))).to_bytes())
     kind: FailureKind = "template" if all(why.is_refusal for why in bad.values()) else "data"
     raise CannotTrain(kind, message(spec, encoder, rows, bad))
 
@@ -66,7 +73,10 @@ def message(
     more = [f"… and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
     refused = next((rows[n] for n, why in bad.items() if why.is_refusal), None)
     hint = [NO_SYSTEM] if refused is not None and takes_no_system(encoder, refused) else []
-    heading = f"{count} {verb} bad, which the chat template and the tokenizer show ({most})."
+    before = f"; {spec.bad_before} more were bad when it was read" if spec.bad_before else ""
+    heading = (
+        f"{count} {verb} bad, which the chat template and the tokenizer show ({most}{before})."
+    )
     return "\n".join([heading, *found, *more, *hint, TO_ALLOW])
 
 
