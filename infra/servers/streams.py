@@ -1,12 +1,13 @@
 """The streams of the bus, and their configuration on the server."""
 
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerInfo, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
 
 MIB = 2**20
 MAX_MSG_BYTES = 16 * 1024
 EVENT_SECONDS = 30 * 86400.0
+MAX_CONSUMERS = 256  # at once on a stream: a reader has one for as long as it reads
 NAME_IN_USE = 10058  # the stream exists with another configuration
 
 # max_bytes is reserved on the disk's account: the sum must stay under max_file_store (nats.conf).
@@ -47,6 +48,7 @@ def stream_config(name: str) -> StreamConfig:
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
         num_replicas=1,
+        max_consumers=MAX_CONSUMERS,
         max_msg_size=MAX_MSG_BYTES,
         deny_delete=True,
         deny_purge=True,
@@ -60,7 +62,10 @@ def stream_config(name: str) -> StreamConfig:
 
 
 async def make_streams(js: JetStreamContext) -> None:
-    """Create every stream, or bring an existing one to this configuration."""
+    """Create every stream, or bring an existing one to this configuration.
+
+    Consumers that outlive their readers are deleted: none of ours does, and they count.
+    """
     for name in STREAMS:
         config = stream_config(name)
         try:
@@ -69,3 +74,14 @@ async def make_streams(js: JetStreamContext) -> None:
             if error.err_code != NAME_IN_USE:
                 raise
             await js.update_stream(config)
+        for consumer in await all_consumers(js, name):
+            if consumer.config.durable_name:
+                await js.delete_consumer(name, consumer.name)
+
+
+async def all_consumers(js: JetStreamContext, stream: str) -> list[ConsumerInfo]:
+    """Return every consumer of a stream; the server tells of 256 at a time."""
+    found: list[ConsumerInfo] = []
+    while page := await js.consumers_info(stream, offset=len(found)):
+        found += page
+    return found

@@ -7,6 +7,7 @@ from services.vault.archive import Archive
 from services.vault.commands import CommandLoop
 from services.vault.copies import Copies
 from services.vault.settings import VaultSettings
+from services.vault.streams import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.vault import Vault
 from shared.bus.client import Bus
 from shared.service import http, loop
@@ -41,6 +42,7 @@ async def main(
     async with bus:
         keeper = Vault(settings, bus, copies, loop.instance("vault"), retry_seconds)
         commands, alarms = CommandLoop(keeper), keeper.alarms
+        streams = StreamWatch(bus, alarms)
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):
@@ -56,6 +58,9 @@ async def main(
                 loop.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds, alarms),
                 loop.repeat(
                     "locks", keeper.extend_locks, asyncio.Event(), sweep_seconds, keeper.alarms
+                ),
+                loop.repeat(
+                    "streams", streams.once, asyncio.Event(), LOOK_AT_STREAMS_SECONDS, alarms
                 ),
                 http.serve(api.make(keeper), settings),
             )

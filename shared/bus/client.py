@@ -149,6 +149,11 @@ class Bus:
         state = (await self._call(lambda: self._js.stream_info(stream))).state
         return state.first_seq, state.last_seq
 
+    async def bytes_of(self, stream: str) -> tuple[int, int]:
+        """Return the bytes that a stream takes and may take. Raises BusUnavailable."""
+        found = await self._call(lambda: self._js.stream_info(stream))
+        return found.state.bytes, found.config.max_bytes or 0
+
     async def lost_before(self, stream: str) -> datetime | None:
         """Return the time before which messages have left a stream.
 

@@ -1,4 +1,4 @@
-"""Alarms about records that do not count, one for each record.
+"""Alarms about records that do not count, one for each record where they are few.
 
 A note on disk prevents a second alarm: the records stay on the bus, and readers restart.
 """
@@ -16,6 +16,8 @@ from shared.ledger.jobs import Void
 from shared.protocol.events import Alarm, Event
 from shared.service_names import Service
 
+# Alarms of one look: whoever floods a stream shall not flood the events and people's mail, too.
+MOST_TOLD = 20
 VOIDS = Counter("duramen_void_records_total", "Invalid records found.", ["stream"])
 
 
@@ -31,27 +33,33 @@ class VoidTeller:
         VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
 
     async def tell(self, voids: Iterable[Void]) -> None:
-        """Publish an alarm for each of the records that is new.
+        """Publish an alarm for each of the records that is new, up to 20, and one for the rest.
 
         Raises BusUnavailable; the next call publishes what is missing.
         """
-        new = [void for void in voids if void.sequence > self._told]
-        for void in sorted(new, key=lambda v: v.sequence):
-            alarm = Alarm(
-                what="void_record",
-                about=str(void.sequence),
-                sequence=void.sequence,
-                subject=void.subject,
-                detail=void.why,
-            )
-            log.get().error(
-                "void_record", sequence=void.sequence, subject=void.subject, detail=void.why
-            )
-            await self._bus.event(Event.of(self._service, alarm))
+        new = sorted(
+            (void for void in voids if void.sequence > self._told), key=lambda v: v.sequence
+        )
+        for void in new[:MOST_TOLD]:
+            await self._tell(void, void.why)
             VOIDS.labels(self._stream).inc()
-            self._told = void.sequence
-            with suppress(OSError):  # on a full disk it is reported again after a restart
-                write_synced(self._file, str(self._told).encode())
+        if rest := new[MOST_TOLD:]:
+            await self._tell(rest[-1], f"{len(rest)} more since {rest[0].sequence}; {rest[-1].why}")
+            VOIDS.labels(self._stream).inc(len(rest))
+
+    async def _tell(self, void: Void, why: str) -> None:
+        alarm = Alarm(
+            what="void_record",
+            about=str(void.sequence),
+            sequence=void.sequence,
+            subject=void.subject,
+            detail=why,
+        )
+        log.get().error("void_record", sequence=void.sequence, subject=void.subject, detail=why)
+        await self._bus.event(Event.of(self._service, alarm))
+        self._told = void.sequence
+        with suppress(OSError):  # on a full disk it is reported again after a restart
+            write_synced(self._file, str(self._told).encode())
 
 
 def noted(file: Path) -> int:
