@@ -9,7 +9,7 @@ tests/unit/test_settings.py compares the names below with the settings classes.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from shared.errors import UnknownSettings
 
@@ -25,7 +25,7 @@ gradient_checkpointing grafana_password grafana_url herald_token herald_url http
 http_token hub_token_file inbox_dir ingest_token ingest_url learning_rate lease_seconds log_level
 lr_scheduler_type max_grad_norm max_length max_row_bytes max_upload_bytes memory_limit
 micro_batch_tokens nats_ca nats_monitor_seed_file nats_seed_file nats_url neftune_alpha
-notify_urls num_train_epochs on_long prometheus_url secrets_dir settle_seconds
+notify_urls num_train_epochs on_long origins prometheus_url secrets_dir settle_seconds
 snapshot_allowance_seconds snapshot_fraction state_dir store_access_key store_away_seconds
 store_health_urls store_inner_urls store_kind store_secret_key store_url supervisor_file threads
 torch trainer_token trainer_url vault_token vault_url wait_seconds warmup_steps
@@ -92,6 +92,15 @@ def refuse_unknown(names: Iterable[str]) -> str | None:
         f"{', '.join(retired)} {verb} no effect: what was {what} is fixed now. "
         "Remove it from .env or the environment."
     )
+
+
+def origins(names: Iterable[str], environment: Container[str]) -> str:
+    """Return where each of these settings of the user stands: `NAME=.env NAME=environment …`.
+
+    `environment`: the names that are set there, where they win over .env.
+    """
+    ours = sorted(name for name in names if name.startswith(PREFIX))
+    return " ".join(f"{n}={'environment' if n in environment else '.env'}" for n in ours)
 
 
 def is_known(name: str) -> bool:

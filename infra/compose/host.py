@@ -13,6 +13,7 @@ from pathlib import Path
 from infra.compose.ports import published
 from infra.env_file import read_env
 from infra.ports import port_setting
+from shared import setting_names
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXED_ID = 10001
@@ -48,11 +49,13 @@ class Host:
     gid: int
     project: str = "duramen"
     without: tuple[str, ...] = field(default=())
+    origins: str = ""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Host":
         """Read the settings from .env beside this checkout, and the environment, which wins."""
-        settings = {**read_env(ROOT / ".env"), **(os.environ if environ is None else environ)}
+        outside = os.environ if environ is None else environ
+        settings = {**read_env(ROOT / ".env"), **outside}
         home = Path(settings.get("DURAMEN_HOME") or "data/compose")
         # Root does not own files in its containers: the fixed user does.
         uid, gid = os.getuid(), os.getgid()
@@ -66,6 +69,7 @@ class Host:
             gid=gid if uid else FIXED_ID,
             project=settings.get("COMPOSE_PROJECT_NAME") or "duramen",
             without=tuple((settings.get("DURAMEN_WITHOUT") or "").split()),
+            origins=setting_names.origins(settings, outside),
         )
 
     @property

@@ -177,6 +177,7 @@ def render_home(host: Host) -> None:
     hand_over(host)
     environment = {
         **host.computed(1),
+        "DURAMEN_ORIGINS": host.origins,
         "DURAMEN_NATS_TLS": "yes" if host.tls else "",
         "DURAMEN_NATS_TLS_DIR": host.settings.get("DURAMEN_NATS_TLS_DIR", ""),
     }

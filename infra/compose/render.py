@@ -140,6 +140,7 @@ def render_files(home: Path, seen_as: Path) -> None:
         "DURAMEN_HUB_TOKEN_FILE": str(PRIVATE / "hub_token"),
         "DURAMEN_ARCHIVE_DIR": "/archive",
         "DURAMEN_INBOX_DIR": "/inbox",
+        "DURAMEN_ORIGINS": os.environ["DURAMEN_ORIGINS"],
     }
     if tls:
         tools["DURAMEN_NATS_CA"] = str(PRIVATE / "nats_ca")
@@ -153,7 +154,8 @@ def render_files(home: Path, seen_as: Path) -> None:
         if os.environ.get(f"DURAMEN_{name}"):
             seen[f"DURAMEN_{name}"] = os.environ[f"DURAMEN_{name}"]
     # So that `duramen doctor` can look at the host as `make up` does.
-    for name in ("DURAMEN_CHECKOUT", "DURAMEN_HOME", "COMPOSE_PROJECT_NAME", "DURAMEN_TORCH"):
+    handed = ("DURAMEN_CHECKOUT", "DURAMEN_HOME", "COMPOSE_PROJECT_NAME", "DURAMEN_TORCH")
+    for name in (*handed, "DURAMEN_ORIGINS"):
         seen[name] = os.environ[name]
     for name in (*CHOSEN, "DURAMEN_BACKUP_DIR"):
         if os.environ.get(name):

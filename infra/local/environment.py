@@ -16,7 +16,7 @@ from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets.secrets import SYSTEM_USER, Secrets
 from shared.files import write_synced
 from shared.service_names import SERVICES
-from shared.setting_names import RETIRED
+from shared.setting_names import RETIRED, origins
 
 PREFIX = "DURAMEN_"
 MOVABLE = ("DURAMEN_ARCHIVE_DIR", "DURAMEN_INBOX_DIR")
@@ -67,6 +67,12 @@ def moved_by_user(computed: dict[str, str]) -> dict[str, str]:
     """Return the folders that the user has put elsewhere, as on another disk."""
     chosen = user_settings()
     return {name: chosen[name] for name in MOVABLE if name in computed and chosen.get(name)}
+
+
+def origins_of_chosen() -> str:
+    """Return where each setting that this installation takes from its user stands."""
+    moved = [name for name in MOVABLE if user_settings().get(name)]
+    return origins([*chosen_by_user(), *moved], os.environ)
 
 
 def _member(program: str, home: Home, secrets: Secrets) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.environment import (
+    origins_of_chosen,
     process_environment,
     settings_for,
     user_settings,
@@ -121,7 +122,8 @@ def prepare(home: Home, ports: Ports) -> None:
     for program in (*SERVICES, "bootstrap"):
         values = with_user_settings(settings_for(program, home, ports, secrets))
         write_env(home.run / f"{program}.env", values)
-    write_env(home.env_file, with_user_settings(settings_for("ctl", home, ports, secrets)))
+    own = with_user_settings(settings_for("ctl", home, ports, secrets))
+    write_env(home.env_file, {**own, "DURAMEN_ORIGINS": origins_of_chosen()})
 
 
 def apply_user_settings() -> None:

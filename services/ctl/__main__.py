@@ -36,6 +36,7 @@ PLACES = {
     "lineage": "lineages:app",
     "notify": "notify:app",
     "estimate": "estimate:estimate",
+    "settings": "settings:show_settings",
     "doctor": "doctor:doctor",
     "check": "check:check",
 }

@@ -66,6 +66,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Lineage = Annotated[str, typer.Option("--lineage", "-l", help="The lineage, by its name.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="high, normal or low.")]
 OldPriority = Annotated[str | None, typer.Option("--level", hidden=True)]  # its former name
+given_by_shell: set[str] = set()  # settings of the command line that no file brought
 KNOCK_SECONDS = 3.0
 HOMES = ("data/local", "data/demo", "data/compose")
 WAIT_NOTICE_SECONDS = 2.0
@@ -87,6 +88,7 @@ def settings() -> CtlSettings:
 
     Raises UsageError, ServiceUnavailable.
     """
+    given_by_shell.update(name for name in os.environ if name.startswith("DURAMEN_"))
     named = os.environ.get("DURAMEN_ENV_FILE")
     files = [Path(named)] if named else [Path(home) / "env" for home in HOMES]
     if named or "DURAMEN_NATS_URL" not in os.environ:

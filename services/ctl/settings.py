@@ -47,6 +47,10 @@ class CtlSettings(BaseSettings):
         default=None,
         description="The file in which the supervisor of an embedded run says what is wrong.",
     )
+    origins: str = Field(
+        default="",
+        description="Where the user's own settings stand, for `duramen settings`.",
+    )
     ingest_url: str = Field(default="", description="The address of ingest.")
     ingest_token: SecretStr | None = Field(default=None, description="The token of ingest.")
     trainer_url: str = Field(default="", description="The address of trainer.")

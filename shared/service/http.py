@@ -16,10 +16,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from shared.answers.settings import SettingHeld
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.foreign_text import plain
 from shared.service import loop
 from shared.service.connections import BoundedConnection
+from shared.service.held_settings import held
 from shared.settings import Settings
 from shared.wrong_value import all_wrong
 
@@ -110,7 +112,15 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
             raise HTTPException(503, failed)
         return dict.fromkeys(checks, "ok")
 
+    add_settings(app, settings)
     return app
+
+
+def add_settings(app: FastAPI, settings: Settings) -> None:
+    @app.get("/api/settings")
+    async def settings_held() -> list[SettingHeld]:
+        """Return the settings that hold since the start, secrets as a word."""
+        return held(settings)
 
 
 async def serve(app: FastAPI, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What a user may set for one job, by the names that trainers use, and why he may not the rest."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -156,7 +157,9 @@ def own_name(name: str) -> str:
             name, "not_a_setting", f"`{name}` is not a setting of a job: {ELSEWHERE[name]}."
         )
     known = ", ".join(sorted({*NAMES, *OPTIONS}))
-    message = f"`{name[:40]}` is not a known setting. Known settings: {known}."
+    nearest = difflib.get_close_matches(name[:40], sorted({*NAMES, *OPTIONS}), n=1)
+    meant = f" Did you mean `{nearest[0]}`?" if nearest else ""
+    message = f"`{name[:40]}` is not a known setting.{meant} Known settings: {known}."
     raise RowError(name[:40], "unknown_setting", message)
 
 
