@@ -70,6 +70,7 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
             allow(READ, "duramen/*"),
             allow(WRITE, "duramen/plans/*"),
             allow((*READ, *WRITE, *DELETE), "work/*"),
+            deny((*WRITE, *DELETE), "work/audit/*"),  # the vault's export of the bus
             allow(LIST_VERSIONS, "duramen"),
             allow(LIST, "work"),
         ],
@@ -77,6 +78,7 @@ POLICIES: dict[str, dict[str, list[Statement]]] = {
             allow((*READ, *WRITE, *RETAIN), "duramen/*"),
             allow(READ, "work/*"),
             allow((*WRITE, *DELETE), "work/staging/*"),
+            allow(WRITE, "work/audit/*"),
             allow(LIST_VERSIONS, "duramen"),
             allow(LIST, "work"),
         ],

@@ -16,7 +16,7 @@ from shared.formats.version import version_name
 from shared.ledger.control import newest_entries, observed_all, said_in, unknown_words
 from shared.ledger.jobs import Table
 from shared.protocol.names import now
-from shared.protocol.observed import UNSEEN, Observed
+from shared.protocol.observed import EXPORT_PLACE, UNSEEN, Observed
 from shared.service_names import SERVICES
 
 SILENT_SECONDS = 30.0  # a service shows itself every five or ten seconds
@@ -129,6 +129,8 @@ def lost_ledgers(vault: Mapping[str, Observed]) -> Iterator[Trouble]:
             text = f"versions of {lineage} lie in {where}, but the bus does not know them"
             if lineage == UNSEEN:
                 text = f"the vault has not been able to look at {where} since it started"
+            if EXPORT_PLACE in places:
+                text = f"the bus lacks records of {lineage} that were exported: it was set back"
             yield Trouble("versions", text, "duramen check")
 
 

@@ -6,6 +6,8 @@ from services.vault import api
 from services.vault.archive import Archive
 from services.vault.commands import CommandLoop
 from services.vault.copies import Copies
+from services.vault.export.chain import Chain
+from services.vault.export.exporter import EXPORT_ROUND_SECONDS, Exporter
 from services.vault.settings import VaultSettings
 from services.vault.streams import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.vault import Vault
@@ -47,6 +49,7 @@ async def main(
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):
             await bus.subscribe(subject, keeper.wake_commands.set)
+        exporter = Exporter(bus, Chain(copies), alarms, keeper.orphans)
         await asyncio.to_thread(copies.archive.tidy)
         try:
             await loop.run(
@@ -62,6 +65,7 @@ async def main(
                 loop.repeat(
                     "streams", streams.once, asyncio.Event(), LOOK_AT_STREAMS_SECONDS, alarms
                 ),
+                loop.repeat("export", exporter.once, asyncio.Event(), EXPORT_ROUND_SECONDS, alarms),
                 http.serve(api.make(keeper), settings),
             )
         finally:

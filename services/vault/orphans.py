@@ -3,6 +3,7 @@
 from services.vault.copies import Copies
 from shared.errors import StoreUnavailable
 from shared.ledger.jobs import Table
+from shared.protocol.observed import EXPORT_PLACE
 from shared.store import layout
 from shared.store.place import PRECIOUS, Place
 
@@ -11,12 +12,14 @@ class Orphans:
     """The lineages that each place has commit records of. Blocking.
 
     `due`: the places should be read, because they never were, one was away, or time has passed.
+    `bus_went_back`: the bus lacks records that were exported, so no ledger on it can be trusted.
     """
 
     def __init__(self, copies: Copies) -> None:
         self._copies = copies
         self._held: dict[str, set[str]] = {}  # by place
         self.due = True
+        self.bus_went_back = False
 
     def read(self) -> None:
         """List the catalogs of all places; one that is away keeps what it was known to hold."""
@@ -40,6 +43,10 @@ class Orphans:
             lineage: sorted(place for place, names in self._held.items() if lineage in names)
             for lineage in lineages
         }
+
+    def behind(self, table: Table) -> dict[str, list[str]]:
+        """Return every lineage of a bus that went back, with the export as what knows more."""
+        return {lineage: [EXPORT_PLACE] for lineage in table.lines} if self.bus_went_back else {}
 
 
 def lineages_in(place: Place) -> set[str] | None:

@@ -112,7 +112,7 @@ class Vault:
         await self.control.update(self.bus)
         await self.voids.tell(self.table.voids)
         await self.own_voids.tell(self.control.voids)
-        if self.control.state == "running":
+        if self.control.state == "running" and not self.orphans.bus_went_back:
             for line in list(self.table.lines.values()):
                 await self.look(line)
         PENDING.set(len(self.pending))
@@ -376,7 +376,7 @@ class Vault:
             generation=self.control.generation,
             once_through=self.once_through,
             waiting=why,
-            orphaned=self.orphaned | unseen or None,
+            orphaned=self.orphaned | unseen | self.orphans.behind(self.table) or None,
             ledger=self.table.seen,
         )
         await self.observer.show(view)

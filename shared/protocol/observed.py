@@ -50,6 +50,7 @@ class InboxWaits(Message):
 
 
 UNSEEN = "*"
+EXPORT_PLACE = "export"
 
 
 class Observed(Message):
@@ -58,8 +59,9 @@ class Observed(Message):
     `instance`: a trainer's lease id, else the service's name. `waiting`: lineage -> why it waits;
     `*` stands for all of them. Schema 1, on one subject for all instances, had a text instead.
     `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some;
-    under UNSEEN the places that it has not been able to look at since it started. `inbox`, of
-    ingest: what waits there, None if nothing does.
+    under UNSEEN the places that it has not been able to look at since it started; with
+    EXPORT_PLACE, lineages of a bus that lacks exported records. `inbox`, of ingest: what waits
+    there, None if nothing does.
     """
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")

@@ -20,6 +20,7 @@ EVAL = "eval/"
 PLANS = "plans/"
 BASES = "bases/"
 CATALOG = "catalog/"
+AUDIT = "audit/"
 PROBES = ".probe/"  # what the bootstrap tries the store with: overwritten on purpose
 
 SUMS = "SHA256SUMS"
@@ -175,6 +176,17 @@ def parse_latest(key: str) -> str | None:
     return match[1] if match else None
 
 
+def audit_file(number: int) -> str:
+    """Return the key of the file with this number of the bus' export."""
+    return f"{AUDIT}{number:08d}.jsonl.gz"
+
+
+def parse_audit_file(key: str) -> int | None:
+    """Return the number of a file of the bus' export, or None."""
+    match = re.fullmatch(r"audit/([0-9]{8,})\.jsonl\.gz", key)
+    return int(match[1]) if match else None
+
+
 # ---- bucket `work` -------------------------------------------------------------------------------
 
 ALL_SNAPSHOTS = "snapshots/"
@@ -282,3 +294,8 @@ def staged_base_file(root: str, path: str) -> str:
 def parse_staged_base(key: str) -> str:
     """Return the root of the base that a staged file belongs to."""
     return key.removeprefix(STAGED_BASES).partition("/")[0]
+
+
+def audit_tail() -> str:
+    """Return the key of the records of the bus that are not in a numbered file yet."""
+    return f"{AUDIT}tail.jsonl.gz"

@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 
 from services.trainer.supervisor import retention
+from services.vault.export.chain import TAIL_IN_ARCHIVE
 from shared.formats.version import CommitRecord
 from shared.ledger.control import observed
 from shared.protocol.records import CheckpointRef
+from shared.store import layout
 from shared.store.place import PRECIOUS, WORK
 from tests.history import Forged, encoded, forging
 from tests.services import House, until
@@ -76,6 +78,8 @@ async def test_places_that_all_outlived_the_bus_settle_nothing(own_stack: Stack)
         await first_version(own_stack, "main", vault)
         vault.kill()
         begin_anew_with(own_stack, {"store", "backup", "archive"})
+        (own_stack.home.archive / TAIL_IN_ARCHIVE).unlink(missing_ok=True)  # as 0.1.0 left them
+        own_stack.minio("admin").remove_object(WORK, layout.audit_tail())
         await (await Forge(own_stack, "main").begin()).train()
         vault.start()
         wait_until(lambda: vault.metric("duramen_vault_pending_versions") == 1, 60, "pending")

@@ -223,6 +223,7 @@ CAN_PUT = {
         *(f"duramen/{part}/" for part in ("datasets", "eval", "plans", "bases")),
         *(f"duramen/{part}/" for part in ("lineages", "catalog", "audit")),
         "work/staging/",
+        "work/audit/",
     },
     "evolution": set(),
     "ctl": {"work/staging/"},

@@ -9,6 +9,7 @@ from shared.store import layout
 
 FORMAT = Path(layout.__file__).parents[1] / "FORMAT.md"
 SHA, SEGMENT, LINEAGE, FENCE, STEP = "ab" * 32, "0123456789ab", "main", 3, 42
+NUMBER = 17
 # What the placeholders of the trees stand for here.
 FILLED = {
     "<lineage>": LINEAGE,
@@ -20,6 +21,7 @@ FILLED = {
     "<global_step:08d>": f"{STEP:08d}",
     "<id12>": SHA[:12],
     "<fence>": str(FENCE),
+    "<number:08d>": f"{NUMBER:08d}",
 }
 GIVEN = {
     "sha256": SHA,
@@ -30,6 +32,7 @@ GIVEN = {
     "segment": SEGMENT,
     "fence": FENCE,
     "version": 7,
+    "number": NUMBER,
     "digits": SHA[:5],
     "prefix": layout.checkpoint(LINEAGE, SEGMENT, f"{STEP:08d}-{SHA[:12]}"),
 }
@@ -102,7 +105,7 @@ def made(keys: set[str]) -> tuple[set[str], set[str]]:
 def test_the_layout_makes_every_key_that_format_md_draws_and_no_other() -> None:
     keys = drawn() - {f"{layout.PROBES}…"}
     whole, groups = made(keys)
-    assert len(keys) == 34  # as counted by hand
+    assert len(keys) == 36  # as counted by hand
     assert whole == keys
     for beginning in groups - {layout.PROBES}:
         assert any(key.startswith(beginning) for key in keys), beginning
@@ -120,6 +123,8 @@ def test_keys_are_read_back_to_what_made_them() -> None:
     assert layout.parse_commit(layout.commit(LINEAGE, 1000)) == (LINEAGE, 1000)
     assert layout.parse_commit(layout.latest(LINEAGE)) is None
     assert layout.parse_latest(layout.latest(LINEAGE)) == LINEAGE
+    assert layout.parse_audit_file(layout.audit_file(NUMBER)) == NUMBER
+    assert layout.parse_audit_file(layout.audit_tail()) is None
     name = f"{STEP:08d}-{SHA[:12]}"
     key = layout.checkpoint_file(layout.checkpoint(LINEAGE, SEGMENT, name), "header.json")
     assert layout.parse_checkpoint_file(key) == (name, "header.json")

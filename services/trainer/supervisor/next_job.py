@@ -25,7 +25,7 @@ from shared.ledger.lineage import Line, Segment
 from shared.memory_estimate import Shape
 from shared.protocol.events import SegmentOpened
 from shared.protocol.names import DEFAULT_LINEAGE
-from shared.protocol.observed import UNSEEN
+from shared.protocol.observed import EXPORT_PLACE, UNSEEN
 from shared.protocol.records import LineOpen
 from shared.store import layout
 from shared.store.place import PRECIOUS
@@ -113,15 +113,18 @@ async def unusable_base(trainer: Trainer, line: Line) -> str | None:
 async def lost_bus(trainer: Trainer, line: Line) -> str | None:
     """Return why no new v001 may be made, or None: the ledger has no versions, but a place has.
 
-    The vault reports what is in the backup and the archive.
+    The vault reports what is in the backup and the archive, and whether the bus lacks records that
+    were exported: then no sequence of it can be trusted.
     """
+    vault = await observed(trainer.bus, "vault")
+    said = (vault.orphaned or {}) if vault else {}
+    if EXPORT_PLACE in said.get(line.lineage, ()):
+        return "the bus lacks records that were exported before: it was set back, or cut"
     if line.versions:
         return None
     keys = trainer.local.store.keys(PRECIOUS, layout.catalog_records(line.lineage))
     places = ["store"]
     if await asyncio.to_thread(next, keys, None) is None:
-        vault = await observed(trainer.bus, "vault")
-        said = (vault.orphaned or {}) if vault else {}
         places = said.get(line.lineage, [])
         if not places and UNSEEN in said:
             return (

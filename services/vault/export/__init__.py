@@ -1,0 +1,1 @@
+"""The export of the bus: what JOBS, CTL and EVT say, as files in all places."""
