@@ -43,12 +43,18 @@ store_filer store_filer_grpc backup backup_grpc backup_master backup_master_grpc
 backup_volume_grpc backup_filer backup_filer_grpc ingest trainer vault evolution console grafana
 herald
 """
-OF_CLASSES, INSTALLATION, PORTS = (
-    frozenset(names.split()) for names in (_OF_CLASSES, _INSTALLATION, _PORTS)
+_MEMORIES = "nats store backup ingest vault evolution herald prometheus grafana"
+OF_CLASSES, INSTALLATION, PORTS, MEMORIES = (
+    frozenset(names.split()) for names in (_OF_CLASSES, _INSTALLATION, _PORTS, _MEMORIES)
 )
 KNOWN_NAMES = frozenset(
     PREFIX + name.upper()
-    for name in (*OF_CLASSES, *INSTALLATION, *(f"port_{port}" for port in PORTS))
+    for name in (
+        *OF_CLASSES,
+        *INSTALLATION,
+        *(f"port_{port}" for port in PORTS),
+        *(f"memory_{container}" for container in MEMORIES),
+    )
 )
 
 # Names of earlier versions, and what the same setting is called now.

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from infra.compose import bus_backup, preflight
+from infra.compose import bus_backup, memory, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
@@ -36,7 +36,8 @@ def compose_for(host: Host) -> Compose:
         "DURAMEN_SECRETS": hashed(host.home / "secrets", "*/*") + hashed(run, "nats.tls/*"),
         "DURAMEN_WATCHING": hashed(infra, "prometheus/*.yml", "grafana/provisioning/*/*"),
     }
-    return Compose({**own, **host.computed(domains), **hashes})
+    limits = memory.handed_on(host, preflight.engine_memory())
+    return Compose({**own, **host.computed(domains), **limits, **hashes})
 
 
 def hashed(folder: Path, *patterns: str) -> str:

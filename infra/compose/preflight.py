@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra import ports
+from infra.compose import memory
 from infra.compose.disks import disks_of, domains, there
 from infra.compose.engine import OLDEST_COMPOSE, OLDEST_ENGINE, Compose, docker, numbers
 from infra.compose.host import FIXED_ID, ROOT, TLS_FILES, Host, HostRefused
@@ -60,6 +61,7 @@ def preflight(host: Host, compose: Compose) -> list[Look]:
     looks.append(look("ports", lambda: look_ports(host, compose)))
     looks.append(look("inbox", lambda: look_inbox(host)))
     looks.append(look("permissions", lambda: look_permissions(host)))
+    looks.append(look("memory", lambda: look_memory(host)))
     looks.append(look("clock", look_clock))
     looks.append(look("space", lambda: look_space(host)))
     looks.append(look("disks", lambda: look_disks(host)))
@@ -312,6 +314,22 @@ def engine_folder() -> Path:
     Its parent may be closed.
     """
     return there(Path(docker("info", "--format", "{{.DockerRootDir}}")))
+
+
+def engine_memory() -> int:
+    """Return how many bytes of memory the engine's host has, which may be a virtual machine."""
+    return int(docker("info", "--format", "{{.MemTotal}}"))
+
+
+def look_memory(host: Host) -> tuple[bool | None, str]:
+    """Check that the containers fit into the memory of the engine's host."""
+    total = engine_memory()
+    found = memory.limits(host, total)
+    others = sum(found.values()) - found["trainer"]
+    return True, (
+        f"{total / 2**30:.1f} GiB: {found['trainer'] / 1024:.1f} for the trainer, "
+        f"{others / 1024:.1f} for the others at most"
+    )
 
 
 def look_space(host: Host) -> tuple[bool | None, str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from infra.compose.memory import NEEDS
 from infra.ports import DEFAULT_BASE, OFFSETS
 from infra.servers.bootstrap import BootstrapSettings
 from services.ctl.settings import CtlSettings
@@ -82,7 +83,11 @@ MACHINES = [
     SettingLine("TORCH_INDEX", "", "", "A package index with the build of torch that you need."),
     SettingLine("TRAINER_GPUS", "0", "", "The GPU to train on: its number or its UUID."),
     SettingLine(
-        "TRAINER_MEMORY", "64g", "", "The most memory that the trainer's container may use."
+        "TRAINER_MEMORY",
+        "",
+        "",
+        "The most memory that the trainer's container may use, such as `64g`. Unset, what the host "
+        "has beyond the others and a tenth for the system.",
     ),
     SettingLine("METRICS_RETENTION", "90d", "", "How long Prometheus keeps measurements."),
     SettingLine("NATS_TLS", "no", "", "`yes` makes the bus speak TLS."),
@@ -139,6 +144,9 @@ def chapters() -> Iterator[str]:
     )
     backup = [row for name, row in every(BootstrapSettings) if name in OF_THE_BACKUP]
     yield from chapter("Containers (`make up`)", [*MACHINES, *backup])
+    yield ""
+    yield f"`{PREFIX}MEMORY_` with one of these names limits another container; unset, `make up`"
+    yield f"works it out from the host's memory, and refuses a host that is too small: {needs()}."
     base = SettingLine(
         "PORT_BASE", str(DEFAULT_BASE), "", "The first of 40 ports, all on 127.0.0.1."
     )
@@ -172,6 +180,11 @@ def worked_out() -> Iterator[str]:
     names = ", ".join(f"`{name.upper()}`" for name in sorted(HANDED_ON))
     yield ""
     yield f"`make up` tells compose and the images: {names}."
+
+
+def needs() -> str:
+    """Return the least and the most memory of each container but the trainer's, in MiB."""
+    return ", ".join(f"`{n.upper()}` {need.floor} to {need.most} MiB" for n, need in NEEDS.items())
 
 
 def history() -> Iterator[str]:

@@ -78,9 +78,9 @@ def test_a_secret_with_a_default_is_a_word_too() -> None:
 def test_both_installations_say_where_a_setting_of_the_user_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert origins({"DURAMEN_A": "1", "PATH": "", "DURAMEN_B": "2"}, {"DURAMEN_B"}) == (
-        "DURAMEN_A=.env DURAMEN_B=environment"
-    )
+    assert origins(
+        {"DURAMEN_BATCH_TOKENS": "1", "PATH": "", "DURAMEN_MAX_LENGTH": "2"}, {"DURAMEN_MAX_LENGTH"}
+    ) == ("DURAMEN_BATCH_TOKENS=.env DURAMEN_MAX_LENGTH=environment")
     assert Host.load({"DURAMEN_TORCH": "cpu"}).origins.split()[-1:] == ["DURAMEN_TORCH=environment"]
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     (tmp_path / ".env").write_text("DURAMEN_BATCH_TOKENS=512\nDURAMEN_STORE_URL=http://x\n")
