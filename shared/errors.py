@@ -88,6 +88,12 @@ class BusWentBack(DuramenError):
         )
 
 
+class DiskFull(DuramenError):
+    """A disk is full. What needs space on it waits until there is some."""
+
+    exit_code = 6
+
+
 class BusFull(DuramenError):
     """A stream has reached its size limit."""
 

@@ -1,5 +1,6 @@
 """Files that survive a power cut, and their hashes. Uses only the standard library."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether a write failed because its disk is full."""
+    return error.errno in DISK_FULL
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -125,3 +132,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder, as the disk holds them; 0 without it."""
+    return sum(size for _, size in files_below(folder))
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield each file below a folder with the bytes that it takes on the disk.
+
+    What vanishes meanwhile, or may not be read, is left out. No link is followed.
+    """
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            try:
+                yield path, path.lstat().st_blocks * 512
+            except OSError:
+                continue

@@ -19,16 +19,17 @@ FOR_TESTS = ("DURAMEN_TEST_", "DURAMEN_GPU_")
 # Fields of the settings classes. Each may also be given as a file: DURAMEN_X_FILE.
 _OF_CLASSES = """
 archive_dir backup_access_key backup_disk backup_inner_urls backup_lock backup_retention_days
-backup_secret_key backup_url batch_tokens checkout checkpoint_seconds copies device
-disk_reserve_bytes eval_fraction evolution_token evolution_url failure_domains
+backup_secret_key backup_url batch_tokens bus_disk checkout checkpoint_seconds copies device
+disk_reserve_bytes done_limit_bytes eval_fraction evolution_token evolution_url failure_domains
 gradient_checkpointing grafana_password grafana_url herald_token herald_url http_host http_port
 http_token hub_token_file inbox_dir ingest_token ingest_url learning_rate lease_seconds log_level
 lr_scheduler_type max_grad_norm max_length max_row_bytes max_upload_bytes memory_limit
 micro_batch_tokens nats_ca nats_monitor_seed_file nats_seed_file nats_url neftune_alpha
 notify_urls num_train_epochs on_long origins prometheus_url secrets_dir settle_seconds
 snapshot_allowance_seconds snapshot_fraction state_dir store_access_key store_away_seconds
-store_health_urls store_inner_urls store_kind store_secret_key store_url supervisor_file threads
-torch trainer_token trainer_url vault_token vault_url wait_seconds warmup_steps
+store_disk store_health_urls store_inner_urls store_kind store_secret_key store_url
+supervisor_file threads torch trainer_token trainer_url vault_token vault_url wait_seconds
+warmup_steps work_limit_bytes
 """
 # What the installation reads, or writes for its user's own programs.
 _INSTALLATION = """

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     )
     http_port: int = Field(description="The port on which the service answers HTTP.")
     http_token: SecretStr = Field(description="The token that a request to the service must bear.")
+    disk_reserve_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="How many bytes stay free on each disk: what would need more than there is "
+        "above them waits, and says so.",
+    )
     log_level: str = Field(
         default="info", description="The least severe messages that are logged: `debug` is most."
     )

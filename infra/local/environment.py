@@ -40,7 +40,8 @@ def settings_for(program: str, home: Home, ports: Ports, secrets: Secrets) -> di
     if program == "vault":
         values |= _keys("BACKUP", secrets, "vault", "backup")
         values |= {"BACKUP_URL": ports.url("backup"), "ARCHIVE_DIR": str(home.archive)}
-        values |= {"BACKUP_DISK": str(home.backup)}
+        values |= {"BACKUP_DISK": str(home.backup), "STORE_DISK": str(home.store)}
+        values |= {"BUS_DISK": str(home.nats)}
     if program == "ctl":
         values |= _command_line(home, ports, secrets)
     return {PREFIX + name: value for name, value in values.items()}

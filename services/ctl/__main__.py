@@ -38,6 +38,7 @@ PLACES = {
     "estimate": "estimate:estimate",
     "settings": "settings:show_settings",
     "doctor": "doctor:doctor",
+    "disk": "disk:disk",
     "check": "check:check",
 }
 

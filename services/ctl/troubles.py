@@ -1,12 +1,12 @@
 """What is wrong with the running system now: one list, for `status`, `doctor` and exit codes."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
-from services.ctl.views.columns import count_of, span_of
+from services.ctl.views.columns import count_of, size_of, span_of
 from services.ctl.views.silence import age_of
 from shared.answers.vault import VersionRow
 from shared.bus.client import Bus
@@ -16,13 +16,14 @@ from shared.formats.version import version_name
 from shared.ledger.control import newest_entries, observed_all, said_in, unknown_words
 from shared.ledger.jobs import Table
 from shared.protocol.names import now
-from shared.protocol.observed import EXPORT_PLACE, UNSEEN, Observed
+from shared.protocol.observed import EXPORT_PLACE, UNSEEN, DiskSeen, Observed
 from shared.service_names import SERVICES
 
 SILENT_SECONDS = 30.0  # a service shows itself every five or ten seconds
 SKEW_SECONDS = 30.0  # more than any message is on its way; stores refuse from 15 minutes on
 VAULT_SECONDS = 5.0  # it reads the catalogs of every place
 WHOLE_COPIES = 3
+SOON_SECONDS = 86400.0  # a disk that will be full before tomorrow
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def troubles(seen: SystemSeen) -> list[Trouble]:
     return [
         *lost_ledgers(seen.services["vault"]),
         *versions_without_copies(seen),
+        *full_disks(places_of(seen.services)),
         *silent_services(seen),
         *wrong_clocks(seen.skews),
         *odd_words(seen),
@@ -169,6 +171,28 @@ def names_of(rows: list[VersionRow]) -> str:
     names = [version_name(row.version) for row in rows]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"{shown} {'is' if len(names) == 1 else 'are'}"
+
+
+def places_of(services: Mapping[str, Mapping[str, Observed]]) -> list[DiskSeen]:
+    """Return all the places that services measure, as they saw them last."""
+    return [
+        disk for views in services.values() for said in views.values() for disk in said.disks or ()
+    ]
+
+
+def full_disks(disks: Iterable[DiskSeen]) -> Iterator[Trouble]:
+    """Yield the places whose disk is full or will soon be, and a done/ that is beyond its limit."""
+    for disk in disks:
+        if disk.free is not None and disk.free < disk.reserve:
+            text = f"no space for the {disk.place}: {size_of(disk.free)} free in {disk.folder}"
+            text += f", {size_of(disk.reserve)} must stay free; what needs more waits"
+            yield Trouble("disk", text, "duramen disk")
+        elif disk.full_seconds is not None and disk.full_seconds < SOON_SECONDS:
+            text = f"the disk of the {disk.place} will be full in {span_of(disk.full_seconds)}"
+            yield Trouble("disk", f"{text} at the present rate", "duramen disk")
+        if over := disk.freeable.get("done"):
+            text = f"inbox/done is {size_of(over)} above DURAMEN_DONE_LIMIT_BYTES"
+            yield Trouble("disk", f"{text}; nothing in it is deleted for you", "duramen disk")
 
 
 def silent_services(seen: SystemSeen) -> Iterator[Trouble]:

@@ -21,12 +21,13 @@ async def main(settings: EvolutionSettings) -> None:
     cache = Cache(settings.state_dir / "evolution.sqlite")
     bus = Bus.of(settings)
     async with bus:
-        watch = SnapshotWatch(bus, Reader(store, cache), cache)
+        watch = SnapshotWatch(bus, Reader(store, cache), cache, settings.disk_reserve_bytes)
         for subject in ("jobs.line.>", "evt.trainer.snapshot", "evt.vault.version_published"):
             await bus.subscribe(subject, watch.wake.set)
         await loop.run(
             watch.heartbeat(),
             loop.repeat("evolution", watch.once, watch.wake, ROUND_SECONDS, watch.alarms),
+            watch.disks.keep(),
             http.serve(api.make(settings, watch, store), settings),
         )
 

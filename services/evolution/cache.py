@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from services.evolution.cells import CELL, Cells, cells_of
+from shared.errors import DiskFull
 
 LAYOUT = 4  # PRAGMA user_version: a file of another layout is thrown away
 # Ids are never used again: an answer that is being given may still mean the snapshot before.
@@ -38,6 +39,8 @@ CREATE INDEX said ON texts (snapshot);
 CREATE TABLE named (key TEXT PRIMARY KEY, sha256 TEXT NOT NULL, by_result INTEGER NOT NULL);
 CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
+# A write-ahead log that cannot grow on a full disk is an error of the disk, or of opening.
+FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 Row = dict[str, Any]
 
 
@@ -96,13 +99,21 @@ class Cache:
 
     @contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection for one unit of work, which is committed at the end."""
-        with closing(sqlite3.connect(self.path, timeout=10)) as db:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA foreign_keys = ON")
-            db.execute("PRAGMA synchronous = NORMAL")
-            with db:
-                yield db
+        """Yield a connection for one unit of work, which is committed at the end.
+
+        Raises DiskFull: nothing of the unit is kept then.
+        """
+        try:
+            with closing(sqlite3.connect(self.path, timeout=10)) as db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA foreign_keys = ON")
+                db.execute("PRAGMA synchronous = NORMAL")
+                with db:
+                    yield db
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in FULL_CODES:
+                raise
+            raise DiskFull(f"{self.path.parent}: {error}: duramen disk") from error
 
     # ---- writing ---------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from services.evolution.lifelines import STATES
 from services.evolution.snapshot_reader import Reader
 from shared import log
 from shared.bus.client import Bus
-from shared.errors import BusUnavailable, StoreUnavailable
+from shared.errors import BusUnavailable, DiskFull, StoreUnavailable
+from shared.files import folder_bytes
 from shared.ledger.jobs import Table
 from shared.protocol.events import Event, SnapshotStored, parse_event
 from shared.protocol.message import ObjectRef
@@ -18,6 +19,7 @@ from shared.protocol.names import SPLITS
 from shared.protocol.observed import Observed
 from shared.service import loop
 from shared.service.alarms import service_alarms
+from shared.service.disks import Disks, MeasuredDisk
 from shared.service.observer import Observer
 
 LIFE_LINES = Gauge("duramen_life_lines", "Probes by their state.", ["split", "state"])
@@ -30,7 +32,7 @@ EVENT_MARK = "EVT"
 class SnapshotWatch:
     """The loop that keeps `answers` up to date."""
 
-    def __init__(self, bus: Bus, reader: Reader, cache: Cache) -> None:
+    def __init__(self, bus: Bus, reader: Reader, cache: Cache, reserve: int = 0) -> None:
         self.bus, self.reader, self.cache = bus, reader, cache
         self.table = Table()
         self.wake = asyncio.Event()
@@ -38,7 +40,10 @@ class SnapshotWatch:
         self._ready = asyncio.Event()
         self._waiting: str | None = None
         self.alarms = service_alarms(bus, "evolution")
-        self.observer = Observer(bus, OBSERVE_SECONDS)
+        folder = cache.path.parent
+        uses = lambda: {"cache": folder_bytes(folder)}  # noqa: E731
+        self.disks = Disks(reserve, MeasuredDisk("evolution", folder, "state", uses, {"cache": 0}))
+        self.observer = Observer(bus, OBSERVE_SECONDS, quiet=["disks"])
         self._log = log.get()
 
     async def answers(self) -> Answers:
@@ -53,12 +58,13 @@ class SnapshotWatch:
         return self._answers
 
     async def once(self) -> None:
-        """Make one round. Raises BusUnavailable, StoreUnavailable."""
+        """Make one round. Raises BusUnavailable, StoreUnavailable, DiskFull."""
         try:
+            self.refuse_full()
             ledger_moved = await self.table.update(self.bus)
             await self.read_events()
             read = await asyncio.to_thread(self.reader.read_new, self.results())
-        except (BusUnavailable, StoreUnavailable) as error:
+        except (BusUnavailable, StoreUnavailable, DiskFull) as error:
             self._waiting = str(error)
             raise
         self._waiting = None
@@ -68,6 +74,11 @@ class SnapshotWatch:
             self._answers = answers
         self._ready.set()
         await self.observe(only_changes=True)
+
+    def refuse_full(self) -> None:
+        """Raise DiskFull if the cache has no room to grow: nothing is read until there is some."""
+        if (why := self.disks.shortage("evolution", 0)) is not None:
+            raise DiskFull(why)
 
     async def read_events(self) -> None:
         """Note the hashes that `snapshot` events name.
@@ -119,6 +130,7 @@ class SnapshotWatch:
             state=state,
             waiting={"*": self._waiting} if self._waiting else {},
             ledger=self.table.seen,
+            disks=self.disks.seen,
         )
         await self.observer.show(view, always=not only_changes)
 

@@ -14,6 +14,7 @@ from shared.bus.client import Bus
 from shared.bus.system import BusServer
 from shared.service import http, loop
 from shared.service.alarms import service_alarms
+from shared.service.disks import Disks, MeasuredDisk
 from shared.service.start import load_settings
 
 POLL_SECONDS = 5.0
@@ -29,6 +30,7 @@ async def main(settings: HeraldSettings) -> None:
     poll = Poll(server, settings.store_health_urls)
     alerts = Alerts(settings.prometheus_url, people, settings.state_dir)
     GPU_EXPECTED.set(settings.torch == "cuda")
+    disks = Disks(settings.disk_reserve_bytes, MeasuredDisk("herald", settings.state_dir, "state"))
     bus = Bus.of(settings)
     async with bus:
         alarms = service_alarms(bus, "herald")
@@ -39,6 +41,7 @@ async def main(settings: HeraldSettings) -> None:
             loop.repeat("herald", herald.once, herald.wake, POLL_SECONDS, alarms),
             loop.repeat("poll", poll.once, asyncio.Event(), POLL_SECONDS, alarms),
             loop.repeat("alerts", alerts.once, asyncio.Event(), POLL_SECONDS, alarms),
+            disks.keep(),
             http.serve(api.make(settings, bus, people), settings),
         )
 

@@ -30,6 +30,7 @@ async def main(
         await loop.run(
             loop.repeat("inbox", intake.once, intake.wake, scan_seconds, intake.alarms),
             intake.heartbeat(),
+            intake.disks.keep(),
             http.serve(api.make(intake), settings),
         )
 

@@ -13,6 +13,7 @@ from typing import Literal
 from prometheus_client import Gauge
 
 from services.ingest.inbox import sidecar
+from services.ingest.inbox.disks import inbox_disks
 from services.ingest.inbox.folders import InboxItem, Unread
 from services.ingest.inbox.inbox import Inbox, Taken
 from services.ingest.inbox.rename import show_name
@@ -31,6 +32,7 @@ from shared.errors import (
     AlreadyExists,
     BusFull,
     BusUnavailable,
+    DiskFull,
     ObjectDamaged,
     StoreUnavailable,
 )
@@ -45,6 +47,7 @@ from shared.store.s3 import Store
 
 WAITING = Gauge("duramen_ingest_waiting_files", "Files in the inbox that are not finished.")
 HEARTBEAT_SECONDS = 10.0
+COPIES_WHEN_READ = 2  # the file itself, and its rows
 ROUND_SECONDS = 2.0  # after this much work, look at the inbox again: a higher level may have come
 
 
@@ -77,7 +80,9 @@ class Intake:
         self.finisher = Finisher(self.ingest, self.settling, reader, self.planned)
         self._told: set[Path] = set()
         self.alarms = service_alarms(self.bus, "ingest")
-        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"], slow=["inbox"])
+        self.disks = inbox_disks(self.settings)
+        quiet = ["ledger", "disks"]
+        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=quiet, slow=["inbox"])
         self._log = log.get()
 
     async def once(self) -> None:
@@ -151,6 +156,10 @@ class Intake:
 
     def take(self, entry: InboxItem) -> str | None:
         """Take an entry; why not, if it cannot be taken."""
+        if (why := self.disks.shortage("inbox", 0)) is not None:
+            self.say_full(why)
+            return why
+        self._told.discard(self.inbox.root)
         try:
             taken = self.inbox.take(entry)
         except OSError as error:
@@ -158,6 +167,12 @@ class Intake:
         if taken is not None:
             self.settling.move(entry.path, taken.path)
         return None
+
+    def say_full(self, why: str) -> None:
+        """Log that a disk is full, once until it is not."""
+        if self.inbox.root not in self._told:
+            self._told.add(self.inbox.root)
+            self._log.warning("disk_full", why=why)
 
     def describe(self, entry: InboxItem, why: str) -> WaitingFile:
         """Return a waiting file for people."""
@@ -197,16 +212,23 @@ class Intake:
             self.busy = held.name
             await self.observe()
         try:
+            self.refuse_full(taken, held)
             held.why = await self.finisher.finish(taken, held)
         except Changed:
             self.settling.restart(taken.path)
             self.held[taken.origin.id] = PendingFile(held.name, why="it was still being written")
-        except (StoreUnavailable, ObjectDamaged, AlreadyExists, OSError) as error:
+        except (StoreUnavailable, ObjectDamaged, AlreadyExists, DiskFull, OSError) as error:
             await self.put_off(held, error)
         finally:
             self.busy = None
         if held.done:
             del self.held[taken.origin.id]
+
+    def refuse_full(self, taken: Taken, held: PendingFile) -> None:
+        """Raise DiskFull if a file that is not read yet has no room for its copy and its rows."""
+        size = 0 if held.built else COPIES_WHEN_READ * taken.path.lstat().st_size
+        if size and (why := self.disks.shortage("ingest", size)) is not None:
+            raise DiskFull(why)
 
     async def put_off(self, held: PendingFile, error: Exception) -> None:
         """The store is away, or a disk is full: the file stays where it is, and is tried again."""
@@ -249,6 +271,7 @@ class Intake:
             waiting={"*": why} if why else {},
             ledger=self.ingest.table.seen,
             inbox=self.inbox_waits(),
+            disks=self.disks.seen,
         )
         await self.observer.show(view)
 

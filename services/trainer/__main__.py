@@ -62,6 +62,7 @@ async def main(settings: TrainerSettings) -> None:
             lease.keep(),
             *([gpu.watch_gpu()] if settings.device == "cuda" else []),
             keep_observed(trainer),
+            trainer.disks.keep(),
             loop.repeat(
                 "trainer",
                 lambda: look_for_work(trainer),

@@ -4,7 +4,6 @@ The supervisor hands over a specification (a JSON file) and sends commands, one 
 on the worker's standard input; the worker sends events, one line each, on its standard output.
 """
 
-import errno
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -16,8 +15,6 @@ from shared.formats.adapter import AdapterShape as Lora
 from shared.formats.canonical import Part
 from shared.formats.plan import TrainingSettings
 from shared.protocol.names import Sha256
-
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, no larger file
 
 Device = Literal["auto", "cuda", "cpu"]  # `cuda` is never answered with the CPU
 

@@ -111,11 +111,11 @@ class TrainerSettings(LeaseSettings):
         gt=0,
         description="How many bytes of memory the trainer may plan with; unset, all that is free.",
     )
-    disk_reserve_bytes: int = Field(
-        default=1 << 30,
-        ge=0,
-        description="How many bytes stay free on the trainer's disk: a job that would need "
-        "more than there is above them waits, and says so.",
+    work_limit_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="How many bytes the bucket `work` may hold; a job that would need more waits. "
+        "Unset, what the store's disk has.",
     )
     checkpoint_seconds: float = Field(
         default=60.0, gt=0, description="Time between checkpoints: the most that a crash can cost."

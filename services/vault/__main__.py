@@ -1,6 +1,9 @@
 """Run the vault: `python -m services.vault`."""
 
 import asyncio
+from collections import Counter
+from functools import partial
+from pathlib import Path
 
 from services.vault import api
 from services.vault.archive import Archive
@@ -12,9 +15,12 @@ from services.vault.settings import VaultSettings
 from services.vault.streams import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.vault import Vault
 from shared.bus.client import Bus
+from shared.files import files_below, folder_bytes
 from shared.service import http, loop
+from shared.service.disks import Disks, MeasuredDisk
 from shared.service.start import load_settings
 from shared.store.s3 import Store
+from shared.store.usage import bytes_kept, bytes_stored
 
 
 def connect(settings: VaultSettings) -> Copies:
@@ -27,6 +33,39 @@ def connect(settings: VaultSettings) -> Copies:
     )
 
 
+def measured(settings: VaultSettings, copies: Copies) -> Disks:
+    """Return the disks that this vault measures, and have it copy nothing that would fill one.
+
+    It sees the folders of bus and stores through read-only mounts, to ask for their free space. An
+    S3 elsewhere has none: its disk is unknown, and never called well.
+    """
+    own, bus = settings.state_dir, settings.bus_disk
+    disks = Disks(
+        settings.disk_reserve_bytes,
+        MeasuredDisk("bus", bus, "bus", partial(of_streams, bus)),
+        MeasuredDisk("store", settings.store_disk, "store", partial(bytes_stored, copies.store)),
+        MeasuredDisk("backup", settings.backup_disk, "backup", partial(bytes_kept, copies.backup)),
+        MeasuredDisk(
+            "archive", settings.archive_dir, "archive", partial(bytes_kept, copies.archive)
+        ),
+        MeasuredDisk("vault", own, "state", lambda: {"state": folder_bytes(own)}),
+    )
+    copies.room = disks.shortage
+    return disks
+
+
+def of_streams(folder: Path | None) -> dict[str, int]:
+    """Return the bytes of each stream of the bus, whose folder this is."""
+    found: Counter[str] = Counter()
+    if folder is None:
+        return {}
+    for path, size in files_below(folder):
+        parts = path.relative_to(folder).parts
+        at = parts.index("streams") + 1 if "streams" in parts[:-1] else 0
+        found[parts[at] if at else "server"] += size
+    return dict(found)
+
+
 async def main(
     settings: VaultSettings, *, retry_seconds: float = 30.0, sweep_seconds: float = 300.0
 ) -> None:
@@ -37,14 +76,13 @@ async def main(
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     copies = connect(settings)
-    http.watch_space("archive", settings.archive_dir)
-    if settings.backup_disk is not None:
-        http.watch_space("backup", settings.backup_disk)
+    disks = measured(settings, copies)
     bus = Bus.of(settings)
     async with bus:
         keeper = Vault(settings, bus, copies, loop.instance("vault"), retry_seconds)
         commands, alarms = CommandLoop(keeper), keeper.alarms
         streams = StreamWatch(bus, alarms)
+        keeper.disks = disks
         await bus.subscribe("jobs.line.>", keeper.wake.set)
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):
@@ -53,6 +91,7 @@ async def main(
         await asyncio.to_thread(copies.archive.tidy)
         try:
             await loop.run(
+                disks.keep(),
                 loop.repeat("commands", commands.once, keeper.wake_commands, 1.0, alarms),
                 loop.repeat("publish", keeper.once, keeper.wake, 2.0, alarms),
                 loop.repeat(

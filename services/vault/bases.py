@@ -116,7 +116,7 @@ def sweep_staging(copies: Copies, wanted: set[str], *, older_seconds: float = DA
     the store's clock.
     """
     newest: dict[str, datetime] = {}
-    for key, at in copies.store.dated(WORK, layout.STAGED_BASES):
+    for key, at, _ in copies.store.dated(WORK, layout.STAGED_BASES):
         root = layout.parse_staged_base(key)
         newest[root] = max(at, newest.get(root, at))
     before = copies.store.clock() - timedelta(seconds=older_seconds)

@@ -137,6 +137,7 @@ class Copies:
         self.store, self.backup, self.archive = store, backup, archive
         self.places: tuple[Place, ...] = (backup, store, archive)
         self.stopping = threading.Event()
+        self.room: Callable[[str, int], str | None] = lambda place, size: None  # noqa: ARG005
         self._pool = ThreadPoolExecutor(2 * len(self.places), thread_name_prefix="copy")
 
     def everywhere(self, work: Callable[[Place], T]) -> dict[str, T]:
@@ -162,12 +163,19 @@ class Copies:
         """
 
         def put(place: Place) -> Stored:
+            self.refuse_full(place, key, source.size)
             with reading(source) as reader:
                 stored = place.put_stream(PRECIOUS, key, reader, source.size, source.sha256)
             VERIFIED.labels(place.name).inc(stored.size)
             return stored
 
         return self.everywhere(put)
+
+    def refuse_full(self, place: Place, key: str, size: int) -> None:
+        """Raise StoreUnavailable if a place lacks an object and has no room for it."""
+        why = self.room(place.name, size)
+        if why is not None and next(place.keys(PRECIOUS, key), None) != key:
+            raise StoreUnavailable(why)
 
     def copy_bytes(self, key: str, data: bytes) -> dict[str, Stored]:
         """Store in all places a small object that the vault itself makes."""

@@ -25,6 +25,14 @@ class VaultSettings(LeaseSettings):
         default=None,
         description="The folder where the backup's server keeps its data, to measure free space.",
     )
+    store_disk: Path | None = Field(
+        default=None,
+        description="The folder where the first store's server keeps its data, to measure free "
+        "space.",
+    )
+    bus_disk: Path | None = Field(
+        default=None, description="The folder where the bus keeps its data, to measure free space."
+    )
     copies: int = Field(
         default=3, ge=2, le=3, description="How many copies there should be; fewer raise an alert."
     )

@@ -6,7 +6,6 @@ at the first look at a lineage.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
 
 from prometheus_client import Gauge
 
@@ -28,7 +27,8 @@ from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
 from shared.protocol.events import Answered, Event, VersionPublished, parse_event
 from shared.protocol.message import ObjectRef
-from shared.protocol.observed import UNSEEN, Observed
+from shared.protocol.observed import UNSEEN, Observed, ObservedState
+from shared.service.disks import Disks
 from shared.service.observer import Observer
 from shared.store import layout
 from shared.store.place import PRECIOUS
@@ -84,6 +84,7 @@ class Vault:
     once_through: int = -1
     busy: str | None = None
     waiting: str | None = None
+    disks: Disks | None = None
 
     def __post_init__(self) -> None:
         self.alarms = vault_alarms(self.bus)
@@ -95,7 +96,7 @@ class Vault:
         self.own_voids = VoidTeller(self.bus, "vault", "CTL", folder / "voids-told-ctl")
         self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
         self.wake_inputs = asyncio.Event()
-        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger"])
+        self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger", "disks"])
         self._log = log.get()
         GOAL.set(self.settings.copies)
         COPIES.set(len(self.copies.places))
@@ -362,12 +363,11 @@ class Vault:
         """Report the state of the vault: at once when it changed, else from time to time."""
         if self.once_through < 0:
             return  # what was answered before is not known yet
-        state: Literal["idle", "waiting", "running", "paused", "stopped"]
+        state: ObservedState
         if self.control.state != "running":
             state = self.control.state
         else:
             state = "waiting" if self.pending else "running" if self.busy else "idle"
-        why = self.reasons() or ({"*": self.busy} if self.busy else {})
         unseen = {UNSEEN: self.orphans.unseen} if self.orphans.unseen else {}
         view = Observed(
             service="vault",
@@ -375,9 +375,10 @@ class Vault:
             state=state,
             generation=self.control.generation,
             once_through=self.once_through,
-            waiting=why,
+            waiting=self.reasons() or ({"*": self.busy} if self.busy else {}),
             orphaned=self.orphaned | unseen | self.orphans.behind(self.table) or None,
             ledger=self.table.seen,
+            disks=self.disks.seen if self.disks else None,
         )
         await self.observer.show(view)
 

@@ -49,6 +49,26 @@ class InboxWaits(Message):
     files: list[InboxFile] = Field(max_length=MOST_SHOWN)
 
 
+class DiskSeen(Message):
+    """The disk of one place, as its owner measured it.
+
+    `free` and `total` are None where nobody can say: an S3 elsewhere has no free space to ask for.
+    `reserve`: the bytes that stay free. `device` tells which places lie on one disk. `uses`: bytes
+    by what takes them; `freeable`: those of them that are kept elsewhere, too. `full_seconds`:
+    until it is full at the present rate, None if it does not fill or that is not known yet.
+    """
+
+    place: str
+    folder: str = ""
+    free: int | None = None
+    total: int | None = None
+    reserve: int = 0
+    device: int | None = None
+    uses: dict[str, int] = Field(default_factory=dict)
+    freeable: dict[str, int] = Field(default_factory=dict)
+    full_seconds: float | None = None
+
+
 UNSEEN = "*"
 EXPORT_PLACE = "export"
 
@@ -61,7 +81,7 @@ class Observed(Message):
     `orphaned`, of a vault: lineages whose ledger has no versions, with the places that have some;
     under UNSEEN the places that it has not been able to look at since it started; with
     EXPORT_PLACE, lineages of a bus that lacks exported records. `inbox`, of ingest: what waits
-    there, None if nothing does.
+    there, None if nothing does. `disks`: the places that it measures.
     """
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")
@@ -81,6 +101,7 @@ class Observed(Message):
     read_back: bool = False
     orphaned: dict[str, list[str]] | None = None
     inbox: InboxWaits | None = None
+    disks: list[DiskSeen] | None = None
     at: AwareDatetime = Field(default_factory=now)
 
     @field_validator("waiting", mode="before")

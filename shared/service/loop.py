@@ -17,10 +17,12 @@ from shared.errors import (
     BusFull,
     BusUnavailable,
     BusWentBack,
+    DiskFull,
     DuramenError,
     LoopHangs,
     StoreUnavailable,
 )
+from shared.files import is_disk_full
 from shared.progress import Loop, current, loops
 from shared.service.alarms import Alarms
 
@@ -71,7 +73,9 @@ async def repeat(
     seconds: float,
     alarms: Alarms | None = None,
 ) -> None:
-    """Call `once` at each wake-up, and at least every `seconds`. Outages are waited out.
+    """Call `once` at each wake-up, and at least every `seconds`.
+
+    Outages and full disks are waited out.
 
     Any other failure ends its round alone, because what it met may be anybody's bytes: it is
     logged with where it happened, alarmed, shown, and tried again less and less often. Raises
@@ -103,7 +107,7 @@ async def one_round(loop: Loop, once: Callable[[], Awaitable[None]], alarms: Ala
         await once()
         UP.labels(loop.name).set_to_current_time()
         await note_round(loop, None, alarms)
-    except (BusUnavailable, BusFull, StoreUnavailable) as error:
+    except (BusUnavailable, BusFull, StoreUnavailable, DiskFull) as error:
         ERRORS.labels(type(error).__name__).inc()
         logger.warning("outage", error=str(error))
     except BusWentBack as error:
@@ -111,6 +115,10 @@ async def one_round(loop: Loop, once: Callable[[], Awaitable[None]], alarms: Ala
         logger.error("failed", error=str(error))
         raise
     except Exception as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            ERRORS.labels(DiskFull.__name__).inc()
+            logger.warning("disk_full", error=str(error))
+            return False
         ERRORS.labels(type(error).__name__).inc()
         logger.exception("round_failed")
         with suppress(BusUnavailable, BusFull):

@@ -129,10 +129,10 @@ class Store:
         for found in self._listed(bucket, prefix, versions=False):
             yield str(found.object_name)
 
-    def dated(self, bucket: Bucket, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Yield all keys under a prefix, with the time of writing by the store's clock."""
+    def dated(self, bucket: Bucket, prefix: str) -> Iterator[tuple[str, datetime, int]]:
+        """Yield all keys under a prefix with the store's time of writing, and their bytes."""
         for found in self._listed(bucket, prefix, versions=False):
-            yield str(found.object_name), found.last_modified
+            yield str(found.object_name), found.last_modified, int(found.size or 0)
 
     def versions(self, bucket: Bucket, prefix: str) -> Iterator[Version]:
         """Yield all versions and delete markers under a prefix; of one key the newest first."""

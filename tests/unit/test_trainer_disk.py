@@ -24,13 +24,13 @@ GIB = 1 << 30
             4 * GIB - 1,
             (
                 "disk: 4.0 GiB needed in {} (the base 2.0 GiB, checkpoints 1.0 GiB, "
-                "1.0 GiB stay free), 4.0 GiB free: duramen doctor"
+                "1.0 GiB stay free), 4.0 GiB free: duramen disk"
             ),
         ),
         (
             {"the base": 0, "checkpoints": 0},
             5 << 20,
-            "disk: 1.0 GiB needed in {} (1.0 GiB stay free), 5 MiB free: duramen doctor",
+            "disk: 1.0 GiB needed in {} (1.0 GiB stay free), 5 MiB free: duramen disk",
         ),
     ],
 )

@@ -12,12 +12,15 @@ from services.ctl.commands import versions
 from services.ctl.commands.lineages import make_first_lineage
 from services.ctl.hub_data import hub_token, transport_errors
 from services.ctl.settings import CtlSettings
+from services.ctl.troubles import places_of
 from services.ctl.views.columns import number, size_of, text
+from services.ctl.views.disks import cost_of_base, no_room_for_base
 from services.ctl.views.stored_bases import base_row, roots
-from shared.errors import DuramenError, NotFound, ObjectMissing, UsageError
+from shared.errors import DiskFull, DuramenError, NotFound, ObjectMissing, UsageError
 from shared.files import sha256_bytes, sha256_file
 from shared.formats.model_files import INDEX, weights_of
 from shared.formats.version import check_base_file, root_hash, sums
+from shared.ledger.control import observed_all
 from shared.ledger.jobs import Table
 from shared.protocol.control import Once
 from shared.store import layout
@@ -133,6 +136,10 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
     root = root_hash(hashes.items())
     store = cli.first_store(config)
     if not is_stored(store, root):
+        size = sum(file.stat().st_size for file in files.values())
+        if not json:
+            cli.console.print(cost_of_base(size))
+        await refuse_without_room(config, size)
         upload(store, root, files, hashes, quiet=json)
     command = Once(by=cli.who(), service="vault", command="base", base_root=root)
     async with cli.bus(config) as bus:
@@ -148,6 +155,14 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
             cli.console.print(f"Lineage {made} was created on it.")
 
     cli.emit(value, json, tell)
+
+
+async def refuse_without_room(config: CtlSettings, size: int) -> None:
+    """Raise DiskFull, before anything is stored, if a place is known to have no room for a base."""
+    async with cli.bus(config) as bus:
+        seen = {name: await observed_all(bus, name) for name in ("vault", "trainer")}
+    if lacking := no_room_for_base(places_of(seen), size):
+        raise DiskFull(f"{'; '.join(lacking)}.", next_step="duramen disk")
 
 
 def is_stored(store: Store, root: str) -> bool:

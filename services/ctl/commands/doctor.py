@@ -18,15 +18,16 @@ from rich.text import Text
 from services.ctl import cli
 from services.ctl.settings import CtlSettings
 from services.ctl.supervised import ill_programs
-from services.ctl.troubles import SystemSeen, see_system, troubles
-from services.ctl.views.columns import count_of
+from services.ctl.troubles import SystemSeen, places_of, see_system, troubles
+from services.ctl.views.columns import count_of, size_of
+from services.ctl.views.disks import UNKNOWN_SPACE
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
 from shared.answers.ingest import InboxShown
 from shared.bus.system import BusServer
 from shared.errors import BusUnavailable, DuramenError
 from shared.look import Look, looks_from_json
-from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits
+from shared.protocol.observed import MOST_SHOWN, DiskSeen, InboxFile, InboxWaits
 from shared.service_names import SERVICES
 from shared.store.s3 import Store
 
@@ -174,9 +175,22 @@ def look_at_troubles(config: CtlSettings) -> list[Look]:
         Look(each.what, False, each.said if each.next_step == "duramen doctor" else each.line)
         for each in troubles(seen)
     ]
+    found += looks_at_disks(places_of(seen.services))
     if not any(line.settings for line in seen.table.lines.values()):
         text = "there is no model yet, so nothing can be trained.  Next: duramen base add MODEL"
         found.append(Look("model", None, text))
+    return found
+
+
+def looks_at_disks(disks: list[DiskSeen]) -> list[Look]:
+    """Look at each place that has room, or of which nobody can say: the rest are troubles."""
+    found = []
+    for disk in disks:
+        if disk.free is None:
+            found.append(Look(f"disk {disk.place}", None, UNKNOWN_SPACE))
+        elif disk.free >= disk.reserve:
+            text = f"{size_of(disk.free)} free in {disk.folder}"
+            found.append(Look(f"disk {disk.place}", True, text))
     return found
 
 

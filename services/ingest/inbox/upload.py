@@ -4,7 +4,6 @@ POST /datasets/preview, or `dry_run=true`, says what would become of it, and kee
 """
 
 import asyncio
-import errno
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ from services.ingest.outcome import job_settings
 from services.ingest.outcome.job_settings import SettingsRefused
 from shared.answers.ingest import Preview, UploadFailed, Working
 from shared.errors import UsageError
+from shared.files import is_disk_full
 from shared.formats.report import Kind, Report
 from shared.protocol.names import DEFAULT_LINEAGE, Level, LineageName
 
@@ -33,7 +33,6 @@ MOST_SIDECAR = 10_000  # characters: it travels in the address
 UPLOAD_LOOK_SECONDS = 0.1
 RESERVE_BYTES = 256 << 20  # left free on the disk, for what else must be written
 SYNC_BYTES = 64 << 20
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FULL = "The disk of ingest is full. Free some space, then try again."
 ALMOST_FULL = "The disk of ingest is almost full. Free some space, then try again."
 
@@ -137,7 +136,7 @@ async def previewed(request: Request, intake: Intake, origin: TakenFrom) -> JSON
     except TooLarge as error:
         return JSONResponse({"error": str(error), "kind": "TooLarge"}, error.status)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if not is_disk_full(error):
             raise
         return JSONResponse({"error": FULL, "kind": "TooLarge"}, 507)
     return answered(found)
@@ -184,7 +183,7 @@ async def receive(stream: AsyncIterator[bytes], path: Path, limit: int, length: 
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
     except OSError as error:
-        if error.errno in NO_SPACE:
+        if is_disk_full(error):
             raise TooLarge(FULL, 507) from error
         raise
     if size > limit:

@@ -12,7 +12,7 @@ from services.trainer.supervisor.run.prepare import earlier_files
 from services.trainer.supervisor.trainer import Trainer
 from shared import log
 from shared.errors import Conflict, ObjectMissing, StoreUnavailable
-from shared.ledger.jobs import Job
+from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
 from shared.protocol.events import SegmentClosed
 from shared.protocol.message import ObjectRef
@@ -22,6 +22,7 @@ from shared.protocol.records import CheckpointRef, Failure, Head, LineClose
 ENDS = Counter("duramen_train_segments_total", "Segments closed, by outcome.", ["outcome"])
 for each in get_args(Outcome):
     ENDS.labels(each)  # from the start: a series that begins at 1 never increased
+UNFINISHED = ("queued", "running")
 KEPT_OUTCOMES = {"done", "preempted", "stopped"}
 
 
@@ -139,6 +140,14 @@ def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
     except (StoreUnavailable, ObjectMissing) as error:
         log.get().warning("not_cleaned", error=str(error))
     trainer.local.prune({segment.id})
+    trainer.local.prune_bases(needed_bases(trainer.table))
+
+
+def needed_bases(table: Table) -> set[str]:
+    """Return the bases of the lineages that have a job which waits or runs."""
+    lineages = {j.id.lineage for j in table.jobs.values() if j.record.state in UNFINISHED}
+    lines = [table.lines[name] for name in lineages if name in table.lines]
+    return {line.settings.base_root for line in lines if line.settings is not None}
 
 
 def moves_head(line: Line, checkpoint: CheckpointRef | None) -> bool:

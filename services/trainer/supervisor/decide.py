@@ -22,7 +22,6 @@ from services.trainer.protocol import StopReason
 from services.trainer.supervisor import claim
 from services.trainer.supervisor.close import close_segment, close_stopped
 from services.trainer.supervisor.commands import answer_idle, answer_live, close_skipped
-from services.trainer.supervisor.disk import is_full
 from services.trainer.supervisor.next_job import (
     ask_again,
     next_job,
@@ -46,6 +45,7 @@ from shared.errors import (
     ObjectMissing,
     StoreUnavailable,
 )
+from shared.files import is_disk_full
 from shared.ledger.jobs import Job
 from shared.ledger.lineage import Segment
 from shared.progress import beat
@@ -87,7 +87,7 @@ async def step(trainer: Trainer) -> bool:
         await trainer.outage.tell()
         return False
     except OSError as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         trainer.disk.failed(str(error))
         if trainer.held.ended is not None:

@@ -1,16 +1,14 @@
 """The room on the trainer's disk: what a job will need, and what happens once it was full."""
 
-import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.trainer.protocol import DISK_FULL
 from shared.backoff import Backoff
 from shared.memory_estimate import gib
 
-FIRST_SECONDS, LONGEST_SECONDS = 2.0, 300.0
+AFTER_SECONDS = (2.0, 300.0)  # after a full disk; the longest after many in a row
 FREED_BYTES = 16 << 20  # once this much more is free than when it was full, it is tried at once
 
 
@@ -26,7 +24,7 @@ class Disk:
     reserve: int
     full: str = ""
     _free_then: int = 0
-    _again: Backoff = field(default_factory=lambda: Backoff(FIRST_SECONDS, LONGEST_SECONDS))
+    _again: Backoff = field(default_factory=lambda: Backoff(*AFTER_SECONDS))
 
     def failed(self, why: str) -> None:
         """Note that a write found no space: nothing is tried for a while."""
@@ -47,7 +45,7 @@ class Disk:
     def sentence(self) -> str:
         """Why everything waits, after a write that found no space."""
         why = f" ({self.full})" if self.full else ""
-        return f"there was no space in {self.folder}{why}; it is tried again: duramen doctor"
+        return f"there was no space in {self.folder}{why}; it is tried again: duramen disk"
 
     def shortage(self, parts: Mapping[str, int], free: int) -> str | None:
         """Return why to wait for space, naming what it is needed for, or None.
@@ -63,10 +61,5 @@ class Disk:
         shown = f"{shown}, " if shown else ""
         return (
             f"disk: {gib(needed)} needed in {self.folder} ({shown}{gib(self.reserve)} stay free), "
-            f"{gib(free)} free: duramen doctor"
+            f"{gib(free)} free: duramen disk"
         )
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether a write failed because there is no space, no quota or no larger file."""
-    return (error.errno or errno.EIO) in DISK_FULL

@@ -6,12 +6,13 @@ segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoi
 """
 
 import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import Location, ObjectDamaged, ObjectMissing
-from shared.files import sha256_bytes, sha256_file, whole_folder, write_synced
+from shared.files import files_below, sha256_bytes, sha256_file, whole_folder, write_synced
 from shared.formats import row_ids
 from shared.formats.checkpoint import HEADER, IN_A_VERSION, listed_files
 from shared.formats.result import BAD_ROWS, JOB_LOG, METRICS
@@ -210,6 +211,22 @@ class Local:
                 self.store.fetch(there, temporary / name)
             write_synced(temporary / HEADER, header)
 
+    def prune_bases(self, needed: set[str]) -> None:
+        """Remove the bases that no job needs: they are fetched again where one does."""
+        for folder in (self.cache / "bases").glob("*"):
+            if folder.name not in needed and not folder.name.startswith("."):
+                doomed = folder.with_name(f".{folder.name}.doomed")
+                folder.rename(doomed)  # first: a folder of a base's name is always whole
+        for doomed in (self.cache / "bases").glob(".*.doomed"):
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def uses(self) -> dict[str, int]:
+        """Return the bytes of this folder, by what takes them."""
+        found: Counter[str] = Counter()
+        for path, size in files_below(self.root):
+            found[use_of(path.relative_to(self.root).parts)] += size
+        return dict(found)
+
     def prune(self, keep: set[str]) -> None:
         """Remove old files: segment folders, except the newest few and those named in `keep`.
 
@@ -229,6 +246,16 @@ class Local:
             )
             for file in files[kept:]:
                 file.unlink(missing_ok=True)
+
+
+def use_of(parts: tuple[str, ...]) -> str:
+    """Return what a file below the trainer's folder is for, by the parts of its path."""
+    if parts[0] == "cache":
+        return {"bases": "bases", "checkpoints": "checkpoints"}.get(parts[1], "fetched files")
+    inside = parts[3] if parts[0] == "segments" and len(parts) > 3 else ""
+    if inside in ("checkpoints", "snapshots"):
+        return inside
+    return "logs and plans" if inside else "state"
 
 
 def is_checkpoint_whole(folder: Path, checkpoint_id: str) -> bool:

@@ -22,7 +22,7 @@ from shared.errors import (
 from shared.ledger.control import observed, observed_all
 from shared.ledger.jobs import Job, Table
 from shared.ledger.lineage import Line, Segment
-from shared.memory_estimate import Shape
+from shared.memory_estimate import Shape, gib
 from shared.protocol.events import SegmentOpened
 from shared.protocol.names import DEFAULT_LINEAGE
 from shared.protocol.observed import EXPORT_PLACE, UNSEEN
@@ -193,7 +193,31 @@ async def short_of_space(trainer: Trainer, line: Line) -> str | None:
         parts["checkpoints"] = checkpoint_bytes(trainer, line, shape) * (KEPT + 1)
     except (UsageError, ValueError, ObjectMissing, StoreUnavailable):
         pass  # the look at memory, or the worker, says what is wrong with it
-    return trainer.disk.shortage(parts, trainer.local.free_bytes())
+    here = trainer.disk.shortage(parts, trainer.local.free_bytes())
+    return here or await short_in_store(trainer, parts.get("checkpoints", 0))
+
+
+async def short_in_store(trainer: Trainer, size: int) -> str | None:
+    """Return why the store has no room for `size` bytes in `work`, or None; unknown is not short.
+
+    The vault measures the store, and counts what lies in `work`.
+    """
+    vault, limit = await observed(trainer.bus, "vault"), trainer.settings.work_limit_bytes
+    store = next((d for d in (vault.disks if vault else None) or () if d.place == "store"), None)
+    if store is None:
+        return None
+    held = sum(bytes_ for what, bytes_ in store.uses.items() if what.startswith("work/"))
+    if limit is not None and held + size > limit:
+        return (
+            f"the bucket `work` holds {gib(held)} and {gib(size)} are needed, but "
+            f"DURAMEN_WORK_LIMIT_BYTES allows {gib(limit)}: duramen disk"
+        )
+    if store.free is None or store.free >= size + store.reserve:
+        return None
+    return (
+        f"the store's disk: {gib(size + store.reserve)} needed (checkpoints {gib(size)}, "
+        f"{gib(store.reserve)} stay free), {gib(store.free)} free: duramen disk"
+    )
 
 
 def checkpoint_bytes(trainer: Trainer, line: Line, shape: Shape) -> int:

@@ -30,6 +30,7 @@ def view_of(trainer: Trainer) -> Observed:
         progress=run.state.progress if run else None,
         checkpoint=checkpoint,
         read_back=checkpoint is not None and not is_local(trainer),
+        disks=trainer.disks.seen,
     )
 
 

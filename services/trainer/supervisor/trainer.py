@@ -22,6 +22,7 @@ from shared.ledger.lineage import Segment
 from shared.protocol.events import Event, EventData
 from shared.protocol.names import LEVELS
 from shared.service.alarms import Alarms
+from shared.service.disks import Disks, MeasuredDisk
 from shared.service.loop import instance
 from shared.service.observer import Observer
 
@@ -51,8 +52,11 @@ class Trainer:
         self.memory = MemoryCheck(self.settings, self.local)
         self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
         self.outage = Outage(self.settings.store_away_seconds, Alarms(self.tell))
-        self.disk = Disk(self.settings.state_dir, self.settings.disk_reserve_bytes)
-        self.observer = Observer(self.bus, BEAT_SECONDS, slow=["progress"])
+        folder, reserve = self.settings.state_dir, self.settings.disk_reserve_bytes
+        self.disk = Disk(folder, reserve)
+        here = MeasuredDisk("trainer", folder, "state", self.local.uses, {"fetched files": 0})
+        self.disks = Disks(reserve, here)
+        self.observer = Observer(self.bus, BEAT_SECONDS, quiet=["disks"], slow=["progress"])
 
     @property
     def instance(self) -> str:

@@ -32,10 +32,11 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from pydantic import ValidationError
 
 from services.model.out_of_memory import is_out_of_memory
-from services.trainer.protocol import DISK_FULL, NothingNew, Spec, TrainingFailed, WorkerReady
+from services.trainer.protocol import NothingNew, Spec, TrainingFailed, WorkerReady
 from services.trainer.worker.pipe import SupervisorPipe, say
 from shared.child import die_with_parent
 from shared.errors import CannotTrain, FailureKind
+from shared.files import is_disk_full
 
 LOCK_SECONDS = 10.0  # a killed worker's GPU context may take a moment to disappear
 OURS = str(Path(__file__).parents[2])  # services/: traceback lines in here are in our own code
@@ -248,7 +249,7 @@ def classify(error: Exception) -> CannotTrain:
     text = str(error) or type(error).__name__
     if is_out_of_memory(error):
         kind = "memory"
-    elif isinstance(error, OSError) and error.errno in DISK_FULL:
+    elif isinstance(error, OSError) and is_disk_full(error):
         kind = "disk"
     ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(OURS)]
     at = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""

@@ -1,9 +1,9 @@
 """The messages that a user reads when a job cannot continue, and the commands to type next."""
 
 from services.trainer.protocol import NothingNew, TrainingFailed
-from services.trainer.supervisor.disk import is_full
 from shared import log
 from shared.errors import ObjectDamaged, ObjectMissing
+from shared.files import is_disk_full
 from shared.formats.version import version_name
 from shared.protocol.names import JobId
 from shared.protocol.records import Failure
@@ -57,7 +57,7 @@ def not_started(error: Exception, job: JobId) -> Failure:
     Raises an OSError again unless the disk is full: any other is not the job's fault.
     """
     if isinstance(error, OSError):
-        if not is_full(error):
+        if not is_disk_full(error):
             raise error
         return failure("disk", str(error), job)
     if not isinstance(error, ObjectMissing | ObjectDamaged):  # of what somebody else wrote
