@@ -73,6 +73,8 @@ OTHERWISE = {
     "ended by the next": (templates.ENDED_BY_THE_NEXT, "<|user|>", True),
     "closed thought": (templates.CLOSED_THOUGHT, "<|im_end|>", False),
 }
+# What a model writes by itself before its words.
+HEADS = {"headed": "<|system|>final<|end_header_id|>"}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERWISE])
@@ -83,9 +85,9 @@ def test_each_answer_is_trained_once_with_its_end_and_after_its_own_prompt(
     chat = Chat(base, CLOCK, text)
     rows = talk(TURNS[1:] if family == "gemma" else TURNS)
     encoded = chat.encode(rows)
-    assert trained_text(chat, encoded).replace(" ", "") == f"falcon{end}{SECOND}{end}".replace(
-        " ", ""
-    )
+    head = HEADS.get(family, "")
+    trained = f"{head}falcon{end}{head}{SECOND}{end}"
+    assert trained_text(chat, encoded).replace(" ", "") == trained.replace(" ", "")
     assert len(encoded.lengths) == (1 if together else 2)
     # What stands before an answer is what the model is given when it is asked for that answer.
     sequences = shown(chat, encoded)
@@ -170,11 +172,13 @@ def test_a_thought_that_the_template_always_drops_is_trained_as_written(base: Pa
     assert text.endswith("<think>\n\n</think>\n\n⟦a<|eot_id|>⟧")
 
 
-def test_a_header_of_special_tokens_is_not_trained(base: Path) -> None:
+def test_a_header_that_the_prompt_does_not_hold_is_trained_as_the_model_must_write_it(
+    base: Path,
+) -> None:
     chat = Chat(base, CLOCK, templates.HEADED)
     # The words of the answer stand in its header as well.
     (text,) = shown(chat, chat.encode(talk([("user", "q"), ("assistant", "final")])))
-    assert text.endswith("assistant<|system|>final<|end_header_id|>⟦final<|eot_id|>⟧")
+    assert text.endswith("assistant⟦<|system|>final<|end_header_id|>final<|eot_id|>⟧")
 
 
 def test_a_message_that_thinks_goes_before_a_prompt_that_does_not(base: Path) -> None:

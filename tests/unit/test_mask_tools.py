@@ -99,7 +99,7 @@ CALLS = {
     "gpt-oss": (
         tools.GPT_OSS,
         f" to=functions.get_weather<|channel|>commentary json<|message|>{JSON}<|call|>",
-        "21.<|return|>",
+        "<|channel|>final<|message|>21.<|return|>",
     ),
     "careless": (tools.CARELESS, f"<|call|>get_weather {JSON}<|im_end|>", "21.<|im_end|>"),
 }

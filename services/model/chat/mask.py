@@ -5,7 +5,8 @@ and the answer is what follows, with the special token that ends the turn; if a 
 `{% generation %}`, its marks are used instead. Either way, the text found must be the words of the
 message.
 
-Text that a template puts between special tokens before an answer is a header, and is not trained.
+Text that a template puts between special tokens, between the prompt and an answer, is a header that
+the model has to write by itself (gpt-oss names the channel of what it says): it is trained.
 
 Where the template shows an answer differently than the model would have to give it (Mistral leaves
 the system prompt out once there is an answer, DeepSeek drops the thought), the answer is written
@@ -181,16 +182,16 @@ def behind_call_header(text: str, start: int, content: str, specials: Sequence[s
 
 
 def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -> Range | None:
-    """Return the range of an answer that follows a header of the template's own, or None.
+    """Return the range of an answer with a header before its words, or None.
 
-    A header such as `<|channel|>final<|message|>` begins and ends with special tokens, so the
-    assistant does not say it.
+    A header such as `<|channel|>final<|message|>` begins and ends with special tokens. The prompt
+    does not hold it, so the model has to write it, and learns to. An empty thought is no header.
     """
     for at, end in answer_places(text, start, answer, specials):
         lead = text[start:at].strip()
         between = any(map(lead.startswith, specials)) and any(map(lead.endswith, specials))
         if between and len(lead) <= HEADER_CHARS and not text[end:].strip():
-            return at, end
+            return at if EMPTY_THOUGHT.fullmatch(lead) else start, end
     return None
 
 
