@@ -133,6 +133,11 @@ async def test_the_commands_list_show_verify_and_restore(
     vault.until_state(lineage, 2, "published")
     rows = await duramen("versions", "list", "-l", lineage, "--json")
     assert [row["name"] for row in rows] == ["v001", "v002"]
+    shown = await duramen("lineage", "show", lineage, "--json")
+    assert (shown["base_root"], shown["lora"]["rank"]) == (root, 8)
+    assert (shown["versions"], shown["latest"]) == ([1, 2], 2)
+    assert shown["checkpoint"]
+    assert shown["base_check"]["tried"] is False
     assert (await duramen("versions", "verify", "v002", "-l", lineage, "--json"))["ok"]
     newest = await duramen("versions", "verify", "-l", lineage, "--json")
     assert (newest["version"], newest["ok"]) == (2, True)

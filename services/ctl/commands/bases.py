@@ -9,10 +9,11 @@ import typer
 from services.ctl import cli
 from services.ctl.chat_templates import chat_template
 from services.ctl.commands import versions
-from services.ctl.commands.lineages import make_first_lineage
+from services.ctl.commands.lineages import Checked, make_first_lineage
 from services.ctl.hub_data import hub_token, transport_errors
 from services.ctl.settings import CtlSettings
 from services.ctl.troubles import places_of
+from services.ctl.views import base_trial
 from services.ctl.views.columns import number, size_of, text
 from services.ctl.views.disks import cost_of_base, no_room_for_base
 from services.ctl.views.stored_bases import base_row, roots
@@ -46,16 +47,20 @@ def add(
             "--chat-template", help="The name or file of a template, if the base has none."
         ),
     ] = None,
+    check: Checked = True,
     json: cli.Json = False,
 ) -> None:
-    """Store a base model in three verified copies. The first one becomes the base of `main`."""
+    """Store a base model in three verified copies. The first one becomes the base of `main`.
+
+    The trainer tries it out before `main` is made, as for `duramen lineage new`.
+    """
     text = chat_template(template) if template else None
     folder = (
         Path(source)
         if Path(source).is_dir()
         else from_hub(source, revision, hub_token(cli.settings()))
     )
-    cli.run_command(_add(folder, text, json))
+    cli.run_command(_add(folder, text, check=check, json=json))
 
 
 def from_hub(name: str, revision: str | None, token: str | None) -> Path:
@@ -121,17 +126,17 @@ def files_of(folder: Path) -> dict[str, Path]:
     return found
 
 
-async def _add(folder: Path, template: str | None, json: bool) -> None:
+async def _add(folder: Path, template: str | None, *, check: bool, json: bool) -> None:
     config = cli.settings()
     files = files_of(folder)
     with tempfile.TemporaryDirectory(prefix="duramen-base-") as beside:
         if template is not None:  # it becomes part of the base, and of its root
             files["chat_template.jinja"] = Path(beside) / "chat_template.jinja"
             files["chat_template.jinja"].write_text(template, encoding="utf-8")
-        await _keep(config, files, json)
+        await _keep(config, files, check=check, json=json)
 
 
-async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None:
+async def _keep(config: CtlSettings, files: dict[str, Path], *, check: bool, json: bool) -> None:
     hashes = {path: sha256_file(file) for path, file in files.items()}
     root = root_hash(hashes.items())
     store = cli.first_store(config)
@@ -145,14 +150,18 @@ async def _keep(config: CtlSettings, files: dict[str, Path], json: bool) -> None
     async with cli.bus(config) as bus:
         wait = max(config.wait_seconds, BASE_WAIT_SECONDS)
         answer = await versions.ask_vault(bus, command, wait)
-        made = await make_first_lineage(bus, root)
+        made = await make_first_lineage(config, bus, root, check=check)
     stored = answer.receipt.model_dump() if answer.receipt else {}
-    value = {"base_root": root, **stored, "lineage_created": made}
+    value = {"base_root": root, **stored, "lineage_created": made[0] if made else None}
+    if made:
+        value["base_check"] = base_trial.as_json(made[2])
 
     def tell() -> None:
         cli.console.print(answer.why[:1].upper() + answer.why[1:] + ".")
         if made:
-            cli.console.print(f"Lineage {made} was created on it.")
+            for line in base_trial.trial_lines(made[2], made[1]):
+                cli.console.print(line)
+            cli.console.print(f"Lineage {made[0]} was created on it.")
 
     cli.emit(value, json, tell)
 

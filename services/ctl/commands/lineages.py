@@ -1,5 +1,6 @@
 """duramen lineage: adapters that every job trains further, each on one base."""
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -10,10 +11,11 @@ from services.ctl.chat_templates import chat_template, for_a_record
 from services.ctl.settings import CtlSettings
 from services.ctl.views import base_trial
 from services.ctl.views.columns import Heads, number
+from services.ctl.views.shown_lineage import lines_of_lineage, shown_lineage
 from services.ctl.views.stored_bases import find_root
 from shared.answers.trainer import BaseTried
 from shared.bus.client import Bus
-from shared.errors import DuramenError, UsageError
+from shared.errors import DuramenError, NotFound, UsageError
 from shared.formats.base_layers import EMBEDDINGS, HEADS, BaseLayers
 from shared.formats.version import version_name
 from shared.ledger.jobs import Table
@@ -23,7 +25,7 @@ from shared.protocol.records import LineageSettings, LineCreate
 from shared.store.base_shape import layers_in_store
 from shared.wrong_value import why_wrong
 
-app = typer.Typer(no_args_is_help=True, help="Lineages: new, list.")
+app = typer.Typer(no_args_is_help=True, help="Lineages: new, list, show.")
 Name = Annotated[
     str, typer.Argument(help="Up to 32 of a-z, 0-9, - and _. It begins with a letter or digit.")
 ]
@@ -49,6 +51,12 @@ Template = Annotated[
 ]
 
 
+NOT_ASKED: BaseTried | str = "--no-check was given"
+Checked = Annotated[
+    bool, typer.Option("--check/--no-check", help="Have the trainer try the base out first.")
+]
+
+
 async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -> None:
     """Write the first record of a lineage. Raises UsageError if it exists, Conflict."""
     line = table.lines.get(name)
@@ -60,14 +68,29 @@ async def create(bus: Bus, table: Table, name: str, settings: LineageSettings) -
     await table.update(bus)
 
 
-async def make_first_lineage(bus: Bus, root: str) -> str | None:
-    """Create `main` on this base if there is none yet; return its name, else None."""
+Tried = BaseTried | str
+
+
+async def make_first_lineage(
+    config: CtlSettings, bus: Bus, root: str, *, check: bool
+) -> tuple[str, LineageSettings, Tried] | None:
+    """Create `main` on this base if there is none yet, and the base passes its trial.
+
+    Returns its name, its settings and what was found; None if there is one. Raises UsageError if
+    the base cannot be trained.
+    """
     table = await Table.of(bus)
     line = table.lines.get("main")
     if line is not None and line.settings is not None:
         return None
-    await create(bus, table, "main", LineageSettings(base_root=root))
-    return "main"
+    settings, found = LineageSettings(base_root=root), NOT_ASKED
+    try:
+        found = await asyncio.to_thread(base_trial.try_base, config, settings) if check else found
+    except UsageError as error:
+        message = f"The base is stored, but the lineage main was not made on it: {error}"
+        raise UsageError(message, next_step=error.next_step) from error
+    await create(bus, table, "main", settings)
+    return "main", settings, found
 
 
 def named(targets: str) -> str | list[str]:
@@ -112,9 +135,7 @@ def new(
     quantize: Quantized = "none",
     seed: Seed = 0,
     template: Template = None,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Have the trainer try the base out first.")
-    ] = True,
+    check: Checked = True,
     json: cli.Json = False,
 ) -> None:
     """Create a lineage. Its base, shape, number format and template cannot be changed later.
@@ -130,7 +151,7 @@ def new(
     settings = checked_settings(name, {"base_root": root, "lora": lora, **shape})
     if settings.lora.targets != "all-linear":
         check_targets(settings.lora.targets, layers_in_store(store, root))
-    found = base_trial.try_base(config, settings) if check else "--no-check was given"
+    found = base_trial.try_base(config, settings) if check else NOT_ASKED
     cli.run_command(_new(config, name, settings, found, json))
 
 
@@ -242,3 +263,23 @@ def spared_layers(
             continue
         found[root] = [{"names": list(kind.names), "why": kind.why} for kind in kinds]
     return found
+
+
+@app.command("show")
+def show(name: Name, json: cli.Json = False) -> None:
+    """Show a lineage: base, adapter, template, head, versions, and what the base's trial found."""
+    cli.run_command(_show(name, json))
+
+
+async def _show(name: str, json: bool) -> None:
+    config = cli.settings()
+    async with cli.bus(config) as bus:
+        table = await Table.of(bus)
+    line = table.lines.get(name)
+    if line is None or line.settings is None or line.head is None:
+        raise NotFound(f"There is no lineage {name!r}.", next_step="duramen lineage list")
+    found = await asyncio.to_thread(base_trial.earlier_trial, config, line.settings)
+    value = shown_lineage(config, line, lineage_row(line, spared_layers(config, [line.settings])))
+    value["base_check"] = base_trial.as_json(found)
+    told = lines_of_lineage(value, base_trial.trial_lines(found, line.settings))
+    cli.emit(value, json, lambda: cli.console.print("\n".join(told)))

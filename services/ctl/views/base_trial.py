@@ -10,6 +10,7 @@ from shared.errors import DuramenError, UsageError
 from shared.protocol.records import LineageSettings
 
 TRY_SECONDS = 180.0
+EARLIER_SECONDS = 5.0
 SHAPE_FIELDS = {"rank", "alpha", "dropout", "targets"}
 CHECKED_LATER = "the first job checks it instead, and fails if it cannot be trained"
 
@@ -19,26 +20,40 @@ def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
 
     Raises UsageError if the base cannot be trained with this adapter.
     """
-    shape = quote(settings.lora.model_dump_json(include=SHAPE_FIELDS))
-    path = f"/api/base/{settings.base_root}?shape={shape}"
-    if not config.trainer_url:
-        return "DURAMEN_TRAINER_URL is not set"
-    try:
-        found = cli.ask(
-            BaseTried, config.trainer_url, config.trainer_token, path, seconds=TRY_SECONDS
-        )
-    except DuramenError as error:
-        return error.said
-    if found.failed is not None:
+    found = ask_trainer(config, settings, "", TRY_SECONDS)
+    if isinstance(found, BaseTried) and found.failed is not None:
         why, _, command = found.failed.message.partition(" Type: ")
         raise UsageError(why, next_step=command or "duramen base list")
     return found
+
+
+def earlier_trial(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
+    """Return what the trainer found when it tried the base out before, or why that is not known."""
+    found = ask_trainer(config, settings, "&earlier=true", EARLIER_SECONDS)
+    if isinstance(found, BaseTried) and found.what is None and found.failed is None:
+        return "it was never tried out on this trainer's host with such an adapter"
+    return found
+
+
+def ask_trainer(
+    config: CtlSettings, settings: LineageSettings, how: str, seconds: float
+) -> BaseTried | str:
+    shape = quote(settings.lora.model_dump_json(include=SHAPE_FIELDS))
+    path = f"/api/base/{settings.base_root}?shape={shape}{how}"
+    if not config.trainer_url:
+        return "DURAMEN_TRAINER_URL is not set"
+    try:
+        return cli.ask(BaseTried, config.trainer_url, config.trainer_token, path, seconds=seconds)
+    except DuramenError as error:
+        return error.said
 
 
 def trial_lines(found: BaseTried | str, settings: LineageSettings) -> list[str]:
     """Return what was found, as sentences."""
     if isinstance(found, str):
         return [f"The base was not tried out: {found.rstrip('.')}; {CHECKED_LATER}."]
+    if found.failed is not None:
+        return [f"The base could not be trained: {found.failed.message}"]
     if found.doubt is not None:
         return [
             f"The base was not tried out, for {found.what} fails: {found.doubt} So {CHECKED_LATER}."

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor.observe import view_of
-from services.trainer.supervisor.on_request.base_trial import base_tried
+from services.trainer.supervisor.on_request.base_trial import base_tried, earlier_trial
 from services.trainer.supervisor.on_request.show_example import example_shown, rows_previewed
 from services.trainer.supervisor.trainer import Trainer
 from shared.answers.trainer import BaseTried, RowShown, RowsPreviewed, RowsToPreview
@@ -42,8 +42,15 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
         return await example_shown(trainer, lineage, dataset, row)
 
     @app.get("/api/base/{root}", response_model_exclude_unset=True)
-    async def base(root: Hash, shape: Annotated[str, Query(max_length=4000)] = "{}") -> BaseTried:
-        """Return what was found when a base was tried out with an adapter of this shape."""
+    async def base(
+        root: Hash, shape: Annotated[str, Query(max_length=4000)] = "{}", earlier: bool = False
+    ) -> BaseTried:
+        """Return what is found when a base is tried out with an adapter of this shape.
+
+        `earlier`: what was found when it was tried out before; it is not tried out now.
+        """
+        if earlier:
+            return await asyncio.to_thread(earlier_trial, trainer.local, root, adapter_in(shape))
         return await base_tried(trainer, root, adapter_in(shape))
 
     @app.post("/api/preview/{lineage}")

@@ -1,4 +1,7 @@
-"""Answers `lineage new`: whether a base can be trained, found by a child process on the CPU."""
+"""Answers `lineage new`: whether a base can be trained, found by a child process on the CPU.
+
+What was found is kept, for `lineage show`.
+"""
 
 import asyncio
 from pathlib import Path
@@ -9,7 +12,9 @@ from services.trainer.supervisor.on_request.show_example import ask_child, token
 from services.trainer.supervisor.trainer import Trainer
 from shared.answers.trainer import BaseTried
 from shared.errors import DuramenError, UsageError
+from shared.files import sha256_bytes, write_synced
 from shared.formats.adapter import AdapterShape
+from shared.formats.canonical import canonical_json
 from shared.host import machine_memory
 from shared.memory_estimate import GIB, gib
 
@@ -36,7 +41,25 @@ async def base_tried(trainer: Trainer, root: str, lora: AdapterShape) -> BaseTri
         threads = 1 if trainer.held.segment else trainer.settings.threads
         request["whole"] = is_whole
         found = await ask_child("base_trial", request, threads, TRIAL_SECONDS)
-    return BaseTried.model_validate(found)
+    tried = BaseTried.model_validate(found)
+    kept = kept_trial(trainer.local, root, lora)
+    await asyncio.to_thread(kept.parent.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(write_synced, kept, tried.model_dump_json(exclude_unset=True).encode())
+    return tried
+
+
+def kept_trial(local: Local, root: str, lora: AdapterShape) -> Path:
+    """Return the file with what was found, if this base was tried out with such an adapter."""
+    shape = sha256_bytes(canonical_json(lora.model_dump(mode="json")))
+    return local.root / "trials" / f"{root}-{shape[:12]}.json"
+
+
+def earlier_trial(local: Local, root: str, lora: AdapterShape) -> BaseTried:
+    """Return what was found when the base was tried out, or nothing if it never was. Blocking."""
+    try:
+        return BaseTried.model_validate_json(kept_trial(local, root, lora).read_bytes())
+    except (OSError, ValueError):
+        return BaseTried()
 
 
 def fetch_base(local: Local, root: str) -> tuple[Path, bool]:
