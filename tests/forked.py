@@ -19,6 +19,7 @@ FORKED = {
     "services.trainer.worker",
     "services.trainer.worker.base_trial",
     "services.trainer.worker.example",
+    "services.trainer.worker.preparation",
     "services.trainer.worker.sample",
     "services.model.template_sandbox",
 }

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from services.vault import api
+from services.vault.alarms import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.archive import Archive
 from services.vault.commands import CommandLoop
 from services.vault.copies import Copies
 from services.vault.export.chain import Chain
 from services.vault.export.exporter import EXPORT_ROUND_SECONDS, Exporter
 from services.vault.settings import VaultSettings
-from services.vault.streams import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.vault import Vault
 from shared.bus.client import Bus
 from shared.files import files_below, folder_bytes

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from infra.servers.bootstrap import provision_bus
 from infra.servers.streams import MAX_CONSUMERS, STREAMS
-from services.vault.alarms import vault_alarms
-from services.vault.streams import FILLING_KIND, StreamWatch
+from services.vault.alarms import FILLING_KIND, StreamWatch, vault_alarms
 from shared.bus.client import Bus
 from shared.errors import BusFull, Conflict
 from shared.ledger.control import Control

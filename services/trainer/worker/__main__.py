@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from services.model.out_of_memory import is_out_of_memory
 from services.trainer.protocol import NothingNew, Spec, TrainingFailed, WorkerReady
 from services.trainer.worker.pipe import SupervisorPipe, say
+from services.trainer.worker.preparation import prepare_apart
 from shared.child import die_with_parent
 from shared.errors import CannotTrain, FailureKind
 from shared.files import is_disk_full
@@ -78,6 +79,8 @@ def run_worker(spec: Spec, pipe: SupervisorPipe) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     check_inputs(spec)
+    if spec.plan is None:  # later workers of the job meet the same base and rows
+        prepare_apart(spec)
     chat = Chat(spec.base_dir, spec.clock, spec.chat_template)
     material = make_plan(spec, chat, pipe)
     if material is None:

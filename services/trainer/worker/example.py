@@ -15,10 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.child import limit_memory
 from shared.errors import CannotTrain
 from shared.protocol.names import OnLong
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+EXAMPLE_MEMORY = 4 << 30  # bytes, for a stranger's tokenizer
 
 
 class Request(BaseModel):
@@ -81,4 +83,7 @@ def answer_file(answer: Callable[[bytes], dict[str, Any]], path: str) -> None:
 
 
 if __name__ == "__main__":
+    import services.model.template  # noqa: F401 - the limit is for what comes behind
+
+    limit_memory(EXAMPLE_MEMORY, may_write=True)
     answer_file(lambda data: example_answer(Request.model_validate_json(data)), sys.argv[1])

@@ -10,6 +10,7 @@ from services.trainer.protocol import EvalDataset, SnapshotSettings, Spec, Start
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
+from services.trainer.supervisor.run.memory_watch import most_resident
 from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, UsageError
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
@@ -151,6 +152,15 @@ class Preparation:
             need = self.need(base, recompute=True)
         self.note(f"memory: {need} is needed, by estimate; {gib(have)} is free")
         return on and wanted != "off"
+
+    def most_resident(self) -> int:
+        """Return how many bytes of this machine's memory the worker may hold; see memory_watch."""
+        base, dataset = self.local.base(self.fixed.base_root), self.job.record.dataset
+        try:
+            need = self.need(base).total
+        except UsageError:
+            need = None
+        return most_resident(need, self.local.object("datasets", dataset, ".jsonl"))
 
     def need(self, base: Path, *, recompute: bool = False) -> Estimate:
         """Return the memory that the segment is estimated to need.

@@ -38,6 +38,7 @@ from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
 from services.trainer.supervisor.run import gauges
 from services.trainer.supervisor.run.failures import KILLED, failure, nothing_new, told_failure
+from services.trainer.supervisor.run.memory_watch import watch_memory
 from services.trainer.supervisor.run.prepare import Preparation
 from services.trainer.supervisor.run.uploader import RETRY_SECONDS, SnapshotSent, Uploader
 from services.trainer.supervisor.run.worker_process import Worker
@@ -150,21 +151,23 @@ class WorkerRun:
         Before the worker starts, raises StoreUnavailable, ObjectMissing, ObjectDamaged,
         CheckpointUnusable, OSError.
         """
-        spec = await asyncio.to_thread(self.prepare)
+        spec, most = await asyncio.to_thread(self.prepare)
         if self.request is not None:
             return Ended("stopped", request=self.request)
         path, kills = self.folder.path / "spec.json", oom_kills()
         write_synced(path, spec.model_dump_json(indent=1).encode())
         worker = await Worker.spawn(path, self.folder.job_log, self.settings.threads)
         self.worker = worker
+        watch = asyncio.create_task(watch_memory(worker.pid, most))
         gauges.RUNNING.set(1)
         gauges.LAST_STEP.set_to_current_time()  # from here on, the first step is waited for
         self._log.info("worker_started", pid=worker.pid, fence=self.segment.fence)
         try:
-            ended = await self.attend(worker) or await self.silent_end(worker, kills)
+            ended = await self.attend(worker) or await self.silent_end(worker, kills, watch)
             await self.finish_uploads()
             return replace(ended, request=self.request)
         finally:
+            watch.cancel()
             gauges.RUNNING.set(0)
             await worker.kill()
             if self._uploads is not None:
@@ -193,13 +196,14 @@ class WorkerRun:
             await self.worker.send(ASKABLE[command])
         return self.asked if self.asked.is_answered else None
 
-    def prepare(self) -> Spec:
-        """Fetch what the worker needs; return its specification. Blocking.
+    def prepare(self) -> tuple[Spec, int]:
+        """Fetch what the worker needs; return its specification, and the most bytes it may hold.
 
-        Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
+        Blocking. Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
         """
         parts = (self.settings, self.local, self.line, self.job, self.segment, self.folder)
-        return Preparation(*parts).spec()
+        preparation = Preparation(*parts)
+        return preparation.spec(), preparation.most_resident()
 
     # ---- events ----------------------------------------------------------------------------------
 
@@ -213,15 +217,20 @@ class WorkerRun:
         await worker.wait()
         return ended
 
-    async def silent_end(self, worker: Worker, kills: int | None) -> Ended:
+    async def silent_end(
+        self, worker: Worker, kills: int | None, watch: asyncio.Task[str]
+    ) -> Ended:
         """Return how a worker ended that reported no end.
 
         `kills`: the kernel's out-of-memory kills in this memory group before the worker started.
+        `watch`: of its memory, which is over if that ended it.
         """
         status = await worker.wait()
         if status == 0 and self.request is not None:  # told to stop before its first step
             return Ended("stopped")
         self._log.warning("worker_died", status=status)
+        if watch.done():
+            return Ended("failed", failure("memory", watch.result(), self.job.id))
         if status == -signal.SIGKILL and (oom_kills() or 0) > (kills or 0):
             return Ended("failed", failure("memory", KILLED, self.job.id), final=False)
         return Ended("died")
