@@ -44,7 +44,7 @@ FOREIGN = {
     "model_files.read_header", "weights_of", "shape_of_folder", "shape_in_store", "bases.read_json",
     "PlainTokens._second", "config_and_headers",
     # Lines between a parent and its child process.
-    "Child.ask", "answer_lines", "ask_child", "looks_from_json",
+    "Child.ask", "answer_lines", "ask_child", "looks_from_json", "line_for_people",
     # The bus.
     "Entry.nonce", "Bus._api", "BusServer.ask",
     # A service's own state on its own disk, which no other reads.

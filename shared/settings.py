@@ -4,12 +4,14 @@ A secret has no default. `DURAMEN_X_FILE` may name a file that holds the value o
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PASSWORD_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 PLACEHOLDERS = {"", "changeme", "change-me", "secret", "password", "minioadmin", "admin", "token"}
 
 
@@ -26,6 +28,11 @@ def read_secret_files(prefix: str = "DURAMEN_") -> dict[str, str]:
             if plain not in os.environ and Path(path).is_file():
                 found[plain.removeprefix(prefix).lower()] = Path(path).read_text().strip()
     return found
+
+
+def without_password(text: str) -> str:
+    """Return a text with `…` for user and password in each address."""
+    return PASSWORD_IN_ADDRESS.sub("…@", text)
 
 
 class Settings(BaseSettings):
@@ -76,7 +83,7 @@ class Settings(BaseSettings):
 
     def masked(self) -> dict[str, str]:
         """Return the resolved settings for the log; SecretStr masks itself."""
-        return {name: str(value) for name, value in self}
+        return {name: without_password(str(value)) for name, value in self}
 
 
 class StoreSettings(Settings):

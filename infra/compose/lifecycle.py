@@ -295,7 +295,11 @@ def upgrade(host: Host, words: list[str]) -> int:
 
 
 def logs(host: Host, words: list[str]) -> int:
-    return compose_for(host).run("logs", "--follow", "--tail", "100", *words)
+    """Show what containers have logged, and follow it, unless `--no-follow` is among the words."""
+    follow = [] if "--no-follow" in words else ["--follow"]
+    tail = [] if {"--tail", "--since"} & set(words) else ["--tail", "100"]
+    others = [word for word in words if word != "--no-follow"]
+    return compose_for(host).run("logs", *follow, *tail, *others)
 
 
 def ps(host: Host, words: list[str]) -> int:

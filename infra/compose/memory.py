@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from infra.compose.host import Host, HostRefused
 
-MIB = 1 << 20
+MEBIBYTE = 1 << 20
 SYSTEM_SHARE, SYSTEM_LEAST = 10, 1024
 SURPLUS_SHARE = 4
-UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30}
-SIZE = re.compile(r"(\d+)\s*([bkmg]?)(?:ib|b)?", re.IGNORECASE)
+SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MEBIBYTE, "g": 1 << 30}
+SIZE_WRITTEN = re.compile(r"(\d+)\s*([bkmg]?)(?:ib|b)?", re.IGNORECASE)
 
 
 class Need(NamedTuple):
@@ -54,15 +54,15 @@ def limits(host: Host, total: int) -> dict[str, int]:
     floors = {name: need.floor for name, need in NEEDS.items() if name not in host.without}
     floors["trainer"] = TRAINER_FLOOR
     chosen = chosen_limits(host.settings, floors)
-    room = total // MIB - max(SYSTEM_LEAST, total // MIB // SYSTEM_SHARE)
+    room = total // MEBIBYTE - max(SYSTEM_LEAST, total // MEBIBYTE // SYSTEM_SHARE)
     least = floors | chosen
     left = room - sum(least.values())
     if left < 0:
         raise HostRefused(too_small(total, least, chosen))
-    return spread(least, chosen, left)
+    return spread_memory(least, chosen, left)
 
 
-def spread(least: Mapping[str, int], chosen: Mapping[str, int], left: int) -> dict[str, int]:
+def spread_memory(least: Mapping[str, int], chosen: Mapping[str, int], left: int) -> dict[str, int]:
     """Return the limits with `left` MiB given to those that the user has not set."""
     grow = {
         name: NEEDS[name].most - floor
@@ -95,10 +95,10 @@ def chosen_limits(settings: Mapping[str, str], floors: Mapping[str, int]) -> dic
 
 def mib_of(name: str, text: str) -> int:
     """Return a size such as 64g in MiB. Raises HostRefused for anything else."""
-    found = SIZE.fullmatch(text.strip())
+    found = SIZE_WRITTEN.fullmatch(text.strip())
     if found is None:
         raise HostRefused(f"{name}={text}: write a size such as 512m or 64g")
-    return int(found.group(1)) * UNITS[found.group(2).lower()] // MIB
+    return int(found.group(1)) * SIZE_UNITS[found.group(2).lower()] // MEBIBYTE
 
 
 def too_small(total: int, least: Mapping[str, int], chosen: Mapping[str, int]) -> str:

@@ -92,6 +92,7 @@ def _command_line(home: Home, ports: Ports, secrets: Secrets) -> dict[str, str]:
         "BACKUP_URL": ports.url("backup"),
         "ARCHIVE_DIR": str(home.archive),
         "INBOX_DIR": str(home.inbox),
+        "LOGS_DIR": str(home.logs),
         "SUPERVISOR_FILE": str(home.status_file),
         "NATS_MONITOR_SEED_FILE": str(secrets.seed_file(SYSTEM_USER)),
     }

@@ -20,6 +20,7 @@ from infra.local.environment import (
     write_env,
 )
 from infra.local.home import Home
+from infra.local.log_files import keep_bounded
 from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.local.servers import PACKAGES, binary
@@ -136,6 +137,7 @@ def apply_user_settings() -> None:
 def _launch(home: Home, *, services: bool) -> None:
     command = [sys.executable, "-m", "infra.local.supervisor", str(home.root), "--detach"]
     log = home.log("supervisor")
+    keep_bounded(log)
     with log.open("ab") as output:
         # It detaches itself: this call returns at once, and no child of this process is left.
         subprocess.run(

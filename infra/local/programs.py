@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.local.log_files import keep_bounded
 from infra.local.watch import Watch
 from shared.backoff import Backoff
 
@@ -17,16 +18,13 @@ FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 10.0
 STEADY_SECONDS = 30.0  # after that long a death counts as a first one again
 ILL_STOP_SECONDS = 20.0  # a program that is ill gets SIGKILL after that long
-LOG_BYTES = 20 * 2**20
 
 
 def spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start `command` so that it dies with this process. Call it from the main thread only.
 
-    Output is appended to `log`, which is set aside once it has grown large.
+    Output is appended to `log`.
     """
-    if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
     wrapper = [sys.executable, "-m", "infra.local.child", str(os.getpid())]
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -72,6 +70,7 @@ class Program:
 
         Returns its exit status if its end was noticed just now.
         """
+        keep_bounded(self.log)
         if self.process is None:
             if self._delay.is_over:
                 self._delay.grow()  # the start itself may fail

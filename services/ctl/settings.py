@@ -43,6 +43,9 @@ class CtlSettings(BaseSettings):
     state_dir: Path | None = Field(
         default=None, description="A folder on the disk whose free space `duramen doctor` shows."
     )
+    logs_dir: Path | None = Field(
+        default=None, description="The folder with the logs of an embedded run."
+    )
     supervisor_file: Path | None = Field(
         default=None,
         description="The file in which the supervisor of an embedded run says what is wrong.",

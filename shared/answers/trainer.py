@@ -144,3 +144,9 @@ class RowsPreviewed(Reply):
     bad: int
     unfit: list[UnfitRows]
     unseen: list[Unseen]
+
+
+class JobLog(Reply):
+    """The last part of the log of the job that is being trained."""
+
+    text: str

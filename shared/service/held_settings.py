@@ -1,6 +1,5 @@
 """The settings that a service holds, as it shows them: without a secret."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from pydantic_settings import BaseSettings
 
 from shared.answers.settings import SettingHeld
 from shared.setting_names import PREFIX
+from shared.settings import without_password
 
 MASKED, UNSET = "(secret)", "–"
-PASSWORD_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
 
 def held(settings: BaseSettings) -> list[SettingHeld]:
@@ -42,4 +41,4 @@ def shown_setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value) if isinstance(value, str | int | Path) else repr(value)
-    return PASSWORD_IN_ADDRESS.sub("…@", text)
+    return without_password(text)

@@ -18,7 +18,7 @@ def test_limits_fit_the_host_and_leave_the_system_its_part(gib: float) -> None:
     total = int(gib * GIB)
     found = memory.limits(Host.load({}), total)
     assert set(found) == {*memory.NEEDS, "trainer"}
-    assert sum(found.values()) * memory.MIB <= total - GIB
+    assert sum(found.values()) * memory.MEBIBYTE <= total - GIB
     for name, need in memory.NEEDS.items():
         assert need.floor <= found[name] <= need.most, name
     others = sum(found.values()) - found["trainer"]

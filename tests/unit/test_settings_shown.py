@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from infra.compose.host import Host
 from infra.local import environment
-from services.ctl.commands.settings import setting_rows
+from services.ctl.commands.installation.settings import setting_rows
 from services.herald.settings import HeraldSettings
 from services.ingest.outcome.job_settings import SettingsRefused, read_settings
 from services.trainer.settings import TrainerSettings

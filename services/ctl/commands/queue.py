@@ -3,19 +3,23 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
 from services.ctl import cli
 from services.ctl.commands.control import living
+from services.ctl.errors import ServiceUnavailable
+from services.ctl.settings import CtlSettings
 from services.ctl.views import forecast, history, job_shown, left_out
 from services.ctl.views.columns import Heads, count_of, number, span_of, text
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of, inbox_rows
 from services.ctl.views.naming import job_at, name_of
 from services.ctl.views.queue_cells import job_state_cell, start_cell
 from services.ctl.views.silence import QUIET_SECONDS
+from shared.answers.trainer import JobLog
 from shared.bus.client import Bus
-from shared.errors import UsageError
+from shared.errors import NotFound, UsageError
 from shared.foreign_text import plain
 from shared.ledger.control import observed_all
 from shared.ledger.jobs import Job, Table
@@ -337,13 +341,30 @@ def show_job(
     cli.run_command(_show(job, log, details, json))
 
 
+def log_while_trained(config: CtlSettings, job: Job) -> str:
+    """Return the log of a job that is being trained, as its trainer has it; else ""."""
+    if job.record.state != "running" or not config.trainer_url:
+        return ""
+    path = f"/api/log?{urlencode({'job': job.id.path})}"
+    try:
+        answer = cli.ask(
+            JobLog, config.trainer_url, config.trainer_token, path, seconds=cli.KNOCK_SECONDS
+        )
+    except (NotFound, ServiceUnavailable):
+        return ""  # the store has what was uploaded beside its last checkpoint
+    return answer.text
+
+
 async def _show(shown: str, log: bool, details: bool, json: bool) -> None:
     config = cli.settings()
     async with cli.bus(config) as bus:
         view = await View.of(bus)
     job = view.table.find(shown)
     if log:
-        cli.console.file.write(plain(history.log_text(cli.first_store(config), view.table, job)))
+        text = log_while_trained(config, job) or history.log_text(
+            cli.first_store(config), view.table, job
+        )
+        cli.console.file.write(plain(text))
         return
     rows = await asyncio.to_thread(left_out.rows_if_known, cli.first_store(config), job)
     of_file = {

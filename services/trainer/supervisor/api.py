@@ -11,8 +11,8 @@ from services.trainer.supervisor.observe import view_of
 from services.trainer.supervisor.on_request.base_trial import base_tried, earlier_trial
 from services.trainer.supervisor.on_request.show_example import example_shown, rows_previewed
 from services.trainer.supervisor.trainer import Trainer
-from shared.answers.trainer import BaseTried, RowShown, RowsPreviewed, RowsToPreview
-from shared.errors import UsageError
+from shared.answers.trainer import BaseTried, JobLog, RowShown, RowsPreviewed, RowsToPreview
+from shared.errors import NotFound, UsageError
 from shared.formats.adapter import AdapterShape
 from shared.protocol.observed import Observed
 from shared.service import http
@@ -22,11 +22,12 @@ from shared.wrong_value import all_wrong
 # It becomes part of a file's name.
 Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 MOST_BODY = 8 << 20  # 2 MiB of rows, as JSON may write them
+MOST_LOG = 1 << 20
 RowNumber = Annotated[int, Path(ge=1)]
 
 
 def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
-    """Return the app with the routes /api/status, /api/example, /api/base and /api/preview."""
+    """Return the app with the routes /api/status, log, example, base and preview."""
     app = http.make_app(
         settings, {"bus": trainer.bus.ping, "store": lambda: asyncio.to_thread(store.ping)}
     )
@@ -35,6 +36,11 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
     async def status() -> Observed:
         """Return the current content of `ctl.observed.trainer.<lease id>`."""
         return view_of(trainer)
+
+    @app.get("/api/log")
+    async def log(job: Annotated[str, Query(max_length=200)]) -> JobLog:
+        """Return the last MiB of the log of the job that is being trained; 404 for another."""
+        return JobLog(text=await asyncio.to_thread(log_of, trainer, job))
 
     @app.get("/api/example/{lineage}/{dataset}/{row}", response_model_exclude_unset=True)
     async def example(lineage: str, dataset: Hash, row: RowNumber) -> RowShown:
@@ -60,6 +66,20 @@ def make(settings: TrainerSettings, trainer: Trainer, store: Store) -> FastAPI:
         return await rows_previewed(trainer, lineage, asked)
 
     return app
+
+
+def log_of(trainer: Trainer, job: str) -> str:
+    """Return the end of the log of a job. Raises NotFound if it is not the one being trained."""
+    segment = trainer.held.segment
+    if segment is None or segment.job.path != job:
+        raise NotFound(f"{job} is not being trained here.")
+    try:
+        path = trainer.local.segment(segment.job.lineage, segment.id).job_log
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - MOST_LOG))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 async def bounded_body(request: Request) -> bytes:

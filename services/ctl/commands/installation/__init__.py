@@ -1,0 +1,1 @@
+"""The commands about an installation itself: its settings, its logs, a bundle for support."""
