@@ -37,7 +37,6 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.ledger.control import Control
-from shared.protocol.events import Alarm, Event
 from shared.protocol.observed import MOST_SHOWN, InboxFile, InboxWaits, Observed
 from shared.service import loop
 from shared.service.alarms import service_alarms
@@ -222,6 +221,7 @@ class Intake:
         finally:
             self.busy = None
         if held.done:
+            self.alarms.clear("not_stored", held.name)
             del self.held[taken.origin.id]
 
     def refuse_full(self, taken: Taken, held: PendingFile) -> None:
@@ -236,10 +236,8 @@ class Intake:
         held.delay.grow()
         seconds = held.delay.seconds
         self._log.warning("waiting", name=held.name, why=held.why, retry_seconds=seconds)
-        if isinstance(error, ObjectDamaged | AlreadyExists) and not held.alarmed:
-            alarm = Alarm(what="not_stored", about=held.name, detail=held.why[:2000])
-            await self.bus.event(Event.of("ingest", alarm))
-            held.alarmed = True
+        if isinstance(error, ObjectDamaged | AlreadyExists):
+            await self.alarms.sound("not_stored", held.name, held.why)
 
     # ---- telling ---------------------------------------------------------------------------------
 

@@ -55,7 +55,6 @@ class PendingFile:
         default_factory=lambda: Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
     )
     deaths: int = 0
-    alarmed: bool = False
     done: bool = False
 
 

@@ -208,7 +208,7 @@ async def give_back(trainer: Trainer, error: CheckpointUnusable) -> None:
         await reopen(trainer, segment, died=True)
         return
     trainer.waiting.give_up(start.id, str(error))
-    await trainer.tell(Alarm(what="head_unusable", detail=str(error)))
+    await trainer.alarms.sound("head_unusable", line.lineage, str(error), line.lineage)
     await close_segment(trainer, "void")
 
 

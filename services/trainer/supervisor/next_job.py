@@ -97,7 +97,10 @@ async def unusable_head(trainer: Trainer, line: Line) -> str | None:
     if not await asyncio.to_thread(trainer.local.has_head, line):
         return "the checkpoint of its head is in no store: duramen check"
     head = line.head.checkpoint if line.head else None
-    return trainer.waiting.unusable.get(head.id) if head is not None else None
+    why = trainer.waiting.unusable.get(head.id) if head is not None else None
+    if why is None:
+        trainer.alarms.clear("head_unusable", line.lineage)
+    return why
 
 
 async def unusable_base(trainer: Trainer, line: Line) -> str | None:

@@ -51,7 +51,8 @@ class Trainer:
         self.orders = Orders(self.bus, self.instance, self.settings.state_dir / "voids-told")
         self.memory = MemoryCheck(self.settings, self.local)
         self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
-        self.outage = Outage(self.settings.store_away_seconds, Alarms(self.tell))
+        self.alarms = Alarms(self.tell)
+        self.outage = Outage(self.settings.store_away_seconds, self.alarms)
         folder, reserve = self.settings.state_dir, self.settings.disk_reserve_bytes
         self.disk = Disk(folder, reserve)
         here = MeasuredDisk("trainer", folder, "state", self.local.uses, {"fetched files": 0})
