@@ -31,6 +31,10 @@ from shared.store.s3 import Store
 
 ROUTES = "/api/evolution"
 NOT_MODIFIED = 304
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+MATRIX: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": BINARY}, "description": "The bytes."}
+}
 T = TypeVar("T", bound=Reply)
 Route = TypeVar("Route", bound=Callable[..., Any])
 
@@ -84,7 +88,7 @@ def add_many(app: FastAPI, watch: SnapshotWatch) -> None:
     """Add the routes that show many examples at once."""
     route = routes(app)
 
-    @app.get(ROUTES + "/matrix/{dataset}", response_class=Response)
+    @app.get(ROUTES + "/matrix/{dataset}", response_class=Response, responses=MATRIX)
     async def matrix(
         request: Request, dataset: str, lineage: str | None = None, since: int = -1
     ) -> Response:

@@ -7,7 +7,7 @@ import orjson
 
 from services.ingest.container import tavern, trees
 from services.ingest.reading import digits, repair
-from services.ingest.reading.row_error import Item, RowError
+from services.ingest.reading.row_error import Item, RowError, too_long
 
 BLANK_LINES = 100  # before the first row
 
@@ -21,30 +21,34 @@ def joined(items: Iterator[Item], limit: int) -> Iterator[Item]:
     before: list[Item] = []
     for item in items:
         before.append(item)
-        row = parsed(item[1])
+        row = parsed(item[1], limit)
         if row is not None or len(before) > BLANK_LINES:
             whole = chain(before, items)
             if isinstance(row, dict) and tavern.begins_chat(row):
-                return tavern.chats(parsed_rows(whole), limit)
+                return tavern.chats(parsed_rows(whole, limit), limit)
             if isinstance(row, dict) and trees.begins_tree(row):
-                return trees.conversations(parsed_rows(whole))
+                return trees.conversations(parsed_rows(whole, limit))
             return whole
     return iter(before)
 
 
-def parsed_rows(items: Iterator[Item]) -> Iterator[tuple[int, trees.TreeRow | RowError]]:
+def parsed_rows(
+    items: Iterator[Item], limit: int
+) -> Iterator[tuple[int, trees.TreeRow | RowError]]:
     for number, raw in items:
-        row = parsed(raw)
+        row = parsed(raw, limit)
         if row is not None:
             yield number, row
 
 
-def parsed(raw: bytes | RowError) -> trees.TreeRow | RowError | None:
+def parsed(raw: bytes | RowError, limit: int) -> trees.TreeRow | RowError | None:
     """Return a row, what is wrong with it, or None for a blank line."""
     if isinstance(raw, RowError):
         return raw
     if not raw or raw.isspace():
         return None
+    if len(raw) > limit:
+        return too_long(limit)
     try:
         row = digits.parse(raw)
     except orjson.JSONDecodeError as error:
