@@ -37,6 +37,8 @@ from tests.unit.test_plan import CLOCK, make_spec
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = {"bootstrap": "infra/servers", "duramen": "services/ctl"}
 SERVED = {"get", "post", "put", "delete", "patch"}
+SHAPE = AdapterShape(rank=2, alpha=4)
+OTHER_SHAPES = {"rank": 3, "alpha": 5.0, "dropout": 0.5, "targets": ("q_proj",)}
 SHORT = {"batch_tokens": 128, "epochs": 1, "warmup_steps": 2, "learning_rate": 0.05}
 
 
@@ -152,11 +154,13 @@ def chat() -> Chat:
     return Chat(shared_tiny(), CLOCK)
 
 
-def outcome(folder: Path, chat: Chat, settings: dict[str, Any]) -> tuple[object, ...]:
+def outcome(
+    folder: Path, chat: Chat, settings: dict[str, Any], shape: AdapterShape = SHAPE
+) -> tuple[object, ...]:
     """Return what comes of a job: its batches, what it leaves out, and its adapter at the end."""
     plan = build_plan(make_spec(folder, tiny_conversations(12), settings=settings), chat)
     chosen = plan.plan.settings
-    network = Network(shared_tiny(), "float32", AdapterShape(rank=2, alpha=4), seed=chosen.seed)
+    network = Network(shared_tiny(), "float32", shape, seed=chosen.seed)
     optimizer = make_optimizer(network, chosen)
     steps = plan.plan.steps
     for at, rows in enumerate(steps):
@@ -196,3 +200,18 @@ def test_each_setting_of_a_plan_has_such_a_second_value() -> None:
     marks = test_a_second_value_of_a_setting_changes_what_comes_of_a_job.pytestmark
     (cases,) = (mark.args[1] for mark in marks if mark.name == "parametrize")
     assert {name for name, *_ in cases} == TrainingSettings.model_fields.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AdapterShape.model_fields)
+def test_a_second_value_of_an_adapters_shape_changes_what_comes_of_a_job(
+    tmp_path: Path, chat: Chat, name: str
+) -> None:
+    shape = AdapterShape.model_validate({**SHAPE.model_dump(), name: OTHER_SHAPES[name]})
+    assert outcome(tmp_path, chat, SHORT, shape) != outcome(tmp_path, chat, SHORT)
+
+
+def test_a_second_share_of_held_out_rows_changes_a_plan(tmp_path: Path, chat: Chat) -> None:
+    rows = tiny_conversations(200)
+    first, second = (make_spec(tmp_path, rows, eval_fraction=share) for share in (0.05, 0.5))
+    assert build_plan(first, chat).plan != build_plan(second, chat).plan
