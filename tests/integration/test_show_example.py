@@ -97,7 +97,7 @@ def check_previews(stack: Stack, folder: Path) -> None:
         away = f"http://127.0.0.1:{hangs.getsockname()[1]}"
         began = time.monotonic()
         alone = duramen(stack, "preview", str(file), trainer_url=away)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 60  # a process that hangs is ended after 120
     assert alone.returncode == 0
     assert f"No tokens are shown: {away} does not answer" in alone.stdout
     assert "row 1 (line 1): {" in alone.stdout
