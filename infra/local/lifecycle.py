@@ -20,11 +20,11 @@ from infra.local.environment import (
     write_env,
 )
 from infra.local.home import Home
-from infra.local.log_files import keep_bounded
 from infra.local.ports import Ports
 from infra.local.programs import ROOT
 from infra.local.servers import PACKAGES, binary
 from infra.local.supervisor import last_line
+from infra.log_files import keep_bounded
 from infra.ports import PREFIX as PORT_PREFIX
 from infra.secrets.secrets import Secrets
 from shared import setting_names

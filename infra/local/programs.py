@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.local.log_files import keep_bounded
 from infra.local.watch import Watch
+from infra.log_files import keep_bounded
 from shared.backoff import Backoff
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -38,6 +38,7 @@ PLACES = {
     "estimate": "estimate:estimate",
     "settings": "installation.settings:show_settings",
     "logs": "installation.logs:show_logs",
+    "support-bundle": "installation.support:support_bundle",
     "doctor": "doctor:doctor",
     "disk": "disk:disk",
     "check": "check:check",

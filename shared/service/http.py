@@ -3,9 +3,7 @@
 import asyncio
 import hmac
 import math
-import os
 import shutil
-import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shared.answers.settings import SettingHeld
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.foreign_text import plain
+from shared.host import program_version
 from shared.service import loop
 from shared.service.connections import BoundedConnection
 from shared.service.held_settings import held
@@ -32,15 +31,6 @@ OPEN_PATHS = {"/metrics", "/healthz"}
 HEALTH_SECONDS = 5.0
 
 Check = Callable[[], Awaitable[None]]
-
-
-def version() -> str:
-    """Return the version of this program: that of its image, or else of its checkout."""
-    told = os.environ.get("DURAMEN_VERSION")
-    if told:
-        return told
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    return str(tomllib.loads(project.read_text())["project"]["version"])
 
 
 def watch_space(name: str, folder: Path) -> None:
@@ -62,7 +52,7 @@ def make_app(settings: Settings, checks: dict[str, Check]) -> FastAPI:
     """
     app = FastAPI(title=f"Duramen {settings.service}", openapi_url="/openapi.json", docs_url=None)
     checks = {**checks, "loops": loop.check_loops}
-    BUILD.labels(settings.service, version()).set(1)
+    BUILD.labels(settings.service, program_version()).set(1)
     watch_space("state", settings.state_dir)
     token = settings.http_token.get_secret_value()
     hosts = ["127.0.0.1", "localhost", settings.service, settings.http_host]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import log_files
-from infra.local.log_files import PARTS_KEPT, keep_bounded, part
+from infra import log_files
+from infra.log_files import PARTS_KEPT, keep_bounded, part
 from services.ctl.commands.installation import logs
 from services.ctl.views import log_lines
 from shared.errors import NotFound, UsageError

@@ -10,7 +10,7 @@ import pytest
 
 from infra.compose.host import Host
 from infra.local import install
-from shared.service import http
+from shared.host import program_version
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_the_version_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     version = PROJECT["project"]["version"]
     monkeypatch.delenv("DURAMEN_VERSION", raising=False)
-    assert Host.load({}).version == version == http.version()
+    assert Host.load({}).version == version == program_version()
     for path in (*ROOT.glob("compose*.yaml"), ROOT / "services/Dockerfile", ROOT / "Makefile"):
         assert version not in path.read_text(), path
     # Without it neither an image is built nor a container started.

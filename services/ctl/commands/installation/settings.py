@@ -31,7 +31,16 @@ def show_settings(service: ProgramName = None, json: cli.Json = False) -> None:
     A service says itself what it holds since its start: what was changed in .env later is not in
     it. A secret is shown as a word.
     """
-    config = cli.settings()
+    value, silent = settings_now(cli.settings(), service)
+    cli.emit(value, json, lambda: print_settings(value))
+    if silent:
+        raise silent[0]
+
+
+def settings_now(
+    config: CtlSettings, service: str | None
+) -> tuple[dict[str, SettingLines], list[ServiceUnavailable]]:
+    """Return what each program holds, or one of them, and an error for each that is silent."""
     found, silent = ask_all(config, programs_asked(config, service))
     origins = dict(word.split("=", 1) for word in config.origins.split())
     shell = dict.fromkeys(cli.given_by_shell, "environment")
@@ -39,9 +48,7 @@ def show_settings(service: ProgramName = None, json: cli.Json = False) -> None:
         name: setting_rows(each, origins | shell if name == ITSELF else origins)
         for name, each in found.items()
     }
-    cli.emit(value, json, lambda: print_settings(value))
-    if silent:
-        raise silent[0]
+    return value, silent
 
 
 def programs_asked(config: CtlSettings, service: str | None) -> list[str]:
