@@ -2,10 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 3
-CONTAINERS := up doctor ctl logs ps down upgrade backup restore destroy smoke
+CONTAINERS := up doctor ctl logs ps down upgrade backup restore destroy smoke images-lock
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop local local-stop local-service $(CONTAINERS) test-compose test test-fast \
-  lint types lock clean-env
+.PHONY: help install demo demo-stop local local-stop local-service $(CONTAINERS) test-compose test test-fast lint types lock clean-env
 
 help: ## this list
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +34,7 @@ backup: ## keep queue and ledgers in data/compose/bus-backups (versions have bac
 restore: ## a version into data/compose/restored: make restore ARGS=v003; the bus: ARGS=bus
 destroy: ## ask, then delete every model that was trained in them
 smoke: ## the whole path in containers of its own on this host, with its GPU; deleted at the end
+images-lock: ## pull the images of others and write their digests into infra/compose/images.lock
 $(CONTAINERS):
 	@$(PYTHON) -m infra.compose $@ $(ARGS)
 

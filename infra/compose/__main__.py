@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from infra.compose import lifecycle, smoke
 from infra.compose.host import Host, HostRefused
+from infra.compose.images import lock_images
 
 COMMANDS: dict[str, Callable[[Host, list[str]], int]] = {
     "doctor": lifecycle.doctor,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[[Host, list[str]], int]] = {
     "ps": lifecycle.ps,
     "config": lifecycle.config,
     "ctl": lifecycle.ctl,
+    "images-lock": lock_images,
 }
 
 

@@ -11,6 +11,7 @@ from infra.compose import bus_backup, memory, preflight
 from infra.compose.engine import Compose, docker
 from infra.compose.handed import hand_over
 from infra.compose.host import PRECIOUS, ROOT, Host, HostRefused
+from infra.compose.images import check_images
 from shared.look import Look, looks_to_json
 from shared.service_names import SERVICES
 
@@ -96,6 +97,7 @@ def up(host: Host, words: list[str]) -> int:
         )
     preflight.prepare_folders(host)
     compose = compose_for(host)
+    refuse_other_images(host, compose)
     if "--no-build" not in words:
         build_images(host, compose)
     if host.torch == "cuda":
@@ -119,6 +121,15 @@ def up(host: Host, words: list[str]) -> int:
     print_step(f"all containers are healthy after {time.monotonic() - begun:.0f} s")
     print_addresses(host)
     return 0
+
+
+def refuse_other_images(host: Host, compose: Compose) -> None:
+    """Say how the images of others compare with the lock. Raises HostRefused if one is another."""
+    looks = list(check_images(host, compose))
+    for found in looks:
+        print_step(found.line())
+    if wrong := [found.found for found in looks if found.ok is False]:
+        raise HostRefused("; ".join(wrong))
 
 
 def carry_over(host: Host, compose: Compose, name: str) -> None:

@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = CHECKOUT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 LOCK = CHECKOUT / "requirements.lock"
+TORCH_LOCK = CHECKOUT / "services" / "torch-cuda.lock"
 DEMO_LOCK = Path(__file__).with_name("demo.lock")
 TORCH = "2.13.0"
 OLDEST, TOO_NEW = (3, 11), (3, 14)
@@ -81,13 +82,15 @@ def pip(*arguments: str, required: bool = True) -> bool:
 
 
 def install_torch(gpu: bool) -> None:
-    """Install the pinned torch in the build that fits this host. Raises CannotInstall."""
+    """Install the pinned torch in the build that fits this host. Raises CannotInstall.
+
+    The CUDA build is verified by its hashes; those of CPU builds and other indexes are not known.
+    """
     index = user_setting("DURAMEN_TORCH_INDEX")
     if index:
         pip("--index-url", index, *([] if gpu else ["--no-deps"]), f"torch=={TORCH}")
     elif gpu:
-        # Exactly this version: `==` would also take a CPU build from a configured wheel folder.
-        pip(f"torch==={TORCH}")
+        pip("--no-deps", "--require-hashes", "-r", str(TORCH_LOCK))
     elif sys.platform != "linux":
         pip("--no-deps", f"torch=={TORCH}")
     elif not pip("--no-deps", f"torch=={TORCH}+cpu", required=False):
@@ -153,7 +156,8 @@ def install(*, demo: bool) -> None:
     """Install what the lock names into the environment. Raises CannotInstall."""
     gpu = has_gpu()
     make_environment()
-    wanted = digest([LOCK, CHECKOUT / "pyproject.toml", Path(__file__)], gpu, str(CHECKOUT), TORCH)
+    files = [LOCK, CHECKOUT / "pyproject.toml", Path(__file__), *([TORCH_LOCK] if gpu else [])]
+    wanted = digest(files, gpu, str(CHECKOUT), TORCH)
     if not stamped("packages", wanted):
         begun = time.monotonic()
         print("packages: requirements.lock", flush=True)

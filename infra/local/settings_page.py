@@ -80,7 +80,12 @@ OWN_FOLDERS = [
 MACHINES = [
     SettingLine("STORE", "minio", "", "The server of store and backup: `minio` or `seaweedfs`."),
     SettingLine("WITHOUT", "", "", "Parts to leave out: `grafana`."),
-    SettingLine("TORCH_INDEX", "", "", "A package index with the build of torch that you need."),
+    SettingLine(
+        "TORCH_INDEX",
+        "",
+        "",
+        "A package index with the build of torch that you need. It is not verified by hashes.",
+    ),
     SettingLine("TRAINER_GPUS", "0", "", "The GPU to train on: its number or its UUID."),
     SettingLine(
         "TRAINER_MEMORY",
