@@ -95,12 +95,10 @@ async def main(
                 loop.repeat("commands", commands.once, keeper.wake_commands, 1.0, alarms),
                 loop.repeat("publish", keeper.once, keeper.wake, 2.0, alarms),
                 loop.repeat(
-                    "inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds, keeper.alarms
+                    "inputs", keeper.keep_inputs, keeper.wake_inputs, sweep_seconds, alarms
                 ),
                 loop.repeat("sweep", keeper.sweep, asyncio.Event(), sweep_seconds, alarms),
-                loop.repeat(
-                    "locks", keeper.extend_locks, asyncio.Event(), sweep_seconds, keeper.alarms
-                ),
+                loop.repeat("locks", keeper.extend_locks, asyncio.Event(), sweep_seconds, alarms),
                 loop.repeat(
                     "streams", streams.once, asyncio.Event(), LOOK_AT_STREAMS_SECONDS, alarms
                 ),
