@@ -184,15 +184,20 @@ def full_disks(disks: Iterable[DiskSeen]) -> Iterator[Trouble]:
     """Yield the places whose disk is full or will soon be, and a done/ that is beyond its limit."""
     for disk in disks:
         if disk.free is not None and disk.free < disk.reserve:
-            text = f"no space for the {disk.place}: {size_of(disk.free)} free in {disk.folder}"
+            text = f"no space for {of_place(disk)}: {size_of(disk.free)} free in {disk.folder}"
             text += f", {size_of(disk.reserve)} must stay free; what needs more waits"
             yield Trouble("disk", text, "duramen disk")
         elif disk.full_seconds is not None and disk.full_seconds < SOON_SECONDS:
-            text = f"the disk of the {disk.place} will be full in {span_of(disk.full_seconds)}"
+            text = f"the disk of {of_place(disk)} will be full in {span_of(disk.full_seconds)}"
             yield Trouble("disk", f"{text} at the present rate", "duramen disk")
         if over := disk.freeable.get("done"):
             text = f"inbox/done is {size_of(over)} above DURAMEN_DONE_LIMIT_BYTES"
             yield Trouble("disk", f"{text}; nothing in it is deleted for you", "duramen disk")
+
+
+def of_place(disk: DiskSeen) -> str:
+    """Return a place as people call it: services by their names, all else with an article."""
+    return disk.place if disk.place in SERVICES else f"the {disk.place}"
 
 
 def silent_services(seen: SystemSeen) -> Iterator[Trouble]:

@@ -11,6 +11,8 @@ OF_PREFIX = {
     layout.EVAL: "datasets",
     layout.PLANS: "datasets",
     layout.BASES: "bases",
+    layout.CATALOG: "versions",
+    "lineages/": "versions",
 }
 
 
@@ -19,7 +21,7 @@ def bytes_kept(place: Place) -> dict[str, int]:
     found: Counter[str] = Counter()
     for version in place.versions(PRECIOUS, ""):
         prefix = version.key.partition("/")[0] + "/"
-        found[OF_PREFIX.get(prefix, "versions")] += version.size
+        found[OF_PREFIX.get(prefix, "other")] += version.size
     return dict(found)
 
 

@@ -36,6 +36,10 @@ def small(tmp_path: Path) -> Iterator[dict[str, Path]]:
         yield folders
 
 
+def said_of(place: str, text: str) -> bool:
+    return f"no space for {place}: " in text or f"no space for the {place}: " in text
+
+
 def fill(folder: Path) -> None:
     """Take all the space that is left."""
     try:
@@ -89,7 +93,7 @@ async def test_full_places_are_said_and_what_waits_continues_once_there_is_space
         async def all_said() -> bool:
             troubles = json.loads(duramen(stack, "status", "--json").stdout)["troubles"]
             full = [t["said"] for t in troubles if t["what"] == "disk"]
-            return all(any(f"no space for the {p}: " in text for text in full) for p in PLACES)
+            return all(any(said_of(p, text) for text in full) for p in PLACES)
 
         await until(all_said, "status names every place")
 
@@ -99,7 +103,7 @@ async def test_full_places_are_said_and_what_waits_continues_once_there_is_space
             waits = seen["trainer"].waiting.get("main", ""), seen["ingest"].inbox
             files = {each.file: each.why for each in waits[1].files} if waits[1] else {}
             assert table.jobs[job].record.failure is None
-            return "disk: " in waits[0] and "no space for" in files.get("rows.jsonl", "")
+            return "disk: " in waits[0] and "inbox: no space: " in files.get("rows.jsonl", "")
 
         await until(all_wait, "job and file wait with the reason")
         doctor = duramen(stack, "doctor")
