@@ -17,7 +17,7 @@ from shared.look import Look
 
 IMAGES_LOCK = ROOT / "infra" / "compose" / "images.lock"
 PULL_SECONDS = 1800.0
-OURS = "duramen-"
+OWN_PREFIX = "duramen-"
 
 
 def read_lock(path: Path = IMAGES_LOCK) -> dict[str, str]:
@@ -50,7 +50,7 @@ def digests(image: str) -> set[str] | None:
     return {each.partition("@")[2] for each in json.loads(told) or []}
 
 
-def compared(image: str, locked: str, found: set[str]) -> Look:
+def against_lock(image: str, locked: str, found: set[str]) -> Look:
     """Return whether an image is the one of the lock."""
     if not found:
         return Look("image", None, f"{image} was made on this host, and is not compared")
@@ -81,12 +81,14 @@ def check_images(host: Host, compose: Compose) -> Iterable[Look]:
     """
     locked = read_lock()
     for image in sorted({*compose.output("config", "--images").splitlines()}):
-        if not image.startswith(OURS):
+        if not image.startswith(OWN_PREFIX):
             found = digests(image)
-            yield compared(image, locked.get(image, ""), pulled(image) if found is None else found)
+            yield against_lock(
+                image, locked.get(image, ""), pulled(image) if found is None else found
+            )
     base = host.settings.get("PYTHON_IMAGE") or python_image()
     if (found := digests(base)) is not None:
-        yield compared(base, locked.get(base, ""), found)
+        yield against_lock(base, locked.get(base, ""), found)
 
 
 def python_image() -> str:

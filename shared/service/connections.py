@@ -16,7 +16,7 @@ MOST_CONNECTIONS = 128
 HEADER_SECONDS = 10.0
 BODY_SECONDS = 60.0  # and one more for each of:
 BODY_BYTES_A_SECOND = 1024
-LOOK_SECONDS = 1.0
+DEADLINE_LOOK_SECONDS = 1.0
 WARN_SECONDS = 60.0
 
 
@@ -65,7 +65,7 @@ class BoundedConnection(H11Protocol):
         return reads and waited > BODY_SECONDS + self.received / BODY_BYTES_A_SECOND
 
     def _look_later(self) -> None:
-        self.loop.call_later(LOOK_SECONDS, self._look)
+        self.loop.call_later(DEADLINE_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         if self.transport.is_closing():

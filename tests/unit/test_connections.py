@@ -77,7 +77,7 @@ async def test_half_requests_by_the_thousand_shut_nobody_out(trainer: Trainer) -
 async def test_a_header_and_a_body_that_do_not_come_are_not_waited_for(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HEADER_SECONDS", "BODY_SECONDS", "LOOK_SECONDS"):
+    for name in ("HEADER_SECONDS", "BODY_SECONDS", "DEADLINE_LOOK_SECONDS"):
         monkeypatch.setattr(connections, name, 0.1)
     settings = trainer.settings
     token = settings.http_token.get_secret_value()
@@ -98,7 +98,7 @@ async def test_a_header_and_a_body_that_do_not_come_are_not_waited_for(
 async def test_a_body_that_comes_slowly_is_waited_for(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HEADER_SECONDS", "BODY_SECONDS", "LOOK_SECONDS"):
+    for name in ("HEADER_SECONDS", "BODY_SECONDS", "DEADLINE_LOOK_SECONDS"):
         monkeypatch.setattr(connections, name, 0.1)
     monkeypatch.setattr(connections, "BODY_BYTES_A_SECOND", 1)
     token = trainer.settings.http_token.get_secret_value()

@@ -10,7 +10,7 @@ import pytest
 from infra.compose import images
 from infra.compose.engine import Compose
 from infra.compose.host import ROOT, Host, HostRefused
-from infra.compose.images import IMAGES_LOCK, compared, lock_images, python_image, read_lock
+from infra.compose.images import IMAGES_LOCK, against_lock, lock_images, python_image, read_lock
 from infra.compose.lifecycle import refuse_other_images
 
 ONE, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -63,7 +63,7 @@ def test_uv_of_the_images_is_verified_by_the_hashes_of_the_lock() -> None:
     ],
 )
 def test_an_image_is_compared(locked: str, found: set[str], ok: bool | None, words: str) -> None:
-    look = compared("nats:1", locked, found)
+    look = against_lock("nats:1", locked, found)
     assert look.ok is ok
     assert words in look.found
 

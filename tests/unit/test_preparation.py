@@ -60,7 +60,7 @@ def test_a_network_of_endless_layers_is_refused(base: Path, tmp_path: Path) -> N
 def test_a_process_that_grows_without_end_is_ended_by_its_resident_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory_watch, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(memory_watch, "MEMORY_LOOK_SECONDS", 0.05)
     code = "x = bytearray(256 << 20); import time; time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:

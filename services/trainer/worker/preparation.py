@@ -21,12 +21,9 @@ from services.trainer.protocol import Spec
 from shared.child import Child, ChildEnded, answer_lines, die_with_parent, limit_memory
 from shared.errors import CannotTrain
 
-MEMORY_BYTES = 4 << 30
 NEAR_BYTES = 64 << 20  # of the limit: what one more block of an allocator takes
-CPU_SECONDS = 120
-WALL_SECONDS = 900.0  # a busy machine, a slow disk
 TRIED_ROWS = 100
-QUESTIONS = {
+TRIALS = {
     "network": "its network is built without weights",
     "tokenizer": f"its tokenizer reads {TRIED_ROWS} rows",
 }
@@ -36,9 +33,9 @@ QUESTIONS = {
 class Limits:
     """The bytes and the seconds that a preparation may take."""
 
-    memory_bytes: int = MEMORY_BYTES
-    cpu_seconds: int = CPU_SECONDS
-    wall_seconds: float = WALL_SECONDS
+    memory_bytes: int = 4 << 30
+    cpu_seconds: int = 120
+    wall_seconds: float = 900.0  # a busy machine, a slow disk
 
 
 def prepare_apart(spec: Spec, limits: Limits | None = None) -> None:
@@ -59,13 +56,13 @@ def prepare_apart(spec: Spec, limits: Limits | None = None) -> None:
         "clock": spec.clock,
     }
     try:
-        for question, words in QUESTIONS.items():
-            check(child, {"do": question, **about}, words, limits)
+        for question, words in TRIALS.items():
+            ask_within(child, {"do": question, **about}, words, limits)
     finally:
         child.close()
 
 
-def check(child: Child, question: dict[str, Any], words: str, limits: Limits) -> None:
+def ask_within(child: Child, question: dict[str, Any], words: str, limits: Limits) -> None:
     """Ask the child one question. Raises CannotTrain (base) if it takes more than it may."""
     try:
         answer = child.ask(question, limits.cpu_seconds, wall_seconds=limits.wall_seconds)
@@ -108,13 +105,13 @@ def serve_questions(memory_bytes: int) -> None:
     torch.set_num_threads(1)
     tempfile.gettempdir()  # libraries ask for it, and it is found by writing
     limit_memory(memory_bytes, may_write=False)
-    answer_lines(answer)
+    answer_lines(tried_out)
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
+def tried_out(question: dict[str, Any]) -> dict[str, Any]:
     """Return {} or, where memory ran out, {"memory": true}."""
     try:
-        {"network": build, "tokenizer": read_rows}[question["do"]](question)
+        {"network": build, "tokenizer": use_tokenizer}[question["do"]](question)
     except Exception:  # noqa: BLE001  # what is not for memory, the worker meets again and says
         return {"memory": True} if ran_out() else {}
     return {}
@@ -140,7 +137,7 @@ def build(question: dict[str, Any]) -> None:
         from_config(config, trust_remote_code=False)
 
 
-def read_rows(question: dict[str, Any]) -> None:
+def use_tokenizer(question: dict[str, Any]) -> None:
     """Load the tokenizer, and let it read the first rows as they stand in their file."""
     from services.model.template import Chat
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shared.memory_estimate import GIB, gib
 
-LOOK_SECONDS = 1.0
+MEMORY_LOOK_SECONDS = 1.0
+Watch = asyncio.Task[str]  # done where it ended the worker: the reason
 ROOM = 6 * GIB  # for libraries, a GPU's context, and what the estimate does not know
 TIMES_ESTIMATE = 2
 TIMES_DATASET = 40  # of a file's bytes: its rows as objects and as tokens
@@ -25,7 +26,7 @@ def most_resident(need: int | None, dataset: Path) -> int:
     return ROOM + expected + TIMES_DATASET * dataset.stat().st_size
 
 
-def resident_bytes(pid: int) -> int:
+def own_bytes(pid: int) -> int:
     """Return the bytes of a process that are in memory and in no file; 0 if it has ended."""
     with suppress(OSError, ValueError, IndexError):
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
@@ -36,7 +37,7 @@ def resident_bytes(pid: int) -> int:
 async def watch_memory(pid: int, most: int) -> str:
     """Kill a process that holds more than it may, and return why; never return otherwise."""
     while True:
-        held = resident_bytes(pid)
+        held = own_bytes(pid)
         if held > most:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -45,4 +46,4 @@ async def watch_memory(pid: int, most: int) -> str:
                 "much already, and was ended. The base's tokenizer or a row may make it grow "
                 "without end."
             )
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(MEMORY_LOOK_SECONDS)

@@ -38,7 +38,7 @@ from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
 from services.trainer.supervisor.run import gauges
 from services.trainer.supervisor.run.failures import KILLED, failure, nothing_new, told_failure
-from services.trainer.supervisor.run.memory_watch import watch_memory
+from services.trainer.supervisor.run.memory_watch import Watch, watch_memory
 from services.trainer.supervisor.run.prepare import Preparation
 from services.trainer.supervisor.run.uploader import RETRY_SECONDS, SnapshotSent, Uploader
 from services.trainer.supervisor.run.worker_process import Worker
@@ -202,8 +202,7 @@ class WorkerRun:
         Blocking. Raises StoreUnavailable, ObjectMissing, ObjectDamaged, CheckpointUnusable.
         """
         parts = (self.settings, self.local, self.line, self.job, self.segment, self.folder)
-        preparation = Preparation(*parts)
-        return preparation.spec(), preparation.most_resident()
+        return (made := Preparation(*parts)).spec(), made.most_resident()
 
     # ---- events ----------------------------------------------------------------------------------
 
@@ -217,13 +216,10 @@ class WorkerRun:
         await worker.wait()
         return ended
 
-    async def silent_end(
-        self, worker: Worker, kills: int | None, watch: asyncio.Task[str]
-    ) -> Ended:
+    async def silent_end(self, worker: Worker, kills: int | None, watch: Watch) -> Ended:
         """Return how a worker ended that reported no end.
 
         `kills`: the kernel's out-of-memory kills in this memory group before the worker started.
-        `watch`: of its memory, which is over if that ended it.
         """
         status = await worker.wait()
         if status == 0 and self.request is not None:  # told to stop before its first step
