@@ -20,6 +20,7 @@ EVAL = "eval/"
 PLANS = "plans/"
 BASES = "bases/"
 CATALOG = "catalog/"
+LINEAGES = "lineages/"
 AUDIT = "audit/"
 PROBES = ".probe/"  # what the bootstrap tries the store with: overwritten on purpose
 
@@ -132,7 +133,7 @@ def parse_base_commit(key: str) -> str | None:
 
 
 def version_files(lineage: str, version: int) -> str:
-    return f"lineages/{lineage}/{version_name(version)}/"
+    return f"{LINEAGES}{lineage}/{version_name(version)}/"
 
 
 def version_file(lineage: str, version: int, path: str) -> str:

@@ -12,7 +12,7 @@ OF_PREFIX = {
     layout.PLANS: "datasets",
     layout.BASES: "bases",
     layout.CATALOG: "versions",
-    "lineages/": "versions",
+    layout.LINEAGES: "versions",
 }
 
 

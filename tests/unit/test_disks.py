@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from services.ctl.commands.doctor import looks_at_disks
-from services.ctl.troubles import full_disks
-from services.ctl.views.disks import (
+from services.ctl.commands.disk import (
     HOW_TO_FREE,
     cost_of_base,
     disk_notes,
     disk_row,
     no_room_for_base,
 )
+from services.ctl.commands.doctor import looks_at_disks
+from services.ctl.troubles import full_disks
 from services.evolution.cache import Cache
 from services.ingest.inbox.disks import inbox_uses
 from services.trainer.supervisor.local_files import Local, use_of

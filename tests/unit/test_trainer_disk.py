@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.supervisor import decide
+from services.trainer.supervisor import decide, next_job
 from services.trainer.supervisor.disk import FREED_BYTES, Disk
 from services.trainer.supervisor.observe import view_of
 from services.trainer.supervisor.trainer import Trainer
+from shared.protocol.observed import DiskSeen, Observed
 
 GIB = 1 << 30
 
@@ -71,3 +72,35 @@ async def test_a_supervisor_whose_own_disk_is_full_waits_and_says_so(
     found = errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
         await decide.step(trainer)
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "said"),
+    [
+        (3 * GIB, None, None),
+        (None, None, None),  # nobody can say: it is not called short
+        (3 * GIB, 4 * GIB, None),
+        (3 * GIB - 1, None, "the store's disk: 3.0 GiB needed (checkpoints 2.0 GiB, 1.0 GiB stay"),
+        (9 * GIB, 4 * GIB - 1, "`work` holds 2.0 GiB and 2.0 GiB are needed, but DURAMEN_WORK_LIM"),
+    ],
+)
+async def test_a_job_waits_where_its_checkpoints_do_not_fit_into_the_store(
+    trainer: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int | None,
+    limit: int | None,
+    said: str | None,
+) -> None:
+    uses = {"work/checkpoints": GIB, "work/results": GIB, "bases": 9 * GIB}
+    disk = DiskSeen(place="store", free=free, reserve=GIB, uses=uses)
+    view = Observed(service="vault", instance="vault", state="idle", disks=[disk])
+
+    async def seen(*_: object) -> Observed:
+        return view
+
+    monkeypatch.setattr(next_job, "observed", seen)
+    trainer.settings = trainer.settings.model_copy(update={"work_limit_bytes": limit})
+    found = await next_job.short_in_store(trainer, 2 * GIB)
+    assert found is None if said is None else said in (found or "")
+    view = view.model_copy(update={"disks": None})
+    assert await next_job.short_in_store(trainer, 2 * GIB) is None

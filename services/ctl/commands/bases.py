@@ -9,13 +9,13 @@ import typer
 from services.ctl import cli
 from services.ctl.chat_templates import chat_template
 from services.ctl.commands import versions
+from services.ctl.commands.disk import cost_of_base, no_room_for_base
 from services.ctl.commands.lineages import Checked, make_first_lineage
 from services.ctl.hub_data import hub_token, transport_errors
 from services.ctl.settings import CtlSettings
 from services.ctl.troubles import places_of
 from services.ctl.views import base_trial
 from services.ctl.views.columns import number, size_of, text
-from services.ctl.views.disks import cost_of_base, no_room_for_base
 from services.ctl.views.stored_bases import base_row, roots
 from shared.errors import DiskFull, DuramenError, NotFound, ObjectMissing, UsageError
 from shared.files import sha256_bytes, sha256_file

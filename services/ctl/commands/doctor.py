@@ -16,11 +16,11 @@ import typer
 from rich.text import Text
 
 from services.ctl import cli
+from services.ctl.commands.disk import UNKNOWN_SPACE
 from services.ctl.settings import CtlSettings
 from services.ctl.supervised import ill_programs
 from services.ctl.troubles import SystemSeen, places_of, see_system, troubles
 from services.ctl.views.columns import count_of, size_of
-from services.ctl.views.disks import UNKNOWN_SPACE
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
 from shared.answers.ingest import InboxShown
