@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from services.evolution.cache import Cache, CachedSnapshot, Row
 from services.evolution.cells import NONE, values_of
-from services.evolution.histories import Histories, Look, Numbers
+from services.evolution.histories import Histories, Numbers, StepMeasured
 from services.evolution.lifelines import STATES, Point, Verdict, judge, line
 from services.evolution.snapshot_reader import identity
 from services.evolution.speed import speed
@@ -160,7 +160,7 @@ class Answers:
         if not any(map(len, cells)):
             return None
         taken = [
-            Look(
+            StepMeasured(
                 one.found.global_step,
                 jobs[one.job],
                 one.is_final,

@@ -27,7 +27,7 @@ Fractions = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Look:
+class StepMeasured:
     """What holds for all cells of a snapshot. `job` is any number of its job, `tokens` may be -1.
 
     Snapshots are given in the order of (global_step, fence).
@@ -47,7 +47,9 @@ class Histories:
     snapshot's cells.
     """
 
-    def __init__(self, taken: Sequence[Look], cells: Sequence[Cells], *, by_split: bool) -> None:
+    def __init__(
+        self, taken: Sequence[StepMeasured], cells: Sequence[Cells], *, by_split: bool
+    ) -> None:
         """Histories of what these snapshots measured: by probe, or by split and probe.
 
         A snapshot measures a probe once, and at least one measures something.

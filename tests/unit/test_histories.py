@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.evolution.cells import NONE, Cells, cells_of, values_of
-from services.evolution.histories import Histories, Look
+from services.evolution.histories import Histories, StepMeasured
 from services.evolution.lifelines import STATES, Point, judge, line
 from services.evolution.speed import speed
 from services.evolution.summary import SPEEDS
@@ -20,13 +20,13 @@ PROBES = 400
 SEEDS = 25  # of PROBES histories each
 
 
-def snapshots_of(chance: random.Random) -> list[Look]:
+def snapshots_of(chance: random.Random) -> list[StepMeasured]:
     """Snapshots by step: now and then two at one step, some that close a job."""
     taken, step, job, tokens = [], 0, 0, 0
     for _ in range(SNAPSHOTS):
         final = chance.random() < 0.3
         known = chance.random() < 0.9
-        taken.append(Look(step, job, final, tokens if known else NONE))
+        taken.append(StepMeasured(step, job, final, tokens if known else NONE))
         if chance.random() < 0.85:
             step, tokens = step + chance.randint(1, 5), tokens + chance.choice((0, 50, 300))
         if final:
@@ -54,7 +54,7 @@ def row(chance: random.Random, probe: int) -> dict[str, Any]:
     }
 
 
-def point(taken: Look, order: int, values: dict[str, Any]) -> Point:
+def point(taken: StepMeasured, order: int, values: dict[str, Any]) -> Point:
     names = ("split", "loss", "token_accuracy", "exact_match", "normalized_match")
     return Point(
         **{name: values[name] for name in names},

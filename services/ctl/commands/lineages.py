@@ -266,7 +266,7 @@ def spared_layers(
 
 
 @app.command("show")
-def show(name: Name, json: cli.Json = False) -> None:
+def show_lineage(name: Name, json: cli.Json = False) -> None:
     """Show a lineage: base, adapter, template, head, versions, and what the base's trial found."""
     cli.run_command(_show(name, json))
 
@@ -278,7 +278,7 @@ async def _show(name: str, json: bool) -> None:
     line = table.lines.get(name)
     if line is None or line.settings is None or line.head is None:
         raise NotFound(f"There is no lineage {name!r}.", next_step="duramen lineage list")
-    found = await asyncio.to_thread(base_trial.earlier_trial, config, line.settings)
+    found = await asyncio.to_thread(base_trial.trial_before, config, line.settings)
     value = shown_lineage(config, line, lineage_row(line, spared_layers(config, [line.settings])))
     value["base_check"] = base_trial.as_json(found)
     told = lines_of_lineage(value, base_trial.trial_lines(found, line.settings))

@@ -32,6 +32,9 @@ Settings = Annotated[
         "--set", help="A setting of the job, such as learning_rate=2e-4. May be repeated."
     ),
 ]
+UntilQueued = Annotated[
+    bool, typer.Option("--wait", help="Wait until the file is queued or refused.")
+]
 
 
 class SubmissionRefused(DuramenError):
@@ -52,9 +55,7 @@ def submit(
         bool, typer.Option("--again", help="Train the file even if it has been trained before.")
     ] = False,
     settings: Settings = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until the file is queued or refused.")
-    ] = False,
+    wait: UntilQueued = False,
     lineage: cli.Lineage = "main",
     json: cli.Json = False,
 ) -> None:

@@ -27,7 +27,7 @@ def try_base(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
     return found
 
 
-def earlier_trial(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
+def trial_before(config: CtlSettings, settings: LineageSettings) -> BaseTried | str:
     """Return what the trainer found when it tried the base out before, or why that is not known."""
     found = ask_trainer(config, settings, "&earlier=true", EARLIER_SECONDS)
     if isinstance(found, BaseTried) and found.what is None and found.failed is None:

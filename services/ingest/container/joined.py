@@ -12,7 +12,7 @@ from services.ingest.reading.row_error import Item, RowError, too_long
 BLANK_LINES = 100  # before the first row
 
 
-def joined(items: Iterator[Item], limit: int) -> Iterator[Item]:
+def with_joined(items: Iterator[Item], limit: int) -> Iterator[Item]:
     """Return the rows of a file, with those joined that make one conversation.
 
     The first row says whether there are any. `limit` is the most bytes of one row. Raises what
@@ -21,7 +21,7 @@ def joined(items: Iterator[Item], limit: int) -> Iterator[Item]:
     before: list[Item] = []
     for item in items:
         before.append(item)
-        row = parsed(item[1], limit)
+        row = parsed_row(item[1], limit)
         if row is not None or len(before) > BLANK_LINES:
             whole = chain(before, items)
             if isinstance(row, dict) and tavern.begins_chat(row):
@@ -36,12 +36,12 @@ def parsed_rows(
     items: Iterator[Item], limit: int
 ) -> Iterator[tuple[int, trees.TreeRow | RowError]]:
     for number, raw in items:
-        row = parsed(raw, limit)
+        row = parsed_row(raw, limit)
         if row is not None:
             yield number, row
 
 
-def parsed(raw: bytes | RowError, limit: int) -> trees.TreeRow | RowError | None:
+def parsed_row(raw: bytes | RowError, limit: int) -> trees.TreeRow | RowError | None:
     """Return a row, what is wrong with it, or None for a blank line."""
     if isinstance(raw, RowError):
         return raw

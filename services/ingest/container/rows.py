@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from services.ingest.container import archive, foreign, json_rows, packing, prose
 from services.ingest.container.encoding import as_utf8
-from services.ingest.container.joined import joined
+from services.ingest.container.joined import with_joined
 from services.ingest.container.lines import Piece
 from services.ingest.container.names import TABLES, Container
 from services.ingest.reading import table
@@ -35,7 +35,7 @@ def read_rows_of(
     `limit` is the most bytes of one row; `over` gets the rest of longer lines; `reads` tells
     whether a column of a table is read. Raises Unreadable, OSError.
     """
-    return joined(rows_of_file(path, container, Reading(limit, over, reads)), limit)
+    return with_joined(rows_of_file(path, container, Reading(limit, over, reads)), limit)
 
 
 def rows_of_file(path: Path, container: Container, reading: Reading) -> Iterator[Item]:

@@ -88,7 +88,7 @@ def turns_of(message: Message) -> list[Message]:
         role = "system"
     turn = {name: value for name, value in message.items() if name not in READ}
     turn |= {name: value for name, value in extra.items() if fold(name) in MEDIA_KEYS}
-    turn |= {"role": role, "content": said(message)}
+    turn |= {"role": role, "content": said_in(message)}
     if any(extra.get(name) for name in ATTACHED):
         turn["content"] = [{"type": "text", "text": turn["content"]}, {"type": "file"}]
     if role == "assistant" and extra.get("reasoning"):
@@ -96,7 +96,7 @@ def turns_of(message: Message) -> list[Message]:
     return [turn]
 
 
-def said(message: Message) -> Any:
+def said_in(message: Message) -> Any:
     """Return what a message says: the answer that was kept. Chub writes it into an object."""
     words, swipes, chosen = message.get("mes"), message.get("swipes"), message.get("swipe_id")
     if words is None and type(swipes) is list and type(chosen) is int and swipes[chosen:]:

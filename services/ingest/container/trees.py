@@ -19,13 +19,13 @@ from services.ingest.reading.rows.roles import role_of
 TreeRow = dict[str, Any]
 MOST_HELD_BYTES = 128 << 20  # of messages that are held, since nothing says where their tree ends
 PARENT, TREE = ("parentid", "parent"), ("messagetreeid", "treeid")
-MESSAGE_ID, RANK, SAID = ("messageid", "id"), ("rank",), ("text", "content")
-SHAPE = frozenset((*PARENT, *TREE, *MESSAGE_ID, *RANK, *SAID, "role", "replies", "deleted"))
-LOST = (
+OWN_ID, RANK, SAID = ("messageid", "id"), ("rank",), ("text", "content")
+SHAPE = frozenset((*PARENT, *TREE, *OWN_ID, *RANK, *SAID, "role", "replies", "deleted"))
+NO_WAY = (
     "No way leads from this message to the first one of its tree: a message between them is not "
     "there, or is elsewhere in the file. Sort the file by `message_tree_id`, or add it."
 )
-BY_HAND = "Write the path from its root to its last answer as one row of `messages`."
+ONE_PATH = "Write the path from its root to its last answer as one row of `messages`."
 
 
 class Node(NamedTuple):
@@ -50,10 +50,10 @@ class Node(NamedTuple):
 
 def node_of(line: int, row: TreeRow) -> Node:
     fields = {fold(name): value for name, value in row.items()}
-    return Node(line, {n: v if n in SHAPE else told(v) for n, v in fields.items()}, [])
+    return Node(line, {n: v if n in SHAPE else in_words(v) for n, v in fields.items()}, [])
 
 
-def told(value: Any) -> Any:
+def in_words(value: Any) -> Any:
     """Return what is kept of a field beside the message: for a list or an object, that it is there.
 
     Many messages are held at once, and those of OpenAssistant have more beside them than words.
@@ -63,10 +63,10 @@ def told(value: Any) -> Any:
 
 def begins_tree(row: TreeRow) -> bool:
     """Return whether a row is a message of a tree, or a whole tree."""
-    return is_whole(row) or is_message(row)
+    return is_whole_tree(row) or is_message(row)
 
 
-def is_whole(row: TreeRow) -> bool:
+def is_whole_tree(row: TreeRow) -> bool:
     root = row.get("prompt")
     return type(root) is dict and type(root.get("replies")) is list
 
@@ -86,7 +86,7 @@ def conversations(rows: Iterator[tuple[int, TreeRow | RowError]]) -> Iterator[It
     for line, row in rows:
         if isinstance(row, RowError):
             yield line, row
-        elif is_whole(row):
+        elif is_whole_tree(row):
             yield line, best_conversation(grown(node_of(line, row["prompt"])))
         elif not is_message(row):
             yield line, digits.as_given(row)
@@ -122,7 +122,7 @@ def grown_together(nodes: list[Node]) -> Iterator[Item]:
     """Yield the conversations of messages that name their parents, in any order."""
     known: dict[str, Node] = {}
     for node in nodes:
-        known.setdefault(str(node.get(MESSAGE_ID) or len(known)), node)
+        known.setdefault(str(node.get(OWN_ID) or len(known)), node)
     roots = [node for node in known.values() if node.get(PARENT) is None]
     for node in known.values():
         if str(node.get(PARENT)) in known:
@@ -136,7 +136,7 @@ def grown_together(nodes: list[Node]) -> Iterator[Item]:
         there = {id(node) for node in reached}
         for node in known.values():
             if id(node) not in there:
-                yield node.line, RowError("row", "tree", LOST)
+                yield node.line, RowError("row", "tree", NO_WAY)
 
 
 def best_conversation(root: Node) -> bytes | RowError:
@@ -168,7 +168,7 @@ def best(replies: list[Node]) -> Node:
     if all(node.is_user for node in replies):
         return next((node for node in replies if node.replies), replies[0])
     message = f"The tree has {len(replies)} answers to one message, and no `rank` says which is"
-    raise RowError("row", "tree", f"{message} the best. {BY_HAND}")
+    raise RowError("row", "tree", f"{message} the best. {ONE_PATH}")
 
 
 def turn(node: Node) -> TreeRow:

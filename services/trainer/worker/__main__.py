@@ -203,7 +203,7 @@ def ready(network: "Network", seconds: float) -> WorkerReady:
         seconds=seconds,
         parameters=sum(p.numel() for p in network.adapter.values()),
         base_parameters=sum(p.numel() for p in network.base.parameters()),
-        rss_bytes=resident_bytes(),
+        rss_bytes=own_resident_bytes(),
         device=network.device.type,
         attention=network.way.value,
         notes=tuple(network.notes),
@@ -273,7 +273,7 @@ def report(pipe: SupervisorPipe, failure: CannotTrain) -> None:
     )
 
 
-def resident_bytes() -> int:
+def own_resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
