@@ -85,7 +85,7 @@ class Histories:
         self.starts: Numbers = self.ends - counts + 1
 
     def _keep_one_a_step(self) -> None:
-        """Of several at one step keep the last with an answer, or the last."""
+        """Keep, of several at one step, the last with an answer, or else the last."""
         history = self.each(np.arange(len(self)))
         changes = (history[1:] != history[:-1]) | (self.step[1:] != self.step[:-1])
         first = np.flatnonzero(np.r_[True, changes])

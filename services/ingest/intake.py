@@ -242,7 +242,7 @@ class Intake:
     # ---- telling ---------------------------------------------------------------------------------
 
     def reason(self) -> str | None:
-        """What ingest waits for, the first few reasons."""
+        """Return the first few reasons why ingest waits, or None."""
         stuck = [f"{held.name}: {held.why}" for held in self.held.values() if held.why]
         return "; ".join([*([self.outage] if self.outage else []), *stuck][:3])[:2000] or None
 

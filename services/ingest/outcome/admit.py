@@ -123,7 +123,7 @@ def admit(table: Table, wish: Candidate) -> Admission:
 
 
 def job_or_duplicate(table: Table, wish: Candidate) -> Admission:
-    """As `admit`, without how much of the file is new."""
+    """Decide as `admit` does, without how much of the file is new."""
     lineage, sha256 = wish.origin.lineage, wish.dataset.sha256
     runs = table.runs(lineage, sha256)
     for job in runs:
@@ -159,7 +159,7 @@ def trained_before(job: JobId, why: str, version: int | None) -> Admission:
 
 
 def again(table: Table, job: Job) -> Admission:
-    """What to do where the last job on these rows is not trained in the head's ancestry."""
+    """Decide where the last job on these rows is not trained in the head's ancestry."""
     state = table.projection(job) or job.record.state
     match state:
         case "queued" | "running":

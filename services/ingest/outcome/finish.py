@@ -53,7 +53,7 @@ class Finisher:
         return None
 
     async def advance(self, taken: Taken, held: PendingFile) -> str | None:
-        """As `finish`. Raises Refused too."""
+        """Do what `finish` does. Raises Refused, too."""
         status, name = taken.path.lstat(), taken.origin.name
         refuse_other_kinds(status)
         if taken.origin.kind == "settings":

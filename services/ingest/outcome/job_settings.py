@@ -136,7 +136,7 @@ def row_options(said: dict[str, Any]) -> RowOptions:
 
 
 def over(values: dict[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sidecar says and a command does not, and what the command says."""
+    """Return what the command says, and what the sidecar says beside it."""
     said = {NAMES.get(name, name) for name in stronger}
     kept = {name: value for name, value in values.items() if NAMES.get(name, name) not in said}
     return {**kept, **stronger}

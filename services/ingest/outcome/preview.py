@@ -75,7 +75,7 @@ class Previews:
                 self.reader.parser.close()  # it may hold as much memory as it is allowed
 
     async def read(self, taken: Taken, held: PendingFile) -> Preview:
-        """As `preview`, while no other file is read."""
+        """Return what `preview` does, while no other file is read."""
         try:
             wrong = await self.understand(taken, held)
             await self.reader.read(taken, held)

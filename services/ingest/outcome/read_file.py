@@ -76,7 +76,7 @@ class FileReader:
         return self.work_dir / taken.origin.id
 
     async def settings_of(self, taken: Taken, held: PendingFile) -> Asked:
-        """What was set for this file, by its sidecar or with the upload. Raises Refused."""
+        """Return what was set for this file, by its sidecar or with the upload. Raises Refused."""
         try:
             return job_settings.read_settings(await self.values_of(taken, held))
         except SettingsRefused as error:
@@ -147,7 +147,7 @@ class FileReader:
                     raise WholeFileRefused.of("parser", message) from error
 
     async def special_tokens(self, lineage: str) -> tuple[str, ...]:
-        """Those that begin or end a turn in the lineage; none while it has no base."""
+        """Return the tokens that begin or end a turn in the lineage; none while it has no base."""
         await self.ingest.table.update(self.ingest.bus)
         line = self.ingest.table.lines.get(lineage)
         if line is None or line.head is None:
