@@ -18,28 +18,28 @@ ANSWER, ASKED = b'{"role":"assistant"', b'{"role":"user"'
 AFTER_TURNS = b'}],"t'  # `tools` or `template_kwargs` after the turns
 
 
-def line_id(line: bytes) -> bytes:
-    """Return the id of a canonical line, given without its newline."""
-    return sha256(line).digest()[:ID_BYTES]
+def ids_of(line: bytes) -> tuple[bytes, bytes]:
+    """Return the id of a canonical line, given without its newline, and that of its prompt.
 
-
-def prompt_id(line: bytes) -> bytes:
-    """Return the id of what the last answer of a canonical line answers, or NO_PROMPT.
-
-    That is the line up to this answer, and what stands beside the turns. Text, and an answer that
-    nobody asked for, have no prompt.
+    The prompt is what the last answer answers: the line up to this answer, and what stands beside
+    the turns. Text, and an answer that nobody asked for, have NO_PROMPT.
     """
     answer = line.rfind(ANSWER)
     if answer < 0 or line.find(ASKED, 0, answer) < 0:
-        return NO_PROMPT
+        return sha256(line).digest()[:ID_BYTES], NO_PROMPT
     beside = line.find(AFTER_TURNS, answer)
-    prompt = line[:answer] if beside < 0 else line[:answer] + line[beside:]
-    return sha256(prompt).digest()[:ID_BYTES]
+    if beside >= 0:
+        prompt = sha256(line[:answer] + line[beside:]).digest()[:ID_BYTES]
+        return sha256(line).digest()[:ID_BYTES], prompt
+    hashed = sha256(line[:answer])  # most bytes are hashed once, for both
+    prompt = hashed.digest()[:ID_BYTES]
+    hashed.update(line[answer:])
+    return hashed.digest()[:ID_BYTES], prompt
 
 
 def records_of(lines: Iterable[bytes]) -> bytes:
     """Return the records of canonical lines, given without newlines."""
-    return b"".join(line_id(line) + prompt_id(line) for line in lines)
+    return b"".join(name + prompt for name, prompt in map(ids_of, lines))
 
 
 def sealed(records: bytes) -> bytes:

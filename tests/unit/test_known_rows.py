@@ -19,9 +19,8 @@ from shared.formats.row_ids import (
     NO_PROMPT,
     RECORD,
     ids_in,
-    line_id,
+    ids_of,
     opened,
-    prompt_id,
     records_of,
     sealed,
 )
@@ -247,7 +246,7 @@ ASKED = {"role": "user", "content": 'say {"role":"assistant" twice'}
 )
 def test_a_prompt_is_all_but_the_last_answer(row: Any, like: Any, is_same: bool) -> None:
     lines = [json.dumps(each, separators=(",", ":")).encode() for each in (row, like)]
-    one, other = map(prompt_id, lines)
+    one, other = (ids_of(line)[1] for line in lines)
     assert NO_PROMPT not in (one, other)
     assert (one == other) is is_same
 
@@ -256,14 +255,14 @@ def test_a_prompt_is_all_but_the_last_answer(row: Any, like: Any, is_same: bool)
     "row", [{"text": "words"}, {"messages": [ONE, ASKED]}, {"messages": [ASKED]}]
 )
 def test_text_and_an_answer_to_nothing_have_no_prompt(row: Any) -> None:
-    assert prompt_id(json.dumps(row, separators=(",", ":")).encode()) == NO_PROMPT
+    assert ids_of(json.dumps(row, separators=(",", ":")).encode())[1] == NO_PROMPT
 
 
 def test_a_file_of_ids_proves_itself() -> None:
     lines = [line_of(c) for c in tiny_conversations(3)]
     data = sealed(records_of(lines))
     assert [row.hex() for row, _ in ids_in(opened(data))] == [row_id(x)[:32] for x in lines]
-    assert line_id(lines[0]).hex() == row_id(lines[0])[:32]
+    assert ids_of(lines[0])[0].hex() == row_id(lines[0])[:32]
     for damaged in (data[:-1], data[1:], data + b"\0", b"", data[:40] + b"?" + data[41:]):
         with pytest.raises(ValueError, match="damaged"):
             opened(damaged)

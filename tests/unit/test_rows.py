@@ -17,7 +17,7 @@ from services.ingest.inbox.settle import Settling
 from services.ingest.reading import dataset
 from services.ingest.reading.dataset import ReadingRequest
 from services.ingest.reading.repeated import Seen
-from services.ingest.reading.row import RowError, canonical_row
+from services.ingest.reading.row import RowError, canonical_row, plain_row
 from shared.formats.dataset import DATA, SOURCE
 from shared.formats.row_ids import ROW_IDS, opened, records_of
 
@@ -311,3 +311,26 @@ def test_a_file_is_complete_when_it_is_quiet_and_ends_with_a_line(tmp_path: Path
     path.write_bytes(GOOD + b"\0" * 5000)
     assert "not changed" in why(100)
     assert "zeros" in why(103)
+
+
+# A row as most are -> whether it takes the fast way; the closer look says the same or refuses it.
+FAST: dict[str, bool] = {
+    '{"instruction": "a", "input": "b", "output": "c \\\\\\" d"}': True,
+    '{"question": "a \\\\", "answer": "c\\n", "id": 123456789012345678901234, "score": 0.5}': True,
+    '{"question": "a", "answer": "c", "note": null, "is_new": true}': True,
+    '{"question": "a", "answer": "b", "answer": "c"}': False,
+    '{"question": "a", "answer": "c", "meta": {"x": "y"}}': False,
+    '{"question": "a", "answer": "c", "score": NaN}': False,
+    '{"question": "a", "answer": "c", "weight": 0.5}': False,
+    '{"question": "a\\u0000", "answer": "c"}': False,
+    '{"question": "a", "answer": 1.10}': False,
+}
+
+
+@pytest.mark.parametrize("text", FAST)
+def test_the_fast_way_says_what_the_closer_look_says(text: str) -> None:
+    raw = text.encode()
+    found = plain_row(raw)
+    assert (found is not None) == FAST[text]
+    if found is not None:
+        assert found == tuple(dataset.read_row(raw, 1 << 20))

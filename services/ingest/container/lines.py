@@ -25,8 +25,26 @@ def json_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
     `limit` is the most bytes of one row; `over` gets the rest of longer lines.
     """
     lines = Lines(file, limit, over)
-    for number, line in lines:
+    for item in lines.source:
+        line = item[1]
+        # As `is_whole_line`, which most lines are: a call for each would be felt.
         if line[:1] == b"{" and line[-1:] == b"}" and b'}{"' not in line:
+            yield item
+        else:
+            lines.ahead.append(item)
+            yield from odd_lines(lines, limit)
+
+
+def is_whole_line(line: bytes) -> bool:
+    """Return whether a line looks like one row and no more."""
+    return line[:1] == b"{" and line[-1:] == b"}" and b'}{"' not in line
+
+
+def odd_lines(lines: "Lines", limit: int) -> Iterator[Item]:
+    """Yield the rows of the lines that were taken ahead, and of those that go on with them."""
+    while lines.ahead:
+        number, line = lines.ahead.popleft()
+        if is_whole_line(line):
             yield number, line
             continue
         bare = line.removeprefix(BOM).strip(SPACE_BYTES)
@@ -39,20 +57,13 @@ def json_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Item]:
 
 
 class Lines:
-    """The lines of a file, from which some may be taken ahead."""
+    """The lines of a file, of which some may be taken `ahead` of the others in `source`."""
 
     def __init__(self, file: BinaryIO, limit: int, over: Piece) -> None:
-        self._lines = read_lines(file, limit, over)
-        self._ahead: deque[Line] = deque()
+        self.source = read_lines(file, limit, over)
+        self.ahead: deque[Line] = deque()
         self._limit = limit
         self._in_vain = 0  # bytes of lines that were taken ahead and completed no row
-
-    def __iter__(self) -> Iterator[Line]:
-        while True:
-            line = self._ahead.popleft() if self._ahead else next(self._lines, None)
-            if line is None:
-                return
-            yield line
 
     def rows_at(self, line: bytes) -> list[bytes]:
         """Return the rows that begin on a line: one or several, or none if it is broken."""
@@ -75,14 +86,14 @@ class Lines:
             wanted *= 2
         row, used = first_row(text)
         self._in_vain += 0 if row else len(text)
-        self._ahead.extendleft(reversed(taken[used:]))
+        self.ahead.extendleft(reversed(taken[used:]))
         return row
 
     def _take(self, count: int) -> list[Line]:
         """Return the next lines, up to one that was cut: its rest follows when it is used."""
         found: list[Line] = []
         while len(found) < count and not (found and len(found[-1][1]) > self._limit):
-            line = self._ahead.popleft() if self._ahead else next(self._lines, None)
+            line = self.ahead.popleft() if self.ahead else next(self.source, None)
             if line is None:
                 break
             found.append(line)
@@ -152,9 +163,8 @@ def read_lines(file: BinaryIO, limit: int, over: Piece) -> Iterator[Line]:
             *whole, last = rest.split(b"\n")
             number += 1
             yield number, b"".join(begun)
-            for line in whole:
-                number += 1
-                yield number, line
+            yield from enumerate(whole, number + 1)
+            number += len(whole)
             begun, size = [last], len(last)
         if size > most:
             number += 1

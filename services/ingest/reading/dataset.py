@@ -26,6 +26,7 @@ from services.ingest.reading.row import (
     RowOptions,
     canonical_row,
     plain_row,
+    quotes,
 )
 from services.ingest.reading.row_error import RowError, Unreadable, too_long
 from services.ingest.reading.rows.fields import fold
@@ -34,7 +35,7 @@ from services.ingest.reading.special_tokens import Specials
 from shared.files import sha256_file
 from shared.formats.dataset import REPORT
 from shared.formats.report import Contents, Problem
-from shared.formats.row_ids import line_id
+from shared.formats.row_ids import ids_of
 from shared.protocol.allowance import Allowance
 
 ORIGINAL = "original"  # the file as it was dropped, until it is stored
@@ -208,13 +209,15 @@ def copy_rows(
             if isinstance(raw, RowError):
                 tally.refuse_row(raw, number, "")
                 continue
-            layout, line = "messages", plain_row(raw) if plain and len(raw) <= limit else None
+            found = plain_row(raw) if plain and len(raw) <= limit else None
             try:
-                if line is None:
+                if found is None:
                     if not raw or raw.isspace():
                         tally.blank += 1
                         continue
-                    layout, line, ignored = read_row(raw, limit, options)
+                    found = read_row(raw, limit, options)
+                layout, line, ignored = found
+                if ignored:
                     tally.ignore(ignored)
                 if layout != "text":
                     specials.check(line)
@@ -225,8 +228,9 @@ def copy_rows(
                 tally.refuse_row(error, number, repair.sample(raw, error.column))
                 bad.write(raw)
                 continue
-            if seen.add(name := line_id(line), output.rows):
-                output.add(layout, line, number, name)
+            name, prompt = ids_of(line)
+            if seen.add(name, output.rows):
+                output.add(layout, line, number, name + prompt)
             else:
                 tally.repeat(number)
         finish(output, seen, tally)
@@ -291,15 +295,6 @@ def check_keys(raw: bytes, parsed: Any) -> None:
         twice = repair.key_twice(raw)
         if twice is not None:
             raise twice
-
-
-def quotes(line: bytes) -> int:
-    """Return the number of quotes that begin or end a string."""
-    if b"\\" not in line:
-        return line.count(b'"')
-    if b"\\\\" in line:  # a backslash that stands for itself escapes no quote
-        line = line.replace(b"\\\\", b"")
-    return line.count(b'"') - line.count(b'\\"')
 
 
 def copy_original(descriptor: int, target: Path) -> None:

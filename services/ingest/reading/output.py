@@ -8,11 +8,12 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from operator import mod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.formats.dataset import DATA, SOURCE, RowOrigin
-from shared.formats.row_ids import ROW_IDS, line_id, prompt_id
+from shared.formats.row_ids import ROW_IDS, records_of
 
 BAD = "bad.jsonl"
 BUFFER_BYTES = 1 << 20
@@ -31,9 +32,7 @@ class Output:
             path.unlink(missing_ok=True)
         self._data, self._source, self._ids = (p.open("wb", buffering=0) for p in self._paths)
         self._digest, self._digest_of_ids = hashlib.sha256(), hashlib.sha256()
-        self._lines: list[bytes] = []
-        self._line_ids: list[bytes] = []
-        self._origins: list[tuple[str, int]] = []
+        self._rows: list[tuple[str, bytes, int, bytes]] = []
         self._waiting = self.rows = self.size = 0
         self.layouts: Counter[str] = Counter()
 
@@ -49,29 +48,28 @@ class Output:
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
-    def add(self, layout: str, line: bytes, number: int, name: bytes) -> None:
-        """Add a canonical row of a layout, from a line of the original. `name` is its id."""
-        self._lines.append(line)
-        self._line_ids.append(name)
-        self._origins.append((layout, number))
+    def add(self, layout: str, line: bytes, number: int, ids: bytes) -> None:
+        """Add a canonical row of a layout, from a line of the original. `ids`: its record."""
+        self._rows.append((layout, line, number, ids))
         self.rows += 1
         self._waiting += len(line)
         if self._waiting > BUFFER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if lines := self._lines:
+        if self._rows:
+            layouts, lines, numbers, records = zip(*self._rows, strict=True)
             data = b"\n".join([*lines, b""])
             write_all(self._data, data)
-            write_all(self._source, b"".join([origin(name) % n for name, n in self._origins]))
-            named = zip(self._line_ids, lines, strict=True)
-            ids = b"".join([name + prompt_id(line) for name, line in named])
+            origins = map(mod, map(origin, layouts), numbers)
+            write_all(self._source, b"".join(origins))
+            ids = b"".join(records)
             write_all(self._ids, ids)
             self._digest_of_ids.update(ids)
-            self.layouts.update([name for name, _ in self._origins])
+            self.layouts.update(layouts)
             self._digest.update(data)
             self.size += len(data)
-        self._lines, self._line_ids, self._origins, self._waiting = [], [], [], 0
+        self._rows, self._waiting = [], 0
 
     def finish(self) -> None:
         """Write everything that is still waiting to the files, and what ends them."""
@@ -95,7 +93,7 @@ class Output:
                 if repeated[index >> 3] >> (index & 7) & 1:
                     yield told.line
                 else:
-                    self.add(told.layout, row[:-1], told.line, line_id(row[:-1]))
+                    self.add(told.layout, row[:-1], told.line, records_of([row[:-1]]))
         self.finish()
 
 
