@@ -8,6 +8,7 @@ from services.trainer import device
 from services.trainer.nvml import driver
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import api, gpu, own_lease
+from services.trainer.supervisor.close import prune_bases
 from services.trainer.supervisor.decide import look_for_work
 from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
@@ -19,6 +20,8 @@ from shared.files import write_synced
 from shared.service import http, loop
 from shared.service.start import load_settings
 from shared.store.s3 import Store
+
+PRUNE_SECONDS = 60.0
 
 
 async def measured_dtype(settings: TrainerSettings) -> str:
@@ -63,6 +66,13 @@ async def main(settings: TrainerSettings) -> None:
             *([gpu.watch_gpu()] if settings.device == "cuda" else []),
             keep_observed(trainer),
             trainer.disks.keep(),
+            loop.repeat(
+                "bases",
+                lambda: prune_bases(trainer),
+                asyncio.Event(),
+                PRUNE_SECONDS,
+                trainer.outage.alarms,
+            ),
             loop.repeat(
                 "trainer",
                 lambda: look_for_work(trainer),

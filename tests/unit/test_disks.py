@@ -200,11 +200,14 @@ def test_who_uses_inbox_trainer_and_bus_is_told_by_the_place_of_a_file(tmp_path:
 
 def test_the_cache_keeps_only_the_bases_of_jobs_that_wait_or_run(tmp_path: Path) -> None:
     local = Local(tmp_path, store=None)  # type: ignore[arg-type]
-    for root in ("needed", "not", ".half.12.tmp", ".old.doomed"):
-        (tmp_path / "cache/bases" / root).mkdir(parents=True)
+    for root in ("needed", "not", "shown", ".half.12.tmp", ".old.doomed"):
+        folder = tmp_path / "cache/bases" / root
+        folder.mkdir(parents=True)
+        os.utime(folder, (1, 1))
+    assert local.base("shown").name == "shown"  # by a command, for no job
     local.prune_bases({"needed"})
     left = {folder.name for folder in (tmp_path / "cache/bases").iterdir()}
-    assert left == {"needed", ".half.12.tmp"}
+    assert left == {"needed", "shown", ".half.12.tmp"}
 
 
 def test_a_full_disk_ends_no_loop_and_no_cache(

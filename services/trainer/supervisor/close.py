@@ -140,7 +140,11 @@ def clean(trainer: Trainer, line: Line, segment: Segment) -> None:
     except (StoreUnavailable, ObjectMissing) as error:
         log.get().warning("not_cleaned", error=str(error))
     trainer.local.prune({segment.id})
-    trainer.local.prune_bases(needed_bases(trainer.table))
+
+
+async def prune_bases(trainer: Trainer) -> None:
+    """Remove from this disk the bases that no job needs."""
+    await asyncio.to_thread(trainer.local.prune_bases, needed_bases(trainer.table))
 
 
 def needed_bases(table: Table) -> set[str]:

@@ -6,6 +6,7 @@ segments/<lineage>/<segment>/{spec.json,plan.json,metrics.jsonl,job.log,checkpoi
 """
 
 import shutil
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from shared.store.place import PRECIOUS, Bucket
 from shared.store.s3 import Store
 
 KEPT_SEGMENTS = 8
+UNUSED_SECONDS = 3600.0
 # Files of each kind: they are fetched again where they are needed. A new plan asks for the plans
 # and the row ids of all jobs behind the head.
 KEPT_FETCHED = {"datasets": 64, "sources": 64, "plans": 1000, "row_ids": 1000}
@@ -88,6 +90,7 @@ class Local:
         """
         folder = self.cache / "bases" / root
         if folder.exists():
+            folder.touch()  # it is in use, and stays a while
             return folder
         found = parse_sums(self.store.read(PRECIOUS, layout.base_commit(root)))
         if root_hash(found.items()) != root:
@@ -212,9 +215,13 @@ class Local:
             write_synced(temporary / HEADER, header)
 
     def prune_bases(self, needed: set[str]) -> None:
-        """Remove the bases that no job needs: they are fetched again where one does."""
-        for folder in (self.cache / "bases").glob("*"):
-            if folder.name not in needed and not folder.name.startswith("."):
+        """Remove the bases that no job needs, an hour after their last use.
+
+        A trial or an example that is shown may use one meanwhile. It is fetched again if needed.
+        """
+        unused_since = time.time() - UNUSED_SECONDS
+        for folder in (self.cache / "bases").glob("[!.]*"):
+            if folder.name not in needed and folder.stat().st_mtime < unused_since:
                 doomed = folder.with_name(f".{folder.name}.doomed")
                 folder.rename(doomed)  # first: a folder of a base's name is always whole
         for doomed in (self.cache / "bases").glob(".*.doomed"):
