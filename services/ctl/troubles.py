@@ -174,25 +174,33 @@ def names_of(rows: list[VersionRow]) -> str:
 
 
 def places_of(services: Mapping[str, Mapping[str, Observed]]) -> list[DiskSeen]:
-    """Return all the places that services measure, as they saw them last."""
-    return [
-        disk for views in services.values() for said in views.values() for disk in said.disks or ()
-    ]
+    """Return all the places that services measure; of a service that is silent they are unknown."""
+    found = []
+    for said in (said for views in services.values() for said in views.values()):
+        is_old = age_of(said) > SILENT_SECONDS
+        unknown = {"free": None, "full_seconds": None} if is_old else {}
+        found += [disk.model_copy(update=unknown) for disk in said.disks or ()]
+    return found
 
 
 def full_disks(disks: Iterable[DiskSeen]) -> Iterator[Trouble]:
-    """Yield the places whose disk is full or will soon be, and a done/ that is beyond its limit."""
+    """Yield the places whose disk is full, and a done/ that is beyond its limit."""
     for disk in disks:
         if disk.free is not None and disk.free < disk.reserve:
             text = f"no space for {of_place(disk)}: {size_of(disk.free)} free in {disk.folder}"
             text += f", {size_of(disk.reserve)} must stay free; what needs more waits"
             yield Trouble("disk", text, "duramen disk")
-        elif disk.full_seconds is not None and disk.full_seconds < SOON_SECONDS:
-            text = f"the disk of {of_place(disk)} will be full in {span_of(disk.full_seconds)}"
-            yield Trouble("disk", f"{text} at the present rate", "duramen disk")
         if over := disk.freeable.get("done"):
             text = f"inbox/done is {size_of(over)} above DURAMEN_DONE_LIMIT_BYTES"
             yield Trouble("disk", f"{text}; nothing in it is deleted for you", "duramen disk")
+
+
+def filling_disks(disks: Iterable[DiskSeen]) -> Iterator[str]:
+    """Yield which disks will be full within a day at their present rate, maybe of a short burst."""
+    for disk in disks:
+        if disk.full_seconds is not None and disk.full_seconds < SOON_SECONDS:
+            text = f"the disk of {of_place(disk)} will be full in {span_of(disk.full_seconds)}"
+            yield f"{text} at the rate of the last hours: duramen disk"
 
 
 def of_place(disk: DiskSeen) -> str:

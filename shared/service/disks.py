@@ -26,7 +26,7 @@ USED = Gauge("duramen_disk_used_bytes", "Bytes of a place, by what uses them.", 
 MEASURE_SECONDS = 2.0
 RECOUNT_SECONDS = 60.0
 COUNTING_SHARE = 50  # counting takes no more than a fiftieth of the time
-RATE_SECONDS = (600.0, 6 * 3600.0)  # a rate is told from the first on, and over the second at most
+RATE_SECONDS = (3600.0, 6 * 3600.0)  # a rate is told from the first on, and over the second at most
 
 
 @dataclass

@@ -12,7 +12,7 @@ from shared.ledger.control import observed_all
 from shared.protocol.observed import DiskSeen
 from shared.service_names import SERVICES
 
-UNKNOWN_SPACE = "free space unknown: this server is not one whose disk can be seen from here"
+UNKNOWN_SPACE = "free space unknown: its disk cannot be seen, or who measures it is silent"
 DISK_HEADS = (text("PLACE"), number("FREE"), number("OF"), text("FULL IN"), text("USED BY"))
 COPIES_OF_BASE = {"store": 2, "backup": 1, "archive": 1, "trainer": 1}
 HOW_TO_FREE = {

@@ -19,7 +19,7 @@ from services.ctl import cli
 from services.ctl.commands.disk import UNKNOWN_SPACE
 from services.ctl.settings import CtlSettings
 from services.ctl.supervised import ill_programs
-from services.ctl.troubles import SystemSeen, places_of, see_system, troubles
+from services.ctl.troubles import SystemSeen, filling_disks, places_of, see_system, troubles
 from services.ctl.views.columns import count_of, size_of
 from services.ctl.views.inbox_waits import waits_lines
 from shared import reach
@@ -184,7 +184,7 @@ def look_at_troubles(config: CtlSettings) -> list[Look]:
 
 def looks_at_disks(disks: list[DiskSeen]) -> list[Look]:
     """Look at each place that has room, or of which nobody can say: the rest are troubles."""
-    found = []
+    found = [Look("disk", None, text) for text in filling_disks(disks)]
     for disk in disks:
         if disk.free is None:
             found.append(Look(f"disk {disk.place}", None, UNKNOWN_SPACE))

@@ -2,7 +2,14 @@
 
 from services.ctl import cli
 from services.ctl.supervised import ill_programs
-from services.ctl.troubles import SILENT_SECONDS, SystemSeen, see_system, troubles
+from services.ctl.troubles import (
+    SILENT_SECONDS,
+    SystemSeen,
+    filling_disks,
+    places_of,
+    see_system,
+    troubles,
+)
 from services.ctl.views.columns import span_of
 from services.ctl.views.inbox_waits import inbox_json, inbox_lines, inbox_of
 from services.ctl.views.naming import job_at
@@ -64,6 +71,8 @@ def print_status(seen: SystemSeen) -> None:
         for line in lines:
             cli.console.print(f"{service:10} {line}".rstrip(), soft_wrap=True)
     cli.console.print(f"queued: {len(seen.table.queue())}   {versions_line(seen)}")
+    for line in filling_disks(places_of(seen.services)):
+        cli.note(line, "yellow")
     for line in inbox_lines(inbox_of(seen.services["ingest"])):
         cli.note(line, "yellow")
 
