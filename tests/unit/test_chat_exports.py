@@ -34,6 +34,27 @@ EXPORTS: list[Row] = [
 ]  # fmt: skip
 
 
+def claude(**asked: Any) -> Row:
+    turns = [{"sender": "human", "text": "Tea?", **asked}, {"sender": "assistant", "text": "Yes."}]
+    return {"uuid": "u", "name": "x", "chat_messages": turns}
+
+
+def test_the_text_of_a_file_in_claudes_export_is_part_of_what_is_asked() -> None:
+    files = {"attachments": [{"file_name": "a.md", "extracted_content": "Tea is hot."}]}
+    for more in ({}, {"files": [{"file_name": "a.md"}]}):
+        asked = read(claude(**files, **more))["messages"][0]["content"]
+        assert asked == "a.md\nTea is hot.\n\nTea?"
+    empty = read(claude(files=[], attachments=[]))
+    assert empty["messages"][0]["content"] == "Tea?"
+
+
+def test_a_file_of_which_claudes_export_has_only_the_name_is_refused() -> None:
+    for more in ({"files": [{"file_name": "a.png"}]}, {"attachments": [{"file_name": "a.pdf"}]}):
+        refused = refusal(claude(**more))
+        assert refused.rule == "not_text"
+        assert "'a.p" in refused.message
+
+
 @pytest.mark.parametrize("row", EXPORTS)
 def test_the_shown_path_of_an_export_is_read(row: Row) -> None:
     assert read(row) == talk(USER, ANSWER)

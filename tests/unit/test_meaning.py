@@ -54,6 +54,7 @@ WEIGHTS: list[tuple[Row, float | None]] = [
     ({"train": True}, None),
     ({"train": "no"}, 0),
     ({"train_on_turn": False}, 0),
+    ({"training": False}, 0),
     ({"trainOnTurn": False}, 0),
     ({"trainable": False}, 0),
     ({"loss": False}, 0),

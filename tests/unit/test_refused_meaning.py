@@ -107,3 +107,18 @@ def test_a_tree_is_refused_as_one(row: Row) -> None:
 @pytest.mark.parametrize("key", ["label_mask", "assistant_masks", "completion_mask", "loss_mask"])
 def test_a_mask_of_tokens_is_refused(key: str) -> None:
     assert refusal(talk(USER, ANSWER, **{key: [0, 1, 1]})).field == key
+
+
+def test_what_a_trainer_is_told_of_whole_rows_is_refused_unless_it_says_nothing_new() -> None:
+    row = {"messages": [USER, ANSWER]}
+    for key in ("mask_history", "train_on_inputs"):
+        assert refusal({**row, key: True}).rule == "mask"
+        assert read({**row, key: False}) == row
+    assert read(
+        {"question": "Tea?", "answer": "Yes.", "thinking_trajectories": ["Hm.", "So."]}
+    ) == {
+        "messages": [
+            {"role": "user", "content": "Tea?"},
+            {**ANSWER, "content": "Yes.", "reasoning_content": "Hm.\nSo."},
+        ]
+    }

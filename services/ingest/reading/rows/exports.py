@@ -1,4 +1,7 @@
-"""Conversations as ChatGPT and Open WebUI export them: trees, of which the shown path is read."""
+"""Conversations as ChatGPT and Open WebUI export them: trees, of which the shown path is read.
+
+Claude's are lists, whose files stand beside the words that ask about them.
+"""
 
 from typing import Any
 
@@ -21,7 +24,33 @@ def unfolded(row: dict[str, Any]) -> dict[str, Any]:
         path = path_to(history["messages"], history.get("currentId"), "parentId")
         turns = [{name: node.get(name) for name in ("role", "content")} for node in path]
         return {**{name: value for name, value in row.items() if name != "chat"}, "messages": turns}
+    said = row.get("chat_messages")
+    if type(said) is list and any(type(m) is dict and (m.get("attachments") or m.get("files"))
+                                  for m in said):  # fmt: skip
+        return {**row, "chat_messages": [with_files(message) for message in said]}
     return row
+
+
+def with_files(message: Any) -> Any:
+    """Return a message of Claude with the text of its files as documents.
+
+    Raises RowError where a file is there by its name alone, as pictures are.
+    """
+    if type(message) is not dict:
+        return message
+    attached = [each for each in message.get("attachments") or () if type(each) is dict]
+    texts = {each.get("file_name"): each.get("extracted_content") for each in attached}
+    for each in message.get("files") or ():
+        if type(each) is dict:
+            texts.setdefault(each.get("file_name"), None)
+    for name, text in texts.items():
+        if type(text) is not str or not text.strip():
+            why = f"The export names the file {str(name)[:60]!r}, but does not hold what it says. "
+            raise RowError("chat_messages[].files", "not_text", why + "Leave the row out.")
+    rest = {key: value for key, value in message.items() if key not in ("attachments", "files")}
+    if not texts:
+        return rest
+    return {**rest, "documents": [{"title": name or "", "text": t} for name, t in texts.items()]}
 
 
 def path_to(nodes: Nodes, last: Any, parent: str) -> list[dict[str, Any]]:

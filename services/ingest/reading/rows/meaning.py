@@ -53,7 +53,10 @@ WEIGHT_KEYS = names(
 )
 THOUGHT_KEYS = names(
     "reasoning_content reasoning thinking thought thoughts think chain_of_thought cot complex_cot "
-    "rationale reasoning_text thinking_content reasoning_trace"
+    "rationale reasoning_text thinking_content reasoning_trace reasoning_traces "
+    "thinking_trajectory thinking_trajectories deepseek_thinking_trajectory "
+    "gemini_thinking_trajectory thought_process reasoning_process think_content scratchpad "
+    "inner_thoughts internal_thoughts"
 )
 CHOSEN_KEYS = names("chosen chosen_response chosen_messages chosen_conversations")
 REJECTED_KEYS = names(
@@ -80,14 +83,14 @@ EXPORT_KEYS = names("mapping current_node")
 TREE_KEYS = names("parent_id message_tree_id parent")
 MASK_KEYS = names(
     "label_mask assistant_mask assistant_masks assistant_tokens_mask completion_mask token_mask "
-    "mask input_ids segments"
+    "mask input_ids segments mask_history train_on_inputs train_on_input train_on_prompt"
 )
 
 # ---- the keys of a turn --------------------------------------------------------------------------
 
 TURN_FLAGS = names(
-    "train train_on_turn trainable is_trainable should_train loss compute_loss loss_mask learn "
-    "supervised calculate_loss"
+    "train train_on_turn training trainable is_trainable should_train loss compute_loss loss_mask "
+    "learn supervised calculate_loss"
 )
 TURN_WEIGHTS = names("weight loss_weight loss_scale sample_weight")
 TURN_MASKED = names(

@@ -28,7 +28,8 @@ def refuse_untrainable(fields: Fields, row: dict[str, Any]) -> None:
         )
         raise RowError(name, "not_text", message)
     for name, value in fields.take_said(MASK_KEYS):
-        if type(value) is not str or value.strip().lower() not in ALSO_MASKED:
+        is_usual = type(value) is str and value.strip().lower() in ALSO_MASKED
+        if value is not False and not is_usual:
             message = (
                 f"The row has `{name}`, which says for tokens or segments what is learned. Write "
                 "`weight` or `train_detail` into the turns instead."
