@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from infra.local.servers import ServerMissing
 from tests.ahead import Ahead
 from tests.provisioned import copy_provisioned
 from tests.shares import shared_out
 from tests.stack import Stack
+
+settings.load_profile("ci")  # without a deadline for each example, which a busy machine misses
 
 STARTING = {"stack", "own_stack", "bare_stack", "job"}  # fixtures that start servers or a worker
 

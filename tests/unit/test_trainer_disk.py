@@ -81,7 +81,7 @@ async def test_a_supervisor_whose_own_disk_is_full_waits_and_says_so(
         (None, None, None),  # nobody can say: it is not called short
         (3 * GIB, 4 * GIB, None),
         (3 * GIB - 1, None, "the store's disk: 3.0 GiB needed (checkpoints 2.0 GiB, 1.0 GiB stay"),
-        (9 * GIB, 4 * GIB - 1, "`work` holds 2.0 GiB and 2.0 GiB are needed, but DURAMEN_WORK_LIM"),
+        (9 * GIB, 4 * GIB - 1, "`work` holds 2.0 GiB and 2.0 GiB are needed, but DURAMEN_"),
     ],
 )
 async def test_a_job_waits_where_its_checkpoints_do_not_fit_into_the_store(

@@ -196,8 +196,8 @@ def copy_rows(
     folder: Path, container: Container, tally: Tally, wanted: ReadingRequest
 ) -> tuple[str, int]:
     """Copy the rows of the original; return SHA-256 and size in bytes of the data."""
-    limit, specials = wanted.max_row_bytes, Specials(wanted.special_tokens)
-    options, plain = wanted.rows, wanted.rows.is_default
+    limit, options, plain = wanted.max_row_bytes, wanted.rows, wanted.rows.is_default
+    specials = Specials(wanted.special_tokens)
     with (
         Output(folder) as output,
         Bad(folder / BAD if wanted.allow_bad else None) as bad,
@@ -210,13 +210,11 @@ def copy_rows(
                 tally.refuse_row(raw, number, "")
                 continue
             found = plain_row(raw) if plain and len(raw) <= limit else None
+            if found is None and (not raw or raw.isspace()):
+                tally.blank += 1
+                continue
             try:
-                if found is None:
-                    if not raw or raw.isspace():
-                        tally.blank += 1
-                        continue
-                    found = read_row(raw, limit, options)
-                layout, line, ignored = found
+                layout, line, ignored = found or read_row(raw, limit, options)
                 if ignored:
                     tally.ignore(ignored)
                 if layout != "text":
@@ -233,18 +231,21 @@ def copy_rows(
                 output.add(layout, line, number, name + prompt)
             else:
                 tally.repeat(number)
-        finish(output, seen, tally)
-        return output.sha256, output.size
+        return finish(output, seen, tally)
 
 
-def finish(output: Output, seen: Seen, tally: Tally) -> None:
-    """Write what waits, without the repeated rows that are only known now, and count the rest."""
+def finish(output: Output, seen: Seen, tally: Tally) -> tuple[str, int]:
+    """Write what waits, without the repeated rows that are only known now, and count the rest.
+
+    Return SHA-256 and size in bytes of the data.
+    """
     output.finish()
     repeated = seen.repeated(output.rows)
     if repeated is not None:
         for number in output.without(repeated):
             tally.repeat(number)
     tally.rows, tally.layouts = output.rows, output.layouts
+    return output.sha256, output.size
 
 
 def reads_of(options: RowOptions) -> Callable[[str], bool]:
