@@ -16,8 +16,15 @@ class Marks:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.marks: dict[str, tuple[int, str]] = {}
-        if path is not None and path.exists():
-            self.marks = {k: (int(v[0]), v[1]) for k, v in json.loads(path.read_text()).items()}
+        if path is None or not path.exists():
+            return
+        try:
+            found = json.loads(path.read_text())
+            self.marks = {k: (int(v[0]), str(v[1])) for k, v in found.items()}
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            log.get().error("marks_damaged", path=str(path), aside=str(aside), error=str(error))
+            path.replace(aside)  # until marks are noted again, nothing is compared with the bus
 
     def note(self, stream: str, sequence: int, nonce: str) -> None:
         if sequence <= self.marks.get(stream, (0, ""))[0]:
