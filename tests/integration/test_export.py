@@ -13,6 +13,7 @@ from services.vault.export.chain import TAIL_IN_ARCHIVE, Chain
 from services.vault.export.exporter import Exporter
 from services.vault.orphans import Orphans
 from shared.bus.client import Bus
+from shared.errors import StoreUnavailable
 from shared.files import write_synced
 from shared.formats.bus_export import BusExport, read_export
 from shared.protocol.control import Once
@@ -187,6 +188,28 @@ async def test_a_file_that_does_not_fit_is_alarmed_and_never_written_over(stack:
         path.unlink()
         await made.exporter.once()
         assert made.alarms.standing == {}
+        assert made.exported() == await made.said()
+
+
+async def test_an_archive_that_is_not_mounted_gets_no_file(stack: Stack) -> None:
+    async with vault_bus(stack) as bus:
+        await say(bus)
+        made = Export(stack, bus, 0.0)
+        await made.exporter.once()
+        folder, away = made.copies.archive.folder, stack.home.root / "unmounted"
+        for is_fresh in (False, True):
+            folder.rename(away)
+            folder.mkdir()
+            try:
+                await say(bus)
+                again = Export(stack, bus, 0.0) if is_fresh else made
+                with pytest.raises(StoreUnavailable):
+                    await again.exporter.once()
+                assert list(folder.iterdir()) == []
+            finally:
+                folder.rmdir()
+                away.rename(folder)
+        await made.exporter.once()
         assert made.exported() == await made.said()
 
 

@@ -55,6 +55,7 @@ class Chain:
 
         Raises ChainBroken if a file is missing everywhere, or if two places hold different ones.
         """
+        self._copies.ping()  # an archive that is not mounted is not filled
         held = self._copies.everywhere(numbers_in)
         known = set[int]().union(*held.values())
         if not known:
@@ -103,6 +104,7 @@ class Chain:
 
         Raises ChainBroken if another has taken its number; `load` then says who and how.
         """
+        self._copies.ping()
         self._copy(layout.audit_file(number), data)
         return ChainHead.of(read_export(data))
 
