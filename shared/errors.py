@@ -84,7 +84,7 @@ class BusWentBack(DuramenError):
         super().__init__(
             f"Stream {stream} no longer holds sequence {sequence} as it was acknowledged: the bus "
             "was restored from an older copy, or cut. Nothing is written until this is settled.",
-            next_step="duramen check",
+            next_step="duramen check, then duramen recover",
         )
 
 

@@ -4,6 +4,9 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
 
+from shared.bus.skipped import SKIPPED_RANGES, UNFINISHED
+from shared.errors import DuramenError
+
 MIB = 2**20
 MAX_MSG_BYTES = 16 * 1024
 EVENT_SECONDS = 30 * 86400.0
@@ -61,10 +64,18 @@ def stream_config(name: str) -> StreamConfig:
     return config.evolve(**STREAMS[name])
 
 
+class RecoveryUnfinished(DuramenError):
+    """A recovery of the bus was cut off, so its streams are not whole."""
+
+    exit_code = 7
+    next_step = "duramen recover"
+
+
 async def make_streams(js: JetStreamContext) -> None:
     """Create every stream, or bring an existing one to this configuration.
 
-    Consumers that outlive their readers are deleted: none of ours does, and they count.
+    Consumers that outlive their readers are deleted: none of ours does, and they count. Raises
+    RecoveryUnfinished for a stream that a recovery did not fill to its end.
     """
     for name in STREAMS:
         config = stream_config(name)
@@ -73,7 +84,11 @@ async def make_streams(js: JetStreamContext) -> None:
         except APIError as error:
             if error.err_code != NAME_IN_USE:
                 raise
-            await js.update_stream(config)
+            metadata = (await js.stream_info(name)).config.metadata or {}
+            if UNFINISHED in metadata:
+                raise RecoveryUnfinished from error
+            kept = {key: said for key, said in metadata.items() if key == SKIPPED_RANGES}
+            await js.update_stream(config.evolve(metadata=kept))
         for consumer in await all_consumers(js, name):
             if consumer.config.durable_name:
                 await js.delete_consumer(name, consumer.name)

@@ -10,8 +10,7 @@ from services.vault.alarms import LOOK_AT_STREAMS_SECONDS, StreamWatch
 from services.vault.archive import Archive
 from services.vault.commands import CommandLoop
 from services.vault.copies import Copies
-from services.vault.export.chain import Chain
-from services.vault.export.exporter import EXPORT_ROUND_SECONDS, Exporter
+from services.vault.export.exporter import EXPORT_ROUND_SECONDS
 from services.vault.settings import VaultSettings
 from services.vault.vault import Vault
 from shared.bus.client import Bus
@@ -87,7 +86,6 @@ async def main(
         await bus.subscribe("evt.ingest.*", keeper.wake_inputs.set)
         for subject in ("ctl.once.vault", "ctl.desired.vault"):
             await bus.subscribe(subject, keeper.wake_commands.set)
-        exporter = Exporter(bus, Chain(copies), alarms, keeper.orphans)
         await asyncio.to_thread(copies.archive.tidy)
         try:
             await loop.run(
@@ -102,7 +100,9 @@ async def main(
                 loop.repeat(
                     "streams", streams.once, asyncio.Event(), LOOK_AT_STREAMS_SECONDS, alarms
                 ),
-                loop.repeat("export", exporter.once, asyncio.Event(), EXPORT_ROUND_SECONDS, alarms),
+                loop.repeat(
+                    "export", keeper.export.once, asyncio.Event(), EXPORT_ROUND_SECONDS, alarms
+                ),
                 http.serve(api.make(keeper), settings),
             )
         finally:

@@ -12,6 +12,8 @@ from prometheus_client import Gauge
 from services.vault import bases, catalog, checks, edition, latest, publish
 from services.vault.alarms import vault_alarms
 from services.vault.copies import Copies, Stopping
+from services.vault.export.chain import Chain
+from services.vault.export.exporter import Exporter
 from services.vault.lock import RollingLock
 from services.vault.orphans import Orphans
 from services.vault.settings import VaultSettings
@@ -21,11 +23,11 @@ from shared.bus.client import Bus
 from shared.errors import MALFORMED, DuramenError, StoreUnavailable
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, version_name
-from shared.ledger.control import Control, answered_through
+from shared.ledger.control import Control, answered_through, sequence_of
 from shared.ledger.invalid import VoidTeller
 from shared.ledger.jobs import Table
 from shared.ledger.lineage import Line
-from shared.protocol.events import Answered, Event, VersionPublished, parse_event
+from shared.protocol.events import Event, VersionPublished
 from shared.protocol.message import ObjectRef
 from shared.protocol.observed import UNSEEN, Observed, ObservedState
 from shared.service.disks import Disks
@@ -94,8 +96,8 @@ class Vault:
         folder = self.settings.state_dir
         self.voids = VoidTeller(self.bus, "vault", "JOBS", folder / "voids-told")
         self.own_voids = VoidTeller(self.bus, "vault", "CTL", folder / "voids-told-ctl")
-        self.wake, self.wake_commands = asyncio.Event(), asyncio.Event()
-        self.wake_inputs = asyncio.Event()
+        self.export = Exporter(self.bus, Chain(self.copies), self.alarms, self.orphans)
+        self.wake, self.wake_commands, self.wake_inputs = (asyncio.Event() for _ in range(3))
         self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger", "disks"])
         self._log = log.get()
         GOAL.set(self.settings.copies)
@@ -389,12 +391,3 @@ class Vault:
             entry = await self.bus.last("EVT", "evt.vault.answered")
             answered = sequence_of(entry.data) if entry and not entry.copied else 0
             self.once_through = max(answered, said)
-
-
-def sequence_of(answer: bytes) -> int:
-    """Return the sequence of the command that an `answered` event answers; 0 if it names none."""
-    try:
-        answered = parse_event(Event.model_validate_json(answer))
-    except ValueError:
-        return 0
-    return answered.sequence if isinstance(answered, Answered) else 0

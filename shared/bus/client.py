@@ -24,6 +24,7 @@ from shared import log
 from shared.bus.connection import Arrived, Connection, connection_away
 from shared.bus.entry import EXPECTED, Entry, entry_of
 from shared.bus.marks import Marks
+from shared.bus.skipped import SKIPPED_RANGES, parse_skipped
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
 from shared.protocol.events import Event
 from shared.protocol.names import event_subject, lease_subject, observed_subject
@@ -165,6 +166,12 @@ class Bus:
             return None
         return datetime.fromisoformat(state["first_ts"]) if state["messages"] else datetime.now(UTC)
 
+    async def is_skipped(self, stream: str, sequence: int) -> bool:
+        """Return whether a recovery left this sequence out, as one that may have been given."""
+        config = (await self._api(f"$JS.API.STREAM.INFO.{stream}", {}))["config"]
+        ranges = parse_skipped((config.get("metadata") or {}).get(SKIPPED_RANGES, ""))
+        return any(first <= sequence <= last for first, last in ranges)
+
     async def clock(self) -> datetime:
         """Return the time by the server's clock."""
         return datetime.fromisoformat((await self._api("$JS.API.STREAM.INFO.OBS", {}))["ts"])
@@ -278,14 +285,20 @@ class Bus:
 
     async def check_marks(self) -> None:
         """Compare what was acknowledged with what the bus holds. Raises BusWentBack."""
+        settled = []
         for stream, (sequence, nonce) in self.marks.marks.items():
             first, _ = await self.bounds(stream)
             if first > sequence:
                 continue  # rebuilt above all that was known: a new epoch
             entry = await self.get(stream, sequence)
+            if entry is None and await self.is_skipped(stream, sequence):
+                settled.append(stream)
+                continue
             if entry is None or entry.nonce != nonce:
                 self.went_back = BusWentBack(stream, sequence)
                 raise self.went_back
+        for stream in settled:
+            self.marks.forget(stream)
         self._unchecked = False
 
     async def append(

@@ -30,6 +30,14 @@ class Marks:
         if sequence <= self.marks.get(stream, (0, ""))[0]:
             return
         self.marks[stream] = (sequence, nonce)
+        self._keep()
+
+    def forget(self, stream: str) -> None:
+        """Forget a record that a recovery could not bring back, and said so."""
+        self.marks.pop(stream, None)
+        self._keep()
+
+    def _keep(self) -> None:
         if self.path is not None:
             try:
                 write_synced(self.path, json.dumps(self.marks).encode())

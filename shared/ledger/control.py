@@ -15,7 +15,7 @@ from shared.bus.entry import Entry
 from shared.errors import BusWentBack
 from shared.ledger.jobs import Void, parse_record
 from shared.protocol.control import Desired, Once
-from shared.protocol.events import Event
+from shared.protocol.events import Answered, Event, parse_event
 from shared.protocol.names import DesiredState, desired_subject, observed_subject, once_subject
 from shared.protocol.observed import Observed
 
@@ -173,3 +173,12 @@ async def events(
             yield entry.sequence, Event.model_validate_json(entry.data)
         except ValidationError:
             continue
+
+
+def sequence_of(answer: bytes) -> int:
+    """Return the sequence of the command that an `answered` event answers; 0 if it names none."""
+    try:
+        answered = parse_event(Event.model_validate_json(answer))
+    except ValueError:
+        return 0
+    return answered.sequence if isinstance(answered, Answered) else 0

@@ -22,6 +22,7 @@ BASES = "bases/"
 CATALOG = "catalog/"
 LINEAGES = "lineages/"
 AUDIT = "audit/"
+TAIL_IN_ARCHIVE = ".duramen-audit-tail.jsonl.gz"  # replaced as it grows, so it is not a key
 PROBES = ".probe/"  # what the bootstrap tries the store with: overwritten on purpose
 
 SUMS = "SHA256SUMS"

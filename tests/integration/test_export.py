@@ -9,7 +9,7 @@ import pytest
 
 from infra.servers.bootstrap import provision_bus
 from services.vault.copies import Copies
-from services.vault.export.chain import TAIL_IN_ARCHIVE, Chain
+from services.vault.export.chain import Chain
 from services.vault.export.exporter import Exporter
 from services.vault.orphans import Orphans
 from shared.bus.client import Bus
@@ -73,7 +73,7 @@ class Export:
 
     @property
     def tail_file(self) -> Path:
-        return self.copies.archive.folder / TAIL_IN_ARCHIVE
+        return self.copies.archive.folder / layout.TAIL_IN_ARCHIVE
 
     async def said(self) -> list[tuple[str, int, bytes]]:
         """Return what the bus holds."""

@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 
 from services.trainer.supervisor import retention
-from services.vault.export.chain import TAIL_IN_ARCHIVE
 from shared.formats.version import CommitRecord
 from shared.ledger.control import observed
 from shared.protocol.records import CheckpointRef
@@ -78,7 +77,9 @@ async def test_places_that_all_outlived_the_bus_settle_nothing(own_stack: Stack)
         await first_version(own_stack, "main", vault)
         vault.kill()
         begin_anew_with(own_stack, {"store", "backup", "archive"})
-        (own_stack.home.archive / TAIL_IN_ARCHIVE).unlink(missing_ok=True)  # as 0.1.0 left them
+        (own_stack.home.archive / layout.TAIL_IN_ARCHIVE).unlink(
+            missing_ok=True
+        )  # as 0.1.0 left them
         own_stack.minio("admin").remove_object(WORK, layout.audit_tail())
         await (await Forge(own_stack, "main").begin()).train()
         vault.start()

@@ -222,8 +222,7 @@ CAN_PUT = {
     "vault": {
         *(f"duramen/{part}/" for part in ("datasets", "eval", "plans", "bases")),
         *(f"duramen/{part}/" for part in ("lineages", "catalog", "audit")),
-        "work/staging/",
-        "work/audit/",
+        *("work/staging/", "work/audit/"),
     },
     "evolution": set(),
     "ctl": {"work/staging/"},

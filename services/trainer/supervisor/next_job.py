@@ -122,7 +122,7 @@ async def lost_bus(trainer: Trainer, line: Line) -> str | None:
     vault = await observed(trainer.bus, "vault")
     said = (vault.orphaned or {}) if vault else {}
     if EXPORT_PLACE in said.get(line.lineage, ()):
-        return "the bus lacks records that were exported before: it was set back, or cut"
+        return "the bus lacks records that were exported: it was set back. Type: duramen recover"
     if line.versions:
         return None
     keys = trainer.local.store.keys(PRECIOUS, layout.catalog_records(line.lineage))

@@ -17,8 +17,6 @@ from shared.formats.bus_export import BusExport, ExportMark, read_export
 from shared.store import layout
 from shared.store.place import PRECIOUS, WORK, Place
 
-TAIL_IN_ARCHIVE = ".duramen-audit-tail.jsonl.gz"  # a name with a dot is not a key
-
 
 class ChainBroken(DuramenError):
     """The exported files do not fit together; nothing is written over them."""
@@ -137,7 +135,7 @@ class Chain:
 
     @property
     def _tail_file(self) -> Path:
-        return self._copies.archive.folder / TAIL_IN_ARCHIVE
+        return self._copies.archive.folder / layout.TAIL_IN_ARCHIVE
 
 
 @contextmanager

@@ -123,6 +123,8 @@ class Exporter:
         if first > mark.last:
             return
         entry = await self._bus.get(stream, mark.last)
+        if entry is None and await self._bus.is_skipped(stream, mark.last):
+            return  # only a tail had it that a recovery could not see
         if entry is None or end_mark(entry) != mark:
             raise BusWentBack(stream, mark.last)
 

@@ -1,0 +1,1 @@
+"""The bus made whole again from what was exported of it: `duramen recover`."""
