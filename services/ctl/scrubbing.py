@@ -31,6 +31,8 @@ KEPT_TOKEN = re.compile(
     re.VERBOSE,
 )
 LONG_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{4,}\b")
+FILE_NAME = re.compile(r"[\w-]\.[A-Za-z]\w*$")  # also of a module: those stand in the code
+DOTTED = re.compile(r"[\w.-]+\.[A-Za-z]\w*")
 PIECE = re.compile(r"[\w.+:%-]+|[^\w.+:%-]+")
 HIDDEN_SECRET, HIDDEN_WORD = "(secret)", "…"
 
@@ -71,6 +73,8 @@ def scrubbed_piece(piece: str) -> str:
     bare = piece.strip(".:+-%")
     if not bare or KEPT_TOKEN.fullmatch(bare):
         return piece
+    if FILE_NAME.search(bare) and bare.lower() not in own_file_names():
+        return HIDDEN_WORD
     words = WORD.findall(bare)
     others = re.sub(r"[A-Za-z_.:+%-]|(?<=[A-Za-z])\d{1,3}\b", "", bare)
     if words and not others and all(word.lower() in own_words() for word in words):
@@ -82,6 +86,16 @@ def scrubbed_piece(piece: str) -> str:
 def own_words() -> frozenset[str]:
     """Return the words that stand in this program's own code, in lower case."""
     return frozenset(word for text in own_texts() for word in map(str.lower, WORD.findall(text)))
+
+
+@cache
+def own_file_names() -> frozenset[str]:
+    """Return what this program's own code has with a dot in it, in lower case."""
+    found = {path.name for folder in OWN_CODE for path in (OWN_ROOT / folder).rglob("*.py")}
+    for name in {name.lower() for text in own_texts() for name in DOTTED.findall(text)}:
+        parts = name.split(".")
+        found |= {".".join(parts[:count]) for count in range(2, len(parts) + 1)}
+    return frozenset(found)
 
 
 def own_texts() -> Iterator[str]:

@@ -95,6 +95,8 @@ def test_nothing_that_was_planted_is_in_the_bundle(
         (f"a {ROW} b", "a … b"),
         ("it says 'anything at all' here", "it says … here"),
         (f"key={TOKEN}", "key=(secret)"),
+        ("inbox/done/small.jsonl is queued", "inbox/done/… is queued"),
+        ("services/vault/vault.py in shared.bus", None),
         ("\\u005a\\u0065bra", "…"),
     ],
 )

@@ -42,7 +42,9 @@ Target = Annotated[
 
 
 def support_bundle(to: Target = None, json: cli.Json = False) -> None:
-    """Write a file for somebody who helps you: no secret, no row and no name is in it.
+    """Write a file for somebody who helps you: no secret and no row is in it.
+
+    Of names and other texts, words that are not Duramen's own become dots.
 
     It holds versions, settings, status, doctor, check, figures of the streams, and the last lines
     of the logs of an embedded run. Nothing is sent anywhere.
