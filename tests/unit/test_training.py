@@ -42,7 +42,7 @@ async def test_a_worker_asked_to_leave_before_it_is_there_never_starts(
 ) -> None:
     """A pause that comes while a base is still fetched holds, as one at any other time."""
     asked = threading.Event()
-    monkeypatch.setattr(WorkerRun, "prepare", lambda self: asked.wait(30))
+    monkeypatch.setattr(WorkerRun, "prepare", lambda self: (asked.wait(30), None))
     run = a_run(trainer, segment)
     running = asyncio.create_task(run.run())
     await asyncio.sleep(0)  # it prepares
