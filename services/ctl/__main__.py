@@ -29,7 +29,7 @@ PLACES = {
     "snapshot": "snapshot:snapshot",
     "versions": "versions:app",
     "restore": "restore:restore",
-    "recover": "recover:recover",
+    "recover": "installation.recover:recover",
     "rollback": "versions:rollback",
     "evolution": "evolution:app",
     "show-example": "show_example:show_example",

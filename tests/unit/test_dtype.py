@@ -14,7 +14,7 @@ from services.trainer.worker import number_format
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A measurement of this CPU."""
-    monkeypatch.setattr(number_format, "TRY_SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "FORMAT_SECONDS", 0.01)
     path = tmp_path / "dtype.json"
     path.write_text(json.dumps(number_format.measure_formats("cpu")))
     return path
@@ -37,7 +37,7 @@ def test_a_measurement_holds_for_its_own_device_and_torch_only(
 def test_a_card_that_torch_cannot_use_is_measured_around_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(number_format, "TRY_SECONDS", 0.01)
+    monkeypatch.setattr(number_format, "FORMAT_SECONDS", 0.01)
     monkeypatch.setattr(device, "gpu_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "dtype.json"

@@ -14,7 +14,7 @@ from services.trainer.device import here
 
 SIZES = {"cpu": 1024, "cuda": 4096}  # rows and columns: a smaller one leaves most of a GPU idle
 
-TRY_SECONDS = 0.5  # for each format
+FORMAT_SECONDS = 0.5  # for each format
 
 
 def flops(dtype: Any, device: str) -> float:
@@ -28,7 +28,7 @@ def flops(dtype: Any, device: str) -> float:
         a @ b
     synchronize(device)
     products, began = 0, time.monotonic()
-    while time.monotonic() - began < TRY_SECONDS:
+    while time.monotonic() - began < FORMAT_SECONDS:
         a @ b
         synchronize(device)
         products += 1

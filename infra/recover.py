@@ -1,4 +1,4 @@
-"""`python -m infra.local.recover --home DIR`: make the bus of an embedded run whole again.
+"""`python -m infra.recover --home DIR`: make the bus of an embedded run whole again.
 
 It starts the servers alone, reads what was exported of the bus, says what it will do, and asks.
 Versions, bases and data are not touched: the vault copies them once it runs.

@@ -9,7 +9,7 @@ import typer
 
 from shared.errors import START, DuramenError
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+TREE = Path(__file__).resolve().parents[4]
 
 
 class NoInstallation(DuramenError):
@@ -47,11 +47,11 @@ def recover(
     numbers that they had. Stop the services first: make local-stop. Nothing else is touched; the
     vault copies versions, bases and data to places that lack them once it runs.
     """
-    if not (CHECKOUT / "infra" / "local" / "recover.py").exists():
+    if not (TREE / "infra" / "recover.py").exists():
         raise NotHere
     if not (home / "secrets").exists() and not source:
         raise NoInstallation
     words = ["--home", str(home.absolute()), *(f"--place={each}" for each in source or [])]
     words += ["--yes"] * yes + ["--dry-run"] * dry_run
-    done = subprocess.run([sys.executable, "-m", "infra.local.recover", *words], cwd=CHECKOUT)
+    done = subprocess.run([sys.executable, "-m", "infra.recover", *words], cwd=TREE)
     raise typer.Exit(done.returncode)
