@@ -14,7 +14,7 @@ from shared.store.place import PRECIOUS
 from tests.faults.run import PLACES, ROOMY, STATES, Run, fill, resize
 
 SERVERS = {"bus": "nats", "store": "store", "backup": "backup"}
-WIPED = {**SERVERS, "archive": "archive"}
+WIPED = {"archive": "archive", "backup": "backup", "bus": "nats", "store": "store"}
 AHEAD = "+20m"
 
 
@@ -121,12 +121,13 @@ FAULTS = (
     *(Fault(f"state of {n}: disk full", partial(full, partial(state_of, n))) for n in STATES),
     *(Fault(f"{n}: dead", partial(beset, p, signal.SIGKILL)) for n, p in SERVERS.items()),
     *(Fault(f"{n}: hung", partial(beset, p, signal.SIGSTOP)) for n, p in SERVERS.items()),
-    *(Fault(f"{n}: wiped", partial(wiped, f)) for n, f in WIPED.items()),
     *(Fault(f"{n}: dead", partial(beset, n, signal.SIGKILL)) for n in STATES),
     *(Fault(f"{n}: hung", partial(beset, n, signal.SIGSTOP)) for n in STATES),
     Fault("store: slow line, 0.5 s for each 8 KiB", slow_line),
     Fault("a file whose job diverges", partial(poisoned, diverges)),
     Fault("half a file in the inbox", partial(poisoned, half_a_file)),
-    Fault("rows of a queued job gone from the store", partial(poisoned, lost_rows)),
     Fault("clock of the user's host 20 minutes ahead", nothing, ("faketime", AHEAD)),
+    Fault("rows of a queued job gone from the store", partial(poisoned, lost_rows)),
+    # Last, since what they leave behind is seen by those that follow.
+    *(Fault(f"{n}: wiped", partial(wiped, f)) for n, f in WIPED.items()),
 )
