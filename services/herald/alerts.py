@@ -13,6 +13,7 @@ from services.herald.outlet import LONGEST_SECONDS, OutletAway
 from shared import log, reach
 from shared.backoff import Backoff
 from shared.files import write_synced
+from shared.foreign.state_file import kept_object
 
 ALERT_SECONDS = 5.0
 # How long an alert is absent before it is over: a restarted Prometheus knows of none at first.
@@ -69,9 +70,7 @@ class Standing:
         self._delay = Backoff(1.0, LONGEST_SECONDS)
         self.gone: dict[str, float] = {}
         self._path = folder / f"{address.name}.alerts"
-        self.standing: dict[str, str] = (
-            json.loads(self._path.read_text()) if self._path.exists() else {}
-        )
+        self.standing = {name: str(text) for name, text in kept_object(self._path).items()}
 
     async def once(self, firing: dict[str, str], pending: dict[str, str]) -> None:
         """Send what has begun or ended, unless an earlier failure asks for a longer wait.

@@ -11,6 +11,7 @@ from services.herald.happenings import Happening
 from shared import log
 from shared.backoff import Backoff
 from shared.files import write_synced
+from shared.foreign.state_file import kept_numbers
 
 TOLD = Counter("duramen_herald_told_total", "Notifications sent, by target.", ["outlet"])
 FAILED = Counter("duramen_herald_failures_total", "Failed attempts to send, by target.", ["outlet"])
@@ -39,8 +40,8 @@ class Outlet:
     ) -> None:
         self.name, self._deliver, self._wants = name, deliver, wants
         self._path = folder / f"{name}.json"
-        self.is_new = not self._path.exists()
-        self._marks: dict[str, int] = {} if self.is_new else json.loads(self._path.read_text())
+        self._marks = kept_numbers(self._path)
+        self.is_new = not self._marks
         self._waiting: deque[Happening] = deque()
         self._delay = Backoff(1.0, LONGEST_SECONDS)
 

@@ -1,7 +1,6 @@
 """The trainer: `python -m services.trainer`."""
 
 import asyncio
-import json
 import sys
 
 from services.trainer import device
@@ -42,7 +41,7 @@ async def measured_dtype(settings: TrainerSettings) -> str:
         if process.returncode != 0:
             raise RuntimeError("the measurement of the number format failed; see the log above")
         write_synced(kept, output)
-    return str(json.loads(kept.read_bytes())["dtype"])
+    return str(device.measurement(kept)["dtype"])
 
 
 async def main(settings: TrainerSettings) -> None:

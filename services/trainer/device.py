@@ -1,14 +1,15 @@
 """Names the training device without torch, and checks whether a measurement still holds."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pynvml
 
 from services.trainer.nvml import first, plain_text
+from shared.foreign.state_file import kept_object
 from shared.host import cpu_name
+
+FORMATS = ("float32", "bfloat16")
 
 
 def here(wanted: str) -> dict[str, str]:
@@ -31,10 +32,13 @@ def file_in(state_dir: Path) -> Path:
 
 def holds(kept: Path, wanted: str) -> bool:
     """Return whether an earlier measurement was made on this device with this torch."""
-    if not kept.exists():
-        return False
-    found: dict[str, Any] = json.loads(kept.read_bytes())
-    return found.get("here") == here(wanted)
+    found = measurement(kept)
+    return found.get("dtype") in FORMATS and found.get("here") == here(wanted)
+
+
+def measurement(kept: Path) -> dict[str, object]:
+    """Return the last measurement; empty if there is none, or it cannot be read."""
+    return kept_object(kept)
 
 
 def gpu_name() -> str:

@@ -3,7 +3,6 @@
 Works without torch, because the supervisor uses it as well.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,9 +59,8 @@ def takes_gpu(settings: TrainerSettings) -> bool:
     GPU that this torch cannot use.
     """
     kept = device.file_in(settings.state_dir)
-    if settings.device == "auto" and kept.is_file():
-        measured_on: str = json.loads(kept.read_bytes()).get("device", "cuda")
-        return measured_on == "cuda"
+    if settings.device == "auto" and (found := device.measurement(kept)):
+        return found.get("device", "cuda") == "cuda"
     return settings.device != "cpu"
 
 

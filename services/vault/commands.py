@@ -59,8 +59,8 @@ class CommandLoop:
         Raises BusUnavailable, StoreUnavailable.
         """
         vault = self.vault
-        await vault.recall()
         await vault.control.update(vault.bus)
+        await vault.recall()
         await vault.table.update(vault.bus)
         await self.watch_owners()
         for at, command in vault.control.pending(vault.once_through):
@@ -122,7 +122,7 @@ class CommandLoop:
             receipt=answer.receipt,
         )
         await vault.bus.event(Event.of("vault", answered, lineage=command.lineage))
-        vault.once_through = at
+        vault.last_answer.answered(at)
         await vault.observe()
         log.get().info(
             "answered",

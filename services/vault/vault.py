@@ -23,9 +23,10 @@ from shared.bus.client import Bus
 from shared.errors import MALFORMED, DuramenError, StoreUnavailable
 from shared.files import sha256_bytes
 from shared.formats.version import CommitRecord, version_name
-from shared.ledger.control import Control, answered_through, sequence_of
+from shared.ledger.control import Control, sequence_of
 from shared.ledger.invalid import VoidTeller
 from shared.ledger.jobs import Table
+from shared.ledger.last_answer import LastAnswer
 from shared.ledger.lineage import Line
 from shared.protocol.events import Event, VersionPublished
 from shared.protocol.message import ObjectRef
@@ -83,7 +84,6 @@ class Vault:
     kept: set[str] = field(default_factory=set)
     latest_at: dict[str, int] = field(default_factory=dict)
     latest_shown: dict[str, str] = field(default_factory=dict)
-    once_through: int = -1
     busy: str | None = None
     waiting: str | None = None
     disks: Disks | None = None
@@ -98,11 +98,17 @@ class Vault:
         self.own_voids = VoidTeller(self.bus, "vault", "CTL", folder / "voids-told-ctl")
         self.export = Exporter(self.bus, Chain(self.copies), self.alarms, self.orphans)
         self.wake, self.wake_commands, self.wake_inputs = (asyncio.Event() for _ in range(3))
+        self.last_answer = LastAnswer(self.bus, "vault", "vault", folder / "answered-through")
         self.observer = Observer(self.bus, HEARTBEAT_SECONDS, quiet=["ledger", "disks"])
         self._log = log.get()
         GOAL.set(self.settings.copies)
         COPIES.set(len(self.copies.places))
         DOMAINS.set(self.settings.failure_domains)
+
+    @property
+    def once_through(self) -> int:
+        """The sequence of the last one-time command that was answered; -1 before that is known."""
+        return self.last_answer.sequence
 
     # ---- publishing ------------------------------------------------------------------------------
 
@@ -385,9 +391,8 @@ class Vault:
         await self.observer.show(view)
 
     async def recall(self) -> None:
-        """Learn which one-time command was answered last, from this service's own messages."""
+        """Learn which one-time command was answered last, by its note and its own messages."""
         if self.once_through < 0:
-            said = await answered_through(self.bus, "vault", "vault")
             entry = await self.bus.last("EVT", "evt.vault.answered")
-            answered = sequence_of(entry.data) if entry and not entry.copied else 0
-            self.once_through = max(answered, said)
+            said = sequence_of(entry.data) if entry and not entry.copied else 0
+            await self.last_answer.recall(self.control.seen, said)

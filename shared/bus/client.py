@@ -26,6 +26,7 @@ from shared.bus.entry import EXPECTED, Entry, entry_of
 from shared.bus.marks import Marks
 from shared.bus.skipped import SKIPPED_RANGES, parse_skipped
 from shared.errors import BusFull, BusUnavailable, BusWentBack, Conflict
+from shared.foreign.json_bytes import json_object
 from shared.protocol.events import Event
 from shared.protocol.names import event_subject, lease_subject, observed_subject
 from shared.protocol.observed import Lease, Observed
@@ -268,7 +269,10 @@ class Bus:
         message = await self._call(
             lambda: self._nc.request(subject, json.dumps(body).encode(), timeout=5)
         )
-        reply: dict[str, Any] = json.loads(message.data)
+        try:
+            reply = json_object(message.data)
+        except ValueError as error:
+            raise BusUnavailable(f"{subject}: the answer cannot be read: {error}") from error
         if "error" in reply:
             raise BusUnavailable(f"{subject}: {reply['error'].get('description')}")
         return reply

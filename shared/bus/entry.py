@@ -1,10 +1,10 @@
 """One message of a stream, as a consumer delivers it."""
 
-import json
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from shared.bus.connection import Raw
+from shared.foreign.json_bytes import json_object, whole_number
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 MIRRORED = frozenset({"Nats-Stream-Source", "Nats-Stream"})
@@ -23,8 +23,7 @@ class Entry(NamedTuple):
     @property
     def expected(self) -> int | None:
         """The sequence that its publisher expected to be last, or None if it named none."""
-        value = self.headers.get(EXPECTED, "")
-        return int(value) if value.isdigit() else None
+        return whole_number(self.headers.get(EXPECTED, ""))
 
     @property
     def copied(self) -> bool:
@@ -33,11 +32,12 @@ class Entry(NamedTuple):
 
     @property
     def nonce(self) -> str | None:
+        """The nonce that it names, or None if it names none or cannot be read."""
         try:
-            body = json.loads(self.data)
+            nonce = json_object(self.data).get("nonce")
         except ValueError:
             return None
-        return body.get("nonce") if isinstance(body, dict) else None
+        return nonce if isinstance(nonce, str) else None
 
 
 def entry_of(stream: str, message: Raw) -> Entry:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shared import log
 from shared.files import write_synced
+from shared.foreign.json_bytes import json_object
+from shared.foreign.state_file import kept_as
 
 
 class Marks:
@@ -15,16 +17,7 @@ class Marks:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.marks: dict[str, tuple[int, str]] = {}
-        if path is None or not path.exists():
-            return
-        try:
-            found = json.loads(path.read_text())
-            self.marks = {k: (int(v[0]), str(v[1])) for k, v in found.items()}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            log.get().error("marks_damaged", path=str(path), aside=str(aside), error=str(error))
-            path.replace(aside)  # until marks are noted again, nothing is compared with the bus
+        self.marks: dict[str, tuple[int, str]] = kept_as(path, marks_in, {})
 
     def note(self, stream: str, sequence: int, nonce: str) -> None:
         if sequence <= self.marks.get(stream, (0, ""))[0]:
@@ -43,3 +36,13 @@ class Marks:
                 write_synced(self.path, json.dumps(self.marks).encode())
             except OSError as error:  # the disk is full: the earlier mark still guards a restart
                 log.get().error("marks_not_kept", path=str(self.path), error=str(error))
+
+
+def marks_in(data: bytes) -> dict[str, tuple[int, str]]:
+    """Return the marks that a file holds, by stream. Raises ValueError, TypeError."""
+    marks = {}
+    for stream, (sequence, nonce) in json_object(data).items():
+        if type(sequence) is not int or not isinstance(nonce, str):
+            raise ValueError(f"its mark of {stream} is not a sequence and a nonce")
+        marks[stream] = sequence, nonce
+    return marks

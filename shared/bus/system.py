@@ -14,6 +14,7 @@ import nats
 import nats.errors
 
 from shared.bus.connection import connection_away
+from shared.foreign.json_bytes import json_object
 
 MONITOR_USER = "monitor"
 Question = Literal["HEALTHZ", "VARZ", "JSZ"]
@@ -58,8 +59,11 @@ class BusServer:
                     await connection.close()
         except (OSError, TimeoutError, nats.errors.Error) as error:
             raise connection_away(self.url, error) from error
-        data: dict[str, Any] = json.loads(answer.data)["data"]
-        return data
+        try:
+            data = json_object(answer.data).get("data")
+        except ValueError as error:
+            raise connection_away(self.url, error) from error
+        return data if isinstance(data, dict) else {}
 
     async def trouble(self) -> str:
         """Return what the server finds wrong with itself or with a stream, or "".

@@ -4,14 +4,13 @@ A note on disk prevents a second alarm: the records stay on the bus, and readers
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import Counter
 
 from shared import log
 from shared.bus.client import Bus
-from shared.files import write_synced
+from shared.foreign.state_file import keep_number, kept_number
 from shared.ledger.jobs import Void
 from shared.protocol.events import Alarm, Event
 from shared.service_names import Service
@@ -29,7 +28,7 @@ class VoidTeller:
 
     def __init__(self, bus: Bus, service: Service, stream: str, file: Path) -> None:
         self._bus, self._service, self._stream, self._file = bus, service, stream, file
-        self._told = noted(file)
+        self._told = kept_number(file)
         VOIDS.labels(stream)  # from the start: a series that begins at 1 never increased
 
     async def tell(self, voids: Iterable[Void]) -> None:
@@ -58,13 +57,4 @@ class VoidTeller:
         log.get().error("void_record", sequence=void.sequence, subject=void.subject, detail=why)
         await self._bus.event(Event.of(self._service, alarm))
         self._told = void.sequence
-        with suppress(OSError):  # on a full disk it is reported again after a restart
-            write_synced(self._file, str(self._told).encode())
-
-
-def noted(file: Path) -> int:
-    """Return the sequence in a note, or 0 if there is no note or it cannot be read."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return 0
+        keep_number(self._file, self._told)

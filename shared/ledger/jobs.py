@@ -33,6 +33,9 @@ TRANSITIONS: dict[str, tuple[set[JobState | None], JobState]] = {
 }
 
 
+MOST_SCHEMAS = 1000  # a higher number is not a schema
+
+
 @dataclass(frozen=True)
 class Void:
     """A message that does not count, and why."""
@@ -114,8 +117,10 @@ class Table:
 
     def _take(self, entry: Entry, before: int) -> str | None:
         match entry.subject.split("."):
-            case ["jobs", "rec", lineage, sha256, run, verb] if run.isdigit():
-                return self._take_job(entry, JobId(lineage, sha256, int(run)), verb, before)
+            case ["jobs", "rec", lineage, sha256, run, verb]:
+                job_id = JobId.named(f"{lineage}/{sha256}/{run}")
+                if job_id is not None:
+                    return self._take_job(entry, job_id, verb, before)
             case ["jobs", "line", lineage, verb]:
                 return self._take_line(entry, lineage, verb, before)
         return "no such subject"
@@ -262,9 +267,15 @@ def parse_record(entry: Entry, model: type[Any], before: int, sequence: int) -> 
     try:
         record = model.model_validate_json(entry.data)
     except ValidationError as error:
-        if any(problem["loc"][:1] == ("schema",) for problem in error.errors()):
+        if is_newer(error):
             raise UnknownSchema(f"{entry.subject} at {entry.sequence}", "another") from error
         return f"does not parse: {error.error_count()} problems"
     if record.prev != sequence:
         return f"builds on {record.prev}, not on {sequence}"
     return record
+
+
+def is_newer(error: ValidationError) -> bool:
+    """Return whether a record does not parse because a newer program wrote it: a higher schema."""
+    said = [each.get("input") for each in error.errors() if each["loc"][:1] == ("schema",)]
+    return any(type(schema) is int and 1 < schema < MOST_SCHEMAS for schema in said)

@@ -103,11 +103,7 @@ class Line:
             case _ if self.settings is None:
                 return "the lineage was never created"
             case LineOpen():
-                if self.open_segment is None:
-                    return "segment id used before" if record.segment in self.segments else None
-                if self.open_segment.id != record.segment:
-                    return f"segment {self.open_segment.id} is open"
-                return None if str(self.open_segment.job.path) == record.job else "another job"
+                return self._why_not_opened(record)
             case LineClose():
                 if self.open_segment is None or self.open_segment.id != record.segment:
                     return "that segment is not open"
@@ -122,6 +118,16 @@ class Line:
                 if self.versions.get(record.version) != record.target:
                     return f"version {record.version} is not that of sequence {record.target}"
                 return None
+
+    def _why_not_opened(self, record: LineOpen) -> str | None:
+        job = JobId.named(record.job)
+        if job is None or job.lineage != self.lineage:
+            return "it does not name a job of this lineage"
+        if self.open_segment is None:
+            return "segment id used before" if record.segment in self.segments else None
+        if self.open_segment.id != record.segment:
+            return f"segment {self.open_segment.id} is open"
+        return None if self.open_segment.job == job else "another job"
 
     def fold(self, sequence: int, record: LineRecord) -> None:
         """Fold a valid record."""

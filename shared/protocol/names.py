@@ -68,10 +68,17 @@ class JobId(NamedTuple):
 
     @classmethod
     def parse(cls, path: str) -> "JobId":
-        match = re.fullmatch(r"([a-z0-9][a-z0-9_-]{0,31})/([0-9a-f]{64})/([1-9][0-9]*)", path)
-        if match is None:
-            raise ValueError(f"not a job: {path!r}")
-        return cls(match[1], match[2], int(match[3]))
+        """Return the job of this full name. Raises ValueError."""
+        found = cls.named(path)
+        if found is None:
+            raise ValueError(f"not a job: {path[:200]!r}")
+        return found
+
+    @classmethod
+    def named(cls, path: str) -> "JobId | None":
+        """Return the job of this full name, or None if it is not one, as others may write it."""
+        match = re.fullmatch(r"([a-z0-9][a-z0-9_-]{0,31})/([0-9a-f]{64})/([1-9][0-9]{0,17})", path)
+        return cls(match[1], match[2], int(match[3])) if match else None
 
     @property
     def wildcard(self) -> str:

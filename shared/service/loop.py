@@ -23,6 +23,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.files import is_disk_full
+from shared.foreign import state_file
 from shared.progress import Loop, current, loops
 from shared.service.alarms import Alarms
 
@@ -132,6 +133,8 @@ async def note_round(loop: Loop, error: Exception | None, alarms: Alarms | None)
     loop.failed = None if error is None else failure_of(error)
     if alarms is None:
         return
+    for what, why in state_file.lost.items():
+        await alarms.sound("state_lost", what, why)
     if loop.failed is None:
         alarms.clear(ROUND_FAILED, loop.name)
     else:

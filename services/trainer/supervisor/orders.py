@@ -3,20 +3,26 @@
 from pathlib import Path
 
 from shared.bus.client import Bus
-from shared.ledger.control import Control, answered_through
+from shared.ledger.control import Control
 from shared.ledger.invalid import VoidTeller
+from shared.ledger.last_answer import LastAnswer
 from shared.protocol.control import Once
 
 
 class Orders:
-    """The commands for trainers. `through`: the last one that this trainer has answered."""
+    """The commands for trainers."""
 
-    def __init__(self, bus: Bus, instance: str, told: Path) -> None:
+    def __init__(self, bus: Bus, instance: str, folder: Path) -> None:
         self.control = Control("trainer")
-        self.through = -1  # not asked for yet
-        self._bus, self._instance = bus, instance
+        self._bus = bus
+        self._last = LastAnswer(bus, "trainer", instance, folder / "answered-through")
         # It reports invalid records among its own commands; the vault reports the rest.
-        self._voids = VoidTeller(bus, "trainer", "CTL", told)
+        self._voids = VoidTeller(bus, "trainer", "CTL", folder / "voids-told")
+
+    @property
+    def through(self) -> int:
+        """The sequence of the last command that was answered; -1 before that is known."""
+        return self._last.sequence
 
     @property
     def state(self) -> str:
@@ -26,8 +32,7 @@ class Orders:
     async def refresh(self) -> None:
         """Read what is new on the bus."""
         await self.control.update(self._bus)
-        if self.through < 0:
-            self.through = await answered_through(self._bus, "trainer", self._instance)
+        await self._last.recall(self.control.seen)
         await self._voids.tell(self.control.voids)
 
     def pending(self) -> list[tuple[int, Once]]:
@@ -36,4 +41,4 @@ class Orders:
 
     def answered(self, sequence: int) -> None:
         """Note that this command, and all before it, are answered."""
-        self.through = sequence
+        self._last.answered(sequence)

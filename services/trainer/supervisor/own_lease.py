@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import re
 import socket
 import uuid
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from shared import log
 from shared.bus.client import Bus
 from shared.errors import BusUnavailable, Conflict
 from shared.files import write_synced
+from shared.foreign.state_file import kept_as
 from shared.ledger.lease import read_lease
 from shared.protocol.observed import Lease
 
@@ -19,9 +21,19 @@ from shared.protocol.observed import Lease
 def lease_name(state_dir: Path) -> str:
     """Return `trainer.<id>`; the id is kept in the checkpoint folder, whose owner has the lease."""
     path = state_dir / "lease-id"
-    if not path.exists():
-        write_synced(path, uuid.uuid4().hex[:12].encode())
-    return f"trainer.{path.read_text().strip()}"
+    known = kept_as(path, lease_id, "")
+    if not known:
+        known = uuid.uuid4().hex[:12]
+        write_synced(path, known.encode())
+    return f"trainer.{known}"
+
+
+def lease_id(data: bytes) -> str:
+    """Return the id in a file. Raises ValueError for what cannot be a part of a subject."""
+    text = data.decode().strip()
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("it is not an id")
+    return text
 
 
 @dataclass

@@ -48,7 +48,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.by = instance("trainer")
-        self.orders = Orders(self.bus, self.instance, self.settings.state_dir / "voids-told")
+        self.orders = Orders(self.bus, self.instance, self.settings.state_dir)
         self.memory = MemoryCheck(self.settings, self.local)
         self.watch = LeaseWatch(self.bus, self.settings.lease_seconds)
         self.alarms = Alarms(self.tell)

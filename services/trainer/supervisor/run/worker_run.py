@@ -6,7 +6,6 @@ the store is away.
 """
 
 import asyncio
-import json
 import signal
 import time
 from dataclasses import InitVar, dataclass, field, replace
@@ -331,10 +330,9 @@ class WorkerRun:
         Forward and backward through frozen weights take 4 operations per weight and token.
         """
         kept = device.file_in(self.settings.state_dir)
-        if self._base_parameters and kept.exists():
-            speeds = json.loads(kept.read_bytes())
-            speed = speeds.get(f"{self.segment.record.dtype}_flops")
-            if speed:
+        if self._base_parameters:
+            speed = device.measurement(kept).get(f"{self.segment.record.dtype}_flops")
+            if isinstance(speed, int | float) and speed > 0:
                 gauges.MFU.set(4 * self._base_parameters * tokens_per_second / speed)
 
     def take_checkpoint(self, event: CheckpointSaved) -> None:
