@@ -104,8 +104,8 @@ class CommandLoop:
             self.vault.waiting = f"{command.command}: {error}"
             await self.vault.observe()
             raise
-        except (UsageError, NotFound, ObjectDamaged, AlreadyExists, ValueError) as error:
-            return Answer("void", str(error))
+        except (UsageError, NotFound, ObjectDamaged, AlreadyExists, *MALFORMED) as error:
+            return Answer("void", str(error) or type(error).__name__)
         return Answer("void", f"the vault does not know the command {command.command!r}")
 
     async def answer(self, at: int, command: Once, answer: Answer) -> None:

@@ -165,17 +165,17 @@ class Vault:
         }
         try:
             found = await asyncio.to_thread(catalog.settled, self.copies, line.lineage, closes)
-        except DuramenError:
+        except (DuramenError, *MALFORMED):
             return  # trying to publish will say what is wrong
         self.settled |= {(line.lineage, version) for version in found}
 
     async def try_publish(self, line: Line, version: int) -> None:
         """Publish a version, or note why not and try again later; the source is never touched."""
         key, name = (line.lineage, version), f"{line.lineage}/{version_name(version)}"
-        wanted = edition.wanted(self.table, line, version)
         self.busy = f"publishing {name}"
         await self.observe()
         try:
+            wanted = edition.wanted(self.table, line, version)
             commit = await asyncio.to_thread(publish.publish, self.copies, wanted, self.sound_bases)
         except Stopping:
             return
@@ -350,7 +350,7 @@ class Vault:
             await asyncio.to_thread(self.copies.keep, key)
         except StoreUnavailable:
             raise
-        except DuramenError as error:
+        except (DuramenError, *MALFORMED) as error:
             await self.alarms.sound("not_kept", key, str(error))
             return
         self.kept.add(key)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.ingest.outcome.plan_report import Planned, add_lines, copy_chosen
+from shared.errors import Location, ObjectDamaged, ObjectMissing
 from shared.formats.dataset import DATA
 from shared.formats.result import BAD_ROWS, BadRows, ResultFile, SegmentResult
 from shared.protocol.message import ObjectRef
@@ -100,6 +101,37 @@ async def test_a_failure_of_another_kind_lists_no_rows(tmp_path: Path) -> None:
     await look(planned)
     assert not (tmp_path / "x.jsonl.bad.jsonl").exists()
     assert "The base is away." in (tmp_path / "x.jsonl.report.txt").read_text()
+
+
+async def test_a_plan_that_cannot_be_read_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, job = follow(tmp_path, LISTED)
+    other = JobId("main", "b" * 64, 1)
+    planned.waiting = {JOB: tmp_path / "x.jsonl", other: tmp_path / "y.jsonl"}
+    planned.ingest.table.jobs[other] = job
+    job.record = record_of("done")
+    job.record.plan = ref("plan")
+    told: list[JobId] = []
+    causes: list[Exception] = [
+        ObjectMissing("store", "duramen", "plans/x"),
+        ObjectDamaged(Location("store", "duramen", "plans/x"), "a" * 64, "b" * 64),
+        TypeError("'NoneType' object is not subscriptable"),
+    ]
+
+    def tell(_: Planned, job: JobId, plan: ObjectRef, target: Path) -> None:
+        if job == JOB and causes:
+            raise causes.pop()
+        told.append(job)
+
+    monkeypatch.setattr(Planned, "tell", tell)
+    while causes:
+        await look(planned)
+        assert told == [other]
+        assert list(planned.waiting or {}) == [JOB]
+    await look(planned)  # it has come back
+    assert told == [other, JOB]
+    assert not planned.unreadable
 
 
 async def test_a_failed_job_is_followed_until_its_retry_has_a_plan(

@@ -43,7 +43,9 @@ def model_name(store: Store, root: str, sha256: str | None) -> str:
     """Return a model's type and size as config.json says them: `llama, 30 layers of 576`."""
     try:
         found = loads(store.read(PRECIOUS, layout.base_file(root, "config.json"), sha256=sha256))
-    except (DuramenError, ValueError):
+    except (DuramenError, ValueError, RecursionError):
+        return "?"
+    if not isinstance(found, dict):
         return "?"
     layers, width = found.get("num_hidden_layers"), found.get("hidden_size")
     return f"{found.get('model_type', '?')}, {layers} layers of {width}"

@@ -20,7 +20,7 @@ from services.ingest.inbox.inbox import beside
 from services.ingest.ingest import Ingest
 from services.ingest.reading.output import BAD
 from shared import log
-from shared.errors import ObjectMissing
+from shared.errors import MALFORMED, ObjectDamaged, ObjectMissing
 from shared.files import copy_synced, write_synced
 from shared.formats.dataset import DATA, chosen_lines, original_lines
 from shared.formats.plan import KnownRows, Plan
@@ -41,7 +41,8 @@ LONG, PLAN, REPORT_TEXT = "long.jsonl", "plan.json", "report.txt"
 class Planned:
     """Follows the jobs of files in done/ until their plans are told. Remembers nothing on disk.
 
-    `failed`: the failures that were told of jobs that may still be retried.
+    `failed`: the failures that were told of jobs that may still be retried. `unreadable`: why the
+    plan of a job could not be told yet.
     """
 
     ingest: Ingest
@@ -49,6 +50,7 @@ class Planned:
     queued: list[tuple[Report, Path]] = field(default_factory=list)  # where each now lies
     waiting: dict[JobId, Path] | None = None
     failed: dict[JobId, Failure] = field(default_factory=dict)
+    unreadable: dict[JobId, str] = field(default_factory=dict)
     due: float = 0.0
 
     async def once(self) -> None:
@@ -69,7 +71,8 @@ class Planned:
         for job, target in list(self.waiting.items()):
             record = table.jobs[job].record if job in table.jobs else None
             if record is not None and record.plan is not None:
-                await asyncio.to_thread(self.tell, job, record.plan, target)
+                if not await self.is_told(job, record.plan, target):
+                    continue
             elif record is not None and record.state in MAY_GO_ON:
                 if record.failure not in (None, self.failed.get(job)):
                     await asyncio.to_thread(self.tell_failure, job, record, target)
@@ -77,6 +80,21 @@ class Planned:
                 continue
             self.failed.pop(job, None)
             del self.waiting[job]
+
+    async def is_told(self, job: JobId, plan: ObjectRef, target: Path) -> bool:
+        """Tell of a plan; return whether it could be read. The files behind it go on.
+
+        Raises StoreUnavailable, OSError.
+        """
+        try:
+            await asyncio.to_thread(self.tell, job, plan, target)
+        except (ObjectMissing, ObjectDamaged, *MALFORMED) as error:
+            if self.unreadable.get(job) != str(error):
+                self.unreadable[job] = str(error)
+                log.get().error("plan_unreadable", job=str(job), why=str(error))
+            return False
+        self.unreadable.pop(job, None)
+        return True
 
     def tell(self, job: JobId, plan: ObjectRef, target: Path) -> None:
         """Write what lies beside the file. Blocking. Raises StoreUnavailable, OSError."""

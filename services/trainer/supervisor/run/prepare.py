@@ -11,7 +11,8 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import work_bucket
 from services.trainer.supervisor.local_files import Local, SegmentFolder
 from services.trainer.supervisor.run.memory_watch import most_resident
-from shared.errors import DuramenError, ObjectDamaged, ObjectMissing, UsageError
+from shared import log
+from shared.errors import MALFORMED, DuramenError, ObjectDamaged, ObjectMissing, UsageError
 from shared.files import sha256_file
 from shared.formats.adapter import AdapterShape
 from shared.formats.plan import TrainingSettings
@@ -258,14 +259,20 @@ class Preparation:
 
 
 def earlier_files(local: Local, line: Line, job: Job) -> Sequence[ResultFile]:
-    """Return the files listed in the result.json of this job's last kept segment; empty if none."""
+    """Return the files listed in the result.json of this job's last kept segment; empty if none.
+
+    One that cannot be read is named in the log: the job goes on without its earlier files.
+    """
     for segment in reversed(line.kept()):
         close = segment.closed
         if segment.job == job.id and close is not None and close.result is not None:
             try:
                 ref = close.result
                 data = local.store.read(ref.bucket, ref.key, sha256=ref.sha256)
+                return SegmentResult.from_bytes(data).files
             except ObjectMissing:
                 return ()
-            return SegmentResult.from_bytes(data).files
+            except (ObjectDamaged, *MALFORMED) as error:
+                log.get().error("result_unreadable", key=close.result.key, why=str(error))
+                return ()
     return ()
