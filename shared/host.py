@@ -1,8 +1,6 @@
 """The machine that this runs on, and the memory control group of this process."""
 
-import os
 import platform
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +9,6 @@ import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-
-
-def program_version() -> str:
-    """Return the version of this program: that of its image, or else of its checkout."""
-    told = os.environ.get("DURAMEN_VERSION")
-    if told:
-        return told
-    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    return str(tomllib.loads(project.read_text())["project"]["version"])
 
 
 def cpu_name() -> str:

@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shared.answers.settings import SettingHeld
 from shared.errors import DuramenError, NotFound, UsageError
 from shared.foreign_text import plain
-from shared.host import program_version
+from shared.program import program_version
 from shared.service import loop
 from shared.service.connections import BoundedConnection
 from shared.service.held_settings import held

@@ -10,7 +10,7 @@ import pytest
 
 from infra.compose.host import Host
 from infra.local import install
-from shared.host import program_version
+from shared.program import program_version
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

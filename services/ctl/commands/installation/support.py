@@ -25,7 +25,8 @@ from services.ctl.settings import CtlSettings
 from services.ctl.views.columns import size_of
 from shared.bus.system import BusServer
 from shared.errors import DuramenError, UsageError
-from shared.host import machine_memory, program_version
+from shared.host import machine_memory
+from shared.program import program_version
 
 # What is asked of the command line itself, and for how many seconds it may take.
 COMMANDS_ASKED = {"status": 60.0, "doctor": 90.0, "check": 240.0, "disk": 60.0, "queue list": 60.0}
