@@ -66,6 +66,40 @@ def test_an_index_that_names_nothing_is_refused(tmp_path: Path, index: str) -> N
         files_of(base)
 
 
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "base")
+    secret = tmp_path / "id_ed25519"
+    secret.write_text("a private key")
+    (base / "LICENSE").symlink_to(secret)
+    with pytest.raises(UsageError, match=r"LICENSE in .* is a link to .*/id_ed25519"):
+        files_of(base)
+    (base / "LICENSE").unlink()
+    (base / "LICENSE").symlink_to("config.json")
+    assert "LICENSE" in files_of(base)
+
+
+def test_a_folder_that_is_itself_a_link_is_a_directory_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(make_tiny(tmp_path / "base"))
+    assert "config.json" in files_of(tmp_path / "link")
+
+
+def test_links_of_the_hubs_cache_lead_to_its_own_blobs(tmp_path: Path) -> None:
+    repository = tmp_path / "models--owner--name"
+    blobs, folder = repository / "blobs", repository / "snapshots" / ("a" * 40)
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    for path in make_tiny(tmp_path / "base").iterdir():
+        path.rename(blobs / path.name)
+        (folder / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert {"config.json", "model.safetensors"} <= set(files_of(folder))
+    (folder / "NOTICE").symlink_to("../../../models--other--name/blobs/secret")
+    assert "NOTICE" not in files_of(folder)  # it leads nowhere
+    (tmp_path / "secret").write_text("of another")
+    (folder / "LICENSE").symlink_to("../../../secret")
+    with pytest.raises(UsageError, match="LICENSE"):
+        files_of(folder)
+
+
 def test_a_directory_without_its_weights_is_refused(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base")
     (base / INDEX).write_text(json.dumps({"weight_map": {"w": "elsewhere.safetensors"}}))

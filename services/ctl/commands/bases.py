@@ -110,6 +110,7 @@ def files_of(folder: Path) -> dict[str, Path]:
             continue
         if relative.as_posix() == layout.SUMS:
             continue
+        refuse_from_elsewhere(folder, path)
         found[check_base_file(relative.as_posix())] = path
     if "config.json" not in found:
         raise UsageError(f"{folder} contains no config.json, so it is not a model directory.")
@@ -124,6 +125,23 @@ def files_of(folder: Path) -> dict[str, Path]:
             next_step="convert them (save_pretrained of transformers writes safetensors)",
         )
     return found
+
+
+def refuse_from_elsewhere(folder: Path, path: Path) -> None:
+    """Raise UsageError if a file of a model directory is a link to something outside of it.
+
+    The cache of the hub is an exception: there a model's files are links to its own `blobs`.
+    """
+    home, real = folder.resolve(), path.resolve()
+    within = [home]
+    if home.parent.name == "snapshots":
+        within.append(home.parent.parent / "blobs")
+    if not any(real.is_relative_to(each) for each in within):
+        name = path.relative_to(folder)
+        raise UsageError(
+            f"{name} in {folder} is a link to {real}, outside of the model directory.",
+            next_step=f"remove {name}, or put a copy of the file in its place",
+        )
 
 
 async def _add(folder: Path, template: str | None, *, check: bool, json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from services.ctl import cli
-from services.ctl.errors import TargetNotEmpty
+from services.ctl.errors import OtherRecord, TargetNotEmpty
 from services.ctl.views.columns import count_of
 from services.ctl.views.naming import LATEST, parse_version
 from shared.errors import (
@@ -129,7 +129,7 @@ class Restore:
     def latest(self, lineage: str) -> str:
         """Return the name of the version that users load. Raises NotFound."""
         key = layout.latest(lineage)
-        record = self._first(key, lambda store: stored_latest(store, key))
+        record = self._first(key, lambda store: stored_latest(store, lineage))
         if record is None:
             raise NotFound(
                 f"{lineage} has no published version yet.", next_step="duramen versions list"
@@ -137,8 +137,9 @@ class Restore:
         return version_name(record.version)
 
     def commit(self, lineage: str, name: str) -> CommitRecord:
-        key = layout.commit(lineage, parse_version(name))
-        record = self._first(key, lambda store: stored_commit(store, key))
+        version = parse_version(name)
+        key = layout.commit(lineage, version)
+        record = self._first(key, lambda store: stored_commit(store, lineage, version))
         if record is None:
             raise NotFound(
                 f"{name} of {lineage} is not published.", next_step="duramen versions list"
@@ -208,15 +209,30 @@ class Restore:
             cli.console.print(text, style="yellow")
 
 
-def stored_commit(store: Store, key: str) -> CommitRecord:
-    """Return a store's commit record. Raises ObjectMissing, also for an unreadable one."""
-    return parsed_commit(CommitRecord, store.read(PRECIOUS, key), store, key)
+def stored_commit(store: Store, lineage: str, version: int) -> CommitRecord:
+    """Return a store's commit record of a version.
+
+    Raises ObjectMissing, also for an unreadable one and for that of another version.
+    """
+    key = layout.commit(lineage, version)
+    record = parsed_commit(CommitRecord, store.read(PRECIOUS, key), store, key)
+    folder = layout.version_files(lineage, version)
+    if (record.lineage, record.version, record.prefix) != (lineage, version, folder):
+        raise OtherRecord(store.name, key, f"{record.lineage} {version_name(record.version)}")
+    return record
 
 
-def stored_latest(store: Store, key: str) -> Latest:
-    """Return a store's `latest`. Raises ObjectMissing, also for an unreadable one."""
+def stored_latest(store: Store, lineage: str) -> Latest:
+    """Return a store's `latest`.
+
+    Raises ObjectMissing, also for an unreadable one and for that of another lineage.
+    """
+    key = layout.latest(lineage)
     found = store.read_newest(PRECIOUS, key)
-    return parsed_commit(Latest, found[0] if found else b"", store, key)
+    record = parsed_commit(Latest, found[0] if found else b"", store, key)
+    if record.lineage != lineage:
+        raise OtherRecord(store.name, key, record.lineage)
+    return record
 
 
 def parsed_commit(kind: type[R], data: bytes, store: Store, key: str) -> R:
