@@ -14,12 +14,19 @@ from services.trainer.supervisor.held import HeldSegment
 from services.trainer.supervisor.local_files import Local
 from services.trainer.supervisor.trainer import Trainer
 from shared.bus.client import Bus
+from shared.foreign import state_file
 from shared.ledger.lineage import Segment
 from shared.protocol.names import JobId
 from shared.store.s3 import Store
 from tests.tiny import shared_tiny
 from tests.unit.test_preparing import opened
 from tests.worker import Job
+
+
+@pytest.fixture(autouse=True)
+def nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost in one test is none of the others' business: it becomes alarms."""
+    monkeypatch.setattr(state_file, "lost", {})
 
 
 @pytest.fixture

@@ -61,12 +61,6 @@ def entry(data: bytes, subject: str, expected: str, sequence: int = 1) -> Entry:
     return Entry("JOBS", sequence, subject, data, {EXPECTED: expected, EXPECTED_SUBJECT: subject})
 
 
-@pytest.fixture(autouse=True)
-def nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is lost in these tests is none of the others' business: it becomes alarms."""
-    monkeypatch.setattr(state_file, "lost", {})
-
-
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
