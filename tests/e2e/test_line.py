@@ -118,6 +118,11 @@ async def test_files_become_versions_in_order_though_everything_is_killed_once(
         line.stack.kill(server)
         await asyncio.to_thread(line.stack.start, server)
     assert line.duramen("status")["services"]["trainer"]["state"] in ("paused", "starting")
+
+    async def is_queued() -> bool:
+        return "urgent.jsonl" in {row["name"] for row in line.duramen("queue", "list")}
+
+    await until(is_queued, "the urgent file is queued")  # else the first may be over before it is
     line.duramen("resume")
     await line.until_over(2)
     await until_committed(line, 2)
