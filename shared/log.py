@@ -30,7 +30,6 @@ def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogge
     import structlog
 
     global _when_needed  # noqa: PLW0603 - see above
-    _when_needed = None
     below = sys.stderr.stream if isinstance(sys.stderr, PlainStream) else sys.stderr
     terminal = below.isatty()
     # Tracebacks, warnings and libraries may tell strangers' text; only our renderer has colours.
@@ -53,6 +52,7 @@ def configure(service: str, level: str = "info") -> "structlog.stdlib.BoundLogge
         logger_factory=structlog.PrintLoggerFactory(file=below),
         cache_logger_on_first_use=True,
     )
+    _when_needed = None  # only now: another thread that logs meanwhile must not find it undone
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(service=service)
     return logger
 
