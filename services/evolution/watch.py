@@ -70,7 +70,8 @@ class SnapshotWatch:
         self._waiting = None
         if read or ledger_moved or self._answers is None:
             answers = await asyncio.to_thread(Answers.now, self.cache, self.table)
-            await asyncio.to_thread(self.count, answers)
+            if self._answers is None or answers.counted != self._answers.counted:
+                await asyncio.to_thread(self.count, answers)
             self._answers = answers
         self._ready.set()
         await self.observe(only_changes=True)
