@@ -73,7 +73,9 @@ def tried(run: Run, fault: Fault, prometheus: str) -> tuple[str, bool]:
         after = f"all well {over:.0f} s after it ended, and the file dropped meanwhile is a version"
     except TimeoutError:
         over = None
-        after = "**not well again**: " + "; ".join(run.troubles() or ["the file is no version"])
+        after = "**did not recover**: " + "; ".join(
+            run.troubles() or ["the file did not become a version"]
+        )
     first = f"after {seen:.0f} s" if told else "nothing"
     told_by = {name: state for name, state in raised.items() if name not in ALWAYS}
     names = ", ".join(f"{name} ({state})" for name, state in sorted(told_by.items())) or "none"

@@ -185,7 +185,8 @@ def behind_header(text: str, start: int, answer: str, specials: Sequence[str]) -
     """Return the range of an answer with a header before its words, or None.
 
     A header such as `<|channel|>final<|message|>` begins and ends with special tokens. The prompt
-    does not hold it, so the model has to write it, and learns to. An empty thought is no header.
+    does not contain it, so the model has to write it, and it is trained. An empty thought is not a
+    header.
     """
     for at, end in answer_places(text, start, answer, specials):
         lead = text[start:at].strip()
