@@ -1,6 +1,7 @@
 """What is restored is what was published, whatever became of a copy; the commands say so."""
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from services.ctl.__main__ import app
 from services.ctl.chat_templates import chat_template
 from services.ctl.commands.restore import Restore
 from services.ctl.errors import TargetNotEmpty
+from services.ctl.views.stored_bases import model_name
 from shared.errors import NotFound, UsageError
+from shared.store import layout
+from shared.store.place import PRECIOUS
+from shared.store.s3 import Store
 from tests.stack import Stack, wait_until
 from tests.tiny import make_tiny
 from tests.vault_history import Forge, VaultProcess, check_sums, first_version, latest_of
+
+ROOT = "ab" * 32
 
 
 @pytest.fixture
@@ -109,6 +116,31 @@ async def test_restore_falls_back_to_the_backup_where_the_store_lost_it(
     )
     check_sums(tmp_path / "to")
     assert any("backup" in text for text in value["fallbacks"])
+
+
+async def test_the_record_of_another_version_is_not_used(
+    stack: Stack, lineage: str, vault: VaultProcess, tmp_path: Path
+) -> None:
+    await first_version(stack, lineage, vault)
+    copies = vault.copies()
+    record = copies.store.read(PRECIOUS, layout.commit(lineage, 1))
+    for server in ("store", "backup"):
+        key = layout.commit(lineage, 2)
+        stack.minio("admin", server).put_object(PRECIOUS, key, io.BytesIO(record), len(record))
+    restore = Restore([copies.store, copies.backup], quiet=True)
+    with pytest.raises(NotFound, match=f"v002 of {lineage} is not published"):
+        restore.run(lineage, "v002", tmp_path / "to", with_base=False)
+    told = [text for text in restore.fallbacks if f"is a record of {lineage} v001" in text]
+    assert len(told) == 2
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_base_whose_config_is_not_an_object_is_listed(stack: Stack) -> None:
+    key, keys = layout.base_file(ROOT, "config.json"), stack.keys("vault")
+    store = Store("store", stack.store_url, keys.access, keys.secret)
+    for config in (b"[]", b"null", b"7", b"{", b"[" * 200_000):
+        stack.minio("admin").put_object(PRECIOUS, key, io.BytesIO(config), len(config))
+        assert model_name(store, ROOT, None) == "?", config[:9]
 
 
 async def test_the_commands_list_show_verify_and_restore(

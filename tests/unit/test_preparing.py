@@ -269,3 +269,11 @@ def test_rows_of_a_lost_dataset_count_as_new_and_the_log_says_so(prepared: Prepa
         del lost[key]
     assert prepared.spec().trained == ()
     assert "are not known again" in prepared.folder.job_log.read_text()
+
+
+@pytest.mark.parametrize("result", [b"", b"[]", b"{}", b'{"files": 1}', b"[" * 200_000])
+def test_a_result_that_cannot_be_read_stops_no_job(tmp_path: Path, result: bytes) -> None:
+    job = Prepared(tmp_path)
+    job.shelf.put(WORK, "results/first.json", result)
+    job.spec()
+    assert not job.folder.metrics.exists()
