@@ -149,16 +149,21 @@ def versions_without_copies(seen: SystemSeen) -> Iterator[Trouble]:
         if row.state == "pending" and (row.reason or not works(seen)):
             waiting.setdefault(row.lineage, []).append(row)
     for lineage, rows in waiting.items():
-        text = f"{lineage} {names_of(rows)} trained but not published"
+        are = "is" if len(rows) == 1 else "are"
+        text = f"{lineage} {names_of(rows)} {are} trained but not published"
         why = next((one_line(row.reason) for row in rows if row.reason), "")
         text += f": the only copy of {'each' if len(rows) > 1 else 'it'} is a checkpoint"
         yield Trouble("versions", text + (f" ({why})" if why else ""), "duramen check")
+    lacking: dict[tuple[str, int, str], list[VersionRow]] = {}
     for row in seen.versions:
         if row.state == "published" and row.copies < WHOLE_COPIES:
             held = " and ".join(row.places) or "no place"
-            copies = count_of(row.copies, "copy", "copies")
-            text = f"{row.lineage} {row.name} has {copies} of {WHOLE_COPIES}, in {held}"
-            yield Trouble("versions", text, "duramen check")
+            lacking.setdefault((row.lineage, row.copies, held), []).append(row)
+    for (lineage, number, held), rows in lacking.items():
+        has = "has" if len(rows) == 1 else "each have"
+        copies = count_of(number, "copy", "copies")
+        text = f"{lineage} {names_of(rows)} {has} {copies} of {WHOLE_COPIES}, in {held}"
+        yield Trouble("versions", text, "duramen check")
 
 
 def works(seen: SystemSeen) -> bool:
@@ -169,8 +174,7 @@ def works(seen: SystemSeen) -> bool:
 
 def names_of(rows: list[VersionRow]) -> str:
     names = [version_name(row.version) for row in rows]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"{shown} {'is' if len(names) == 1 else 'are'}"
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def places_of(services: Mapping[str, Mapping[str, Observed]]) -> list[DiskSeen]:

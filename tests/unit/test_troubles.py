@@ -92,6 +92,14 @@ def test_a_version_that_a_place_lacks_is_named_with_the_places_that_have_it() ->
     ]
 
 
+def test_a_place_that_lost_everything_is_one_line_and_not_one_for_each_version() -> None:
+    (said,) = lines(seen([row(number, 2) for number in range(1, 19)]))
+    assert said == (
+        "main v001, v002, v003, v004, v005 and 13 more each have 2 copies of 3, in store and "
+        "backup.  Next: duramen check"
+    )
+
+
 @pytest.mark.parametrize(("seconds", "wrong"), [(10, False), (40, True), (-3000, False)])
 def test_a_silent_service_is_named(seconds: float, wrong: bool) -> None:
     said = lines(seen([], silent="trainer", seconds=seconds))
